@@ -1,0 +1,480 @@
+//! The names Stoker gives to things: repositories, scopes, lines, and the tags under which caches live.
+//!
+//! Tags are the database (see ARCHITECTURE.md), so their grammar is a contract:
+//!
+//! ```text
+//! <scope>.main                                   the line of the default branch
+//! <scope>.branch.<branch>                        the line of a branch
+//! <scope>.pr.<number>                            the line of a fork's pull request
+//! <scope>.commit.<sha>                           the checked cache of one commit
+//! <scope>.export.<key>                           what one build wrote
+//! <scope>.history.<line>.<time>-<digest>         a cache that a line has left
+//! ```
+//!
+//! `<scope>` and `<branch>` are [`slug`]s. A slug has no dot, and carries a hash whenever it is not the name itself,
+//! so two names never share a tag and no branch can spell `main`, a pull request or a history tag.
+
+use std::fmt;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+/// Longest slug, in characters. Keeps the longest tag (a branch's history) within the registry's 128.
+pub const MAX_SLUG: usize = 44;
+/// Separates the readable part of a slug from its hash; no plain slug contains it.
+const HASH_MARK: &str = "__";
+/// 16 base-32 characters are 80 bits: out of reach for somebody who wants to hit a given branch's slug.
+const HASH_CHARS: usize = 16;
+
+/// A string was not what its place demands.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what} `{value}` is not valid: {rule}")]
+pub struct InvalidName {
+    what: &'static str,
+    value: String,
+    rule: &'static str,
+}
+
+fn invalid(what: &'static str, value: &str, rule: &'static str) -> InvalidName {
+    let value = value.chars().take(80).flat_map(char::escape_default).collect();
+    InvalidName { what, value, rule }
+}
+
+/// Maps any string to a tag component of at most [`MAX_SLUG`] characters from `[A-Za-z0-9_-]`.
+///
+/// A short name of those characters is its own slug. Any other name gets a readable start, `__` and a hash of the
+/// whole name, so that the map is injective for all practical purposes.
+#[must_use]
+pub fn slug(name: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    let is_plain =
+        !name.is_empty() && name.len() <= MAX_SLUG && name.chars().all(plain) && !name.contains(HASH_MARK);
+    if is_plain {
+        return name.to_owned();
+    }
+    let mut readable = String::new();
+    for c in name.chars().take(MAX_SLUG - HASH_MARK.len() - HASH_CHARS) {
+        // Runs of replaced characters collapse: the readable part must not contain the hash mark.
+        let c = if plain(c) && c != '_' { c } else { '-' };
+        if !(c == '-' && readable.ends_with('-')) {
+            readable.push(c);
+        }
+    }
+    format!("{readable}{HASH_MARK}{}", base32(&Sha256::digest(name), HASH_CHARS))
+}
+
+fn base32(bytes: &[u8], chars: usize) -> String {
+    const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
+    let bit = |i: usize| (bytes[i / 8] >> (7 - i % 8)) & 1;
+    let char_at = |i: usize| (i * 5..i * 5 + 5).fold(0usize, |value, b| value << 1 | usize::from(bit(b)));
+    (0..chars).map(|i| char::from(ALPHABET[char_at(i)])).collect()
+}
+
+macro_rules! name_type {
+    ($(#[$doc:meta])* $name:ident, $what:literal, $rule:literal, $normal:expr, $check:expr) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(String);
+
+        impl $name {
+            /// Checks and takes a name.
+            pub fn new(value: impl Into<String>) -> Result<Self, InvalidName> {
+                let normal: fn(String) -> String = $normal;
+                let check: fn(&str) -> bool = $check;
+                let value = normal(value.into());
+                if check(&value) { Ok(Self(value)) } else { Err(invalid($what, &value, $rule)) }
+            }
+
+            /// The name as text.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = InvalidName;
+            fn try_from(value: String) -> Result<Self, InvalidName> {
+                Self::new(value)
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(name: $name) -> String {
+                name.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+name_type!(
+    /// The name of a CodeBuild project.
+    ProjectName,
+    "project name",
+    "CodeBuild allows 2 to 150 letters, digits, `-` and `_`, the first a letter or digit",
+    |v| v,
+    |v| {
+        (2..=150).contains(&v.len())
+            && v.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && v.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
+    }
+);
+
+name_type!(
+    /// A git repository: its forge's host and path in lower case, such as `github.com/example/app`.
+    Repository,
+    "repository",
+    "write it as host/owner/name, such as `github.com/example/app`",
+    |v| v.to_lowercase(),
+    |v| {
+        v.len() <= 512
+            && v.split('/').count() >= 3
+            && v.split('/').all(|part| {
+                !part.is_empty()
+                    && part != ".."
+                    && part != "."
+                    && part.chars().all(|c| c.is_alphanumeric() || "-_.~".contains(c))
+            })
+    }
+);
+
+name_type!(
+    /// The name of an ECR repository that holds caches.
+    CacheRepository,
+    "cache repository",
+    "ECR allows 2 to 256 lower-case letters and digits, with single `.`, `_`, `-` and `/` between them",
+    |v| v,
+    |v| {
+        (2..=256).contains(&v.len())
+            && v.split('/').all(|part| {
+                part.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
+                    && part.ends_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
+                    && part.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-".contains(c))
+            })
+    }
+);
+
+name_type!(
+    /// A git commit: 40 hexadecimal digits (SHA-1), or 64 (SHA-256).
+    Commit,
+    "commit",
+    "expected 40 or 64 hexadecimal digits, and not all of them zero",
+    |v| v.to_ascii_lowercase(),
+    |v| (v.len() == 40 || v.len() == 64) && v.chars().all(|c| c.is_ascii_hexdigit()) && v.contains(|c| c != '0')
+);
+
+name_type!(
+    /// The name of a git branch, without `refs/heads/`.
+    Branch,
+    "branch",
+    "expected 1 to 1024 bytes without control characters, spaces or `..`",
+    |v| v,
+    |v| {
+        (1..=1024).contains(&v.len())
+            && !v.chars().any(|c| c.is_control() || c.is_whitespace() || "~^:?*[\\".contains(c))
+            && !v.contains("..")
+    }
+);
+
+name_type!(
+    /// The digest of a manifest or a blob.
+    Digest,
+    "digest",
+    "expected `sha256:` and 64 lower-case hexadecimal digits",
+    |v| v,
+    |v| {
+        v.strip_prefix("sha256:").is_some_and(|hex| {
+            hex.len() == 64 && hex.chars().all(|c| c.is_ascii_digit() || ('a'..='f').contains(&c))
+        })
+    }
+);
+
+impl Digest {
+    /// The digest of these bytes.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(format!("sha256:{}", hex::encode(Sha256::digest(bytes))))
+    }
+
+    /// The first 12 hexadecimal digits, for people.
+    #[must_use]
+    pub fn short(&self) -> &str {
+        &self.0["sha256:".len()..][..12]
+    }
+}
+
+impl Commit {
+    /// The first 8 hexadecimal digits, for people.
+    #[must_use]
+    pub fn short(&self) -> &str {
+        &self.0[..8]
+    }
+}
+
+/// One lineage of caches: a project, and later its image target and platform.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Scope(String);
+
+impl Scope {
+    /// The scope of a project's only target.
+    #[must_use]
+    pub fn of(project: &ProjectName) -> Self {
+        Self(slug(project.as_str()))
+    }
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A mutable reference to a cache within a scope, like a git branch.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Line {
+    /// The line of the default branch, whatever that is called.
+    Main,
+    /// The line of another branch of the same repository.
+    Branch(Branch),
+    /// The line of a pull request from a fork.
+    PullRequest(u64),
+}
+
+impl Line {
+    /// The line that builds of `branch` belong to.
+    #[must_use]
+    pub fn of_branch(branch: &Branch, default_branch: &Branch) -> Self {
+        if branch == default_branch { Self::Main } else { Self::Branch(branch.clone()) }
+    }
+
+    /// Parses what [`Line`]'s `Display` wrote.
+    pub fn parse(text: &str) -> Result<Self, InvalidName> {
+        let rule = "expected `main`, `branch/<name>` or `pr/<number>`";
+        if text == "main" {
+            Ok(Self::Main)
+        } else if let Some(branch) = text.strip_prefix("branch/") {
+            Ok(Self::Branch(Branch::new(branch)?))
+        } else {
+            let number = text.strip_prefix("pr/").and_then(|n| n.parse().ok());
+            number.map(Self::PullRequest).ok_or_else(|| invalid("line", text, rule))
+        }
+    }
+
+    /// The line's part of a tag.
+    #[must_use]
+    pub fn key(&self) -> LineKey {
+        LineKey(match self {
+            Self::Main => "main".to_owned(),
+            Self::Branch(branch) => format!("branch.{}", slug(branch.as_str())),
+            Self::PullRequest(number) => format!("pr.{number}"),
+        })
+    }
+}
+
+impl fmt::Display for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Main => f.write_str("main"),
+            Self::Branch(branch) => write!(f, "branch/{branch}"),
+            Self::PullRequest(number) => write!(f, "pr/{number}"),
+        }
+    }
+}
+
+/// A line as its tag spells it. A hashed slug does not tell the branch, so this is all that a registry knows.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LineKey(String);
+
+impl LineKey {
+    /// The key of the default branch's line.
+    #[must_use]
+    pub fn is_main(&self) -> bool {
+        self.0 == "main"
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let ok = match text.split_once('.') {
+            None => text == "main",
+            Some(("branch", slug)) => is_slug(slug),
+            Some(("pr", number)) => number.parse::<u64>().is_ok_and(|n| n.to_string() == number),
+            Some(_) => false,
+        };
+        ok.then(|| Self(text.to_owned()))
+    }
+}
+
+impl fmt::Display for LineKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+fn is_slug(text: &str) -> bool {
+    (1..=MAX_SLUG).contains(&text.len())
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
+}
+
+/// What a tag of Stoker's means.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TagKind {
+    /// Where a line points.
+    Line(LineKey),
+    /// The cache of one commit, from a build that Stoker checked.
+    Commit(Commit),
+    /// What one build wrote, not yet checked.
+    Export(String),
+    /// A cache that a line left.
+    History {
+        /// The line.
+        line: LineKey,
+        /// When the line left it.
+        left_at: Timestamp,
+    },
+}
+
+/// A tag of a cache repository.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Tag(String);
+
+const TIME_FORMAT: &str = "%Y%m%dT%H%M%SZ";
+
+impl Tag {
+    /// The tag of a line.
+    #[must_use]
+    pub fn line(scope: &Scope, line: &Line) -> Self {
+        Self(format!("{scope}.{}", line.key()))
+    }
+
+    /// The tag of a commit's checked cache.
+    #[must_use]
+    pub fn commit(scope: &Scope, commit: &Commit) -> Self {
+        Self(format!("{scope}.commit.{commit}"))
+    }
+
+    /// The tag that the build known by `key` (any string) exports to.
+    #[must_use]
+    pub fn export(scope: &Scope, key: &str) -> Self {
+        Self(format!("{scope}.export.{}", slug(key)))
+    }
+
+    /// The tag that keeps `digest` after `line` has left it.
+    #[must_use]
+    pub fn history(scope: &Scope, line: &Line, left_at: Timestamp, digest: &Digest) -> Self {
+        let time = left_at.strftime(TIME_FORMAT);
+        Self(format!("{scope}.history.{}.{time}-{}", line.key(), &digest.short()[..8]))
+    }
+
+    /// Reads a tag; `None` when it is not one of Stoker's.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<(Scope, TagKind)> {
+        let (scope, rest) = text.split_once('.')?;
+        if !is_slug(scope) {
+            return None;
+        }
+        let kind = if let Some(sha) = rest.strip_prefix("commit.") {
+            TagKind::Commit(Commit::new(sha).ok()?)
+        } else if let Some(key) = rest.strip_prefix("export.") {
+            is_slug(key).then(|| TagKind::Export(key.to_owned()))?
+        } else if let Some(history) = rest.strip_prefix("history.") {
+            let (line, moment) = history.rsplit_once('.')?;
+            let (time, digest) = moment.split_once('-')?;
+            (digest.len() == 8 && digest.chars().all(|c| c.is_ascii_hexdigit())).then_some(())?;
+            let left_at = jiff::civil::DateTime::strptime(TIME_FORMAT, time).ok()?;
+            let left_at = left_at.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp();
+            TagKind::History { line: LineKey::parse(line)?, left_at }
+        } else {
+            TagKind::Line(LineKey::parse(rest)?)
+        };
+        Some((Scope(scope.to_owned()), kind))
+    }
+
+    /// The tag as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Tag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn tag_is_legal(tag: &str) -> bool {
+        (1..=128).contains(&tag.len())
+            && tag.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
+            && tag.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c))
+    }
+
+    proptest! {
+        #[test]
+        fn two_branches_never_share_a_tag(a in "[a-zA-Z_./-]{1,60}", b in "[a-zA-Z_./-]{1,60}") {
+            prop_assert_eq!(slug(&a) == slug(&b), a == b);
+        }
+
+        #[test]
+        fn every_tag_is_legal_and_reads_back(project in "[a-z][a-zA-Z0-9_-]{1,149}", branch in "\\PC{1,200}") {
+            let scope = Scope::of(&ProjectName::new(project).unwrap());
+            let now = Timestamp::from_second(1_795_000_000).unwrap();
+            let digest = Digest::of(b"cache");
+            let line = Line::Branch(Branch(branch));
+            for (tag, kind) in [
+                (Tag::line(&scope, &line), TagKind::Line(line.key())),
+                (Tag::history(&scope, &line, now, &digest), TagKind::History { line: line.key(), left_at: now }),
+            ] {
+                prop_assert!(tag_is_legal(tag.as_str()), "{}", tag);
+                prop_assert_eq!(Tag::parse(tag.as_str()), Some((scope.clone(), kind)));
+            }
+        }
+
+        #[test]
+        fn no_branch_spells_another_kind_of_tag(branch in "(main|pr\\.1|history|export|commit|x)[./a-z0-9_-]{0,40}") {
+            let scope = Scope::of(&ProjectName::new("app").unwrap());
+            let tag = Tag::line(&scope, &Line::Branch(Branch(branch)));
+            let (_, kind) = Tag::parse(tag.as_str()).unwrap();
+            prop_assert!(matches!(kind, TagKind::Line(key) if key.to_string().starts_with("branch.")));
+        }
+
+        #[test]
+        fn any_text_parses_without_panic(text in "\\PC{0,140}") {
+            let _ = Tag::parse(&text);
+        }
+    }
+
+    #[test]
+    fn tags_look_as_documented() {
+        let scope = Scope::of(&ProjectName::new("app").unwrap());
+        let branch = |name: &str| Line::Branch(Branch::new(name).unwrap());
+        assert_eq!(Tag::line(&scope, &Line::Main).as_str(), "app.main");
+        assert_eq!(Tag::line(&scope, &branch("fix-1")).as_str(), "app.branch.fix-1");
+        assert_eq!(Tag::line(&scope, &Line::PullRequest(7)).as_str(), "app.pr.7");
+        let slashed = Tag::line(&scope, &branch("feature/a"));
+        assert!(slashed.as_str().starts_with("app.branch.feature-a__"), "{slashed}");
+        assert!(Tag::parse("latest").is_none());
+        assert!(Tag::parse("app.latest").is_none());
+    }
+
+    #[test]
+    fn lines_read_back() {
+        for text in ["main", "branch/feature/a", "pr/12"] {
+            assert_eq!(Line::parse(text).unwrap().to_string(), text);
+        }
+        assert!(Line::parse("pr/x").is_err());
+        assert!(Line::parse("branch/").is_err());
+    }
+}
