@@ -1,6 +1,22 @@
 //! The domain of Stoker. Planners are plain functions from policy and observed world to a plan; the ports in
 //! [`ports`] are all that reaches outside, and their adapters to AWS live behind the `aws` feature.
 
+#[cfg(feature = "aws")]
+pub mod aws;
 pub mod cache;
+pub mod error;
+pub mod event;
+pub mod forge;
+pub mod handout;
+#[cfg(feature = "aws")]
+pub mod lambda;
 pub mod names;
 pub mod policy;
+pub mod ports;
+pub mod promote;
+pub mod provenance;
+#[cfg(feature = "registry")]
+pub mod registry;
+pub mod retain;
+pub mod start;
+pub mod warm;

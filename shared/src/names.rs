@@ -154,11 +154,8 @@ name_type!(
     |v| v,
     |v| {
         (2..=256).contains(&v.len())
-            && v.split('/').all(|part| {
-                part.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
-                    && part.ends_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
-                    && part.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-".contains(c))
-            })
+            && v.split(['/', '.', '_', '-'])
+                .all(|word| !word.is_empty() && word.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit()))
     }
 );
 
@@ -394,6 +391,12 @@ impl Tag {
             TagKind::Line(LineKey::parse(rest)?)
         };
         Some((Scope(scope.to_owned()), kind))
+    }
+
+    /// A tag that [`Tag::parse`] has read.
+    #[must_use]
+    pub fn known(text: &str) -> Option<Self> {
+        Self::parse(text).map(|_| Self(text.to_owned()))
     }
 
     /// The tag as text.

@@ -1,1 +1,143 @@
-fn main() {}
+//! The project's chores. `cargo xtask --help` lists them.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "it talks to whoever runs it")]
+
+mod aws;
+mod check;
+mod demo;
+mod process;
+mod stack;
+mod test;
+mod tools;
+mod world;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+
+use crate::world::{Settings, World};
+
+/// Stoker's chores. Everything they install or write stays under `.stoker/` and `target/` of this checkout.
+///
+/// No AWS account is needed, and none is touched: they deploy to an AWS that runs on this machine.
+#[derive(Debug, Parser)]
+#[command(bin_name = "cargo xtask", version, propagate_version = false, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Debug, Subcommand)]
+enum Chore {
+    /// Shows Stoker at work: deploys it to a local AWS, pushes, merges, and compares build times
+    Demo(demo::Args),
+    /// Runs all tests, those against a deployed stack included
+    Test(test::Args),
+    /// Checks what needs no running stack: formatting, lints, the template, dependencies
+    Check(check::Args),
+    /// Starts a local AWS and deploys Stoker to it; `down` ends it
+    Up(Up),
+    /// Deploys the working tree to the local AWS that `up` started
+    Deploy(Deploy),
+    /// Ends the local AWS, and forgets what was in it
+    Down,
+    /// Installs the tools that the other chores need (they do it themselves when it is due)
+    Tools,
+}
+
+#[derive(Debug, clap::Args)]
+struct Up {
+    /// Let every function do only what its role in template.yaml allows
+    #[arg(long)]
+    enforce_roles: bool,
+    #[command(flatten)]
+    deploy: Deploy,
+}
+
+#[derive(Debug, clap::Args)]
+struct Deploy {
+    /// The policy document to deploy
+    #[arg(long, value_name = "FILE", default_value = "policy/stoker.yaml")]
+    policy: PathBuf,
+    /// Sets a parameter of template.yaml; may be repeated
+    #[arg(long = "parameter", value_name = "NAME=VALUE", value_parser = parameter)]
+    parameters: Vec<(String, String)>,
+}
+
+fn parameter(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("write it as NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
+    match cli.chore {
+        Chore::Demo(args) => demo::run(&args),
+        Chore::Test(args) => test::run(&args),
+        Chore::Check(args) => check::run(&args),
+        Chore::Up(args) => up(&args),
+        Chore::Deploy(args) => {
+            let world = World::attach()?.context("no local AWS is running; `cargo xtask up` starts one")?;
+            deploy(&world, &args)
+        }
+        Chore::Down => down(),
+        Chore::Tools => tools::install(),
+    }
+}
+
+fn up(args: &Up) -> anyhow::Result<()> {
+    tools::install()?;
+    stack::build()?;
+    let settings = Settings { enforce_roles: args.enforce_roles, ..Settings::default() };
+    let world = World::start(&settings)?;
+    deploy(&world, &args.deploy)?;
+    println!("\nthe local AWS answers at {}; to look around with the AWS CLI or SDKs:", world.endpoint());
+    println!("  export AWS_ENDPOINT_URL={} AWS_DEFAULT_REGION={}", world.endpoint(), aws::REGION);
+    println!("  export AWS_ACCESS_KEY_ID={} AWS_SECRET_ACCESS_KEY={}", aws::KEY_ID, aws::SECRET_KEY);
+    println!("`cargo xtask down` ends it");
+    Ok(())
+}
+
+fn deploy(world: &World, args: &Deploy) -> anyhow::Result<()> {
+    stack::build()?;
+    let policy = root().join(&args.policy);
+    let policy =
+        std::fs::read_to_string(&policy).with_context(|| format!("cannot read {}", policy.display()))?;
+    let parameters: Vec<_> = args.parameters.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+    let outputs = stack::deploy(world, &policy, &parameters)?;
+    for (name, value) in &outputs {
+        println!("  {name:<24} {value}");
+    }
+    Ok(())
+}
+
+fn down() -> anyhow::Result<()> {
+    match World::attach()? {
+        Some(world) => world.stop(),
+        None => {
+            println!("no local AWS is running");
+            Ok(())
+        }
+    }
+}
+
+/// The checkout.
+fn root() -> &'static Path {
+    // The manifest lies in `xtask/`, one level down.
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."))
+}
+
+/// Where the chores keep what they install and write.
+fn home() -> PathBuf {
+    root().join(".stoker")
+}

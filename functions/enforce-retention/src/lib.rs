@@ -1,1 +1,130 @@
-//! Stub.
+//! Deletes the caches that no build will need: for a branch that went, and every night for every project.
+
+use std::collections::BTreeMap;
+
+use aws_lambda_events::sqs::{BatchItemFailure, SqsBatchResponse, SqsEvent};
+use jiff::Timestamp;
+use stoker::error::{CallError, Disposition};
+use stoker::event::{Envelope, Event};
+use stoker::lambda::log;
+use stoker::names::{CacheRepository, Line, Scope};
+use stoker::policy::{Policy, Project};
+use stoker::ports::{Catalogue, ListProjects, ReadBuilds, ReadImages};
+use stoker::retain::{Action, Applied, Gone, enforce};
+use stoker::warm::all_projects;
+
+/// The ports that retention needs.
+pub trait Ports: Catalogue + ReadImages + ReadBuilds + ListProjects {}
+impl<P: Catalogue + ReadImages + ReadBuilds + ListProjects> Ports for P {}
+
+/// Handles the nightly tick: every project of the policy. A repository that fails does not keep the others from
+/// their turn; the first error is returned at the end.
+pub async fn handle_nightly(ports: &impl Ports, policy: &Policy, now: Timestamp) -> Result<Vec<Applied>, CallError> {
+    let mut all = Vec::new();
+    let mut first_error = None;
+    for (repository, projects) in by_repository(all_projects(ports, policy).await?) {
+        match enforce(ports, &repository, &projects, Vec::new(), now).await {
+            Ok(applied) => {
+                tell(&applied);
+                all.push(applied);
+            }
+            Err(error) => first_error = first_error.or(Some(error)),
+        }
+    }
+    first_error.map_or(Ok(all), Err)
+}
+
+/// Handles a batch of branches that went; answers the messages that are to come again: what failed, and branches
+/// some of whose caches a running build still holds.
+pub async fn handle_batch(batch: &SqsEvent, policy: &Policy, ports: &impl Ports, now: Timestamp) -> SqsBatchResponse {
+    let mut response = SqsBatchResponse::default();
+    for message in &batch.records {
+        let done = match Envelope::parse(message.body.as_deref().unwrap_or_default()) {
+            Ok(envelope) => handle_gone(&envelope, policy, ports, now).await,
+            Err(unknown) => {
+                log(Disposition::Drop, &unknown);
+                continue;
+            }
+        };
+        let again = match done {
+            Ok(applied) => applied.iter().any(|applied| applied.applied && applied.plan.of(Action::Wait).next().is_some()),
+            Err(error) => {
+                log(error.disposition(), &error);
+                true
+            }
+        };
+        if again {
+            let mut failure = BatchItemFailure::default();
+            failure.item_identifier = message.message_id.clone().unwrap_or_default();
+            response.batch_item_failures.push(failure);
+        }
+    }
+    response
+}
+
+async fn handle_gone(
+    envelope: &Envelope,
+    policy: &Policy,
+    ports: &impl Ports,
+    now: Timestamp,
+) -> Result<Vec<Applied>, CallError> {
+    let at = envelope.time.unwrap_or(now);
+    let Some((repository, line)) = gone(&envelope.event) else { return Ok(Vec::new()) };
+    let mut all = Vec::new();
+    for project in policy.projects_of(repository) {
+        // The repository may hold other projects' caches: those are not named here, and what is not named is kept.
+        let gone = vec![Gone { scope: Scope::of(&project.name), line: line.key(), at }];
+        let repository = project.cache_repository.clone();
+        let applied = enforce(ports, &repository, &[project], gone, now).await?;
+        tell(&applied);
+        all.push(applied);
+    }
+    Ok(all)
+}
+
+/// The line that went with an event.
+fn gone(event: &Event) -> Option<(&stoker::names::Repository, Line)> {
+    match event {
+        Event::BranchDeleted(deleted) => {
+            let line = Line::of_branch(&deleted.branch, &deleted.default_branch);
+            Some((&deleted.repository, line))
+        }
+        // Only a fork's pull request has a line of its own, known by its number and never by the fork's branch.
+        Event::PullRequestClosed(pull) | Event::PullRequestMerged(pull) if pull.from_fork => {
+            Some((&pull.repository, Line::PullRequest(pull.number)))
+        }
+        _ => None,
+    }
+}
+
+fn by_repository(projects: Vec<Project>) -> BTreeMap<CacheRepository, Vec<Project>> {
+    let mut repositories: BTreeMap<CacheRepository, Vec<Project>> = BTreeMap::new();
+    for project in projects {
+        repositories.entry(project.cache_repository.clone()).or_default().push(project);
+    }
+    repositories
+}
+
+fn tell(applied: &Applied) {
+    let plan = &applied.plan;
+    for verdict in plan.verdicts.iter().filter(|verdict| verdict.action != Action::Keep) {
+        tracing::info!(
+            cache.repository = %plan.repository,
+            cache.digest = %verdict.image.digest,
+            cache.tags = verdict.image.tags.join(" "),
+            action = %verdict.action,
+            why = verdict.why,
+            "planned"
+        );
+    }
+    for (digest, why) in &applied.refused {
+        tracing::error!(cache.repository = %plan.repository, cache.digest = %digest, why, "the registry did not delete");
+    }
+    tracing::info!(
+        cache.repository = %plan.repository,
+        images = plan.verdicts.len(),
+        deletions = plan.deletions().len(),
+        applied = applied.applied,
+        "retention"
+    );
+}

@@ -1,1 +1,56 @@
-//! Stub.
+//! Moves lines. Reads its hints in batches from a FIFO queue, so that one line is moved by one invocation at a time.
+
+use aws_lambda_events::sqs::{BatchItemFailure, SqsBatchResponse, SqsEvent};
+use jiff::Timestamp;
+use stoker::error::Disposition;
+use stoker::event::Envelope;
+use stoker::lambda::log;
+use stoker::policy::Policy;
+use stoker::promote::{Hint, Outcome, Ports, promote};
+
+/// Handles a batch; answers the messages that are to be tried again.
+pub async fn handle(batch: &SqsEvent, policy: &Policy, ports: &impl Ports, now: Timestamp) -> SqsBatchResponse {
+    let mut ids = Vec::new();
+    let mut hints = Vec::new();
+    for message in &batch.records {
+        let envelope = match Envelope::parse(message.body.as_deref().unwrap_or_default()) {
+            Ok(envelope) => envelope,
+            Err(unknown) => {
+                log(Disposition::Drop, &unknown);
+                continue;
+            }
+        };
+        let Some(hint) = Hint::of(&envelope.event) else {
+            tracing::debug!(event.kind = envelope.event.detail_type(), "no hint");
+            continue;
+        };
+        ids.push(message.message_id.clone().unwrap_or_default());
+        hints.push(hint);
+    }
+    let answers = promote(ports, policy, &hints, now).await;
+
+    let mut response = SqsBatchResponse::default();
+    for (id, answer) in ids.into_iter().zip(answers) {
+        match answer {
+            Ok(outcomes) => outcomes.iter().for_each(tell),
+            Err(error) => {
+                log(error.disposition(), &*error);
+                // Given back also when it is of no use to try again: the queue's limit brings it to the dead letters.
+                let mut failure = BatchItemFailure::default();
+                failure.item_identifier = id;
+                response.batch_item_failures.push(failure);
+            }
+        }
+    }
+    response
+}
+
+fn tell(outcome: &Outcome) {
+    match outcome {
+        Outcome::Moved { line, to, records } => {
+            tracing::info!(%line, cache.digest = %to, cache.records = records, "line moved");
+        }
+        Outcome::Unchanged { line } => tracing::info!(%line, "the line holds it already"),
+        Outcome::Nothing { why } => tracing::info!(why, "nothing to promote"),
+    }
+}

@@ -1,1 +1,17 @@
-fn main() {}
+//! The Lambda function `promote-cache`.
+
+use aws_lambda_events::sqs::SqsEvent;
+use jiff::Timestamp;
+use lambda_runtime::{Error, LambdaEvent, run, service_fn};
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Error> {
+    let name = env!("CARGO_PKG_NAME");
+    stoker::lambda::init_logs(name);
+    let policy = &stoker::lambda::policy()?;
+    let aws = &stoker::lambda::aws(name).await;
+    run(service_fn(|event: LambdaEvent<SqsEvent>| async move {
+        Ok::<_, Error>(promote_cache::handle(&event.payload, policy, aws, Timestamp::now()).await)
+    }))
+    .await
+}

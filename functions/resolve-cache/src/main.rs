@@ -1,1 +1,21 @@
-fn main() {}
+//! The Lambda function `resolve-cache`.
+
+use lambda_runtime::{Error, LambdaEvent, run, service_fn};
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Error> {
+    let name = env!("CARGO_PKG_NAME");
+    stoker::lambda::init_logs(name);
+    let policy = &stoker::lambda::policy()?;
+    let aws = &stoker::lambda::aws(name).await;
+    let registry = &stoker::lambda::registry();
+    run(service_fn(|event: LambdaEvent<serde_json::Value>| async move {
+        resolve_cache::handle(event.payload, policy, registry, aws).await.map_err(|error| {
+            // The caller reads only one line of this, so it holds every cause.
+            let message = stoker::error::chain(&error);
+            tracing::warn!(error = message, "not answered");
+            Error::from(message)
+        })
+    }))
+    .await
+}

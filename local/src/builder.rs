@@ -1,0 +1,222 @@
+//! What builds images: the Docker engine that is there, or the simulated builder.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use tokio::process::Command;
+use tokio::sync::Mutex;
+
+use crate::buildspec::quoted;
+
+/// How many records are named in one call of `docker buildx prune`.
+const PRUNED_AT_ONCE: usize = 200;
+
+/// The builder does not do what it is told.
+#[derive(Debug, thiserror::Error)]
+pub enum BuilderError {
+    /// There is no `docker`, or it could not be started.
+    #[error("`docker {command}` cannot be run")]
+    Spawn {
+        /// The command.
+        command: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The engine refused.
+    #[error("`docker {command}` failed: {message}")]
+    Failed {
+        /// The command.
+        command: String,
+        /// What it says.
+        message: String,
+    },
+    /// A file of the state directory could not be written.
+    #[error("`{}` cannot be written", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// A builder, which can be made as fresh as a new machine's.
+#[derive(Debug)]
+pub enum Builder {
+    /// The Docker engine.
+    Docker(Docker),
+    /// The simulated one; builds find its `docker` in this directory.
+    Simulated(PathBuf),
+}
+
+/// A Docker engine that a developer uses too: only what builds of this process put into its cache is removed from it.
+#[derive(Debug)]
+pub struct Docker {
+    state: Mutex<Cache>,
+    /// Remembers `made`, in case this process is killed.
+    file: PathBuf,
+}
+
+#[derive(Debug, Default)]
+struct Cache {
+    /// The records that these builds made.
+    made: BTreeSet<String>,
+    /// The records that were there before the build that runs.
+    before: BTreeSet<String>,
+}
+
+impl Builder {
+    /// The engine that the `docker` command reaches.
+    pub async fn docker(state: &Path) -> Result<Self, BuilderError> {
+        docker(&["buildx", "inspect"]).await?;
+        let file = state.join("builder-cache.txt");
+        let made = std::fs::read_to_string(&file).unwrap_or_default();
+        let made = made.lines().map(str::to_owned).collect();
+        Ok(Self::Docker(Docker {
+            state: Mutex::new(Cache {
+                made,
+                before: BTreeSet::new(),
+            }),
+            file,
+        }))
+    }
+
+    /// The simulated builder: `program docker` builds.
+    pub fn simulated(state: &Path, program: &Path) -> Result<Self, BuilderError> {
+        let bin = state.join("bin");
+        let path = bin.join("docker");
+        let script = format!(
+            "#!/bin/sh\nexec {} docker \"$@\"\n",
+            quoted(&program.to_string_lossy())
+        );
+        let write = || {
+            use std::os::unix::fs::PermissionsExt as _;
+            std::fs::create_dir_all(&bin)?;
+            std::fs::write(&path, script)?;
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))
+        };
+        write().map_err(|source| BuilderError::Io {
+            path: path.clone(),
+            source,
+        })?;
+        Ok(Self::Simulated(bin))
+    }
+
+    /// `docker` or `simulated`.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Docker(_) => "docker",
+            Self::Simulated(_) => "simulated",
+        }
+    }
+
+    /// The directory that comes first in the builds' `PATH`.
+    #[must_use]
+    pub fn bin(&self) -> Option<&Path> {
+        match self {
+            Self::Docker(_) => None,
+            Self::Simulated(bin) => Some(bin),
+        }
+    }
+
+    /// Before a build: removes what earlier builds left, if the machine is to be fresh.
+    pub async fn before(&self, fresh: bool) -> Result<(), BuilderError> {
+        let Self::Docker(engine) = self else { return Ok(()) };
+        let mut cache = engine.state.lock().await;
+        if fresh {
+            prune(&mut cache).await?;
+        }
+        cache.before = records().await?;
+        engine.remember(&cache)
+    }
+
+    /// After a build: notes what it left.
+    pub async fn after(&self) -> Result<(), BuilderError> {
+        let Self::Docker(engine) = self else { return Ok(()) };
+        let mut cache = engine.state.lock().await;
+        let new: Vec<String> = records().await?.difference(&cache.before).cloned().collect();
+        cache.made.extend(new);
+        engine.remember(&cache)
+    }
+
+    /// At the end: leaves the engine as it was found.
+    pub async fn clean(&self) -> Result<(), BuilderError> {
+        let Self::Docker(engine) = self else { return Ok(()) };
+        let mut cache = engine.state.lock().await;
+        prune(&mut cache).await?;
+        engine.remember(&cache)
+    }
+}
+
+impl Docker {
+    fn remember(&self, cache: &Cache) -> Result<(), BuilderError> {
+        let text: String = cache.made.iter().flat_map(|id| [id, "\n"]).collect();
+        std::fs::write(&self.file, text).map_err(|source| BuilderError::Io {
+            path: self.file.clone(),
+            source,
+        })
+    }
+}
+
+async fn prune(cache: &mut Cache) -> Result<(), BuilderError> {
+    // A record goes only after those that rest on it; what a call could not remove, the next one does.
+    for _ in 0..3 {
+        let there = records().await?;
+        cache.made.retain(|id| there.contains(id));
+        if cache.made.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<&str> = cache.made.iter().map(String::as_str).collect();
+        for ids in ids.chunks(PRUNED_AT_ONCE) {
+            // `id` is matched as a regular expression.
+            let filter = format!("id={}", ids.join("|"));
+            docker(&["buildx", "prune", "--all", "--force", "--filter", &filter]).await?;
+        }
+    }
+    let there = records().await?;
+    cache.made.retain(|id| there.contains(id));
+    if !cache.made.is_empty() {
+        tracing::warn!(
+            records = cache.made.len(),
+            "the builder keeps some of what earlier builds left"
+        );
+    }
+    Ok(())
+}
+
+/// The ids of all records in the builder's cache.
+async fn records() -> Result<BTreeSet<String>, BuilderError> {
+    let text = docker(&["buildx", "du", "--verbose"]).await?;
+    Ok(text
+        .lines()
+        .filter_map(|line| line.strip_prefix("ID:"))
+        .map(|id| id.trim().to_owned())
+        .collect())
+}
+
+async fn docker(arguments: &[&str]) -> Result<String, BuilderError> {
+    let command = || arguments.iter().take(3).copied().collect::<Vec<_>>().join(" ");
+    let output = Command::new("docker")
+        .args(arguments)
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output()
+        .await
+        .map_err(|source| BuilderError::Spawn {
+            command: command(),
+            source,
+        })?;
+    if output.status.success() {
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    } else {
+        let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        Err(BuilderError::Failed {
+            command: command(),
+            message,
+        })
+    }
+}

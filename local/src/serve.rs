@@ -1,0 +1,195 @@
+//! Puts the parts of the local world together.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::routing::post;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+use crate::api::{self, Api};
+use crate::aws::Aws;
+use crate::builder::{Builder, BuilderError};
+use crate::bus::Bus;
+use crate::control::{self, Control};
+use crate::http::is_local;
+use crate::images;
+use crate::ledger::Ledger;
+use crate::machine::{Machine, World};
+use crate::project::{Project, ProjectsError};
+
+/// The local world could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The address is open to others.
+    #[error("`{0}` is not an address of the loopback interface")]
+    NotLocal(String),
+    /// The address is taken, or may not be used.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The state directory could not be made.
+    #[error("state directory `{}` cannot be made", path.display())]
+    State {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The projects file is not usable.
+    #[error(transparent)]
+    Projects(#[from] ProjectsError),
+    /// The builder is not usable.
+    #[error(transparent)]
+    Builder(#[from] BuilderError),
+}
+
+/// Which builder builds use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum BuilderKind {
+    /// The Docker engine that the `docker` command reaches.
+    Docker,
+    /// The simulated one.
+    Simulated,
+}
+
+/// How to start.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Options {
+    /// Where to listen, on the loopback interface
+    #[arg(long, default_value = "127.0.0.1:4568")]
+    pub listen: SocketAddr,
+    /// The stand-in for AWS
+    #[arg(long, default_value = "http://127.0.0.1:4567")]
+    pub aws: String,
+    /// The registry, which builds are told as `ECR_REGISTRY`
+    #[arg(long, default_value = "127.0.0.1:4567")]
+    pub registry: String,
+    /// The projects file
+    #[arg(long)]
+    pub projects: PathBuf,
+    /// The directory for logs, checkouts and the journal of events
+    #[arg(long)]
+    pub state: PathBuf,
+    /// The builder
+    #[arg(long, value_enum, default_value = "docker")]
+    pub builder: BuilderKind,
+    /// The image that builds are told as `BASE_IMAGE`
+    #[arg(long)]
+    pub base_image: Option<String>,
+    /// The program whose `docker` command is the simulated builder; without it, this one
+    #[arg(skip)]
+    pub program: Option<PathBuf>,
+}
+
+/// A running local world.
+#[derive(Debug)]
+pub struct Local {
+    address: SocketAddr,
+    machine: Arc<Machine>,
+    machine_task: JoinHandle<()>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Local {
+    /// Starts.
+    pub async fn start(options: Options) -> Result<Self, ServeError> {
+        if !options.listen.ip().is_loopback() {
+            return Err(ServeError::NotLocal(options.listen.to_string()));
+        }
+        if !is_local(&options.aws) {
+            return Err(ServeError::NotLocal(options.aws));
+        }
+        let projects = Project::read(&options.projects)?;
+        let logs = options.state.join("logs");
+        std::fs::create_dir_all(&logs)
+            .and_then(|()| options.state.canonicalize())
+            .map_err(|source| ServeError::State {
+                path: options.state.clone(),
+                source,
+            })?;
+        let state = options.state.canonicalize().unwrap_or(options.state);
+        let builder = match options.builder {
+            BuilderKind::Docker => Builder::docker(&state).await?,
+            BuilderKind::Simulated => {
+                let program = options.program.or_else(|| std::env::current_exe().ok());
+                Builder::simulated(&state, &program.unwrap_or_else(|| "stoker-local".into()))?
+            }
+        };
+        let listener = TcpListener::bind(options.listen)
+            .await
+            .map_err(|source| ServeError::Listen {
+                address: options.listen,
+                source,
+            })?;
+        let address = listener.local_addr().unwrap_or(options.listen);
+
+        let aws = Aws::new(&options.aws);
+        let (bus, queue) = Bus::new(aws.clone(), Some(state.join("events.jsonl")));
+        let bus = Arc::new(bus);
+        let ledger = Arc::new(Ledger::new(projects, state.join("logs")));
+        let world = World {
+            state,
+            aws: aws.endpoint().to_owned(),
+            registry: options.registry,
+            base_image: options.base_image,
+        };
+        let machine = Machine::new(Arc::clone(&ledger), Arc::clone(&bus), builder, world);
+        let machine = Arc::new(machine);
+
+        let api = Api {
+            ledger: Arc::clone(&ledger),
+            bus: Arc::clone(&bus),
+        };
+        let control = Control {
+            ledger,
+            bus: Arc::clone(&bus),
+            machine: Arc::clone(&machine),
+        };
+        let router = Router::new()
+            .route("/", post(api::handle))
+            .with_state(api)
+            .merge(control::router(control));
+        let server = async move {
+            if let Err(error) = axum::serve(listener, router).await {
+                tracing::error!(%error, "the server ended");
+            }
+        };
+        let running = Arc::clone(&machine);
+        Ok(Self {
+            address,
+            machine,
+            machine_task: tokio::spawn(async move { running.run().await }),
+            tasks: vec![
+                tokio::spawn(server),
+                tokio::spawn(Arc::clone(&bus).deliver_all(queue)),
+                tokio::spawn(images::watch(aws, bus)),
+            ],
+        })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Ends the running build and everything else.
+    pub async fn stop(self) {
+        self.machine.shut_down();
+        if let Err(error) = self.machine_task.await {
+            tracing::error!(%error, "the machine ended badly");
+        }
+        for task in self.tasks {
+            task.abort();
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! CodeBuild.
+
+use aws_sdk_codebuild::operation::start_build::StartBuildError;
+use aws_sdk_codebuild::types::{self, EnvironmentVariableType, SortOrderType, StatusType};
+
+use super::{Aws, call_error, timestamp};
+use crate::error::{CallError, Failure};
+use crate::names::ProjectName;
+use crate::ports::{Build, BuildOrder, BuildStatus, ListProjects, Ordered, ReadBuilds, StartBuilds};
+
+/// How many ids one `BatchGetBuilds` may name.
+const BUILDS_PER_CALL: usize = 100;
+
+impl StartBuilds for Aws {
+    async fn start(&self, order: &BuildOrder) -> Result<Ordered, CallError> {
+        let operation = "codebuild:StartBuild";
+        let mut environment = Vec::new();
+        for (name, value) in &order.environment {
+            let variable = types::EnvironmentVariable::builder()
+                .name(*name)
+                .value(value)
+                .r#type(EnvironmentVariableType::Plaintext)
+                .build()
+                .map_err(|error| CallError::new(operation, &order.project, Failure::Refused, error))?;
+            environment.push(variable);
+        }
+        let answer = self
+            .codebuild()
+            .start_build()
+            .project_name(order.project.as_str())
+            .set_source_version(order.source_version.clone())
+            .set_environment_variables_override(Some(environment))
+            .idempotency_token(&order.token)
+            .send()
+            .await;
+        match answer {
+            Ok(answer) => {
+                let id = answer.build_value().and_then(|build| build.id()).unwrap_or_default();
+                Ok(Ordered::Started(id.to_owned()))
+            }
+            Err(error) => match error.as_service_error() {
+                Some(StartBuildError::ResourceNotFoundException(_)) => Ok(Ordered::NoSuchProject),
+                // A token that came before with other parameters; the code of this error is not documented.
+                Some(StartBuildError::InvalidInputException(refusal)) if is_token_mismatch(refusal.message()) => {
+                    Ok(Ordered::AlreadyOrdered)
+                }
+                _ => Err(call_error(operation, &order.project, error)),
+            },
+        }
+    }
+}
+
+fn is_token_mismatch(message: Option<&str>) -> bool {
+    let message = message.unwrap_or_default().to_lowercase();
+    message.contains("mismatch") || message.contains("token")
+}
+
+impl ReadBuilds for Aws {
+    async fn recent(&self, project: &ProjectName) -> Result<Vec<Build>, CallError> {
+        let answer = self
+            .codebuild()
+            .list_builds_for_project()
+            .project_name(project.as_str())
+            .sort_order(SortOrderType::Descending)
+            .send()
+            .await
+            .map_err(|error| call_error("codebuild:ListBuildsForProject", project, error));
+        match answer {
+            Ok(answer) => self.get(answer.ids()).await,
+            Err(error) if error.failure == Failure::NotFound => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn get(&self, ids: &[String]) -> Result<Vec<Build>, CallError> {
+        let mut builds = Vec::new();
+        for ids in ids.chunks(BUILDS_PER_CALL) {
+            let answer = self.codebuild().batch_get_builds().set_ids(Some(ids.to_vec())).send().await;
+            let answer = answer.map_err(|error| call_error("codebuild:BatchGetBuilds", ids.join(" "), error))?;
+            builds.extend(answer.builds().iter().filter_map(build));
+        }
+        Ok(builds)
+    }
+}
+
+fn build(build: &types::Build) -> Option<Build> {
+    let status = match build.build_status() {
+        Some(StatusType::InProgress) => BuildStatus::InProgress,
+        Some(StatusType::Succeeded) => BuildStatus::Succeeded,
+        _ => BuildStatus::Failed,
+    };
+    let handed = build.environment().map(types::ProjectEnvironment::environment_variables).unwrap_or_default();
+    let handed = handed.iter().map(|variable| (variable.name(), variable.value()));
+    // A build that somebody else started was handed its caches by `resolve-cache` while it ran.
+    let exported = build.exported_environment_variables().iter();
+    let exported = exported.filter_map(|variable| Some((variable.name()?, variable.value()?)));
+    let ours = exported.chain(handed).filter(|(name, _)| name.starts_with("STOKER_"));
+    Some(Build {
+        id: build.id()?.to_owned(),
+        project: ProjectName::new(build.project_name()?).ok()?,
+        status,
+        started_at: timestamp(build.start_time()),
+        resolved_commit: build.resolved_source_version().map(str::to_owned),
+        environment: ours.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
+    })
+}
+
+impl ListProjects for Aws {
+    async fn projects(&self) -> Result<Vec<ProjectName>, CallError> {
+        let mut pages = self.codebuild().list_projects().into_paginator().items().send();
+        let mut names = Vec::new();
+        while let Some(name) = pages.next().await {
+            let name = name.map_err(|error| call_error("codebuild:ListProjects", "the account", error))?;
+            names.extend(ProjectName::new(name).ok());
+        }
+        Ok(names)
+    }
+}

@@ -1,0 +1,178 @@
+//! ECR: manifests in batches and the catalogue through its own API, content through the distribution API.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::time::{Duration, SystemTime};
+
+use aws_sdk_ecr::types::{ImageFailureCode, ImageIdentifier};
+use bytes::Bytes;
+
+use super::{Aws, call_error, timestamp};
+use crate::error::{CallError, Failure};
+use crate::names::{CacheRepository, Digest, Tag};
+use crate::ports::{Catalogue, Image, ListedImage, ReadBlobs, ReadImages, WriteImages};
+use crate::registry::Authorize;
+
+const MANIFEST_TYPES: [&str; 3] = [
+    "application/vnd.oci.image.manifest.v1+json",
+    "application/vnd.docker.distribution.manifest.v2+json",
+    "application/vnd.oci.image.index.v1+json",
+];
+/// Renewed this long before it ends, so that no upload outlives it.
+const TOKEN_MARGIN: Duration = Duration::from_mins(30);
+
+/// ECR's token for the distribution API, and when it ends. It is good for 12 hours.
+#[derive(Default)]
+pub(super) struct Token(Mutex<Option<(String, SystemTime)>>);
+
+impl Authorize for Aws {
+    async fn authorization(&self) -> Result<Option<String>, CallError> {
+        let known = self.token.0.lock().ok().and_then(|token| token.clone());
+        if let Some((token, ends)) = known
+            && SystemTime::now() + TOKEN_MARGIN < ends
+        {
+            return Ok(Some(format!("Basic {token}")));
+        }
+        let operation = "ecr:GetAuthorizationToken";
+        let answer = self.ecr().get_authorization_token().send().await;
+        let answer = answer.map_err(|error| call_error(operation, &self.registry_host, error))?;
+        let data = answer.authorization_data().first();
+        let token = data.and_then(|data| Some((data.authorization_token()?.to_owned(), data.expires_at()?)));
+        let (token, ends) = token.ok_or_else(|| {
+            CallError::new(operation, &self.registry_host, Failure::Unavailable, "the answer holds no token")
+        })?;
+        let ends = SystemTime::try_from(*ends).unwrap_or_else(|_| SystemTime::now());
+        if let Ok(mut known) = self.token.0.lock() {
+            *known = Some((token.clone(), ends));
+        }
+        Ok(Some(format!("Basic {token}")))
+    }
+}
+
+impl ReadImages for Aws {
+    async fn images(&self, repository: &CacheRepository, tags: &[Tag]) -> Result<Vec<Option<Image>>, CallError> {
+        let operation = "ecr:BatchGetImage";
+        if tags.is_empty() {
+            return Ok(Vec::new());
+        }
+        let ids = tags.iter().map(|tag| ImageIdentifier::builder().image_tag(tag.as_str()).build()).collect();
+        let answer = self
+            .ecr()
+            .batch_get_image()
+            .repository_name(repository.as_str())
+            .set_image_ids(Some(ids))
+            .set_accepted_media_types(Some(MANIFEST_TYPES.map(str::to_owned).to_vec()))
+            .send()
+            .await;
+        let answer = match answer.map_err(|error| call_error(operation, repository, error)) {
+            Ok(answer) => answer,
+            Err(error) if error.failure == Failure::NotFound => return Ok(vec![None; tags.len()]),
+            Err(error) => return Err(error),
+        };
+        let malformed = |why: &str| CallError::new(operation, repository, Failure::Unavailable, why.to_owned());
+        let mut missing = Vec::new();
+        for failure in answer.failures() {
+            let tag = failure.image_id().and_then(|id| id.image_tag());
+            match (failure.failure_code(), tag) {
+                (Some(ImageFailureCode::ImageNotFound), Some(tag)) => missing.push(tag),
+                (code, tag) => {
+                    let why = format!("{tag:?}: {code:?}: {}", failure.failure_reason().unwrap_or_default());
+                    return Err(malformed(&why));
+                }
+            }
+        }
+        let mut found = Vec::new();
+        for image in answer.images() {
+            let id = image.image_id();
+            let digest = id.and_then(|id| id.image_digest()).and_then(|digest| Digest::new(digest).ok());
+            let manifest = image.image_manifest();
+            let (Some(digest), Some(manifest)) = (digest, manifest) else {
+                return Err(malformed("an image without digest or manifest"));
+            };
+            let media_type = image.image_manifest_media_type().unwrap_or(MANIFEST_TYPES[0]).to_owned();
+            let tag = id.and_then(|id| id.image_tag()).unwrap_or_default();
+            let manifest = Bytes::copy_from_slice(manifest.as_bytes());
+            found.push((tag, Image { digest, media_type, manifest }));
+        }
+        // ECR answers each image with the tag it was asked for. A registry that answers another of the image's tags
+        // is understood by the order of its answer, which is that of the question without what is missing.
+        let by_tag: HashMap<&str, &Image> = found.iter().map(|(tag, image)| (*tag, image)).collect();
+        let mut in_order = found.iter();
+        let images = tags.iter().map(|tag| {
+            if missing.contains(&tag.as_str()) {
+                return None;
+            }
+            let next = in_order.next().map(|(_, image)| image);
+            by_tag.get(tag.as_str()).copied().or(next).cloned()
+        });
+        Ok(images.collect())
+    }
+}
+
+impl ReadBlobs for Aws {
+    async fn blob(&self, repository: &CacheRepository, digest: &Digest, limit: usize) -> Result<Bytes, CallError> {
+        self.registry().blob(self, repository, digest, limit).await
+    }
+}
+
+impl WriteImages for Aws {
+    async fn put_blob(&self, repository: &CacheRepository, digest: &Digest, bytes: Bytes) -> Result<(), CallError> {
+        self.registry().put_blob(self, repository, digest, bytes).await
+    }
+
+    async fn put_image(
+        &self,
+        repository: &CacheRepository,
+        tag: &Tag,
+        media_type: &str,
+        manifest: Bytes,
+    ) -> Result<(), CallError> {
+        self.registry().put_manifest(self, repository, tag, media_type, manifest).await
+    }
+}
+
+impl Catalogue for Aws {
+    async fn list(&self, repository: &CacheRepository) -> Result<Vec<ListedImage>, CallError> {
+        let pages = self.ecr().describe_images().repository_name(repository.as_str()).max_results(1000);
+        let mut pages = pages.into_paginator().send();
+        let mut images = Vec::new();
+        while let Some(page) = pages.next().await {
+            let page = match page.map_err(|error| call_error("ecr:DescribeImages", repository, error)) {
+                Ok(page) => page,
+                Err(error) if error.failure == Failure::NotFound => return Ok(Vec::new()),
+                Err(error) => return Err(error),
+            };
+            images.extend(page.image_details().iter().filter_map(|detail| {
+                Some(ListedImage {
+                    digest: Digest::new(detail.image_digest()?).ok()?,
+                    tags: detail.image_tags().to_vec(),
+                    pushed_at: timestamp(detail.image_pushed_at()),
+                    bytes: detail.image_size_in_bytes().unwrap_or_default().try_into().unwrap_or_default(),
+                })
+            }));
+        }
+        Ok(images)
+    }
+
+    async fn delete(
+        &self,
+        repository: &CacheRepository,
+        digests: &[Digest],
+    ) -> Result<Vec<(Digest, String)>, CallError> {
+        let ids = digests.iter().map(|digest| ImageIdentifier::builder().image_digest(digest.as_str()).build());
+        let answer = self
+            .ecr()
+            .batch_delete_image()
+            .repository_name(repository.as_str())
+            .set_image_ids(Some(ids.collect()))
+            .send()
+            .await
+            .map_err(|error| call_error("ecr:BatchDeleteImage", repository, error))?;
+        let refused = answer.failures().iter().filter(|f| f.failure_code() != Some(&ImageFailureCode::ImageNotFound));
+        let refused = refused.filter_map(|failure| {
+            let digest = Digest::new(failure.image_id()?.image_digest()?).ok()?;
+            Some((digest, failure.failure_reason().unwrap_or("no reason given").to_owned()))
+        });
+        Ok(refused.collect())
+    }
+}

@@ -1,0 +1,143 @@
+//! The ports on AWS. SDK types stay in this module.
+
+mod codebuild;
+mod ecr;
+mod eventbridge;
+mod secrets;
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use aws_config::retry::RetryConfig;
+use aws_config::timeout::TimeoutConfig;
+use aws_config::{AppName, BehaviorVersion, SdkConfig};
+use aws_sdk_ecr::config::http::HttpResponse;
+use aws_sdk_ecr::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
+
+use crate::error::{CallError, Failure};
+use crate::registry::Registry;
+
+/// AWS as Stoker uses it: every port. A client is made when it is first needed, so a function pays only for its own.
+pub struct Aws {
+    config: SdkConfig,
+    registry_host: String,
+    bus: String,
+    webhook_secret: String,
+    ecr: OnceLock<aws_sdk_ecr::Client>,
+    codebuild: OnceLock<aws_sdk_codebuild::Client>,
+    eventbridge: OnceLock<aws_sdk_eventbridge::Client>,
+    secretsmanager: OnceLock<aws_sdk_secretsmanager::Client>,
+    registry: OnceLock<Registry>,
+    token: ecr::Token,
+    secrets: secrets::Remembered,
+}
+
+/// Names of what the function's environment points at.
+#[derive(Debug, Clone, Default)]
+pub struct Surroundings {
+    /// Host of the registry that serves the cache repositories.
+    pub registry: String,
+    /// Name of Stoker's event bus.
+    pub bus: String,
+    /// ARN or name of the secret that webhooks are signed with.
+    pub webhook_secret: String,
+}
+
+impl Aws {
+    /// Reads region and credentials from the environment, as a Lambda function has them.
+    pub async fn new(function: &'static str, surroundings: Surroundings) -> Self {
+        // Ring, and no other provider: it starts many times faster than the default one.
+        let http = aws_smithy_http_client::Builder::new()
+            .tls_provider(tls::Provider::Rustls(CryptoMode::Ring))
+            .build_https();
+        let timeouts = TimeoutConfig::builder()
+            .connect_timeout(Duration::from_secs(3))
+            .operation_attempt_timeout(Duration::from_secs(10))
+            .build();
+        let mut config = aws_config::defaults(BehaviorVersion::latest())
+            .http_client(http)
+            .retry_config(RetryConfig::standard().with_max_attempts(4))
+            .timeout_config(timeouts);
+        if let Ok(name) = AppName::new(function) {
+            config = config.app_name(name);
+        }
+        Self {
+            config: config.load().await,
+            registry_host: surroundings.registry,
+            bus: surroundings.bus,
+            webhook_secret: surroundings.webhook_secret,
+            ecr: OnceLock::new(),
+            codebuild: OnceLock::new(),
+            eventbridge: OnceLock::new(),
+            secretsmanager: OnceLock::new(),
+            registry: OnceLock::new(),
+            token: ecr::Token::default(),
+            secrets: secrets::Remembered::default(),
+        }
+    }
+
+    fn ecr(&self) -> &aws_sdk_ecr::Client {
+        self.ecr.get_or_init(|| aws_sdk_ecr::Client::new(&self.config))
+    }
+
+    fn codebuild(&self) -> &aws_sdk_codebuild::Client {
+        self.codebuild.get_or_init(|| aws_sdk_codebuild::Client::new(&self.config))
+    }
+
+    fn eventbridge(&self) -> &aws_sdk_eventbridge::Client {
+        self.eventbridge.get_or_init(|| aws_sdk_eventbridge::Client::new(&self.config))
+    }
+
+    fn secretsmanager(&self) -> &aws_sdk_secretsmanager::Client {
+        self.secretsmanager.get_or_init(|| aws_sdk_secretsmanager::Client::new(&self.config))
+    }
+
+    fn registry(&self) -> &Registry {
+        self.registry.get_or_init(|| Registry::new(&self.registry_host))
+    }
+}
+
+/// Error codes by which AWS asks for patience. CodeBuild says `AccountLimitExceededException` for a full queue.
+const THROTTLES: [&str; 7] = [
+    "AccountLimitExceededException",
+    "LimitExceededException",
+    "RequestLimitExceeded",
+    "ServiceQuotaExceededException",
+    "Throttling",
+    "ThrottlingException",
+    "TooManyRequestsException",
+];
+
+/// Turns an SDK error into one that says what to do.
+fn call_error<E>(
+    operation: &'static str,
+    subject: impl std::fmt::Display,
+    error: SdkError<E, HttpResponse>,
+) -> CallError
+where
+    E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+{
+    let failure = match &error {
+        SdkError::ConstructionFailure(_) => Failure::Refused,
+        SdkError::ServiceError(service) => {
+            let code = service.err().code().unwrap_or_default();
+            if THROTTLES.contains(&code) || service.raw().status().as_u16() == 429 {
+                Failure::Throttled
+            } else if service.raw().status().is_server_error() {
+                Failure::Unavailable
+            } else if code.ends_with("NotFoundException") {
+                Failure::NotFound
+            } else {
+                Failure::Refused
+            }
+        }
+        _ => Failure::Unavailable,
+    };
+    CallError::new(operation, subject, failure, DisplayErrorContext(error).to_string())
+}
+
+/// A time as AWS answers it; the epoch where it answers none.
+fn timestamp(time: Option<&aws_sdk_ecr::primitives::DateTime>) -> jiff::Timestamp {
+    time.and_then(|time| jiff::Timestamp::from_millisecond(time.to_millis().ok()?).ok()).unwrap_or_default()
+}

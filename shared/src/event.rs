@@ -1,0 +1,221 @@
+//! The events that Stoker's functions exchange and receive, all in EventBridge's envelope.
+//!
+//! Every one is a hint: it may come twice, late, out of order or not at all, so it carries just enough to know where
+//! to look.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::names::{Branch, CacheRepository, Commit, Digest, ProjectName, Repository};
+
+/// The `source` of the events that Stoker itself puts on its bus.
+pub const SOURCE: &str = "stoker";
+
+/// A branch got new commits, or was created.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BranchPushed {
+    /// The repository.
+    pub repository: Repository,
+    /// The branch.
+    pub branch: Branch,
+    /// Its new head.
+    pub commit: Commit,
+    /// Commits that are new on the branch, the oldest first; the forge may have truncated the list.
+    #[serde(default)]
+    pub commits: Vec<Commit>,
+    /// The repository's default branch at that moment.
+    pub default_branch: Branch,
+    /// Whether `branch` is the default branch. EventBridge patterns cannot compare two fields.
+    pub to_default_branch: bool,
+}
+
+/// A pull request: opened, updated, merged or closed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PullRequest {
+    /// The repository that the pull request is for.
+    pub repository: Repository,
+    /// Its number.
+    pub number: u64,
+    /// The branch it comes from, in the fork where `from_fork`.
+    pub branch: Branch,
+    /// The head of that branch.
+    pub commit: Commit,
+    /// The branch it is to be merged into.
+    pub base: Branch,
+    /// The repository's default branch at that moment.
+    pub default_branch: Branch,
+    /// Whether it comes from another repository.
+    pub from_fork: bool,
+    /// The commit on the base branch that a merge made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub merge_commit: Option<Commit>,
+}
+
+/// A branch is gone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BranchDeleted {
+    /// The repository.
+    pub repository: Repository,
+    /// The branch.
+    pub branch: Branch,
+    /// The repository's default branch at that moment.
+    pub default_branch: Branch,
+}
+
+/// AWS's "CodeBuild Build State Change", as far as Stoker reads it. The rest of the event is not typed here: a real
+/// `IN_PROGRESS` event lacks fields that the published types demand.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct BuildStateChange {
+    /// `SUCCEEDED`, `FAILED`, `IN_PROGRESS`, ...
+    pub build_status: String,
+    /// The project.
+    pub project_name: ProjectName,
+    /// The build's ARN, which ends in `build/<project>:<uuid>`.
+    pub build_id: String,
+}
+
+impl BuildStateChange {
+    /// The build's id, `project:uuid`.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        self.build_id.rsplit_once("build/").map_or(&self.build_id, |(_, id)| id)
+    }
+}
+
+/// AWS's "ECR Image Action".
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ImageAction {
+    /// `PUSH`, `DELETE`, ...
+    pub action_type: String,
+    /// `SUCCESS` or `FAILURE`.
+    pub result: String,
+    /// The repository.
+    pub repository_name: CacheRepository,
+    /// The manifest's digest.
+    #[serde(default)]
+    pub image_digest: Option<Digest>,
+    /// The tag; absent or empty for an untagged push.
+    #[serde(default)]
+    pub image_tag: Option<String>,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "detail-type", content = "detail")]
+pub enum Event {
+    /// A branch got new commits.
+    BranchPushed(BranchPushed),
+    /// A pull request was opened, reopened or got new commits.
+    PullRequestUpdated(PullRequest),
+    /// A pull request was merged.
+    PullRequestMerged(PullRequest),
+    /// A pull request was closed without a merge.
+    PullRequestClosed(PullRequest),
+    /// A branch is gone.
+    BranchDeleted(BranchDeleted),
+    /// The nightly schedule asks which projects' main wants warming.
+    NightlyWarm {},
+    /// The nightly schedule asks for retention over all projects.
+    NightlyRetention {},
+    /// A build changed state.
+    #[serde(rename = "CodeBuild Build State Change")]
+    BuildStateChange(BuildStateChange),
+    /// An image was pushed or deleted.
+    #[serde(rename = "ECR Image Action")]
+    ImageAction(ImageAction),
+}
+
+impl Event {
+    /// EventBridge's `detail-type`.
+    #[must_use]
+    pub fn detail_type(&self) -> &'static str {
+        match self {
+            Self::BranchPushed(_) => "BranchPushed",
+            Self::PullRequestUpdated(_) => "PullRequestUpdated",
+            Self::PullRequestMerged(_) => "PullRequestMerged",
+            Self::PullRequestClosed(_) => "PullRequestClosed",
+            Self::BranchDeleted(_) => "BranchDeleted",
+            Self::NightlyWarm {} => "NightlyWarm",
+            Self::NightlyRetention {} => "NightlyRetention",
+            Self::BuildStateChange(_) => "CodeBuild Build State Change",
+            Self::ImageAction(_) => "ECR Image Action",
+        }
+    }
+
+    /// The repository that a forge's event is about.
+    #[must_use]
+    pub fn repository(&self) -> Option<&Repository> {
+        match self {
+            Self::BranchPushed(push) => Some(&push.repository),
+            Self::PullRequestUpdated(pull) | Self::PullRequestMerged(pull) | Self::PullRequestClosed(pull) => {
+                Some(&pull.repository)
+            }
+            Self::BranchDeleted(deleted) => Some(&deleted.repository),
+            _ => None,
+        }
+    }
+}
+
+/// An event in EventBridge's envelope.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Envelope {
+    /// When it happened. Scheduler's own input has no time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<Timestamp>,
+    /// Who says so: `stoker`, `aws.codebuild` or `aws.ecr`.
+    pub source: String,
+    /// What happened.
+    #[serde(flatten)]
+    pub event: Event,
+}
+
+/// The text is no event that Stoker knows.
+#[derive(Debug, thiserror::Error)]
+#[error("not an event that Stoker knows")]
+pub struct UnknownEvent(#[source] serde_json::Error);
+
+impl Envelope {
+    /// Reads an event as a rule, a queue or a schedule delivers it.
+    pub fn parse(json: &str) -> Result<Self, UnknownEvent> {
+        serde_json::from_str(json).map_err(UnknownEvent)
+    }
+
+    /// Like [`Envelope::parse`], for a payload that is already JSON.
+    pub fn from_value(json: serde_json::Value) -> Result<Self, UnknownEvent> {
+        serde_json::from_value(json).map_err(UnknownEvent)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_real_in_progress_event_without_phases_is_read() {
+        let json = r#"{"version":"0","id":"1","detail-type":"CodeBuild Build State Change","source":"aws.codebuild",
+            "account":"123456789012","time":"2026-11-21T08:00:00Z","region":"us-east-1","resources":[],
+            "detail":{"build-status":"IN_PROGRESS","project-name":"app",
+            "build-id":"arn:aws:codebuild:us-east-1:123456789012:build/app:8745a7a9-c340-456a-9166-edf953571bEX",
+            "current-phase":"SUBMITTED","current-phase-context":"[]","version":"1",
+            "additional-information":{"build-number":55.0,"timeout-in-minutes":60.0,
+            "logs":{"deep-link":"group=null;stream=null"}}}}"#;
+        let Event::BuildStateChange(change) = Envelope::parse(json).unwrap().event else { panic!("wrong kind") };
+        assert_eq!(change.id(), "app:8745a7a9-c340-456a-9166-edf953571bEX");
+        assert_eq!(change.build_status, "IN_PROGRESS");
+    }
+
+    #[test]
+    fn the_schedules_input_needs_no_envelope() {
+        let json = r#"{"source":"stoker","detail-type":"NightlyWarm","detail":{}}"#;
+        assert_eq!(Envelope::parse(json).unwrap().event, Event::NightlyWarm {});
+    }
+
+    #[test]
+    fn hostile_names_are_refused_at_the_door() {
+        let json = r#"{"source":"stoker","detail-type":"BranchDeleted","detail":
+            {"repository":"github.com/example/app","branch":"a\nb","default_branch":"main"}}"#;
+        assert!(Envelope::parse(json).is_err());
+    }
+}

@@ -1,0 +1,107 @@
+//! What every function's `main` does before its handler: logs, settings, AWS, policy. And the boundary at which an
+//! error is logged once and told to Lambda or SQS.
+
+use std::error::Error as StdError;
+use std::fs::OpenOptions;
+use std::path::PathBuf;
+
+use lambda_runtime::Diagnostic;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::writer::{BoxMakeWriter, Tee};
+
+use crate::aws::{Aws, Surroundings};
+use crate::error::{Disposition, chain};
+use crate::policy::Policy;
+
+/// Where the policy's layer is unpacked.
+const POLICY: &str = "/opt/stoker.yaml";
+
+/// Starts JSON logs. `STOKER_LOG` sets the level; `STOKER_LOG_DIR` adds a file for each function, for places that
+/// keep no standard output.
+pub fn init_logs(function: &str) {
+    let filter = EnvFilter::builder()
+        .with_default_directive(tracing::level_filters::LevelFilter::INFO.into())
+        .with_env_var("STOKER_LOG")
+        .from_env_lossy();
+    let file = std::env::var_os("STOKER_LOG_DIR").and_then(|dir| {
+        let path = PathBuf::from(dir).join(format!("{function}.log"));
+        OpenOptions::new().create(true).append(true).open(path).ok()
+    });
+    let writer = match file {
+        Some(file) => BoxMakeWriter::new(Tee::new(std::io::stdout, file)),
+        None => BoxMakeWriter::new(std::io::stdout),
+    };
+    // A second call, as tests make it, changes nothing.
+    let _ = tracing_subscriber::fmt()
+        .json()
+        .flatten_event(true)
+        .with_span_list(false)
+        .with_target(false)
+        .with_env_filter(filter)
+        .with_writer(writer)
+        .try_init();
+}
+
+/// The adapters to AWS, set up from the function's environment.
+pub async fn aws(function: &'static str) -> Aws {
+    let variable = |name: &str| std::env::var(name).unwrap_or_default();
+    let surroundings = Surroundings {
+        registry: registry(),
+        bus: variable("STOKER_BUS"),
+        webhook_secret: variable("STOKER_WEBHOOK_SECRET"),
+    };
+    Aws::new(function, surroundings).await
+}
+
+/// Host of the registry that serves the cache repositories.
+#[must_use]
+pub fn registry() -> String {
+    std::env::var("STOKER_REGISTRY").unwrap_or_default()
+}
+
+/// The policy; a function without a valid one does not start, and says every mistake.
+pub fn policy() -> Result<Policy, lambda_runtime::Error> {
+    let path = std::env::var_os("STOKER_POLICY").map_or_else(|| POLICY.into(), PathBuf::from);
+    Policy::load(&path).map_err(|error| {
+        tracing::error!(error = chain(&error), "the policy is not valid; the function does not start");
+        error.into()
+    })
+}
+
+/// An error on its way to Lambda. It has been logged.
+#[derive(Debug)]
+pub struct Failed {
+    disposition: Disposition,
+    message: String,
+}
+
+impl From<Failed> for Diagnostic {
+    fn from(failed: Failed) -> Self {
+        let error_type = match failed.disposition {
+            Disposition::Retry => "Stoker.Retry",
+            Disposition::Drop => "Stoker.Drop",
+            Disposition::Alarm => "Stoker.Alarm",
+        };
+        Self { error_type: error_type.to_owned(), error_message: failed.message }
+    }
+}
+
+/// Logs an error, once.
+pub fn log(disposition: Disposition, error: &(dyn StdError + 'static)) {
+    let error = chain(error);
+    match disposition {
+        Disposition::Drop => tracing::error!(error, "dropped"),
+        Disposition::Retry => tracing::warn!(error, "to be tried again"),
+        Disposition::Alarm => tracing::error!(error, "somebody has to look"),
+    }
+}
+
+/// Ends an invocation that failed. What can never be handled ends here; anything else fails the invocation, so that
+/// Lambda tries again and at last puts the event into the dead-letter queue with this cause.
+pub fn boundary(disposition: Disposition, error: &(dyn StdError + 'static)) -> Result<(), Failed> {
+    log(disposition, error);
+    match disposition {
+        Disposition::Drop => Ok(()),
+        _ => Err(Failed { disposition, message: chain(error) }),
+    }
+}

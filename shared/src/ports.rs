@@ -1,0 +1,164 @@
+//! The ports: everything Stoker asks of the world outside its process, named by capability, domain types in and out.
+//! Each function takes only the ports it needs, which is also how its IAM role is written.
+
+#![expect(async_fn_in_trait, reason = "a Lambda serves one event at a time on one thread; no future has to be Send")]
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+
+use crate::error::CallError;
+use crate::event::Event;
+use crate::names::{CacheRepository, Digest, ProjectName, Tag};
+
+/// A manifest as the registry holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image {
+    /// The manifest's digest.
+    pub digest: Digest,
+    /// Its media type.
+    pub media_type: String,
+    /// Its bytes: still hostile, see [`crate::cache::classify`].
+    pub manifest: Bytes,
+}
+
+/// Reads manifests.
+pub trait ReadImages {
+    /// The manifests under these tags, in the order asked for; `None` where there is none, also when the whole
+    /// repository does not exist yet.
+    async fn images(&self, repository: &CacheRepository, tags: &[Tag]) -> Result<Vec<Option<Image>>, CallError>;
+}
+
+/// Reads blobs.
+pub trait ReadBlobs {
+    /// A blob of at most `limit` bytes; its digest has been checked.
+    async fn blob(&self, repository: &CacheRepository, digest: &Digest, limit: usize) -> Result<Bytes, CallError>;
+}
+
+/// Writes blobs and manifests.
+pub trait WriteImages {
+    /// Stores a blob.
+    async fn put_blob(&self, repository: &CacheRepository, digest: &Digest, bytes: Bytes) -> Result<(), CallError>;
+
+    /// Stores a manifest under a tag, taking the tag from whatever held it.
+    async fn put_image(
+        &self,
+        repository: &CacheRepository,
+        tag: &Tag,
+        media_type: &str,
+        manifest: Bytes,
+    ) -> Result<(), CallError>;
+}
+
+/// An image as the registry's catalogue lists it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedImage {
+    /// The manifest's digest.
+    pub digest: Digest,
+    /// All its tags.
+    pub tags: Vec<String>,
+    /// When it was first pushed.
+    pub pushed_at: Timestamp,
+    /// Size of its layers in bytes, as billed for this image alone.
+    pub bytes: u64,
+}
+
+/// Lists and deletes images.
+pub trait Catalogue {
+    /// Every image of the repository; none when the repository does not exist.
+    async fn list(&self, repository: &CacheRepository) -> Result<Vec<ListedImage>, CallError>;
+
+    /// Deletes images with all their tags; answers those that could not be deleted, with the registry's word for why.
+    /// An image that is already gone counts as deleted.
+    async fn delete(
+        &self,
+        repository: &CacheRepository,
+        digests: &[Digest],
+    ) -> Result<Vec<(Digest, String)>, CallError>;
+}
+
+/// How a build stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BuildStatus {
+    /// Queued or running: it may still read what it was handed.
+    InProgress,
+    /// Ended well.
+    Succeeded,
+    /// Ended in any other way.
+    Failed,
+}
+
+/// A build as CodeBuild remembers it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Build {
+    /// `project:uuid`.
+    pub id: String,
+    /// Its project.
+    pub project: ProjectName,
+    /// How it stands.
+    pub status: BuildStatus,
+    /// When it started.
+    pub started_at: Timestamp,
+    /// The commit that CodeBuild resolved its source to, once known.
+    pub resolved_commit: Option<String>,
+    /// Its environment variables whose names begin with `STOKER_`.
+    pub environment: BTreeMap<String, String>,
+}
+
+/// A build to start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BuildOrder {
+    /// The project.
+    pub project: ProjectName,
+    /// The commit to build; `None` builds the head of the project's default source version.
+    pub source_version: Option<String>,
+    /// Environment variables beside the project's own.
+    pub environment: Vec<(&'static str, String)>,
+    /// Orders with the same token within five minutes are one build.
+    pub token: String,
+}
+
+/// The answer to a [`BuildOrder`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ordered {
+    /// The id of the build, new or of an earlier order with the same token.
+    Started(String),
+    /// Another order with the same token and other parameters came first.
+    AlreadyOrdered,
+    /// CodeBuild knows no such project.
+    NoSuchProject,
+}
+
+/// Starts builds.
+pub trait StartBuilds {
+    /// Starts one.
+    async fn start(&self, order: &BuildOrder) -> Result<Ordered, CallError>;
+}
+
+/// Reads builds.
+pub trait ReadBuilds {
+    /// The newest builds of a project, at most 100; none when there is no such project.
+    async fn recent(&self, project: &ProjectName) -> Result<Vec<Build>, CallError>;
+
+    /// The builds with these ids; those that CodeBuild does not know are left out.
+    async fn get(&self, ids: &[String]) -> Result<Vec<Build>, CallError>;
+}
+
+/// Lists projects.
+pub trait ListProjects {
+    /// The names of all CodeBuild projects of the account and region.
+    async fn projects(&self) -> Result<Vec<ProjectName>, CallError>;
+}
+
+/// Stoker's own event bus.
+pub trait Publish {
+    /// Puts events on the bus.
+    async fn publish(&self, events: &[Event]) -> Result<(), CallError>;
+}
+
+/// The secrets that webhooks are signed with.
+pub trait ReadSecrets {
+    /// Every secret that is valid now.
+    async fn webhook_secrets(&self) -> Result<Vec<Vec<u8>>, CallError>;
+}

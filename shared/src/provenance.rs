@@ -1,0 +1,70 @@
+//! Where the content of a line comes from, kept as annotations of its manifest.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+
+use crate::names::{Commit, Digest, Line};
+
+const LINE: &str = "stoker.line";
+const COMMIT: &str = "stoker.commit";
+const BUILD: &str = "stoker.build";
+const BUILT_AT: &str = "stoker.built-at";
+const MERGED: &str = "stoker.merged";
+const PARENT: &str = "stoker.parent";
+
+/// What a line's manifest says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Provenance {
+    /// The newest build whose export the line holds.
+    pub built: Option<Built>,
+    /// The commit whose cache a merge brought in last.
+    pub merged: Option<Commit>,
+    /// The cache that the line left for this one.
+    pub parent: Option<Digest>,
+}
+
+/// A build whose export a line holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Built {
+    /// When the build started.
+    pub at: Timestamp,
+    /// What it built.
+    pub commit: Commit,
+    /// Its id.
+    pub build: String,
+}
+
+impl Provenance {
+    /// The annotations of a manifest on `line`.
+    #[must_use]
+    pub fn annotations(&self, line: &Line) -> BTreeMap<String, String> {
+        let mut annotations = BTreeMap::from([(LINE.to_owned(), line.to_string())]);
+        if let Some(built) = &self.built {
+            annotations.insert(COMMIT.to_owned(), built.commit.to_string());
+            annotations.insert(BUILD.to_owned(), built.build.clone());
+            annotations.insert(BUILT_AT.to_owned(), built.at.to_string());
+        }
+        annotations.extend(self.merged.iter().map(|commit| (MERGED.to_owned(), commit.to_string())));
+        annotations.extend(self.parent.iter().map(|digest| (PARENT.to_owned(), digest.to_string())));
+        annotations
+    }
+
+    /// Reads a manifest's annotations; what is missing or malformed is left out.
+    #[must_use]
+    pub fn read(annotations: &BTreeMap<String, String>) -> Self {
+        let value = |name: &str| annotations.get(name);
+        let built = || {
+            Some(Built {
+                at: value(BUILT_AT)?.parse().ok()?,
+                commit: Commit::new(value(COMMIT)?).ok()?,
+                build: value(BUILD)?.clone(),
+            })
+        };
+        Self {
+            built: built(),
+            merged: value(MERGED).and_then(|commit| Commit::new(commit).ok()),
+            parent: value(PARENT).and_then(|digest| Digest::new(digest).ok()),
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! An AWS account in memory: every port, and faults on demand.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashMap};
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use stoker::error::{CallError, Failure};
+use stoker::event::Event;
+use stoker::names::{CacheRepository, Digest, ProjectName, Tag};
+use stoker::ports::{
+    Build, BuildOrder, BuildStatus, Catalogue, Image, ListProjects, ListedImage, Ordered, Publish, ReadBlobs,
+    ReadBuilds, ReadImages, ReadSecrets, StartBuilds, WriteImages,
+};
+
+/// How one call goes wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// It fails, and nothing happened.
+    Before(Failure),
+    /// It happened, and the answer was lost.
+    After(Failure),
+}
+
+/// An image as the registry keeps it.
+#[derive(Debug, Clone)]
+pub struct Stored {
+    /// The manifest.
+    pub image: Image,
+    /// Its tags.
+    pub tags: Vec<String>,
+    /// When it was first pushed.
+    pub pushed_at: Timestamp,
+}
+
+/// The account.
+#[derive(Default)]
+pub struct Account {
+    now: Cell<Timestamp>,
+    images: RefCell<BTreeMap<CacheRepository, Vec<Stored>>>,
+    blobs: RefCell<HashMap<Digest, Bytes>>,
+    /// Every build, the oldest first.
+    pub builds: RefCell<Vec<Build>>,
+    tokens: RefCell<HashMap<String, (BuildOrder, Timestamp, String)>>,
+    /// The CodeBuild projects there are.
+    pub projects: RefCell<Vec<ProjectName>>,
+    /// Events put on the bus and not yet taken.
+    pub bus: RefCell<Vec<Event>>,
+    /// Valid webhook secrets.
+    pub secrets: RefCell<Vec<Vec<u8>>>,
+    /// Every call so far, such as `ecr:BatchGetImage`.
+    pub calls: RefCell<Vec<&'static str>>,
+    /// Faults by the number of the call, counted from 0.
+    pub faults: RefCell<HashMap<usize, Fault>>,
+}
+
+impl Account {
+    /// Sets the clock.
+    pub fn set_now(&self, now: Timestamp) {
+        self.now.set(now);
+    }
+
+    /// The clock.
+    pub fn now(&self) -> Timestamp {
+        self.now.get()
+    }
+
+    /// Where each tag of a repository points.
+    pub fn tags(&self, repository: &CacheRepository) -> BTreeMap<String, Digest> {
+        let images = self.images.borrow();
+        let images = images.get(repository).into_iter().flatten();
+        images.flat_map(|s| s.tags.iter().map(|tag| (tag.clone(), s.image.digest.clone()))).collect()
+    }
+
+    /// The image under a tag.
+    pub fn image(&self, repository: &CacheRepository, tag: &str) -> Option<Image> {
+        let images = self.images.borrow();
+        let mut images = images.get(repository).into_iter().flatten();
+        images.find(|stored| stored.tags.iter().any(|t| t == tag)).map(|stored| stored.image.clone())
+    }
+
+    /// A blob, whoever asks.
+    pub fn raw_blob(&self, digest: &Digest) -> Option<Bytes> {
+        self.blobs.borrow().get(digest).cloned()
+    }
+
+    /// What a build (or anybody else with push rights) does.
+    pub fn push(&self, repository: &CacheRepository, tag: &str, media_type: &str, manifest: Bytes, blobs: Vec<Bytes>) {
+        for blob in blobs {
+            self.blobs.borrow_mut().insert(Digest::of(&blob), blob);
+        }
+        let digest = Digest::of(&manifest);
+        let mut repositories = self.images.borrow_mut();
+        let images = repositories.entry(repository.clone()).or_default();
+        for stored in images.iter_mut() {
+            stored.tags.retain(|held| held != tag);
+        }
+        if let Some(stored) = images.iter_mut().find(|stored| stored.image.digest == digest) {
+            stored.tags.push(tag.to_owned());
+        } else {
+            let image = Image { digest, media_type: media_type.to_owned(), manifest };
+            images.push(Stored { image, tags: vec![tag.to_owned()], pushed_at: self.now() });
+        }
+    }
+
+    fn call<T>(&self, operation: &'static str, effect: impl FnOnce() -> Result<T, CallError>) -> Result<T, CallError> {
+        let number = self.calls.borrow().len();
+        self.calls.borrow_mut().push(operation);
+        let fault = self.faults.borrow_mut().remove(&number);
+        let error = |failure| Err(CallError::new(operation, "the account in memory", failure, "an injected fault"));
+        match fault {
+            Some(Fault::Before(failure)) => error(failure),
+            Some(Fault::After(failure)) => effect().and_then(|_| error(failure)),
+            None => effect(),
+        }
+    }
+}
+
+impl ReadImages for Account {
+    async fn images(&self, repository: &CacheRepository, tags: &[Tag]) -> Result<Vec<Option<Image>>, CallError> {
+        self.call("ecr:BatchGetImage", || {
+            assert!(tags.len() <= 100, "one request names at most 100 images");
+            Ok(tags.iter().map(|tag| self.image(repository, tag.as_str())).collect())
+        })
+    }
+}
+
+impl ReadBlobs for Account {
+    async fn blob(&self, _: &CacheRepository, digest: &Digest, limit: usize) -> Result<Bytes, CallError> {
+        let operation = "registry:GetBlob";
+        self.call(operation, || {
+            let missing = || CallError::new(operation, digest, Failure::NotFound, "no such blob");
+            self.raw_blob(digest).filter(|blob| blob.len() <= limit).ok_or_else(missing)
+        })
+    }
+}
+
+impl WriteImages for Account {
+    async fn put_blob(&self, _: &CacheRepository, digest: &Digest, bytes: Bytes) -> Result<(), CallError> {
+        self.call("registry:PutBlob", || {
+            assert_eq!(*digest, Digest::of(&bytes), "a registry checks the digest");
+            self.blobs.borrow_mut().insert(digest.clone(), bytes);
+            Ok(())
+        })
+    }
+
+    async fn put_image(
+        &self,
+        repository: &CacheRepository,
+        tag: &Tag,
+        media_type: &str,
+        manifest: Bytes,
+    ) -> Result<(), CallError> {
+        let operation = "registry:PutManifest";
+        self.call(operation, || {
+            let parsed: serde_json::Value = serde_json::from_slice(&manifest).expect("a manifest is JSON");
+            let layers = parsed["layers"].as_array().expect("a manifest has layers");
+            for descriptor in layers.iter().chain([&parsed["config"]]) {
+                let digest = Digest::new(descriptor["digest"].as_str().expect("a digest")).expect("a digest");
+                if self.raw_blob(&digest).is_none() {
+                    return Err(CallError::new(operation, tag, Failure::Refused, "LayersNotFound"));
+                }
+            }
+            self.push(repository, tag.as_str(), media_type, manifest, Vec::new());
+            Ok(())
+        })
+    }
+}
+
+impl Catalogue for Account {
+    async fn list(&self, repository: &CacheRepository) -> Result<Vec<ListedImage>, CallError> {
+        self.call("ecr:DescribeImages", || {
+            let images = self.images.borrow();
+            let images = images.get(repository).into_iter().flatten();
+            let listed = images.map(|stored| ListedImage {
+                digest: stored.image.digest.clone(),
+                tags: stored.tags.clone(),
+                pushed_at: stored.pushed_at,
+                bytes: 0,
+            });
+            Ok(listed.collect())
+        })
+    }
+
+    async fn delete(
+        &self,
+        repository: &CacheRepository,
+        digests: &[Digest],
+    ) -> Result<Vec<(Digest, String)>, CallError> {
+        self.call("ecr:BatchDeleteImage", || {
+            assert!(digests.len() <= 100, "one request names at most 100 images");
+            if let Some(images) = self.images.borrow_mut().get_mut(repository) {
+                images.retain(|stored| !digests.contains(&stored.image.digest));
+            }
+            Ok(Vec::new())
+        })
+    }
+}
+
+impl StartBuilds for Account {
+    async fn start(&self, order: &BuildOrder) -> Result<Ordered, CallError> {
+        self.call("codebuild:StartBuild", || {
+            if !self.projects.borrow().contains(&order.project) {
+                return Ok(Ordered::NoSuchProject);
+            }
+            let mut tokens = self.tokens.borrow_mut();
+            if let Some((known, at, id)) = tokens.get(&order.token)
+                && self.now().duration_since(*at) < jiff::SignedDuration::from_mins(5)
+            {
+                let same = known == order;
+                return Ok(if same { Ordered::Started(id.clone()) } else { Ordered::AlreadyOrdered });
+            }
+            let mut builds = self.builds.borrow_mut();
+            let id = format!("{}:{}", order.project, builds.len() + 1);
+            tokens.insert(order.token.clone(), (order.clone(), self.now(), id.clone()));
+            builds.push(Build {
+                id: id.clone(),
+                project: order.project.clone(),
+                status: BuildStatus::InProgress,
+                started_at: self.now(),
+                resolved_commit: order.source_version.clone(),
+                environment: order.environment.iter().map(|(n, v)| ((*n).to_owned(), v.clone())).collect(),
+            });
+            Ok(Ordered::Started(id))
+        })
+    }
+}
+
+impl ReadBuilds for Account {
+    async fn recent(&self, project: &ProjectName) -> Result<Vec<Build>, CallError> {
+        self.call("codebuild:ListBuildsForProject", || {
+            let builds = self.builds.borrow();
+            Ok(builds.iter().rev().filter(|build| build.project == *project).take(100).cloned().collect())
+        })
+    }
+
+    async fn get(&self, ids: &[String]) -> Result<Vec<Build>, CallError> {
+        self.call("codebuild:BatchGetBuilds", || {
+            let builds = self.builds.borrow();
+            Ok(builds.iter().filter(|build| ids.contains(&build.id)).cloned().collect())
+        })
+    }
+}
+
+impl ListProjects for Account {
+    async fn projects(&self) -> Result<Vec<ProjectName>, CallError> {
+        self.call("codebuild:ListProjects", || Ok(self.projects.borrow().clone()))
+    }
+}
+
+impl Publish for Account {
+    async fn publish(&self, events: &[Event]) -> Result<(), CallError> {
+        self.call("events:PutEvents", || {
+            self.bus.borrow_mut().extend_from_slice(events);
+            Ok(())
+        })
+    }
+}
+
+impl ReadSecrets for Account {
+    async fn webhook_secrets(&self) -> Result<Vec<Vec<u8>>, CallError> {
+        self.call("secretsmanager:GetSecretValue", || Ok(self.secrets.borrow().clone()))
+    }
+}

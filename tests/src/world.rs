@@ -1,0 +1,548 @@
+//! A world in which people push and merge: it signs webhooks, routes events as `template.yaml` does, runs builds, and
+//! tries again what failed, as Lambda and SQS do.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use aws_lambda_events::lambda_function_urls::LambdaFunctionUrlRequest;
+use aws_lambda_events::sqs::{SqsEvent, SqsMessage};
+use bytes::Bytes;
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
+use sha2::Sha256;
+use stoker::cache::{self, Cache, Kind};
+use stoker::event::{Envelope, Event};
+use stoker::handout::Handed;
+use stoker::names::{CacheRepository, Commit, Digest, Line, ProjectName, Scope, Tag};
+use stoker::policy::Policy;
+use stoker::ports::{Build, BuildStatus};
+
+use crate::account::Account;
+
+const SECRET: &[u8] = b"a secret for stories";
+/// Host of the registry in the story.
+pub const REGISTRY: &str = "registry.example";
+
+/// What a commit's Dockerfile does: two independent stages, and a last step that needs both.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    /// Versions of stage A's dependencies, its source, and the same of stage B.
+    pub versions: [u32; 4],
+}
+
+impl Source {
+    /// The steps by the keys of what they need; the key of a step tells all that went into it.
+    fn steps(&self) -> Vec<(String, Vec<String>)> {
+        let [deps_a, source_a, deps_b, source_b] = self.versions;
+        let deps = |stage: &str, version: u32| format!("deps-{stage}@{version}");
+        let compile = |stage: &str, on: &str, version: u32| format!("compile-{stage}@{version}({on})");
+        let (deps_a, deps_b) = (deps("a", deps_a), deps("b", deps_b));
+        let (built_a, built_b) = (compile("a", &deps_a, source_a), compile("b", &deps_b, source_b));
+        let link = format!("link({built_a},{built_b})");
+        vec![
+            (deps_a.clone(), vec![]),
+            (deps_b.clone(), vec![]),
+            (built_a.clone(), vec![deps_a]),
+            (built_b.clone(), vec![deps_b]),
+            (link, vec![built_a, built_b]),
+        ]
+    }
+}
+
+/// A build that ran.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ran {
+    /// Its id.
+    pub id: String,
+    /// Its line.
+    pub line: String,
+    /// Names of the steps that ran, such as `deps-a`.
+    pub ran: Vec<String>,
+    /// What it read.
+    pub reads: Vec<String>,
+}
+
+impl Ran {
+    /// Whether any dependency step ran.
+    #[must_use]
+    pub fn ran_dependencies(&self) -> bool {
+        self.ran.iter().any(|step| step.starts_with("deps"))
+    }
+}
+
+/// A message in a queue.
+#[derive(Debug, Clone)]
+struct Message {
+    id: String,
+    body: String,
+    receives: u32,
+}
+
+/// The world.
+pub struct World {
+    /// The AWS account.
+    pub account: Account,
+    policy: Policy,
+    sources: HashMap<Commit, Source>,
+    promotions: Vec<Message>,
+    retentions: Vec<Message>,
+    invocations: Vec<(&'static str, String, u32)>,
+    /// Events that were given up.
+    pub dead: Vec<String>,
+    /// Every signed webhook so far: its event, its body.
+    pub deliveries: Vec<(&'static str, Vec<u8>)>,
+    /// Every event of AWS's own so far.
+    pub aws_events: Vec<String>,
+    /// Whether AWS's own events are lost.
+    pub loses_aws_events: bool,
+    next: u32,
+}
+
+/// The policy of the stories.
+pub const POLICY: &str = "
+version: 1
+defaults:
+  retention: { mode: apply, lease: 24h, idle-branch: 30d }
+  warm: { stale-after: 7d }
+projects:
+  - name: app
+    repository: github.com/example/app
+";
+
+impl Default for World {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl World {
+    /// A world with one project, `app`, of `github.com/example/app`.
+    #[must_use]
+    pub fn new() -> Self {
+        let account = Account::default();
+        account.set_now("2026-11-21T08:00:00Z".parse().unwrap());
+        account.secrets.borrow_mut().push(SECRET.to_vec());
+        account.projects.borrow_mut().push(ProjectName::new("app").unwrap());
+        Self {
+            account,
+            policy: Policy::parse("the story's policy", POLICY).unwrap(),
+            sources: HashMap::new(),
+            promotions: Vec::new(),
+            retentions: Vec::new(),
+            invocations: Vec::new(),
+            dead: Vec::new(),
+            deliveries: Vec::new(),
+            aws_events: Vec::new(),
+            loses_aws_events: false,
+            next: 0,
+        }
+    }
+
+    /// The repository with the caches.
+    #[must_use]
+    pub fn repository(&self) -> CacheRepository {
+        CacheRepository::new("stoker/app").unwrap()
+    }
+
+    /// A new commit with this source.
+    pub fn commit(&mut self, versions: [u32; 4]) -> Commit {
+        self.next += 1;
+        let commit = Commit::new(format!("{:040x}", self.next)).unwrap();
+        self.sources.insert(commit.clone(), Source { versions });
+        commit
+    }
+
+    /// Time goes by.
+    pub fn wait(&self, duration: SignedDuration) {
+        self.account.set_now(self.account.now() + duration);
+    }
+
+    /// Somebody pushes `commits`, the last of them the new head.
+    pub async fn push(&mut self, branch: &str, commits: &[&Commit]) {
+        let ids: Vec<Value> = commits.iter().map(|commit| json!({ "id": commit.as_str() })).collect();
+        let head = commits.last().expect("a push has a head");
+        let body = json!({
+            "ref": format!("refs/heads/{branch}"), "before": "0".repeat(40), "after": head.as_str(),
+            "created": false, "deleted": false, "forced": false, "commits": ids, "repository": repository(),
+        });
+        self.deliver("push", &body).await;
+    }
+
+    /// Somebody deletes a branch.
+    pub async fn delete_branch(&mut self, branch: &str) {
+        let body = json!({
+            "ref": format!("refs/heads/{branch}"), "before": "1".repeat(40), "after": "0".repeat(40),
+            "created": false, "deleted": true, "forced": false, "commits": [], "repository": repository(),
+        });
+        self.deliver("push", &body).await;
+    }
+
+    /// A pull request's event: `action` is the forge's, or `merged`.
+    pub async fn pull_request(&mut self, action: &str, branch: &str, head: &Commit, merge_commit: Option<&Commit>) {
+        self.pull_request_to("main", "example/app", action, branch, head, merge_commit).await;
+    }
+
+    /// A pull request's event, from any repository to any base.
+    pub async fn pull_request_to(
+        &mut self,
+        base: &str,
+        from: &str,
+        action: &str,
+        branch: &str,
+        head: &Commit,
+        merge_commit: Option<&Commit>,
+    ) {
+        let merged = action == "merged";
+        let body = json!({
+            "action": if merged { "closed" } else { action },
+            "number": 1,
+            "pull_request": {
+                "number": 1, "merged": merged,
+                "merge_commit_sha": merge_commit.map(Commit::as_str),
+                "head": { "ref": branch, "sha": head.as_str(), "repo": { "full_name": from } },
+                "base": { "ref": base },
+            },
+            "repository": repository(),
+        });
+        self.deliver("pull_request", &body).await;
+    }
+
+    /// The forge delivers a webhook, signed.
+    pub async fn deliver(&mut self, event: &'static str, body: &Value) {
+        let body = body.to_string().into_bytes();
+        let status = self.deliver_bytes(event, body.clone()).await;
+        assert!(status < 300 || status == 503, "a genuine webhook was refused with {status}");
+        self.deliveries.push((event, body));
+    }
+
+    async fn deliver_bytes(&mut self, event: &str, body: Vec<u8>) -> i64 {
+        let mac = Hmac::<Sha256>::new_from_slice(SECRET).unwrap().chain_update(&body);
+        let signature = format!("sha256={}", hex::encode(mac.finalize().into_bytes()));
+        let request = request("POST", &[("x-github-event", event), ("x-hub-signature-256", &signature)], &body);
+        let mut status = receive_webhook::handle(&request, &self.account).await.status_code;
+        if status == 503 {
+            // Somebody presses "redeliver".
+            status = receive_webhook::handle(&request, &self.account).await.status_code;
+        }
+        self.route();
+        status
+    }
+
+    /// Everything that was ever delivered comes once more, in this order.
+    pub async fn replay(&mut self, reversed: bool) {
+        let mut deliveries = self.deliveries.clone();
+        let mut aws_events = self.aws_events.clone();
+        if reversed {
+            deliveries.reverse();
+            aws_events.reverse();
+        }
+        for body in aws_events {
+            self.enqueue_promotion(body);
+        }
+        for (event, body) in deliveries {
+            self.deliver_bytes(event, body).await;
+        }
+        self.settle().await;
+    }
+
+    /// The rules of Stoker's bus.
+    fn route(&mut self) {
+        let events: Vec<Event> = self.account.bus.borrow_mut().drain(..).collect();
+        for event in events {
+            let envelope = Envelope { time: Some(self.account.now()), source: "stoker".to_owned(), event };
+            let body = serde_json::to_string(&envelope).unwrap();
+            match &envelope.event {
+                Event::BranchPushed(push) => {
+                    self.invocations.push(("start-build", body.clone(), 0));
+                    if push.to_default_branch {
+                        self.enqueue_promotion(body);
+                    }
+                }
+                Event::PullRequestUpdated(_) => self.invocations.push(("start-build", body, 0)),
+                Event::PullRequestMerged(_) => {
+                    self.invocations.push(("warm-main", body.clone(), 0));
+                    self.enqueue_promotion(body);
+                }
+                Event::BranchDeleted(_) | Event::PullRequestClosed(_) => {
+                    let message = self.message(body);
+                    self.retentions.push(message);
+                }
+                other => panic!("{other:?} is none of Stoker's own events"),
+            }
+        }
+    }
+
+    fn message(&mut self, body: String) -> Message {
+        self.next += 1;
+        Message { id: self.next.to_string(), body, receives: 0 }
+    }
+
+    fn enqueue_promotion(&mut self, body: String) {
+        let message = self.message(body);
+        self.promotions.push(message);
+    }
+
+    /// Lets everything that is under way end: invocations, then queues, trying again as often as AWS would.
+    pub async fn settle(&mut self) {
+        while !(self.invocations.is_empty() && self.promotions.is_empty()) {
+            self.invoke().await;
+            self.promote().await;
+        }
+        self.retain().await;
+    }
+
+    /// Lets only the promotions happen.
+    pub async fn settle_promotions(&mut self) {
+        while !self.promotions.is_empty() {
+            self.promote().await;
+        }
+    }
+
+    /// Lets only the invocations of `start-build` and `warm-main` happen.
+    pub async fn settle_invocations(&mut self) {
+        while !self.invocations.is_empty() {
+            self.invoke().await;
+        }
+    }
+
+    async fn invoke(&mut self) {
+        for (function, body, failures) in std::mem::take(&mut self.invocations) {
+            let envelope = Envelope::parse(&body).unwrap();
+            let failed = if function == "start-build" {
+                start_build::handle(&envelope, &self.policy, REGISTRY, &self.account).await.is_err()
+            } else {
+                let now = self.account.now();
+                warm_main::handle(&envelope, &self.policy, REGISTRY, &self.account, now).await.is_err()
+            };
+            if failed && failures < 2 {
+                self.invocations.push((function, body, failures + 1));
+            } else if failed {
+                self.dead.push(body);
+            }
+        }
+    }
+
+    async fn promote(&mut self) {
+        let take = self.promotions.len().min(10);
+        let mut batch: Vec<Message> = self.promotions.drain(..take).collect();
+        let now = self.account.now();
+        let response = promote_cache::handle(&sqs(&batch), &self.policy, &self.account, now).await;
+        let failed: BTreeSet<String> =
+            response.batch_item_failures.into_iter().map(|failure| failure.item_identifier).collect();
+        batch.retain(|message| failed.contains(&message.id));
+        for mut message in batch {
+            message.receives += 1;
+            if message.receives < 5 {
+                self.promotions.push(message);
+            } else {
+                self.dead.push(message.body);
+            }
+        }
+    }
+
+    /// One round of the retention queue; what is still leased stays in it.
+    pub async fn retain(&mut self) {
+        let batch = std::mem::take(&mut self.retentions);
+        let now = self.account.now();
+        let response = enforce_retention::handle_batch(&sqs(&batch), &self.policy, &self.account, now).await;
+        let again: BTreeSet<String> =
+            response.batch_item_failures.into_iter().map(|failure| failure.item_identifier).collect();
+        self.retentions.extend(batch.into_iter().filter(|message| again.contains(&message.id)));
+    }
+
+    /// The nightly schedules fire.
+    pub async fn night(&mut self) {
+        let now = self.account.now();
+        let tick = Envelope { time: None, source: "stoker".to_owned(), event: Event::NightlyWarm {} };
+        warm_main::handle(&tick, &self.policy, REGISTRY, &self.account, now).await.unwrap();
+        enforce_retention::handle_nightly(&self.account, &self.policy, now).await.unwrap();
+        self.settle().await;
+    }
+
+    /// The builds that run now.
+    #[must_use]
+    pub fn running(&self) -> Vec<Build> {
+        let builds = self.account.builds.borrow();
+        builds.iter().filter(|build| build.status == BuildStatus::InProgress).cloned().collect()
+    }
+
+    /// Runs every started build to its end, with its real cache, and lets its event be handled.
+    pub async fn build(&mut self) -> Vec<Ran> {
+        self.settle().await;
+        let mut all = Vec::new();
+        for build in self.running() {
+            all.push(self.run(&build));
+        }
+        self.settle().await;
+        all
+    }
+
+    /// Runs one build: reuses what the caches that it was handed hold, and exports.
+    pub fn run(&mut self, build: &Build) -> Ran {
+        let handed = Handed::read(&build.environment).expect("a build of Stoker's");
+        let head = handed.commit.clone().unwrap_or_else(|| Commit::new(format!("{:040x}", 1)).unwrap());
+        let source = self.sources.get(&head).expect("a known commit").clone();
+        let known = self.known_steps(&handed.digests);
+        let now = self.account.now();
+        let ran = source.steps().into_iter().map(|(key, _)| key).filter(|key| !known.contains_key(&record(key)));
+        let ran = ran.map(|key| key.split_once(['@', '(']).expect("a step's key").0.to_owned()).collect();
+        let tag = handed.export.expect("every build of the stories exports");
+        self.export(&tag, &source, |key| known.get(&record(key)).copied().unwrap_or(now));
+        self.end(&build.id, BuildStatus::Succeeded, &head);
+        let reads = build.environment["STOKER_READS"].split_whitespace().map(str::to_owned).collect();
+        Ran { id: build.id.clone(), line: handed.line.to_string(), ran, reads }
+    }
+
+    /// Ends a build, and tells it by AWS's event.
+    pub fn end(&mut self, id: &str, status: BuildStatus, commit: &Commit) {
+        let mut builds = self.account.builds.borrow_mut();
+        let build = builds.iter_mut().find(|build| build.id == id).expect("a known build");
+        build.status = status;
+        build.resolved_commit = Some(commit.to_string());
+        let project = build.project.clone();
+        drop(builds);
+        if status == BuildStatus::Succeeded {
+            let arn = format!("arn:aws:codebuild:us-east-1:123456789012:build/{id}");
+            let detail = json!({"build-status": "SUCCEEDED", "project-name": project, "build-id": arn});
+            self.aws_event("aws.codebuild", "CodeBuild Build State Change", &detail);
+        }
+    }
+
+    fn aws_event(&mut self, source: &str, kind: &str, detail: &Value) {
+        let event = json!({"version": "0", "id": "1", "source": source, "detail-type": kind, "detail": detail,
+            "account": "123456789012", "time": self.account.now(), "region": "us-east-1", "resources": []});
+        self.aws_events.push(event.to_string());
+        if !self.loses_aws_events {
+            self.enqueue_promotion(event.to_string());
+        }
+    }
+
+    /// Writes a cache under a tag and tells it by ECR's event, as a build's export does.
+    pub fn export(&mut self, tag: &str, source: &Source, created_at: impl Fn(&str) -> Timestamp) {
+        let repository = self.repository();
+        let (manifest, blobs) = exported(source, created_at);
+        self.account.push(&repository, tag, cache::MANIFEST_MEDIA_TYPE, manifest, blobs);
+        let detail = json!({"result": "SUCCESS", "repository-name": repository, "image-tag": tag, "action-type": "PUSH"});
+        self.aws_event("aws.ecr", "ECR Image Action", &detail);
+    }
+
+    /// When each record of these caches was made.
+    fn known_steps(&self, digests: &BTreeSet<Digest>) -> BTreeMap<Digest, Timestamp> {
+        let repository = self.repository();
+        let mut known = BTreeMap::new();
+        for tag in self.account.tags(&repository).keys() {
+            let image = self.account.image(&repository, tag).expect("a listed tag");
+            if digests.contains(&image.digest) {
+                let config = self.config(&image.manifest);
+                for found in config["records"].as_array().into_iter().flatten() {
+                    let digest = Digest::new(found["digest"].as_str().unwrap()).unwrap();
+                    known.insert(digest, found["layers"][0]["createdAt"].as_str().unwrap().parse().unwrap());
+                }
+            }
+        }
+        known
+    }
+
+    fn config(&self, manifest: &[u8]) -> Value {
+        let Kind::Cache(manifest) = cache::classify(manifest) else { panic!("no cache") };
+        let config = self.account.raw_blob(&manifest.config.digest).expect("its config");
+        serde_json::from_slice(&config).unwrap()
+    }
+
+    /// The cache that a line points to, if any: checked as BuildKit would.
+    #[must_use]
+    pub fn line(&self, line: &str) -> Option<(Digest, Cache)> {
+        let scope = Scope::of(&ProjectName::new("app").unwrap());
+        let tag = Tag::line(&scope, &Line::parse(line).unwrap());
+        let image = self.account.image(&self.repository(), tag.as_str())?;
+        let Kind::Cache(manifest) = cache::classify(&image.manifest) else { panic!("{line} is no cache") };
+        let config = self.account.raw_blob(&manifest.config.digest).expect("its config");
+        let cache = Cache::parse(&manifest, &config).expect("a line is always importable");
+        for blob in cache.blobs() {
+            assert!(self.account.raw_blob(&blob.digest).is_some(), "{line} misses a blob");
+        }
+        Some((image.digest, cache))
+    }
+
+    /// The steps whose results a line's cache holds.
+    #[must_use]
+    pub fn holds(&self, line: &str, source: [u32; 4]) -> Vec<String> {
+        let (digest, _) = self.line(line).expect("the line");
+        let known = self.known_steps(&BTreeSet::from([digest]));
+        let steps = Source { versions: source }.steps().into_iter().map(|(key, _)| key);
+        steps.filter(|key| known.contains_key(&record(key))).collect()
+    }
+
+    /// Where every line points, leaving history, commits and exports aside.
+    #[must_use]
+    pub fn lines(&self) -> BTreeMap<String, Digest> {
+        let other = |tag: &str| [".history.", ".export.", ".commit."].iter().any(|kind| tag.contains(kind));
+        self.account.tags(&self.repository()).into_iter().filter(|(tag, _)| !other(tag)).collect()
+    }
+}
+
+/// A request to the Function URL.
+#[must_use]
+pub fn request(method: &str, headers: &[(&str, &str)], body: &[u8]) -> LambdaFunctionUrlRequest {
+    let mut request = LambdaFunctionUrlRequest::default();
+    request.request_context.http.method = Some(method.to_owned());
+    for (name, value) in headers {
+        request.headers.insert(name.parse::<http::HeaderName>().unwrap(), value.parse().unwrap());
+    }
+    request.body = Some(String::from_utf8_lossy(body).into_owned());
+    request
+}
+
+fn sqs(batch: &[Message]) -> SqsEvent {
+    let mut event = SqsEvent::default();
+    event.records = batch
+        .iter()
+        .map(|message| {
+            let mut record = SqsMessage::default();
+            record.message_id = Some(message.id.clone());
+            record.body = Some(message.body.clone());
+            record
+        })
+        .collect();
+    event
+}
+
+fn repository() -> Value {
+    json!({ "full_name": "example/app", "html_url": "https://github.com/example/app", "default_branch": "main" })
+}
+
+fn record(key: &str) -> Digest {
+    Digest::of(format!("record {key}").as_bytes())
+}
+
+/// A cache as a build exports it: its manifest, and its blobs with the config first.
+#[must_use]
+pub fn exported(source: &Source, created_at: impl Fn(&str) -> Timestamp) -> (Bytes, Vec<Bytes>) {
+    let steps = source.steps();
+    let index = |key: &String| steps.iter().position(|(known, _)| known == key).expect("a known step");
+    let blobs: Vec<Bytes> = steps.iter().map(|(key, _)| Bytes::from(format!("layer of {key}"))).collect();
+    let layers: Vec<Value> =
+        blobs.iter().map(|blob| json!({ "blob": Digest::of(blob).as_str(), "parent": -1 })).collect();
+    let records: Vec<Value> = steps
+        .iter()
+        .enumerate()
+        .map(|(i, (key, needs))| {
+            let inputs: Vec<Value> = needs.iter().map(|need| json!([{ "link": index(need) }])).collect();
+            json!({
+                "digest": record(key).as_str(), "inputs": inputs,
+                "layers": [{ "layer": i, "createdAt": created_at(key) }],
+            })
+        })
+        .collect();
+    let config = Bytes::from(json!({ "layers": layers, "records": records }).to_string());
+    let descriptor = |media_type: &str, blob: &Bytes| {
+        json!({ "mediaType": media_type, "digest": Digest::of(blob).as_str(), "size": blob.len() })
+    };
+    let manifest = json!({
+        "schemaVersion": 2,
+        "mediaType": cache::MANIFEST_MEDIA_TYPE,
+        "config": descriptor(cache::CONFIG_MEDIA_TYPE, &config),
+        "layers": blobs.iter().map(|b| descriptor("application/vnd.oci.image.layer.v1.tar+gzip", b)).collect::<Vec<_>>(),
+    });
+    (Bytes::from(manifest.to_string()), [config].into_iter().chain(blobs).collect())
+}

@@ -1,0 +1,155 @@
+//! What is not as it should be: the right status, nothing started, nothing lost.
+
+use stories::account::Account;
+use stories::world::{Source, World, exported, request};
+
+async fn status(method: &str, headers: &[(&str, &str)], body: &[u8]) -> (i64, String, usize) {
+    let account = Account::default();
+    account.secrets.borrow_mut().push(b"secret".to_vec());
+    let response = receive_webhook::handle(&request(method, headers, body), &account).await;
+    let events = account.bus.borrow().len();
+    (response.status_code, response.body.unwrap_or_default(), events)
+}
+
+fn sign(body: &[u8]) -> String {
+    use hmac::{KeyInit as _, Mac as _};
+    let mac = hmac::Hmac::<sha2::Sha256>::new_from_slice(b"secret").unwrap().chain_update(body);
+    format!("sha256={}", hex::encode(mac.finalize().into_bytes()))
+}
+
+#[tokio::test]
+async fn webhooks_are_refused_with_the_right_status() {
+    let push = ("x-github-event", "push");
+    let signed = |body: &[u8]| sign(body);
+    let large = vec![b' '; stoker::forge::MAX_BODY + 1];
+    let (ok, bad) = (signed(b"{}"), signed(b"other"));
+    let text = signed(b"payload=%7B%7D");
+    for (expected, method, headers, body) in [
+        (405, "GET", vec![push], b"".as_slice()),
+        (401, "POST", vec![push], b"{}"),
+        (401, "POST", vec![push, ("x-hub-signature-256", "sha256=00")], b"{}"),
+        (401, "POST", vec![push, ("x-hub-signature-256", &bad)], b"{}"),
+        (413, "POST", vec![push, ("x-hub-signature-256", &ok)], &large),
+        (400, "POST", vec![("x-hub-signature-256", ok.as_str())], b"{}"),
+        (400, "POST", vec![push, ("x-hub-signature-256", &ok)], b"{}"),
+        (400, "POST", vec![push, ("x-hub-signature-256", &text)], b"payload=%7B%7D"),
+        (200, "POST", vec![("x-github-event", "star"), ("x-hub-signature-256", &ok)], b"{}"),
+        (200, "POST", vec![("x-github-event", "ping"), ("x-hub-signature-256", &ok)], b"{}"),
+    ] {
+        let (status, message, events) = status(method, &headers, body).await;
+        assert_eq!(status, expected, "{headers:?}: {message}");
+        assert_eq!(events, 0, "nothing reaches the bus");
+    }
+}
+
+#[tokio::test]
+async fn a_stranger_costs_no_call_at_all() {
+    let account = Account::default();
+    let response = receive_webhook::handle(&request("POST", &[("x-github-event", "push")], b"{}"), &account).await;
+    assert_eq!(response.status_code, 401);
+    assert!(account.calls.borrow().is_empty());
+}
+
+#[tokio::test]
+async fn an_unknown_repository_is_ignored() {
+    let mut world = World::new();
+    let body = serde_json::json!({
+        "ref": "refs/heads/main", "after": "1".repeat(40), "commits": [],
+        "repository": { "full_name": "example/other", "html_url": "https://github.com/example/other", "default_branch": "main" },
+    });
+    world.deliver("push", &body).await;
+    assert!(world.build().await.is_empty());
+    assert!(world.dead.is_empty());
+}
+
+#[tokio::test]
+async fn a_project_that_codebuild_does_not_know_is_ignored() {
+    let mut world = World::new();
+    world.account.projects.borrow_mut().clear();
+    let a = world.commit([1, 1, 1, 1]);
+    world.push("main", &[&a]).await;
+    assert!(world.build().await.is_empty());
+    assert!(world.dead.is_empty());
+}
+
+#[tokio::test]
+async fn events_that_are_no_events_are_dropped() {
+    use aws_lambda_events::sqs::{SqsEvent, SqsMessage};
+    let world = World::new();
+    let mut batch = SqsEvent::default();
+    for body in ["", "{}", "null", "[1]", r#"{"source":"aws.codebuild","detail-type":"CodeBuild Build State Change","detail":{}}"#] {
+        let mut message = SqsMessage::default();
+        message.message_id = Some("1".to_owned());
+        message.body = Some(body.to_owned());
+        batch.records.push(message);
+    }
+    let policy = stoker::policy::Policy::parse("policy", stories::world::POLICY).unwrap();
+    let response = promote_cache::handle(&batch, &policy, &world.account, world.account.now()).await;
+    assert!(response.batch_item_failures.is_empty());
+    assert!(world.account.calls.borrow().is_empty());
+}
+
+#[tokio::test]
+async fn an_export_that_is_no_cache_is_left_alone() {
+    let mut world = World::new();
+    let a = world.commit([1, 1, 1, 1]);
+    world.push("feature-a", &[&a]).await;
+    world.settle().await;
+    let build = world.running().pop().unwrap();
+    let tag = build.environment["STOKER_EXPORT"].clone();
+    let repository = world.repository();
+    let media_type = stoker::cache::MANIFEST_MEDIA_TYPE;
+    world.account.push(&repository, &tag, media_type, b"{\"schemaVersion\":2}".as_slice().into(), vec![]);
+    world.end(&build.id, stoker::ports::BuildStatus::Succeeded, &a);
+    world.settle().await;
+    assert!(world.lines().is_empty());
+    assert!(world.dead.is_empty());
+}
+
+#[tokio::test]
+async fn a_line_that_is_no_cache_is_never_handed_to_a_build() {
+    let mut world = World::new();
+    let repository = world.repository();
+    let media_type = stoker::cache::MANIFEST_MEDIA_TYPE;
+    world.account.push(&repository, "app.main", media_type, b"{\"schemaVersion\":2}".as_slice().into(), vec![]);
+    let a = world.commit([1, 1, 1, 1]);
+    world.push("feature-a", &[&a]).await;
+    world.settle().await;
+    assert_eq!(world.running()[0].environment["STOKER_CACHE_FROM"], "");
+}
+
+#[tokio::test]
+async fn resolve_cache_answers_what_a_build_would_have_been_handed() {
+    let mut world = World::new();
+    let base = world.commit([1, 1, 1, 1]);
+    world.push("main", &[&base]).await;
+    world.build().await;
+    let policy = stoker::policy::Policy::parse("policy", stories::world::POLICY).unwrap();
+    let ask = async |question: serde_json::Value| {
+        resolve_cache::handle(question, &policy, stories::world::REGISTRY, &world.account).await
+    };
+    let commit = "ab".repeat(20);
+    let answer = ask(serde_json::json!({"project": "app", "branch": "x", "commit": commit})).await.unwrap();
+    assert_eq!(answer.environment["STOKER_READS"], "main");
+    assert!(answer.environment["STOKER_CACHE_FLAGS"].contains("--cache-to"));
+    let answer = ask(serde_json::json!({"project": "app"})).await.unwrap();
+    assert!(!answer.environment["STOKER_CACHE_FLAGS"].contains("--cache-to"), "without a commit there is no export");
+    let unknown = ask(serde_json::json!({"project": "other"})).await.unwrap_err().to_string();
+    assert!(unknown.contains("policy/stoker.yaml"), "{unknown}");
+    assert!(ask(serde_json::json!({"projekt": "app"})).await.is_err());
+}
+
+#[tokio::test]
+async fn a_cache_too_large_to_import_is_not_handed_to_a_build() {
+    let mut world = World::new();
+    let repository = world.repository();
+    let (manifest, blobs) = exported(&Source { versions: [1, 1, 1, 1] }, |_| "2026-11-21T08:00:00Z".parse().unwrap());
+    let mut manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+    manifest["config"]["size"] = serde_json::json!(2_000_000);
+    let media_type = stoker::cache::MANIFEST_MEDIA_TYPE;
+    world.account.push(&repository, "app.main", media_type, manifest.to_string().into(), blobs);
+    let a = world.commit([1, 1, 1, 1]);
+    world.push("feature-a", &[&a]).await;
+    world.settle().await;
+    assert_eq!(world.running()[0].environment["STOKER_READS"], "");
+}

@@ -1,0 +1,69 @@
+//! Every call that leaves the process fails once, before or after it took effect; the end is that of a calm run.
+
+use std::collections::BTreeMap;
+
+use stoker::error::Failure;
+use stoker::names::Digest;
+use stories::account::Fault;
+use stories::world::World;
+
+/// A life: a branch, its build, its merge, main's build. Answers where the lines' caches end, and the calls made.
+async fn life(fault: Option<(usize, Fault)>) -> (BTreeMap<String, Digest>, usize, World) {
+    let mut world = World::new();
+    world.account.faults.borrow_mut().extend(fault);
+    let base = world.commit([1, 1, 1, 1]);
+    world.push("main", &[&base]).await;
+    world.build().await;
+    let a = world.commit([2, 2, 1, 1]);
+    world.push("feature-a", &[&a]).await;
+    world.build().await;
+    let merge = world.commit([2, 2, 1, 1]);
+    world.pull_request("merged", "feature-a", &a, Some(&merge)).await;
+    world.push("main", &[&a, &merge]).await;
+    world.build().await;
+    let configs = ["main", "branch/feature-a"].map(|line| {
+        let (_, cache) = world.line(line).expect("the line");
+        (line.to_owned(), cache.serialise(BTreeMap::new()).config_digest)
+    });
+    let calls = world.account.calls.borrow().len();
+    (BTreeMap::from(configs), calls, world)
+}
+
+#[tokio::test]
+async fn any_call_may_fail_once() {
+    let (calm, calls, world) = life(None).await;
+    assert!(calls > 30, "the life makes calls worth failing: {calls}");
+    let builds = world.account.builds.borrow().len();
+    for call in 0..calls {
+        for fault in [
+            Fault::Before(Failure::Throttled),
+            Fault::Before(Failure::Unavailable),
+            Fault::After(Failure::Unavailable),
+        ] {
+            let (end, _, world) = life(Some((call, fault))).await;
+            assert_eq!(end, calm, "call {call} {fault:?}");
+            assert_eq!(world.account.builds.borrow().len(), builds, "call {call} {fault:?}: one build for each head");
+            assert!(world.dead.is_empty(), "call {call} {fault:?}: nothing is given up: {:?}", world.dead);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_refused_for_good_ends_among_the_dead_letters_and_hurts_no_other_line() {
+    let mut world = World::new();
+    let a = world.commit([1, 1, 1, 1]);
+    let b = world.commit([2, 2, 2, 2]);
+    world.push("feature-a", &[&a]).await;
+    world.push("feature-b", &[&b]).await;
+    world.settle().await;
+    // Feature A's line holds an ordinary image that somebody pushed by hand.
+    let image = br#"{"schemaVersion":2,"config":{"mediaType":"application/vnd.oci.image.config.v1+json",
+        "digest":"sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855","size":2},"layers":[]}"#;
+    let repository = world.repository();
+    let media_type = stoker::cache::MANIFEST_MEDIA_TYPE;
+    world.account.push(&repository, "app.branch.feature-a", media_type, image.as_slice().into(), vec![]);
+    world.build().await;
+    assert_eq!(world.account.image(&repository, "app.branch.feature-a").unwrap().manifest, image.as_slice());
+    assert_eq!(world.dead.len(), 2, "the event of its build and that of its export: {:?}", world.dead);
+    assert_eq!(world.holds("branch/feature-b", [2, 2, 2, 2]).len(), 5);
+}

@@ -1,0 +1,6 @@
+//! Stories that read like sentences, told on an account in memory.
+
+mod bad_input;
+mod faults;
+mod push_to_main;
+mod retention;

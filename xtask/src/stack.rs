@@ -1,0 +1,187 @@
+//! The stack: `template.yaml` built by SAM, and deployed to the local AWS.
+
+use std::collections::BTreeMap;
+use std::env::consts::ARCH;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context as _, ensure};
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
+
+use crate::world::{World, unzip};
+use crate::{aws, process, tools};
+
+/// The stack's name. Its functions are called `stoker-start-build` and so on.
+pub(crate) const NAME: &str = "stoker";
+/// What the built functions depend on.
+const SOURCES: [&str; 6] =
+    ["Cargo.lock", "Cargo.toml", "functions", "rust-toolchain.toml", "shared", "template.yaml"];
+
+/// What the stack says of itself once it is deployed, by the names in `template.yaml`.
+pub(crate) type Outputs = BTreeMap<String, String>;
+
+/// The full name of one of the stack's functions.
+pub(crate) fn function(name: &str) -> String {
+    format!("{NAME}-{name}")
+}
+
+/// Builds the functions for this machine's processor, unless nothing has changed since the last time.
+pub(crate) fn build() -> anyhow::Result<()> {
+    tools::install()?;
+    let stamp = build_dir().with_extension("stamp");
+    let sources = sources()?;
+    if template().exists() && fs::read_to_string(&stamp).is_ok_and(|built| built == sources) {
+        return Ok(());
+    }
+    let begun = Instant::now();
+    println!("building the functions; the first time takes minutes");
+    let mut command = tools::sam()?;
+    command
+        .current_dir(crate::root())
+        .args(["build", "--beta-features", "--no-cached", "--build-dir"])
+        .arg(build_dir())
+        .args(["--parameter-overrides", &format!("Architecture={}", architecture()?)]);
+    process::run(&mut command, "building", &log("build"), |line| {
+        let (_, function) = line.strip_prefix("Building codeuri:")?.rsplit_once("functions: ")?;
+        Some(function.to_owned())
+    })?;
+    fs::write(stamp, sources)?;
+    println!("  built in {} s", begun.elapsed().as_secs());
+    Ok(())
+}
+
+/// Deploys the built stack with this policy document, or updates it, and waits until it is in force.
+///
+/// Parameters that are not given have the template's defaults, but for the architecture and the registry, which are this
+/// machine's and this world's.
+pub(crate) fn deploy(world: &World, policy: &str, parameters: &[(&str, &str)]) -> anyhow::Result<Outputs> {
+    let begun = Instant::now();
+    println!("deploying the stack `{NAME}`");
+    let registry = world.registry();
+    let mut all = BTreeMap::from([("Architecture", architecture()?), ("RegistryHost", registry.as_str())]);
+    all.extend(parameters.iter().copied());
+    let mut command = tools::sam()?;
+    command
+        .current_dir(build_dir())
+        .args(["deploy", "--template-file"])
+        .arg(with_policy(policy)?)
+        .args(["--stack-name", NAME, "--resolve-s3", "--no-confirm-changeset", "--no-fail-on-empty-changeset"])
+        .args(["--capabilities", "CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"])
+        .arg("--parameter-overrides")
+        .args(all.iter().map(|(name, value)| format!("ParameterKey={name},ParameterValue={value}")))
+        .env("AWS_ENDPOINT_URL", world.endpoint())
+        .env("AWS_ACCESS_KEY_ID", aws::KEY_ID)
+        .env("AWS_SECRET_ACCESS_KEY", aws::SECRET_KEY);
+    process::run(&mut command, "deploying", &log("deploy"), |_| None)?;
+    let outputs = world.aws().stack_outputs(NAME)?;
+    bring_layer_to_opt(world, &outputs)?;
+    println!("  deployed in {:.1} s", begun.elapsed().as_secs_f32());
+    Ok(outputs)
+}
+
+/// Deletes the stack from the local AWS.
+pub(crate) fn delete(world: &World) -> anyhow::Result<()> {
+    let mut command = tools::sam()?;
+    command
+        .args(["delete", "--stack-name", NAME, "--no-prompts", "--region", aws::REGION])
+        .env("AWS_ENDPOINT_URL", world.endpoint())
+        .env("AWS_ACCESS_KEY_ID", aws::KEY_ID)
+        .env("AWS_SECRET_ACCESS_KEY", aws::SECRET_KEY);
+    process::run(&mut command, "deleting the stack", &log("delete"), |_| None)
+}
+
+/// Lambda unpacks layers to `/opt`; the local AWS runs functions as plain processes and does not. So what was deployed is
+/// fetched from it and unpacked to where the functions have been told to look.
+fn bring_layer_to_opt(world: &World, outputs: &Outputs) -> anyhow::Result<()> {
+    let aws = world.aws();
+    let layer = outputs.get("PolicyLayer").context("the stack has no output PolicyLayer")?;
+    let mut parts = layer.rsplit(':');
+    let (version, name) = parts.next().zip(parts.next()).context("the policy's layer has no ARN")?;
+    let layer = aws.rest("lambda", "GET", &format!("/2018-10-31/layers/{name}/versions/{version}"), None)?;
+    let location = layer["Content"]["Location"].as_str().context("the policy's layer has no content")?;
+    let archive = world.dir().join("layer.zip");
+    fs::write(&archive, aws.download(location)?)?;
+
+    let (opt, new) = (world.opt(), world.dir().join("opt.new"));
+    unzip(&archive, &new)?;
+    ensure!(new.join("stoker.yaml").exists(), "the policy's layer holds no stoker.yaml");
+    fs::remove_dir_all(&opt)?;
+    fs::rename(new, opt)?;
+
+    // A warm function may have read the policy that was there before. To be configured makes it start anew.
+    let functions = aws.rest("lambda", "GET", "/2015-03-31/functions/", None)?;
+    for function in functions["Functions"].as_array().map(Vec::as_slice).unwrap_or_default() {
+        if let Some(name) = function["FunctionName"].as_str().filter(|name| name.starts_with(NAME)) {
+            let path = format!("/2015-03-31/functions/{name}/configuration");
+            aws.rest("lambda", "PUT", &path, Some(&json!({ "Description": function["Description"] })))?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes a copy of the built template whose policy layer has this content.
+fn with_policy(policy: &str) -> anyhow::Result<PathBuf> {
+    let layer = crate::home().join("policy");
+    fs::create_dir_all(&layer)?;
+    fs::write(layer.join("stoker.yaml"), policy)?;
+    let built = fs::read_to_string(template()).context("the functions are not built")?;
+    let mut copy = String::with_capacity(built.len());
+    let mut found = 0;
+    for line in built.lines() {
+        match line.split_once("ContentUri:") {
+            Some((indent, _)) => {
+                found += 1;
+                writeln!(copy, "{indent}ContentUri: {}", json!(layer))?;
+            }
+            None => writeln!(copy, "{line}")?,
+        }
+    }
+    ensure!(found == 1, "the template has {found} layers rather than the policy's");
+    let file = build_dir().join("deployed.yaml");
+    fs::write(&file, copy)?;
+    Ok(file)
+}
+
+/// A digest of all that the built functions depend on.
+fn sources() -> anyhow::Result<String> {
+    let files = Command::new("git")
+        .current_dir(crate::root())
+        .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard", "--"])
+        .args(SOURCES)
+        .output()
+        .context("cannot run `git`")?;
+    ensure!(files.status.success(), "`git ls-files` failed: {}", String::from_utf8_lossy(&files.stderr));
+    let mut digest = Sha256::new();
+    for file in String::from_utf8_lossy(&files.stdout).split_terminator('\0') {
+        // A file that was deleted but not committed yet is still listed.
+        if let Ok(content) = fs::read(crate::root().join(file)) {
+            digest.update(format!("{file}\0{}\0", content.len()));
+            digest.update(content);
+        }
+    }
+    Ok(hex::encode(digest.finalize()))
+}
+
+fn architecture() -> anyhow::Result<&'static str> {
+    match ARCH {
+        "x86_64" => Ok("x86_64"),
+        "aarch64" => Ok("arm64"),
+        other => anyhow::bail!("Lambda knows no {other} processors, so the functions cannot run here"),
+    }
+}
+
+fn build_dir() -> PathBuf {
+    crate::home().join("sam")
+}
+
+fn template() -> PathBuf {
+    build_dir().join("template.yaml")
+}
+
+fn log(name: &str) -> PathBuf {
+    crate::home().join("logs").join(format!("sam-{name}.log"))
+}

@@ -1,0 +1,281 @@
+//! The local world: an AWS on this machine, its processes, files and ports, under `.stoker/world`.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::aws::{self, Aws};
+use crate::{process, tools};
+
+/// Where the local AWS listens if nobody else does.
+const PORT: u16 = 4567;
+/// Where the local `CodeBuild` listens if nobody else does.
+const CODEBUILD_PORT: u16 = 4568;
+/// The local AWS takes a second or two to start.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// Separates the fields of the access log.
+const FIELD: char = '\t';
+
+/// What a new world is to be like.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Settings {
+    /// Functions may do only what their roles in template.yaml allow; every caller has to sign.
+    pub(crate) enforce_roles: bool,
+    /// More environment variables for the local AWS. The functions inherit them.
+    pub(crate) environment: Vec<(String, String)>,
+}
+
+/// A running local AWS.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct World {
+    /// The port of the local AWS, on the loopback interface.
+    pub(crate) port: u16,
+    /// The port at which functions look for `CodeBuild`.
+    pub(crate) codebuild_port: u16,
+    processes: BTreeMap<String, Started>,
+}
+
+/// A process of the world. The mark is a part of its command line, by which it is told from others with its id.
+#[derive(Debug, Serialize, Deserialize)]
+struct Started {
+    id: u32,
+    mark: String,
+}
+
+/// A request that the local AWS has answered.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Request {
+    /// When it was answered, as the log has it: `[21/Nov/2026:09:06:02 +0000]`.
+    pub(crate) time: String,
+    /// Its method.
+    pub(crate) method: String,
+    /// Its path, without the query.
+    pub(crate) path: String,
+    /// The status of the answer.
+    pub(crate) status: u16,
+    /// The operation, as `AWSEvents.PutEvents`, where the service speaks JSON.
+    pub(crate) target: Option<String>,
+    /// How long the answer took, in seconds.
+    pub(crate) seconds: f64,
+    /// Who asked. Functions say `aws-sdk-rust` in it.
+    pub(crate) agent: String,
+}
+
+impl World {
+    /// Starts a new, empty world. One that is left over from before is ended first.
+    pub(crate) fn start(settings: &Settings) -> anyhow::Result<Self> {
+        if let Some(old) = Self::attach()? {
+            old.stop()?;
+        }
+        let dir = dir();
+        if dir.exists() {
+            fs::remove_dir_all(&dir).with_context(|| format!("cannot empty {}", dir.display()))?;
+        }
+        for part in ["opt", "logs", "tmp"] {
+            fs::create_dir_all(dir.join(part))?;
+        }
+        let port = free_port(PORT)?;
+        let codebuild_port = free_port(CODEBUILD_PORT)?;
+        let mut world = Self { port, codebuild_port, processes: BTreeMap::new() };
+        world.start_aws(settings)?;
+        Ok(world)
+    }
+
+    /// The world that is running, if one is.
+    pub(crate) fn attach() -> anyhow::Result<Option<Self>> {
+        let file = record();
+        let Ok(text) = fs::read(&file) else { return Ok(None) };
+        let world: Self =
+            serde_json::from_slice(&text).with_context(|| format!("cannot read {}", file.display()))?;
+        let alive = world.processes.values().any(|p| process::is_running(p.id, &p.mark));
+        Ok(alive.then_some(world))
+    }
+
+    /// Starts another process of the world, which ends with it. Its output goes to `<name>.log` in [`Self::dir`].
+    ///
+    /// The `mark` is a part of its command line, such as the program's name.
+    pub(crate) fn spawn(&mut self, name: &str, mark: &str, command: &mut Command) -> anyhow::Result<()> {
+        let id = process::start(command, &self.dir().join(format!("{name}.log")))?;
+        self.processes.insert(name.to_owned(), Started { id, mark: mark.to_owned() });
+        self.write_down()
+    }
+
+    /// Ends one process that [`Self::spawn`] started.
+    pub(crate) fn end(&mut self, name: &str) -> anyhow::Result<()> {
+        if let Some(started) = self.processes.remove(name) {
+            process::end(started.id, &started.mark)?;
+        }
+        self.write_down()
+    }
+
+    /// Whether a process that [`Self::spawn`] started is still there.
+    pub(crate) fn is_running(&self, name: &str) -> bool {
+        self.processes.get(name).is_some_and(|p| process::is_running(p.id, &p.mark))
+    }
+
+    /// Ends all of it. Its logs stay until the next one starts.
+    pub(crate) fn stop(self) -> anyhow::Result<()> {
+        for started in self.processes.values() {
+            process::end(started.id, &started.mark)?;
+        }
+        fs::remove_file(record()).context("cannot forget the local AWS")?;
+        println!("the local AWS has ended");
+        Ok(())
+    }
+
+    /// Its address.
+    pub(crate) fn endpoint(&self) -> String {
+        format!("http://{}", self.registry())
+    }
+
+    /// The address at which functions look for `CodeBuild`.
+    pub(crate) fn codebuild_endpoint(&self) -> String {
+        format!("http://127.0.0.1:{}", self.codebuild_port)
+    }
+
+    /// Host and port of its registry, as image names begin with.
+    pub(crate) fn registry(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// A client of it.
+    pub(crate) fn aws(&self) -> Aws {
+        Aws::new(&self.endpoint())
+    }
+
+    /// Where its files are.
+    #[expect(clippy::unused_self, reason = "only a world that was started has files")]
+    pub(crate) fn dir(&self) -> PathBuf {
+        dir()
+    }
+
+    /// What layers bring to `/opt`. Functions run as plain processes here, so their policy is looked for in this place.
+    pub(crate) fn opt(&self) -> PathBuf {
+        self.dir().join("opt")
+    }
+
+    /// All requests that it has answered, oldest first.
+    pub(crate) fn requests(&self) -> anyhow::Result<Vec<Request>> {
+        let file = access_log();
+        let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        Ok(text.lines().filter_map(Request::parse).collect())
+    }
+
+    fn start_aws(&mut self, settings: &Settings) -> anyhow::Result<()> {
+        let begun = Instant::now();
+        let endpoint = self.endpoint();
+        let fields = ["%(t)s", "%(m)s", "%(U)s", "%(s)s", "%({x-amz-target}i)s", "%(L)s", "%(a)s"];
+        let mut command = Command::new(tools::world_bin().join("hypercorn"));
+        tools::without_aws_settings(&mut command)
+            .args(["ministack.app:app", "--bind", &self.registry()])
+            .arg("--access-logfile")
+            .arg(access_log())
+            .args(["--access-logformat", &fields.join(&FIELD.to_string())])
+            // It unpacks functions into the temporary directory, and two of it would delete each other's.
+            .env("TMPDIR", self.dir().join("tmp"))
+            .env("GATEWAY_PORT", self.port.to_string())
+            .env("MINISTACK_HOST", "127.0.0.1")
+            // No containers, and no listeners but the one.
+            .env("DOCKER_HOST", "unix:///nonexistent.sock")
+            .env("IOT_MTLS_ENABLED", "0")
+            .env("SFTP_ENABLED", "0")
+            .env("AUTH", settings.enforce_roles.to_string())
+            // Functions inherit all this, beneath what the template gives them.
+            .env("AWS_ENDPOINT_URL", &endpoint)
+            .env("AWS_ENDPOINT_URL_CODEBUILD", self.codebuild_endpoint())
+            .env("AWS_ACCESS_KEY_ID", aws::KEY_ID)
+            .env("AWS_SECRET_ACCESS_KEY", aws::SECRET_KEY)
+            .env("AWS_DEFAULT_REGION", aws::REGION)
+            .env("STOKER_POLICY", self.opt().join("stoker.yaml"))
+            .env("STOKER_LOG_DIR", self.dir().join("logs"))
+            .envs(settings.environment.iter().map(|(name, value)| (name, value)));
+        self.spawn("ministack", "ministack.app:app", &mut command)?;
+        let aws = self.aws();
+        while !aws.answers() {
+            if !self.is_running("ministack") || begun.elapsed() > START_TIMEOUT {
+                bail!("the local AWS does not start; see {}", self.dir().join("ministack.log").display());
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+        println!("the local AWS listens at {endpoint} ({:.1} s)", begun.elapsed().as_secs_f32());
+        Ok(())
+    }
+
+    fn write_down(&self) -> anyhow::Result<()> {
+        let file = record();
+        fs::write(&file, serde_json::to_vec_pretty(self)?)
+            .with_context(|| format!("cannot write {}", file.display()))
+    }
+}
+
+impl Request {
+    /// Whether one of the functions asked, rather than the outside.
+    pub(crate) fn is_from_function(&self) -> bool {
+        self.agent.contains("aws-sdk-rust")
+    }
+
+    fn parse(line: &str) -> Option<Self> {
+        let (_, line) = line.split_once("[INFO] ")?;
+        let mut fields = line.splitn(7, FIELD).map(str::to_owned);
+        let mut next = || fields.next();
+        Some(Self {
+            time: next()?,
+            method: next()?,
+            path: next()?,
+            status: next()?.parse().ok()?,
+            target: next().filter(|target| target != "-"),
+            seconds: next()?.parse().ok()?,
+            agent: next()?,
+        })
+    }
+}
+
+fn dir() -> PathBuf {
+    crate::home().join("world")
+}
+
+fn record() -> PathBuf {
+    dir().join("world.json")
+}
+
+fn access_log() -> PathBuf {
+    dir().join("access.log")
+}
+
+/// The wanted port if it is free, else any that is.
+fn free_port(wanted: u16) -> anyhow::Result<u16> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, wanted))
+        .or_else(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))
+        .context("no port is free")?;
+    Ok(listener.local_addr()?.port())
+}
+
+/// Unpacks a zip archive into a directory, which must not exist.
+pub(crate) fn unzip(archive: &Path, into: &Path) -> anyhow::Result<()> {
+    let log = dir().join("unzip.log");
+    let mut command = Command::new(tools::world_bin().join("python"));
+    command.args(["-m", "zipfile", "-e"]).arg(archive).arg(into);
+    process::run(&mut command, "unpacking the layer", &log, |_| None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_the_access_log_reads_back() {
+        let line = "[2026-11-21 09:08:41 +0000] [23748] [INFO] [21/Nov/2026:09:08:41 +0000]\tPOST\t/\t200\tAWSEvents.PutEvents\t0.004429\taws-sdk-rust/1.3 os/linux";
+        let request = Request::parse(line).unwrap();
+        assert_eq!((request.status, request.method.as_str(), request.path.as_str()), (200, "POST", "/"));
+        assert_eq!(request.target.as_deref(), Some("AWSEvents.PutEvents"));
+        assert!(request.is_from_function());
+        assert_eq!(Request::parse("[2026-11-21 09:06:02 +0000] [1] [INFO] Running"), None);
+    }
+}
