@@ -39,47 +39,25 @@ impl From<Refusal> for Fault {
             Refusal::InvalidInput(_) => "InvalidInputException",
             Refusal::NotFound(_) => "ResourceNotFoundException",
         };
-        Self {
-            kind,
-            message: refusal.to_string(),
-        }
+        Self { kind, message: refusal.to_string() }
     }
 }
 
 fn invalid(message: impl Into<String>) -> Fault {
-    Fault {
-        kind: "InvalidInputException",
-        message: message.into(),
-    }
+    Fault { kind: "InvalidInputException", message: message.into() }
 }
 
 /// Answers `POST /`.
 pub async fn handle(State(api): State<Api>, headers: HeaderMap, body: Bytes) -> Response {
-    let target = headers
-        .get("x-amz-target")
-        .and_then(|v| v.to_str().ok())
-        .unwrap_or_default();
+    let target = headers.get("x-amz-target").and_then(|v| v.to_str().ok()).unwrap_or_default();
     let (status, value) = match api.answer(target, &body) {
         Ok(value) => (StatusCode::OK, value),
         Err(fault) => {
-            tracing::info!(
-                target,
-                kind = fault.kind,
-                message = fault.message,
-                "request refused"
-            );
-            (
-                StatusCode::BAD_REQUEST,
-                json!({"__type": fault.kind, "message": fault.message}),
-            )
+            tracing::info!(target, kind = fault.kind, reason = fault.message, "request refused");
+            (StatusCode::BAD_REQUEST, json!({"__type": fault.kind, "message": fault.message}))
         }
     };
-    (
-        status,
-        [(header::CONTENT_TYPE, "application/x-amz-json-1.1")],
-        value.to_string(),
-    )
-        .into_response()
+    (status, [(header::CONTENT_TYPE, "application/x-amz-json-1.1")], value.to_string()).into_response()
 }
 
 #[derive(Deserialize)]
@@ -113,10 +91,7 @@ struct List {
 impl Api {
     fn answer(&self, target: &str, body: &[u8]) -> Result<Value, Fault> {
         let Some(action) = target.strip_prefix("CodeBuild_20161006.") else {
-            return Err(Fault {
-                kind: "InvalidAction",
-                message: format!("unknown target `{target}`"),
-            });
+            return Err(Fault { kind: "InvalidAction", message: format!("unknown target `{target}`") });
         };
         match action {
             "StartBuild" => self.start_build(body),
@@ -167,11 +142,8 @@ impl Api {
         let ask: List = read(body)?;
         let project = self.ledger.project(&ask.project_name)?;
         let builds = self.ledger.builds();
-        let mut ids: Vec<String> = builds
-            .iter()
-            .filter(|b| b.project.name == project.name)
-            .map(Build::id)
-            .collect();
+        let mut ids: Vec<String> =
+            builds.iter().filter(|b| b.project.name == project.name).map(Build::id).collect();
         descend(&mut ids, ask.sort_order.as_deref().unwrap_or("DESCENDING"))?;
         page("ids", &ids, ask.next_token.as_deref())
     }
@@ -201,19 +173,14 @@ impl Api {
 }
 
 fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Fault> {
-    let value: Value =
-        serde_json::from_slice(if body.is_empty() { b"{}" } else { body }).map_err(|e| Fault {
-            kind: "SerializationException",
-            message: e.to_string(),
-        })?;
+    let value: Value = serde_json::from_slice(if body.is_empty() { b"{}" } else { body })
+        .map_err(|e| Fault { kind: "SerializationException", message: e.to_string() })?;
     serde_json::from_value(value).map_err(|e| invalid(format!("Invalid input: {e}")))
 }
 
 fn at_most_a_page(ids: Vec<String>) -> Result<Vec<String>, Fault> {
     if ids.is_empty() || ids.len() > PAGE {
-        return Err(invalid(format!(
-            "Invalid input: between 1 and {PAGE} names are allowed"
-        )));
+        return Err(invalid(format!("Invalid input: between 1 and {PAGE} names are allowed")));
     }
     Ok(ids)
 }
@@ -235,9 +202,7 @@ fn page(field: &str, items: &[String], token: Option<&str>) -> Result<Value, Fau
     let start = match token.filter(|token| !token.is_empty()) {
         None => 0,
         Some(token) => {
-            let last = hex::decode(token)
-                .ok()
-                .and_then(|bytes| String::from_utf8(bytes).ok());
+            let last = hex::decode(token).ok().and_then(|bytes| String::from_utf8(bytes).ok());
             let place = last.and_then(|last| items.iter().position(|item| *item == last));
             place.ok_or_else(|| invalid("Invalid token"))? + 1
         }
@@ -259,40 +224,27 @@ mod tests {
 
     fn api() -> Api {
         let (bus, _) = Bus::new(Aws::new("http://127.0.0.1:1"), None);
-        Api {
-            ledger: Arc::new(ledger()),
-            bus: Arc::new(bus),
-        }
+        Api { ledger: Arc::new(ledger()), bus: Arc::new(bus) }
     }
 
     fn call(api: &Api, action: &str, body: &Value) -> Result<Value, (&'static str, String)> {
         let target = format!("CodeBuild_20161006.{action}");
-        api.answer(&target, body.to_string().as_bytes())
-            .map_err(|f| (f.kind, f.message))
+        api.answer(&target, body.to_string().as_bytes()).map_err(|f| (f.kind, f.message))
     }
 
     #[test]
     fn requests_are_checked() {
         let api = api();
         let kind = |action, body: Value| call(&api, action, &body).unwrap_err().0;
-        assert_eq!(
-            kind("StartBuild", json!({"projectName": "no"})),
-            "ResourceNotFoundException"
-        );
+        assert_eq!(kind("StartBuild", json!({"projectName": "no"})), "ResourceNotFoundException");
         assert_eq!(kind("StartBuild", json!({})), "InvalidInputException");
         assert_eq!(
             kind("StartBuild", json!({"projectName": "app", "imageOverride": "x"})),
             "InvalidInputException"
         );
-        assert_eq!(
-            kind("ListBuildsForProject", json!({"projectName": "no"})),
-            "ResourceNotFoundException"
-        );
+        assert_eq!(kind("ListBuildsForProject", json!({"projectName": "no"})), "ResourceNotFoundException");
         assert_eq!(kind("StopBuild", json!({})), "InvalidInputException");
-        assert_eq!(
-            kind("StopBuild", json!({"id": "app:1"})),
-            "ResourceNotFoundException"
-        );
+        assert_eq!(kind("StopBuild", json!({"id": "app:1"})), "ResourceNotFoundException");
         assert_eq!(kind("DeleteProject", json!({})), "InvalidAction");
     }
 
@@ -308,10 +260,7 @@ mod tests {
         let second = call(&api, "ListBuildsForProject", &ask).unwrap();
         assert_eq!(second, json!({"ids": [ids[0]]}));
         let ask = json!({"projectName": "app", "sortOrder": "ASCENDING"});
-        assert_eq!(
-            call(&api, "ListBuildsForProject", &ask).unwrap()["ids"][0],
-            ids[0]
-        );
+        assert_eq!(call(&api, "ListBuildsForProject", &ask).unwrap()["ids"][0], ids[0]);
     }
 
     #[test]
@@ -331,10 +280,7 @@ mod tests {
     #[test]
     fn projects_are_listed_and_told() {
         let api = api();
-        assert_eq!(
-            call(&api, "ListProjects", &json!({})).unwrap(),
-            json!({"projects": ["app"]})
-        );
+        assert_eq!(call(&api, "ListProjects", &json!({})).unwrap(), json!({"projects": ["app"]}));
         let told = call(&api, "BatchGetProjects", &json!({"names": ["app", "no"]})).unwrap();
         assert_eq!(told["projects"][0]["source"]["location"], "/srv/app.git");
         assert_eq!(told["projectsNotFound"], json!(["no"]));

@@ -54,11 +54,7 @@ impl Service {
     /// Its name in a signature, its target prefix, its protocol.
     fn spelled(self) -> (&'static str, &'static str, &'static str) {
         match self {
-            Self::Ecr => (
-                "ecr",
-                "AmazonEC2ContainerRegistry_V20150921",
-                "application/x-amz-json-1.1",
-            ),
+            Self::Ecr => ("ecr", "AmazonEC2ContainerRegistry_V20150921", "application/x-amz-json-1.1"),
             Self::EventBridge => ("events", "AWSEvents", "application/x-amz-json-1.1"),
             Self::Sqs => ("sqs", "AmazonSQS", "application/x-amz-json-1.0"),
         }
@@ -76,10 +72,7 @@ impl Aws {
     /// A client of the stand-in at `endpoint`.
     #[must_use]
     pub fn new(endpoint: &str) -> Self {
-        Self {
-            http: Http::default(),
-            endpoint: endpoint.trim_end_matches('/').to_owned(),
-        }
+        Self { http: Http::default(), endpoint: endpoint.trim_end_matches('/').to_owned() }
     }
 
     /// Where the stand-in listens.
@@ -100,20 +93,10 @@ impl Aws {
             ("authorization", signature.as_str()),
         ];
         let url = format!("{}/", self.endpoint);
-        let reply = self
-            .http
-            .send(Method::POST, &url, &headers, body.to_string())
-            .await;
-        let reply = reply.map_err(|source| AwsError::Http {
-            call: call.clone(),
-            source,
-        })?;
+        let reply = self.http.send(Method::POST, &url, &headers, body.to_string()).await;
+        let reply = reply.map_err(|source| AwsError::Http { call: call.clone(), source })?;
         if !reply.status.is_success() {
-            return Err(AwsError::Refused {
-                call,
-                status: reply.status.as_u16(),
-                message: reply.text(),
-            });
+            return Err(AwsError::Refused { call, status: reply.status.as_u16(), message: reply.text() });
         }
         if reply.body.is_empty() {
             return Ok(Value::Null);
@@ -134,22 +117,12 @@ impl Aws {
             ("x-amz-invocation-type", "Event"),
             ("authorization", &signature),
         ];
-        let reply = self
-            .http
-            .send(Method::POST, &url, &headers, event.to_owned())
-            .await;
-        let reply = reply.map_err(|source| AwsError::Http {
-            call: call.clone(),
-            source,
-        })?;
+        let reply = self.http.send(Method::POST, &url, &headers, event.to_owned()).await;
+        let reply = reply.map_err(|source| AwsError::Http { call: call.clone(), source })?;
         if reply.status.is_success() {
             Ok(())
         } else {
-            Err(AwsError::Refused {
-                call,
-                status: reply.status.as_u16(),
-                message: reply.text(),
-            })
+            Err(AwsError::Refused { call, status: reply.status.as_u16(), message: reply.text() })
         }
     }
 }

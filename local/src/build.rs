@@ -185,13 +185,7 @@ impl Build {
     /// Ends the current phase and starts the next.
     pub fn enter(&mut self, phase: Phase, now: Timestamp) {
         self.leave(Status::Succeeded, None, now);
-        self.phases.push(PhaseRecord {
-            phase,
-            start: now,
-            end: None,
-            status: None,
-            context: None,
-        });
+        self.phases.push(PhaseRecord { phase, start: now, end: None, status: None, context: None });
     }
 
     /// Ends the current phase, unless that is done.
@@ -208,11 +202,8 @@ impl Build {
     pub fn to_json(&self) -> Value {
         let variables: Vec<Value> = self.environment.iter().map(|v| json!(v)).collect();
         let phases: Vec<Value> = self.phases.iter().map(phase_json).collect();
-        let exported: Vec<Value> = self
-            .exported
-            .iter()
-            .map(|(name, value)| json!({"name": name, "value": value}))
-            .collect();
+        let exported: Vec<Value> =
+            self.exported.iter().map(|(name, value)| json!({"name": name, "value": value})).collect();
         let mut build = json!({
             "id": self.id(),
             "arn": self.arn(),

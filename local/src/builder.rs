@@ -75,33 +75,21 @@ impl Builder {
         let file = state.join("builder-cache.txt");
         let made = std::fs::read_to_string(&file).unwrap_or_default();
         let made = made.lines().map(str::to_owned).collect();
-        Ok(Self::Docker(Docker {
-            state: Mutex::new(Cache {
-                made,
-                before: BTreeSet::new(),
-            }),
-            file,
-        }))
+        Ok(Self::Docker(Docker { state: Mutex::new(Cache { made, before: BTreeSet::new() }), file }))
     }
 
     /// The simulated builder: `program docker` builds.
     pub fn simulated(state: &Path, program: &Path) -> Result<Self, BuilderError> {
         let bin = state.join("bin");
         let path = bin.join("docker");
-        let script = format!(
-            "#!/bin/sh\nexec {} docker \"$@\"\n",
-            quoted(&program.to_string_lossy())
-        );
+        let script = format!("#!/bin/sh\nexec {} docker \"$@\"\n", quoted(&program.to_string_lossy()));
         let write = || {
             use std::os::unix::fs::PermissionsExt as _;
             std::fs::create_dir_all(&bin)?;
             std::fs::write(&path, script)?;
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))
         };
-        write().map_err(|source| BuilderError::Io {
-            path: path.clone(),
-            source,
-        })?;
+        write().map_err(|source| BuilderError::Io { path: path.clone(), source })?;
         Ok(Self::Simulated(bin))
     }
 
@@ -155,10 +143,8 @@ impl Builder {
 impl Docker {
     fn remember(&self, cache: &Cache) -> Result<(), BuilderError> {
         let text: String = cache.made.iter().flat_map(|id| [id, "\n"]).collect();
-        std::fs::write(&self.file, text).map_err(|source| BuilderError::Io {
-            path: self.file.clone(),
-            source,
-        })
+        std::fs::write(&self.file, text)
+            .map_err(|source| BuilderError::Io { path: self.file.clone(), source })
     }
 }
 
@@ -180,10 +166,7 @@ async fn prune(cache: &mut Cache) -> Result<(), BuilderError> {
     let there = records().await?;
     cache.made.retain(|id| there.contains(id));
     if !cache.made.is_empty() {
-        tracing::warn!(
-            records = cache.made.len(),
-            "the builder keeps some of what earlier builds left"
-        );
+        tracing::warn!(records = cache.made.len(), "the builder keeps some of what earlier builds left");
     }
     Ok(())
 }
@@ -191,11 +174,7 @@ async fn prune(cache: &mut Cache) -> Result<(), BuilderError> {
 /// The ids of all records in the builder's cache.
 async fn records() -> Result<BTreeSet<String>, BuilderError> {
     let text = docker(&["buildx", "du", "--verbose"]).await?;
-    Ok(text
-        .lines()
-        .filter_map(|line| line.strip_prefix("ID:"))
-        .map(|id| id.trim().to_owned())
-        .collect())
+    Ok(text.lines().filter_map(|line| line.strip_prefix("ID:")).map(|id| id.trim().to_owned()).collect())
 }
 
 async fn docker(arguments: &[&str]) -> Result<String, BuilderError> {
@@ -206,17 +185,11 @@ async fn docker(arguments: &[&str]) -> Result<String, BuilderError> {
         .kill_on_drop(true)
         .output()
         .await
-        .map_err(|source| BuilderError::Spawn {
-            command: command(),
-            source,
-        })?;
+        .map_err(|source| BuilderError::Spawn { command: command(), source })?;
     if output.status.success() {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     } else {
         let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        Err(BuilderError::Failed {
-            command: command(),
-            message,
-        })
+        Err(BuilderError::Failed { command: command(), message })
     }
 }

@@ -27,10 +27,7 @@ pub enum BuildspecError {
 }
 
 fn wrong<T>(field: impl Into<String>, problem: impl Into<String>) -> Result<T, BuildspecError> {
-    Err(BuildspecError::Field {
-        field: field.into(),
-        problem: problem.into(),
-    })
+    Err(BuildspecError::Field { field: field.into(), problem: problem.into() })
 }
 
 /// A buildspec.
@@ -105,10 +102,7 @@ impl Buildspec {
                         !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') || name.is_empty()
                     };
                     if let Some(name) = self.exported.iter().find(legal) {
-                        return wrong(
-                            "env.exported-variables",
-                            format!("has `{name}`, which is no name"),
-                        );
+                        return wrong("env.exported-variables", format!("has `{name}`, which is no name"));
                     }
                 }
                 other => return wrong(format!("env.{other}"), "is not understood here"),
@@ -284,9 +278,7 @@ phases:
         std::fs::write(path("main"), main).unwrap();
         std::fs::write(path("post"), post).unwrap();
         let mut shell = Command::new(shell);
-        shell
-            .arg(path("main"))
-            .envs(spec.variables.iter().map(|(n, v)| (n, v)));
+        shell.arg(path("main")).envs(spec.variables.iter().map(|(n, v)| (n, v)));
         let output = shell.output().unwrap();
         assert_eq!(String::from_utf8_lossy(&output.stderr), "");
         let result = std::fs::read_to_string(path("RESULT")).unwrap();
@@ -297,15 +289,10 @@ phases:
     }
 
     fn story(build: &[&str], code: i32) -> Vec<String> {
-        let mut lines: Vec<String> = [
-            "@@ start 0 0",
-            "@@ end 0 0",
-            "@@ start 1 0",
-            "@@ end 1 0",
-            "@@ start 2 0",
-        ]
-        .map(str::to_owned)
-        .to_vec();
+        let mut lines: Vec<String> =
+            ["@@ start 0 0", "@@ end 0 0", "@@ start 1 0", "@@ end 1 0", "@@ start 2 0"]
+                .map(str::to_owned)
+                .to_vec();
         lines.push("it's 3 in /".to_owned());
         lines.extend(build.iter().map(|&l| l.to_owned()));
         lines.push(format!("@@ end 2 {code}"));
@@ -316,11 +303,7 @@ phases:
     #[test]
     fn phases_run_in_one_shell() {
         for shell in ["sh", "bash"] {
-            assert_eq!(
-                run(shell, "true"),
-                (story(&["not reached"], 0), "it's 3".to_owned()),
-                "{shell}"
-            );
+            assert_eq!(run(shell, "true"), (story(&["not reached"], 0), "it's 3".to_owned()), "{shell}");
         }
     }
 
@@ -336,25 +319,16 @@ phases:
     #[test]
     fn mistakes_are_told_with_their_place() {
         let problem = |text: &str| Buildspec::parse(text).unwrap_err().to_string();
-        assert_eq!(
-            problem("version: 0.1\nphases: {}"),
-            "buildspec: `version` must be 0.2"
-        );
+        assert_eq!(problem("version: 0.1\nphases: {}"), "buildspec: `version` must be 0.2");
         assert_eq!(problem("version: 0.2"), "buildspec: `phases` is missing");
         let text = "version: 0.2\nphases: {build: {command: [a]}}";
-        assert_eq!(
-            problem(text),
-            "buildspec: `phases.build.command` is not understood here"
-        );
+        assert_eq!(problem(text), "buildspec: `phases.build.command` is not understood here");
         assert!(problem("a: [").contains("not valid YAML"));
     }
 
     #[test]
     fn marks_are_found_behind_unfinished_lines() {
-        assert_eq!(
-            Mark::find("text@@ end 2 7", "@@"),
-            Some(("text", Mark::End(2, 7)))
-        );
+        assert_eq!(Mark::find("text@@ end 2 7", "@@"), Some(("text", Mark::End(2, 7))));
         assert_eq!(Mark::find("@@ start 9 0", "@@"), None);
         assert_eq!(Mark::find("text", "@@"), None);
     }

@@ -16,12 +16,8 @@ use crate::{chain, locked};
 /// How long the deployed rules are taken for known.
 const RULES_LIFE: Duration = Duration::from_secs(2);
 /// The pauses before a failed delivery is tried again.
-const PAUSES: [Duration; 4] = [
-    Duration::from_millis(250),
-    Duration::from_millis(500),
-    Duration::from_secs(1),
-    Duration::from_secs(3),
-];
+const PAUSES: [Duration; 4] =
+    [Duration::from_millis(250), Duration::from_millis(500), Duration::from_secs(1), Duration::from_secs(3)];
 
 /// A delivery failed.
 #[derive(Debug, thiserror::Error)]
@@ -69,20 +65,8 @@ impl Bus {
     #[must_use]
     pub fn new(aws: Aws, journal: Option<PathBuf>) -> (Self, Queue) {
         let (queue, events) = unbounded_channel();
-        let journal = Mutex::new(Journal {
-            events: Vec::new(),
-            path: journal,
-            file: None,
-        });
-        (
-            Self {
-                aws,
-                journal,
-                queue,
-                rules: tokio::sync::Mutex::default(),
-            },
-            Queue(events),
-        )
+        let journal = Mutex::new(Journal { events: Vec::new(), path: journal, file: None });
+        (Self { aws, journal, queue, rules: tokio::sync::Mutex::default() }, Queue(events))
     }
 
     /// Keeps an event and queues it for delivery.
@@ -121,15 +105,12 @@ impl Bus {
                         break;
                     }
                     Err(error) => {
-                        tracing::warn!(
-                            event = id(&event),
-                            error = chain(&error),
-                            "the rules cannot be read"
-                        );
-                        match pause {
-                            Some(pause) => tokio::time::sleep(pause).await,
-                            None => tracing::error!(event = id(&event), "event lost"),
-                        }
+                        tracing::warn!(event = id(&event), error = chain(&error), "the rules cannot be read");
+                        let Some(pause) = pause else {
+                            tracing::error!(event = id(&event), "event lost");
+                            break;
+                        };
+                        tokio::time::sleep(pause).await;
                     }
                 }
             }
@@ -157,12 +138,7 @@ impl Bus {
             match self.send(rule, target, event).await {
                 Ok(()) => return,
                 Err(error) => {
-                    tracing::warn!(
-                        event = id(event),
-                        rule,
-                        error = chain(&error),
-                        "delivery failed again"
-                    );
+                    tracing::warn!(event = id(event), rule, error = chain(&error), "delivery failed again");
                 }
             }
         }
@@ -175,16 +151,9 @@ impl Bus {
         let mut matching = Vec::new();
         for rule in self.rules().await?.iter() {
             let ask = json!({"EventPattern": rule.pattern, "Event": text});
-            let answer = self
-                .aws
-                .call(Service::EventBridge, "TestEventPattern", &ask)
-                .await?;
+            let answer = self.aws.call(Service::EventBridge, "TestEventPattern", &ask).await?;
             if answer["Result"] == true {
-                matching.extend(
-                    rule.targets
-                        .iter()
-                        .map(|target| (rule.name.clone(), target.clone())),
-                );
+                matching.extend(rule.targets.iter().map(|target| (rule.name.clone(), target.clone())));
             }
         }
         Ok(matching)
@@ -193,17 +162,11 @@ impl Bus {
     /// The enabled rules with a pattern on the default bus.
     async fn rules(&self) -> Result<Arc<Vec<Rule>>, DeliveryError> {
         let mut known = self.rules.lock().await;
-        if let Some((_, rules)) = known
-            .as_ref()
-            .filter(|(read_at, _)| read_at.elapsed() < RULES_LIFE)
-        {
+        if let Some((_, rules)) = known.as_ref().filter(|(read_at, _)| read_at.elapsed() < RULES_LIFE) {
             return Ok(Arc::clone(rules));
         }
         let mut rules = Vec::new();
-        for rule in self
-            .paged("ListRules", &json!({"EventBusName": "default"}), "Rules")
-            .await?
-        {
+        for rule in self.paged("ListRules", &json!({"EventBusName": "default"}), "Rules").await? {
             let (Some(name), Some(pattern)) = (rule["Name"].as_str(), rule["EventPattern"].as_str()) else {
                 continue;
             };
@@ -212,11 +175,7 @@ impl Bus {
             }
             let ask = json!({"Rule": name, "EventBusName": "default"});
             let targets = self.paged("ListTargetsByRule", &ask, "Targets").await?;
-            rules.push(Rule {
-                name: name.to_owned(),
-                pattern: pattern.to_owned(),
-                targets,
-            });
+            rules.push(Rule { name: name.to_owned(), pattern: pattern.to_owned(), targets });
         }
         let rules = Arc::new(rules);
         *known = Some((Instant::now(), Arc::clone(&rules)));
@@ -245,27 +204,21 @@ impl Bus {
                 return Err(DeliveryError::UnknownInput(arn.to_owned(), field));
             }
         }
-        let body = target["Input"]
-            .as_str()
-            .map_or_else(|| event.to_string(), str::to_owned);
+        let body = target["Input"].as_str().map_or_else(|| event.to_string(), str::to_owned);
         match arn.splitn(6, ':').collect::<Vec<_>>()[..] {
             [_, _, "lambda", _, _, function] => {
                 let function = function.strip_prefix("function:").unwrap_or(function);
-                let (name, qualifier) = function
-                    .split_once(':')
-                    .map_or((function, None), |(n, q)| (n, Some(q)));
+                let (name, qualifier) =
+                    function.split_once(':').map_or((function, None), |(n, q)| (n, Some(q)));
                 self.aws.invoke(name, qualifier, &body).await?;
             }
             [_, _, "sqs", _, _, queue] => {
-                let url = self
-                    .aws
-                    .call(Service::Sqs, "GetQueueUrl", &json!({"QueueName": queue}))
-                    .await?;
+                let url = self.aws.call(Service::Sqs, "GetQueueUrl", &json!({"QueueName": queue})).await?;
                 let mut message = json!({"QueueUrl": url["QueueUrl"], "MessageBody": body});
                 if let Some(group) = target["SqsParameters"]["MessageGroupId"].as_str() {
                     message["MessageGroupId"] = json!(group);
                 }
-                if queue.ends_with(".fifo") {
+                if queue.strip_suffix(".fifo").is_some() {
                     // A target's own id keeps two rules on one queue apart; a replay within five minutes is one of
                     // the duplicates that the queue swallows, so it gets an id of its own.
                     let attempt = uuid::Uuid::new_v4();

@@ -69,10 +69,8 @@ async fn events(State(control): State<Control>) -> Json<Value> {
 
 async fn health(State(control): State<Control>) -> Json<Value> {
     let builds = control.ledger.builds();
-    let (running, queued): (Vec<_>, Vec<_>) = builds
-        .iter()
-        .filter(|b| !b.is_over())
-        .partition(|b| b.started_at.is_some());
+    let (running, queued): (Vec<_>, Vec<_>) =
+        builds.iter().filter(|b| !b.is_over()).partition(|b| b.started_at.is_some());
     let world = control.machine.world();
     Json(json!({
         "builder": control.machine.builder().name(),

@@ -68,20 +68,13 @@ pub fn build_state_change(build: &Build, now: Timestamp) -> Value {
         });
         information["artifact"] = json!({"location": ""});
         information["phases"] = build.phases.iter().map(phase).collect();
-        let exported: Vec<Value> = build
-            .exported
-            .iter()
-            .map(|(name, value)| json!({"name": name, "value": value}))
-            .collect();
+        let exported: Vec<Value> =
+            build.exported.iter().map(|(name, value)| json!({"name": name, "value": value})).collect();
         information["exported-environment-variables"] = json!(exported);
     } else {
         information["logs"] = json!({"deep-link": format!("{console}group=null;stream=null")});
     }
-    let current = if build.is_over() {
-        Phase::Completed
-    } else {
-        Phase::Submitted
-    };
+    let current = if build.is_over() { Phase::Completed } else { Phase::Submitted };
     let detail = json!({
         "build-status": build.status.as_str(),
         "project-name": build.project.name,
@@ -91,22 +84,14 @@ pub fn build_state_change(build: &Build, now: Timestamp) -> Value {
         "current-phase-context": "[]",
         "version": "1",
     });
-    envelope(
-        "CodeBuild Build State Change",
-        "aws.codebuild",
-        &[build.arn()],
-        &detail,
-        now,
-    )
+    envelope("CodeBuild Build State Change", "aws.codebuild", &[build.arn()], &detail, now)
 }
 
 fn phase(record: &PhaseRecord) -> Value {
     let mut phase = json!({"phase-type": record.phase.as_str(), "start-time": console_time(record.start)});
     if let (Some(end), Some(status), Some(seconds)) = (record.end, record.status, record.seconds()) {
-        phase["phase-context"] = json!([record
-            .context
-            .as_ref()
-            .map_or(": ".to_owned(), |c| format!(": {c}"))]);
+        phase["phase-context"] =
+            json!([record.context.as_ref().map_or(": ".to_owned(), |c| format!(": {c}"))]);
         phase["end-time"] = json!(console_time(end));
         phase["duration-in-seconds"] = json!(whole(seconds));
         phase["phase-status"] = json!(status.as_str());
@@ -116,9 +101,7 @@ fn phase(record: &PhaseRecord) -> Value {
 
 /// Such as `Sep 1, 2017 4:12:29 PM`.
 fn console_time(at: Timestamp) -> String {
-    at.to_zoned(TimeZone::UTC)
-        .strftime("%b %-d, %Y %-I:%M:%S %p")
-        .to_string()
+    at.to_zoned(TimeZone::UTC).strftime("%b %-d, %Y %-I:%M:%S %p").to_string()
 }
 
 /// "ECR Image Action" for an image that came or went.
@@ -162,12 +145,7 @@ mod tests {
         assert!(information.get("artifact").is_none());
         assert!(information.get("source-version").is_none());
         assert!(information["logs"].get("group-name").is_none());
-        assert!(
-            information["logs"]["deep-link"]
-                .as_str()
-                .unwrap()
-                .ends_with("group=null;stream=null")
-        );
+        assert!(information["logs"]["deep-link"].as_str().unwrap().ends_with("group=null;stream=null"));
         assert_eq!(information["build-number"].to_string(), "1.0");
         assert_eq!(information["build-complete"], false);
     }
@@ -184,10 +162,7 @@ mod tests {
         let event = build_state_change(&build, at(7));
         let information = &event["detail"]["additional-information"];
         assert_eq!(event["detail"]["current-phase"], "COMPLETED");
-        assert_eq!(
-            information["exported-environment-variables"],
-            json!([{"name": "A", "value": "1"}])
-        );
+        assert_eq!(information["exported-environment-variables"], json!([{"name": "A", "value": "1"}]));
         let phases = information["phases"].as_array().unwrap();
         assert_eq!(phases[phases.len() - 2]["duration-in-seconds"], 3);
         assert_eq!(phases[phases.len() - 2]["phase-status"], "FAILED");
@@ -196,10 +171,7 @@ mod tests {
 
     #[test]
     fn times_look_like_the_consoles() {
-        assert_eq!(
-            console_time("2017-09-01T16:12:29Z".parse().unwrap()),
-            "Sep 1, 2017 4:12:29 PM"
-        );
+        assert_eq!(console_time("2017-09-01T16:12:29Z".parse().unwrap()), "Sep 1, 2017 4:12:29 PM");
     }
 
     #[test]

@@ -79,9 +79,7 @@ pub struct Http {
 
 impl Default for Http {
     fn default() -> Self {
-        Self {
-            client: Client::builder(TokioExecutor::new()).build_http(),
-        }
+        Self { client: Client::builder(TokioExecutor::new()).build_http() }
     }
 }
 
@@ -110,24 +108,13 @@ impl Http {
                 .client
                 .request(request)
                 .await
-                .map_err(|e| HttpError::Exchange {
-                    url: owned(),
-                    source: e.into(),
-                })?;
+                .map_err(|e| HttpError::Exchange { url: owned(), source: e.into() })?;
             let (head, body) = reply.into_parts();
-            let body = body.collect().await.map_err(|e| HttpError::Exchange {
-                url: owned(),
-                source: e.into(),
-            })?;
-            Ok(Reply {
-                status: head.status,
-                headers: head.headers,
-                body: body.to_bytes(),
-            })
+            let body =
+                body.collect().await.map_err(|e| HttpError::Exchange { url: owned(), source: e.into() })?;
+            Ok(Reply { status: head.status, headers: head.headers, body: body.to_bytes() })
         };
-        tokio::time::timeout(PATIENCE, exchange)
-            .await
-            .map_err(|_| HttpError::Slow { url: owned() })?
+        tokio::time::timeout(PATIENCE, exchange).await.map_err(|_| HttpError::Slow { url: owned() })?
     }
 }
 
@@ -152,19 +139,10 @@ mod tests {
 
     #[test]
     fn only_this_machine_is_local() {
-        for url in [
-            "http://127.0.0.1:4567/v2/",
-            "http://localhost:1",
-            "http://[::1]:80/x",
-        ] {
+        for url in ["http://127.0.0.1:4567/v2/", "http://localhost:1", "http://[::1]:80/x"] {
             assert!(is_local(url), "{url}");
         }
-        for url in [
-            "https://127.0.0.1/",
-            "http://example.com/",
-            "http://10.0.0.1/",
-            "127.0.0.1:4567",
-        ] {
+        for url in ["https://127.0.0.1/", "http://example.com/", "http://10.0.0.1/", "127.0.0.1:4567"] {
             assert!(!is_local(url), "{url}");
         }
     }

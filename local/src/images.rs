@@ -55,12 +55,7 @@ pub fn changes(before: &Images, after: &Images) -> Vec<Change> {
     for (key, image) in after {
         let known = before.get(key);
         let tags = known.map_or(&nothing, |known| &known.tags);
-        changes.extend(
-            image
-                .tags
-                .difference(tags)
-                .map(|tag| change(key, image, Some(tag), true)),
-        );
+        changes.extend(image.tags.difference(tags).map(|tag| change(key, image, Some(tag), true)));
         if known.is_none() && image.tags.is_empty() {
             changes.push(change(key, image, None, true));
         }
@@ -125,9 +120,7 @@ async fn look(aws: &Aws) -> Result<Images, AwsError> {
             };
             let image = images.entry((name.to_owned(), digest.to_owned())).or_default();
             let tags = detail["imageTags"].as_array().into_iter().flatten();
-            image
-                .tags
-                .extend(tags.filter_map(Value::as_str).map(str::to_owned));
+            image.tags.extend(tags.filter_map(Value::as_str).map(str::to_owned));
             image.media_type = detail["imageManifestMediaType"].as_str().map(str::to_owned);
         }
     }
@@ -153,13 +146,9 @@ mod tests {
     use super::*;
 
     fn images(list: &[(&str, &[&str])]) -> Images {
-        let image = |tags: &[&str]| Image {
-            tags: tags.iter().map(|&t| t.to_owned()).collect(),
-            media_type: None,
-        };
-        list.iter()
-            .map(|(digest, tags)| (("app".to_owned(), (*digest).to_owned()), image(tags)))
-            .collect()
+        let image =
+            |tags: &[&str]| Image { tags: tags.iter().map(|&t| t.to_owned()).collect(), media_type: None };
+        list.iter().map(|(digest, tags)| (("app".to_owned(), (*digest).to_owned()), image(tags))).collect()
     }
 
     fn told(before: &[(&str, &[&str])], after: &[(&str, &[&str])]) -> Vec<String> {
@@ -174,10 +163,7 @@ mod tests {
 
     #[test]
     fn every_new_tag_is_a_push() {
-        assert_eq!(
-            told(&[], &[("a", &["1", "2"]), ("b", &[])]),
-            ["+a 1", "+a 2", "+b untagged"]
-        );
+        assert_eq!(told(&[], &[("a", &["1", "2"]), ("b", &[])]), ["+a 1", "+a 2", "+b untagged"]);
         assert_eq!(told(&[("a", &["1"])], &[("a", &["1", "2"])]), ["+a 2"]);
     }
 
@@ -189,10 +175,7 @@ mod tests {
 
     #[test]
     fn what_goes_is_deleted() {
-        assert_eq!(
-            told(&[("a", &["1", "2"]), ("b", &[])], &[("a", &["1"])]),
-            ["-a 2", "-b untagged"]
-        );
+        assert_eq!(told(&[("a", &["1", "2"]), ("b", &[])], &[("a", &["1"])]), ["-a 2", "-b untagged"]);
         assert_eq!(told(&[("a", &["1"])], &[]), ["-a 1"]);
     }
 }

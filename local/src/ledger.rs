@@ -94,12 +94,7 @@ impl Ledger {
     /// An empty ledger; builds log into the directory `logs`.
     #[must_use]
     pub fn new(projects: Vec<Project>, logs: PathBuf) -> Self {
-        Self {
-            projects,
-            logs,
-            state: Mutex::default(),
-            changes: watch::Sender::new(0),
-        }
+        Self { projects, logs, state: Mutex::default(), changes: watch::Sender::new(0) }
     }
 
     /// The projects.
@@ -114,11 +109,7 @@ impl Ledger {
             return Err(Refusal::InvalidInput("Project name is required".to_owned()));
         }
         self.projects.iter().find(|p| p.name == name).ok_or_else(|| {
-            let arn = format!(
-                "arn:aws:codebuild:{}:{}:project/{name}",
-                crate::REGION,
-                crate::ACCOUNT
-            );
+            let arn = format!("arn:aws:codebuild:{}:{}:project/{name}", crate::REGION, crate::ACCOUNT);
             Refusal::NotFound(format!("Project cannot be found: {arn}"))
         })
     }
@@ -129,16 +120,12 @@ impl Ledger {
         for variable in &request.environment_variables_override {
             if variable.kind != "PLAINTEXT" {
                 let text = "only PLAINTEXT environment variables are understood here";
-                return Err(Refusal::InvalidInput(format!(
-                    "Invalid environment variable type: {text}"
-                )));
+                return Err(Refusal::InvalidInput(format!("Invalid environment variable type: {text}")));
             }
         }
         let mut state = locked(&self.state);
         if let Some(token) = &request.idempotency_token {
-            state
-                .tokens
-                .retain(|_, known| now.duration_since(known.taken_at) < TOKEN_LIFE);
+            state.tokens.retain(|_, known| now.duration_since(known.taken_at) < TOKEN_LIFE);
             if let Some(known) = state.tokens.get(token) {
                 if known.request != json!(request) {
                     let text = "Idempotency token parameter mismatch: \
@@ -147,10 +134,7 @@ impl Ledger {
                 }
                 let known = known.build.clone();
                 if let Some(build) = state.builds.iter().find(|b| b.uuid == known) {
-                    return Ok(Started {
-                        build: build.clone(),
-                        is_new: false,
-                    });
+                    return Ok(Started { build: build.clone(), is_new: false });
                 }
             }
         }
@@ -172,20 +156,14 @@ impl Ledger {
             commit: None,
             environment: merge(project, &request.environment_variables_override),
             buildspec: request.buildspec_override.clone(),
-            timeout_in_minutes: request
-                .timeout_in_minutes_override
-                .unwrap_or(project.timeout_in_minutes),
+            timeout_in_minutes: request.timeout_in_minutes_override.unwrap_or(project.timeout_in_minutes),
             exported: Vec::new(),
             steps: None,
         };
         build.enter(Phase::Submitted, now);
         build.enter(Phase::Queued, now);
         if let Some(token) = &request.idempotency_token {
-            let entry = Token {
-                taken_at: now,
-                request: json!(request),
-                build: build.uuid.clone(),
-            };
+            let entry = Token { taken_at: now, request: json!(request), build: build.uuid.clone() };
             state.tokens.insert(token.clone(), entry);
         }
         state.builds.push(build.clone());
@@ -204,10 +182,7 @@ impl Ledger {
         if was_queued {
             end(build, Status::Stopped, now);
         }
-        let stopped = Stopped {
-            build: build.clone(),
-            was_queued,
-        };
+        let stopped = Stopped { build: build.clone(), was_queued };
         if !stopped.build.is_over() {
             state.stops.push(stopped.build.uuid.clone());
         }
@@ -219,11 +194,7 @@ impl Ledger {
     /// A build by its id or ARN.
     #[must_use]
     pub fn get(&self, id: &str) -> Option<Build> {
-        locked(&self.state)
-            .builds
-            .iter()
-            .find(|b| b.id() == id || b.arn() == id || b.uuid == id)
-            .cloned()
+        locked(&self.state).builds.iter().find(|b| b.id() == id || b.arn() == id || b.uuid == id).cloned()
     }
 
     /// All builds, oldest first.
@@ -246,10 +217,7 @@ impl Ledger {
 
     fn take(&self) -> Option<Build> {
         let mut state = locked(&self.state);
-        let build = state
-            .builds
-            .iter_mut()
-            .find(|b| !b.is_over() && b.started_at.is_none())?;
+        let build = state.builds.iter_mut().find(|b| !b.is_over() && b.started_at.is_none())?;
         build.started_at = Some(Timestamp::now());
         Some(build.clone())
     }
@@ -277,11 +245,7 @@ impl Ledger {
 
 /// Ends a build. The phase that a failure is due to has been left before; what cuts a build off, cuts its phase off.
 pub fn end(build: &mut Build, status: Status, now: Timestamp) {
-    let phase = if status == Status::Failed {
-        Status::Succeeded
-    } else {
-        status
-    };
+    let phase = if status == Status::Failed { Status::Succeeded } else { status };
     build.leave(phase, None, now);
     build.enter(Phase::Completed, now);
     build.status = status;
@@ -294,11 +258,7 @@ fn merge(project: &Project, overrides: &[Variable]) -> Vec<Variable> {
     let mut merged: Vec<Variable> = project
         .environment
         .iter()
-        .map(|(name, value)| Variable {
-            name: name.clone(),
-            value: value.clone(),
-            kind: kind(),
-        })
+        .map(|(name, value)| Variable { name: name.clone(), value: value.clone(), kind: kind() })
         .collect();
     for variable in overrides {
         match merged.iter_mut().find(|known| known.name == variable.name) {
@@ -323,18 +283,11 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn request(project: &str) -> StartBuild {
-        StartBuild {
-            project_name: project.to_owned(),
-            ..StartBuild::default()
-        }
+        StartBuild { project_name: project.to_owned(), ..StartBuild::default() }
     }
 
     fn variable(name: &str, value: &str) -> Variable {
-        Variable {
-            name: name.to_owned(),
-            value: value.to_owned(),
-            kind: "PLAINTEXT".to_owned(),
-        }
+        Variable { name: name.to_owned(), value: value.to_owned(), kind: "PLAINTEXT".to_owned() }
     }
 
     #[test]
@@ -362,10 +315,7 @@ pub(crate) mod tests {
         let mut ask = request("app");
         ask.environment_variables_override = vec![variable("B", "3"), variable("C", "4")];
         let build = ledger().start(&ask, at(0)).unwrap().build;
-        assert_eq!(
-            build.environment,
-            [variable("A", "1"), variable("B", "3"), variable("C", "4")]
-        );
+        assert_eq!(build.environment, [variable("A", "1"), variable("B", "3"), variable("C", "4")]);
     }
 
     #[test]

@@ -183,10 +183,7 @@ impl Machine {
         self.end_group().await;
         let steps = std::fs::read(&build.log).map(|log| progress::parse(&String::from_utf8_lossy(&log)));
         if let Err(error) = self.builder.after().await {
-            tracing::warn!(
-                error = chain(&error),
-                "what the build left in the builder is not known"
-            );
+            tracing::warn!(error = chain(&error), "what the build left in the builder is not known");
         }
         // Containers may have written as other users; what cannot be removed stays.
         let _ = std::fs::remove_dir_all(&dir);
@@ -200,8 +197,7 @@ impl Machine {
         });
         if let Some(build) = build {
             tracing::info!(build = build.id(), status = status.as_str(), "build over");
-            self.bus
-                .emit(events::build_state_change(&build, Timestamp::now()));
+            self.bus.emit(events::build_state_change(&build, Timestamp::now()));
         }
     }
 
@@ -213,8 +209,7 @@ impl Machine {
             let _ = writeln!(log, "{} {text}", container(Timestamp::now()));
         }
         let now = Timestamp::now();
-        self.ledger
-            .update(&build.uuid, |build| build.leave(Status::Failed, Some(text), now));
+        self.ledger.update(&build.uuid, |build| build.leave(Status::Failed, Some(text), now));
     }
 
     async fn work(&self, build: &Build, dir: &Path) -> Result<Status, Obstacle> {
@@ -232,14 +227,11 @@ impl Machine {
 
         // A fresh machine is there: the build starts.
         let started_at = Timestamp::now();
-        self.ledger
-            .update(&build.uuid, |build| build.started_at = Some(started_at));
+        self.ledger.update(&build.uuid, |build| build.started_at = Some(started_at));
         enter(Phase::DownloadSource);
         let commit = checkout(&build.project.source, build.source_version.as_deref(), &source).await?;
         let spec = read_buildspec(build, &source)?;
-        let build = self
-            .ledger
-            .update(&build.uuid, |build| build.commit = Some(commit));
+        let build = self.ledger.update(&build.uuid, |build| build.commit = Some(commit));
         let Some(build) = build else {
             return Ok(Status::Fault);
         };
@@ -270,11 +262,8 @@ impl Machine {
         token: String,
     ) -> Result<Status, Obstacle> {
         let (reader, writer) = std::io::pipe().map_err(io("making a pipe"))?;
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(&build.log)
-            .map_err(io("opening the log"))?;
+        let log =
+            File::options().create(true).append(true).open(&build.log).map_err(io("opening the log"))?;
         let (told, mut marks) = mpsc::unbounded_channel();
         let commands = spec.commands.clone();
         let reading = tokio::task::spawn_blocking(move || copy(reader, log, &token, &commands, &told));
@@ -308,20 +297,12 @@ impl Machine {
         if let Ok(copied) = tokio::time::timeout(GRACE, reading).await
             && let Ok(Err(error)) = copied
         {
-            tracing::warn!(
-                build = build.id(),
-                error = chain(&error),
-                "the log is not complete"
-            );
+            tracing::warn!(build = build.id(), error = chain(&error), "the log is not complete");
         }
         while let Ok((mark, at)) = marks.try_recv() {
             self.follow(build, spec, &mark, at, &mut outcome);
         }
-        Ok(if outcome.succeeded == PHASES.len() {
-            Status::Succeeded
-        } else {
-            Status::Failed
-        })
+        Ok(if outcome.succeeded == PHASES.len() { Status::Succeeded } else { Status::Failed })
     }
 
     fn follow(&self, build: &Build, spec: &Buildspec, mark: &Mark, at: Timestamp, outcome: &mut Outcome) {
@@ -333,9 +314,7 @@ impl Machine {
                 build.leave(Status::Succeeded, None, at);
             }
             Mark::End(place, code) => {
-                let command = spec.commands[*place]
-                    .get(outcome.command)
-                    .map_or("", |c| c.trim());
+                let command = spec.commands[*place].get(outcome.command).map_or("", |c| c.trim());
                 let why = format!("Error while executing command: {command}. Reason: exit status {code}");
                 build.leave(Status::Failed, Some(why), at);
             }
@@ -369,11 +348,7 @@ impl Machine {
         for variable in &build.environment {
             set(&variable.name, variable.value.clone());
         }
-        for name in [
-            "AWS_REGION",
-            "AWS_DEFAULT_REGION",
-            "CODEBUILD_AGENT_ENV_CODEBUILD_REGION",
-        ] {
+        for name in ["AWS_REGION", "AWS_DEFAULT_REGION", "CODEBUILD_AGENT_ENV_CODEBUILD_REGION"] {
             set(name, REGION.to_owned());
         }
         set("CI", "true".to_owned());
@@ -385,18 +360,9 @@ impl Machine {
         set("CODEBUILD_LOG_PATH", build.uuid.clone());
         set("CODEBUILD_SRC_DIR", source.display().to_string());
         set("CODEBUILD_SOURCE_REPO_URL", build.project.source.clone());
-        set(
-            "CODEBUILD_SOURCE_VERSION",
-            build.source_version.clone().unwrap_or_default(),
-        );
-        set(
-            "CODEBUILD_RESOLVED_SOURCE_VERSION",
-            build.commit.clone().unwrap_or_default(),
-        );
-        set(
-            "CODEBUILD_START_TIME",
-            build.queued_at.as_millisecond().to_string(),
-        );
+        set("CODEBUILD_SOURCE_VERSION", build.source_version.clone().unwrap_or_default());
+        set("CODEBUILD_RESOLVED_SOURCE_VERSION", build.commit.clone().unwrap_or_default());
+        set("CODEBUILD_START_TIME", build.queued_at.as_millisecond().to_string());
         env
     }
 
@@ -452,7 +418,7 @@ fn copy(
             }
             match &mark {
                 Mark::Start(place) => {
-                    writeln!(log, "{container} Entering phase {}", PHASES[*place].as_str())?
+                    writeln!(log, "{container} Entering phase {}", PHASES[*place].as_str())?;
                 }
                 Mark::Run(place, command) => {
                     let command = commands[*place].get(*command).map_or("", |c| c.trim_end());
@@ -484,10 +450,8 @@ fn read_buildspec(build: &Build, source: &Path) -> Result<Buildspec, Obstacle> {
         return Ok(Buildspec::parse(text)?);
     }
     let path = given.unwrap_or(&build.project.buildspec);
-    let text = std::fs::read_to_string(source.join(path)).map_err(|source| Obstacle::NoBuildspec {
-        path: path.to_owned(),
-        source,
-    })?;
+    let text = std::fs::read_to_string(source.join(path))
+        .map_err(|source| Obstacle::NoBuildspec { path: path.to_owned(), source })?;
     Ok(Buildspec::parse(&text)?)
 }
 
@@ -503,12 +467,8 @@ async fn checkout(repository: &str, version: Option<&str>, dir: &Path) -> Result
             let mut found = None;
             for name in spellings(version) {
                 let commit = format!("{name}^{{commit}}");
-                let known = git(
-                    "rev-parse",
-                    &["--verify", "--quiet", "--end-of-options", &commit],
-                    dir,
-                )
-                .await;
+                let known =
+                    git("rev-parse", &["--verify", "--quiet", "--end-of-options", &commit], dir).await;
                 if let Ok(commit) = known {
                     found = Some(commit);
                     break;
@@ -570,14 +530,8 @@ mod tests {
     fn source_versions_are_spelled_in_many_ways() {
         assert_eq!(spellings("refs/heads/main^{abc}"), ["abc"]);
         assert_eq!(spellings("pr/7"), ["refs/remotes/origin/pull/7/head"]);
-        assert_eq!(
-            spellings("main"),
-            ["refs/remotes/origin/main", "refs/tags/main", "main"]
-        );
-        assert_eq!(
-            spellings("refs/heads/a/b"),
-            ["refs/remotes/origin/a/b", "refs/heads/a/b"]
-        );
+        assert_eq!(spellings("main"), ["refs/remotes/origin/main", "refs/tags/main", "main"]);
+        assert_eq!(spellings("refs/heads/a/b"), ["refs/remotes/origin/a/b", "refs/heads/a/b"]);
         assert_eq!(spellings("refs/tags/v1")[1], "refs/tags/v1");
     }
 }

@@ -39,7 +39,7 @@ pub fn parse(log: &str) -> Steps {
             // `#0 building with ...` opens a build; the numbers start again.
             std::mem::take(&mut build).count(&mut steps);
         } else if let Some(name) = Name::parse(text) {
-            build.named(vertex, name, text);
+            build.named(vertex, &name, text);
         } else if let Some(state) = build.vertices.get_mut(&vertex) {
             state.read(text);
         }
@@ -67,12 +67,7 @@ impl<'a> Name<'a> {
         let (stage, count) = name.rsplit_once(' ').unwrap_or(("", name));
         let (index, of) = count.split_once('/')?;
         let is_from = instruction.starts_with("FROM ");
-        Some(Self {
-            stage: stage.trim(),
-            index: index.parse().ok()?,
-            of: of.parse().ok()?,
-            is_from,
-        })
+        Some(Self { stage: stage.trim(), index: index.parse().ok()?, of: of.parse().ok()?, is_from })
     }
 }
 
@@ -94,45 +89,46 @@ struct Stage {
 struct State {
     text: String,
     is_from: bool,
-    cached: bool,
-    pulled: bool,
-    executed: bool,
-    failed: bool,
+    /// It was in the builder's cache, or its result was pulled.
+    found: bool,
+    fate: Fate,
+}
+
+#[derive(Default, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// No output.
+    #[default]
+    Silent,
+    Executed,
+    Failed,
 }
 
 impl State {
     fn read(&mut self, text: &str) {
         let first = text.split(' ').next().unwrap_or_default();
-        if text == "CACHED" {
-            self.cached = true;
-        } else if text.starts_with("sha256:") || text.starts_with("extracting sha256:") {
-            self.pulled = true;
+        if text == "CACHED" || text.starts_with("sha256:") || text.starts_with("extracting sha256:") {
+            self.found = true;
         } else if first == "ERROR:" || text == "CANCELED" {
-            self.executed = true;
-            self.failed = true;
-        } else if (first.contains('.') && first.parse::<f64>().is_ok()) {
-            self.executed = true;
+            self.fate = Fate::Failed;
+        } else if self.fate == Fate::Silent && first.contains('.') && first.parse::<f64>().is_ok() {
+            self.fate = Fate::Executed;
         }
     }
 
     fn reused(&self) -> bool {
-        !self.executed && (self.cached || self.pulled)
+        self.found && self.fate == Fate::Silent
     }
 }
 
 impl Build {
-    fn named(&mut self, vertex: u32, name: Name<'_>, text: &str) {
+    fn named(&mut self, vertex: u32, name: &Name<'_>, text: &str) {
         let stage = self.stages.entry(name.stage.to_owned()).or_default();
         stage.of = name.of;
         stage.starts_with_step |= name.index == 1 && !name.is_from;
         let order = &mut self.order;
         self.vertices.entry(vertex).or_insert_with(|| {
             order.push(vertex);
-            State {
-                text: text.to_owned(),
-                is_from: name.is_from,
-                ..State::default()
-            }
+            State { text: text.to_owned(), is_from: name.is_from, ..State::default() }
         });
     }
 
@@ -140,13 +136,7 @@ impl Build {
         let total: usize = self
             .stages
             .values()
-            .map(|s| {
-                if s.starts_with_step {
-                    s.of
-                } else {
-                    s.of.saturating_sub(1)
-                }
-            })
+            .map(|s| if s.starts_with_step { s.of } else { s.of.saturating_sub(1) })
             .sum();
         let mut ran: Vec<String> = Vec::new();
         for state in self.order.iter().filter_map(|vertex| self.vertices.get(vertex)) {
@@ -156,7 +146,7 @@ impl Build {
         }
         steps.total += total;
         let states = || self.vertices.values().filter(|state| !state.is_from);
-        steps.reused += if states().any(|state| state.failed) {
+        steps.reused += if states().any(|state| state.fate == Fate::Failed) {
             // What a failed build does not mention, it did not reach.
             states().filter(|state| state.reused()).count()
         } else {
@@ -230,14 +220,7 @@ mod tests {
     #[test]
     fn a_stage_on_another_stage_has_no_from() {
         let log = "#5 [b 1/2] RUN a\n#5 DONE 0.3s\n\n#6 [b 2/2] RUN b\n#6 CACHED\n";
-        assert_eq!(
-            parse(log),
-            Steps {
-                total: 2,
-                reused: 1,
-                ran: vec!["[b 1/2] RUN a".to_owned()]
-            }
-        );
+        assert_eq!(parse(log), Steps { total: 2, reused: 1, ran: vec!["[b 1/2] RUN a".to_owned()] });
     }
 
     #[test]

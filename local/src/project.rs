@@ -77,19 +77,12 @@ const fn default_timeout() -> u32 {
 impl Project {
     /// Reads the projects file.
     pub fn read(path: &Path) -> Result<Vec<Self>, ProjectsError> {
-        let text = std::fs::read(path).map_err(|source| ProjectsError::Io {
-            path: path.into(),
-            source,
-        })?;
-        let projects: Vec<Self> = serde_json::from_slice(&text).map_err(|source| ProjectsError::Json {
-            path: path.into(),
-            source,
-        })?;
+        let text = std::fs::read(path).map_err(|source| ProjectsError::Io { path: path.into(), source })?;
+        let projects: Vec<Self> = serde_json::from_slice(&text)
+            .map_err(|source| ProjectsError::Json { path: path.into(), source })?;
         for (i, project) in projects.iter().enumerate() {
             if projects[..i].iter().any(|other| other.name == project.name) {
-                return Err(ProjectsError::Twice {
-                    name: project.name.clone(),
-                });
+                return Err(ProjectsError::Twice { name: project.name.clone() });
             }
         }
         Ok(projects)

@@ -112,10 +112,7 @@ impl Local {
         let logs = options.state.join("logs");
         std::fs::create_dir_all(&logs)
             .and_then(|()| options.state.canonicalize())
-            .map_err(|source| ServeError::State {
-                path: options.state.clone(),
-                source,
-            })?;
+            .map_err(|source| ServeError::State { path: options.state.clone(), source })?;
         let state = options.state.canonicalize().unwrap_or(options.state);
         let builder = match options.builder {
             BuilderKind::Docker => Builder::docker(&state).await?,
@@ -126,10 +123,7 @@ impl Local {
         };
         let listener = TcpListener::bind(options.listen)
             .await
-            .map_err(|source| ServeError::Listen {
-                address: options.listen,
-                source,
-            })?;
+            .map_err(|source| ServeError::Listen { address: options.listen, source })?;
         let address = listener.local_addr().unwrap_or(options.listen);
 
         let aws = Aws::new(&options.aws);
@@ -145,19 +139,10 @@ impl Local {
         let machine = Machine::new(Arc::clone(&ledger), Arc::clone(&bus), builder, world);
         let machine = Arc::new(machine);
 
-        let api = Api {
-            ledger: Arc::clone(&ledger),
-            bus: Arc::clone(&bus),
-        };
-        let control = Control {
-            ledger,
-            bus: Arc::clone(&bus),
-            machine: Arc::clone(&machine),
-        };
-        let router = Router::new()
-            .route("/", post(api::handle))
-            .with_state(api)
-            .merge(control::router(control));
+        let api = Api { ledger: Arc::clone(&ledger), bus: Arc::clone(&bus) };
+        let control = Control { ledger, bus: Arc::clone(&bus), machine: Arc::clone(&machine) };
+        let router =
+            Router::new().route("/", post(api::handle)).with_state(api).merge(control::router(control));
         let server = async move {
             if let Err(error) = axum::serve(listener, router).await {
                 tracing::error!(%error, "the server ended");

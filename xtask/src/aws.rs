@@ -9,8 +9,6 @@ use jiff::Timestamp;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-/// The account that the local AWS is.
-pub(crate) const ACCOUNT: &str = "000000000000";
 /// The region that the local AWS is.
 pub(crate) const REGION: &str = "us-east-1";
 /// The key of the account's root user.
@@ -19,7 +17,7 @@ pub(crate) const KEY_ID: &str = "test";
 pub(crate) const SECRET_KEY: &str = "test";
 
 /// Longer than any function may run here.
-const TIMEOUT: Duration = Duration::from_secs(300);
+const TIMEOUT: Duration = Duration::from_mins(5);
 
 /// A client of the local AWS, as its root user.
 #[derive(Debug, Clone)]
@@ -71,7 +69,8 @@ impl Aws {
         let content_type = format!("application/x-amz-json-{version}");
         let headers = [("content-type", content_type.as_str()), ("x-amz-target", target)];
         let body = serde_json::to_vec(input)?;
-        let answer = self.send(&Request { service, method: "POST", path: "/", headers: &headers, body: &body })?;
+        let answer =
+            self.send(&Request { service, method: "POST", path: "/", headers: &headers, body: &body })?;
         ensure!(answer.status < 300, "{target} answered {}: {}", answer.status, answer.text());
         if answer.body.is_empty() {
             return Ok(Value::Null);
@@ -243,7 +242,9 @@ mod tests {
     fn the_key_is_derived_as_in_the_example_of_the_aws_documentation() {
         let key = ["20150830", "us-east-1", "iam", "aws4_request"]
             .into_iter()
-            .fold(b"AWS4wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY".to_vec(), |k, part| hmac(&k, part.as_bytes()));
+            .fold(b"AWS4wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY".to_vec(), |k, part| {
+                hmac(&k, part.as_bytes())
+            });
         assert_eq!(hex::encode(key), "c4afb1cc5771d871763a393e44b703571b55cc28424d1a5e86da6ed3c154a4b9");
     }
 }

@@ -40,6 +40,11 @@ enum Chore {
     Up(Up),
     /// Deploys the working tree to the local AWS that `up` started
     Deploy(Deploy),
+    /// Prints what a function has logged in the local AWS
+    Logs {
+        /// The function, such as `promote-cache`
+        function: String,
+    },
     /// Ends the local AWS, and forgets what was in it
     Down,
     /// Installs the tools that the other chores need (they do it themselves when it is due)
@@ -48,9 +53,9 @@ enum Chore {
 
 #[derive(Debug, clap::Args)]
 struct Up {
-    /// Let every function do only what its role in template.yaml allows
+    /// Let functions do whatever they like; otherwise their roles in template.yaml are enforced
     #[arg(long)]
-    enforce_roles: bool,
+    ignore_roles: bool,
     #[command(flatten)]
     deploy: Deploy,
 }
@@ -87,8 +92,15 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Chore::Check(args) => check::run(&args),
         Chore::Up(args) => up(&args),
         Chore::Deploy(args) => {
-            let world = World::attach()?.context("no local AWS is running; `cargo xtask up` starts one")?;
+            let world = running()?;
             deploy(&world, &args)
+        }
+        Chore::Logs { function } => {
+            let lines = running()?.aws().logs(&stack::function(&function))?;
+            for line in lines {
+                println!("{line}");
+            }
+            Ok(())
         }
         Chore::Down => down(),
         Chore::Tools => tools::install(),
@@ -98,7 +110,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
 fn up(args: &Up) -> anyhow::Result<()> {
     tools::install()?;
     stack::build()?;
-    let settings = Settings { enforce_roles: args.enforce_roles, ..Settings::default() };
+    let settings = Settings { ignore_roles: args.ignore_roles, ..Settings::default() };
     let world = World::start(&settings)?;
     deploy(&world, &args.deploy)?;
     println!("\nthe local AWS answers at {}; to look around with the AWS CLI or SDKs:", world.endpoint());
@@ -121,14 +133,16 @@ fn deploy(world: &World, args: &Deploy) -> anyhow::Result<()> {
     Ok(())
 }
 
+fn running() -> anyhow::Result<World> {
+    World::attach()?.context("no local AWS is running; `cargo xtask up` starts one")
+}
+
 fn down() -> anyhow::Result<()> {
-    match World::attach()? {
-        Some(world) => world.stop(),
-        None => {
-            println!("no local AWS is running");
-            Ok(())
-        }
+    if let Some(world) = World::attach()? {
+        return world.stop();
     }
+    println!("no local AWS is running");
+    Ok(())
 }
 
 /// The checkout.

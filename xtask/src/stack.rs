@@ -69,7 +69,13 @@ pub(crate) fn deploy(world: &World, policy: &str, parameters: &[(&str, &str)]) -
         .current_dir(build_dir())
         .args(["deploy", "--template-file"])
         .arg(with_policy(policy)?)
-        .args(["--stack-name", NAME, "--resolve-s3", "--no-confirm-changeset", "--no-fail-on-empty-changeset"])
+        .args([
+            "--stack-name",
+            NAME,
+            "--resolve-s3",
+            "--no-confirm-changeset",
+            "--no-fail-on-empty-changeset",
+        ])
         .args(["--capabilities", "CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"])
         .arg("--parameter-overrides")
         .args(all.iter().map(|(name, value)| format!("ParameterKey={name},ParameterValue={value}")))
@@ -81,17 +87,6 @@ pub(crate) fn deploy(world: &World, policy: &str, parameters: &[(&str, &str)]) -
     bring_layer_to_opt(world, &outputs)?;
     println!("  deployed in {:.1} s", begun.elapsed().as_secs_f32());
     Ok(outputs)
-}
-
-/// Deletes the stack from the local AWS.
-pub(crate) fn delete(world: &World) -> anyhow::Result<()> {
-    let mut command = tools::sam()?;
-    command
-        .args(["delete", "--stack-name", NAME, "--no-prompts", "--region", aws::REGION])
-        .env("AWS_ENDPOINT_URL", world.endpoint())
-        .env("AWS_ACCESS_KEY_ID", aws::KEY_ID)
-        .env("AWS_SECRET_ACCESS_KEY", aws::SECRET_KEY);
-    process::run(&mut command, "deleting the stack", &log("delete"), |_| None)
 }
 
 /// Lambda unpacks layers to `/opt`; the local AWS runs functions as plain processes and does not. So what was deployed is

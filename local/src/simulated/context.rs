@@ -121,7 +121,10 @@ fn is_ignored(name: &str, pattern: &str) -> bool {
     }
     let parts = pattern.split('/').count();
     name.split('/').count() == parts
-        && pattern.split('/').zip(name.split('/')).all(|(part, segment)| WildMatch::new(part).matches(segment))
+        && pattern
+            .split('/')
+            .zip(name.split('/'))
+            .all(|(part, segment)| WildMatch::new(part).matches(segment))
 }
 
 fn executable(path: &Path) -> bool {

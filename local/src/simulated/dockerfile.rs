@@ -342,10 +342,7 @@ CMD [\"/out\"]
         assert_eq!(file.stages[0].base, Base::Image("localhost/base:1".to_owned()));
         assert_eq!(file.stages[1].base, Base::Stage(0));
         let texts: Vec<&str> = file.stages[0].steps.iter().map(|s| s.text.as_str()).collect();
-        assert_eq!(
-            texts,
-            ["WORKDIR /src/2", "COPY --chown=1:1 a b /to/", "RUN make && make install"]
-        );
+        assert_eq!(texts, ["WORKDIR /src/2", "COPY --chown=1:1 a b /to/", "RUN make && make install"]);
         let Kind::Run { variables, .. } = &file.stages[0].steps[2].kind else { panic!() };
         assert_eq!(variables["A"], "x y");
         assert_eq!(variables["V"], "2");

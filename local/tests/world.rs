@@ -1,0 +1,225 @@
+//! The whole local world with the simulated builder: the API, builds from a git repository, events.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "the helpers of tests may panic too")]
+
+mod common;
+
+use std::time::Duration;
+
+use axum::http::Method;
+use common::{Dir, Fake, git, write_sources};
+use serde_json::{Value, json};
+use stoker_local::http::Http;
+use stoker_local::serve::{BuilderKind, Local, Options};
+
+const BUILDSPEC: &str = "\
+version: 0.2
+env:
+  variables: {GREETING: hello}
+  exported-variables: [COMMIT]
+phases:
+  pre_build:
+    commands:
+      - COMMIT=$CODEBUILD_RESOLVED_SOURCE_VERSION
+      - echo \"$GREETING $NAME from $(git rev-parse HEAD)\"
+  build:
+    commands:
+      - docker buildx build $STOKER_CACHE_FLAGS -t app .
+  post_build:
+    commands:
+      - echo \"succeeding=$CODEBUILD_BUILD_SUCCEEDING\"
+";
+
+struct Story {
+    dir: Dir,
+    fake: Fake,
+    local: Local,
+    http: Http,
+}
+
+impl Story {
+    async fn begin() -> Self {
+        let dir = Dir::new();
+        let repository = dir.0.join("app");
+        write_sources(&repository);
+        dir.write("app/buildspec.yml", BUILDSPEC);
+        git(&repository, &["init", "-q", "-b", "main", "."]);
+        git(&repository, &["add", "-A"]);
+        git(&repository, &["commit", "-q", "-m", "one"]);
+        let projects = json!([{"name": "app", "source": repository, "environment": {"NAME": "project", "GREETING": "hi"}}]);
+        dir.write("projects.json", &projects.to_string());
+        let fake = Fake::start().await;
+        let local = Local::start(Options {
+            listen: "127.0.0.1:0".parse().unwrap(),
+            aws: format!("http://{}", fake.address),
+            registry: fake.address.to_string(),
+            projects: dir.0.join("projects.json"),
+            state: dir.0.join("state"),
+            builder: BuilderKind::Simulated,
+            base_image: None,
+            program: Some(env!("CARGO_BIN_EXE_stoker-local").into()),
+        })
+        .await
+        .unwrap();
+        Self { dir, fake, local, http: Http::default() }
+    }
+
+    async fn ask(&self, method: Method, path: &str, target: &str, body: &Value) -> Value {
+        let url = format!("http://{}{path}", self.local.address());
+        let target = format!("CodeBuild_20161006.{target}");
+        let headers = [("x-amz-target", target.as_str()), ("content-type", "application/json")];
+        let reply = self.http.send(method, &url, &headers, body.to_string()).await.unwrap();
+        serde_json::from_slice(&reply.body).unwrap_or_else(|_| panic!("{}", reply.text()))
+    }
+
+    async fn call(&self, action: &str, body: Value) -> Value {
+        self.ask(Method::POST, "/", action, &body).await
+    }
+
+    async fn builds(&self) -> Vec<Value> {
+        self.ask(Method::GET, "/control/builds", "", &json!({})).await.as_array().unwrap().clone()
+    }
+
+    async fn start(&self, from: &str, to: &str) -> String {
+        let how = "mode=max,image-manifest=true,oci-mediatypes=true,ignore-error=true";
+        let (from, to) = (self.fake.reference(from), self.fake.reference(to));
+        let flags = format!("--cache-from type=registry,ref={from} --cache-to type=registry,ref={to},{how}");
+        let variables = json!([
+            {"name": "STOKER_CACHE_FLAGS", "value": flags, "type": "PLAINTEXT"},
+            {"name": "NAME", "value": "override"},
+        ]);
+        let ask = json!({
+            "projectName": "app",
+            "sourceVersion": "main",
+            "environmentVariablesOverride": variables,
+        });
+        self.call("StartBuild", ask).await["build"]["id"].as_str().unwrap().to_owned()
+    }
+
+    async fn eventually<T>(&self, what: &str, look: impl AsyncFn() -> Option<T>) -> T {
+        for _ in 0..200 {
+            if let Some(found) = look().await {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("{what} did not come to pass");
+    }
+
+    async fn over(&self, id: &str) -> Value {
+        self.eventually("the end of the build", async || {
+            let build = self.call("BatchGetBuilds", json!({"ids": [id]})).await["builds"][0].clone();
+            (build["buildComplete"] == true).then_some(build)
+        })
+        .await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_push_is_built_cold_and_the_next_warm() {
+    let story = Story::begin().await;
+    let first = story.start("x1", "x1").await;
+    let second = story.start("x1", "x2").await;
+    let build = story.over(&first).await;
+    assert_eq!(build["buildStatus"], "SUCCEEDED");
+    assert_eq!(build["resolvedSourceVersion"].as_str().unwrap().len(), 40);
+    assert_eq!(build["exportedEnvironmentVariables"][0]["value"], build["resolvedSourceVersion"]);
+    assert_eq!(build["phases"].as_array().unwrap().last().unwrap()["phaseType"], "COMPLETED");
+    story.over(&second).await;
+
+    let builds = story.builds().await;
+    assert_eq!([&builds[0]["id"], &builds[1]["id"]], [&json!(first), &json!(second)]);
+    assert_eq!([&builds[0]["steps"], &builds[0]["reused"]], [10, 0]);
+    assert_eq!([&builds[1]["steps"], &builds[1]["reused"]], [10, 10]);
+    assert!(builds[0]["build_seconds"].as_f64().unwrap() > 0.2);
+    assert!(builds[0]["env"]["STOKER_CACHE_FLAGS"].is_string());
+    assert_eq!(builds[0]["env"].as_object().unwrap().len(), 1);
+
+    let log = std::fs::read_to_string(builds[0]["log"].as_str().unwrap()).unwrap();
+    let commit = builds[0]["commit"].as_str().unwrap();
+    assert!(log.contains(&format!("hi override from {commit}")), "{log}");
+    assert!(log.contains("succeeding=1"), "{log}");
+    assert!(!log.contains("@stoker-local"), "{log}");
+
+    // Both pushes of a cache are events too, but the rule is for builds only.
+    let events = story
+        .eventually("the events", async || {
+            let events = story.ask(Method::GET, "/control/events", "", &json!({})).await;
+            (events.as_array().unwrap().len() == 6).then_some(events)
+        })
+        .await;
+    let journal = std::fs::read_to_string(story.dir.0.join("state/events.jsonl")).unwrap();
+    assert_eq!(journal.lines().count(), 6);
+    let told = |kind: &str| events.as_array().unwrap().iter().filter(|e| e["detail-type"] == kind).count();
+    assert_eq!((told("CodeBuild Build State Change"), told("ECR Image Action")), (4, 2));
+    let messages = || story.fake.store.lock().unwrap().messages.clone();
+    story.eventually("the deliveries", async || (messages().len() == 4).then_some(())).await;
+    let statuses = |messages: &[Value]| -> Vec<Value> {
+        messages.iter().map(|m| m["detail"]["build-status"].clone()).collect()
+    };
+    let order = ["IN_PROGRESS", "IN_PROGRESS", "SUCCEEDED", "SUCCEEDED"];
+    assert_eq!(statuses(&messages()), order);
+
+    let replayed = story.ask(Method::POST, "/control/replay", "", &json!({"order": "reverse"})).await;
+    assert_eq!(replayed, json!({"replayed": 6}));
+    story.eventually("the replay", async || (messages().len() == 8).then_some(())).await;
+    assert_eq!(messages()[4], messages()[3]);
+    story.local.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failed_build_tells_why_and_post_build_still_ran() {
+    let story = Story::begin().await;
+    let ask = json!({
+        "projectName": "app",
+        "buildspecOverride":
+            "version: 0.2\nphases:\n  build:\n    commands: [exit 3]\n  post_build:\n    commands: [echo after]\n",
+    });
+    let id = story.call("StartBuild", ask).await["build"]["id"].as_str().unwrap().to_owned();
+    let build = story.over(&id).await;
+    assert_eq!(build["buildStatus"], "FAILED");
+    let phases = build["phases"].as_array().unwrap();
+    let phase = phases.iter().find(|p| p["phaseType"] == "BUILD").unwrap();
+    assert_eq!(phase["phaseStatus"], "FAILED");
+    assert!(phase["contexts"][0]["message"].as_str().unwrap().contains("exit status 3"));
+    let log = story.builds().await[0]["log"].as_str().unwrap().to_owned();
+    assert!(std::fs::read_to_string(log).unwrap().contains("\nafter\n"));
+
+    let ask = json!({"projectName": "app", "sourceVersion": "no-such-branch"});
+    let id = story.call("StartBuild", ask).await["build"]["id"].as_str().unwrap().to_owned();
+    assert_eq!(story.over(&id).await["buildStatus"], "FAILED");
+    story.local.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn builds_are_stopped_and_time_is_limited_by_whoever_asks() {
+    let story = Story::begin().await;
+    let spec = "version: 0.2\nphases:\n  build:\n    commands: [sleep 60]\n";
+    let ask = json!({"projectName": "app", "buildspecOverride": spec});
+    let running = story.call("StartBuild", ask.clone()).await["build"]["id"].as_str().unwrap().to_owned();
+    let queued = story.call("StartBuild", ask).await["build"]["id"].as_str().unwrap().to_owned();
+    story
+        .eventually("the build phase", async || {
+            let build = story.call("BatchGetBuilds", json!({"ids": [running]})).await;
+            (build["builds"][0]["currentPhase"] == "BUILD").then_some(())
+        })
+        .await;
+    story.call("StopBuild", json!({"id": queued})).await;
+    story.call("StopBuild", json!({"id": running})).await;
+    for id in [&queued, &running] {
+        assert_eq!(story.over(id).await["buildStatus"], "STOPPED");
+    }
+    story.local.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_delivery_that_fails_is_tried_again() {
+    let story = Story::begin().await;
+    story.fake.store.lock().unwrap().refuse = 2;
+    let spec = "version: 0.2\nphases:\n  build:\n    commands: [true]\n";
+    let ask = json!({"projectName": "app", "buildspecOverride": spec});
+    story.call("StartBuild", ask).await;
+    let messages = || story.fake.store.lock().unwrap().messages.len();
+    story.eventually("both deliveries", async || (messages() == 2).then_some(())).await;
+    story.local.stop().await;
+}

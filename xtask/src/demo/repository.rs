@@ -1,0 +1,167 @@
+//! The git repositories of the demo: a bare origin and a clone in which somebody works.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, ensure};
+
+/// Files of a new repository.
+type Files = &'static [(&'static str, &'static str)];
+
+/// An application of two independent stages. Their dependencies cost seconds; the last step needs both.
+pub(crate) const APP: Files = &[
+    (
+        "Dockerfile",
+        "\
+ARG BASE=busybox:1.37
+FROM ${BASE} AS a
+WORKDIR /a
+COPY a/dependencies.txt .
+RUN sleep 9.5 && cat dependencies.txt > dependencies-a
+COPY a/source.txt .
+RUN sleep 0.2 && cat dependencies-a source.txt > part
+
+FROM ${BASE} AS b
+WORKDIR /b
+COPY b/dependencies.txt .
+RUN sleep 9.5 && cat dependencies.txt > dependencies-b
+COPY b/source.txt .
+RUN sleep 0.2 && cat dependencies-b source.txt > part
+
+FROM ${BASE}
+WORKDIR /app
+COPY version.txt .
+COPY --from=a /a/part a
+COPY --from=b /b/part b
+RUN sleep 3.5 && cat version.txt a b > app
+",
+    ),
+    ("a/dependencies.txt", "left 1.0\n"),
+    ("a/source.txt", "a, first version\n"),
+    ("b/dependencies.txt", "right 1.0\n"),
+    ("b/source.txt", "b, first version\n"),
+    ("version.txt", "1\n"),
+    ("buildspec.yml", BUILDSPEC),
+];
+
+/// A repository that nobody has pushed to since Stoker came.
+pub(crate) const DOCS: Files = &[
+    ("Dockerfile", "ARG BASE=busybox:1.37\nFROM ${BASE}\nWORKDIR /docs\nCOPY index.txt .\nRUN sleep 0.2 && cat index.txt > site\n"),
+    ("index.txt", "documentation\n"),
+    ("buildspec.yml", BUILDSPEC),
+];
+
+/// As short as the README's, but for the base image, which is an argument here.
+const BUILDSPEC: &str = "\
+version: 0.2
+phases:
+  build:
+    commands:
+      - docker buildx build $STOKER_CACHE_FLAGS --build-arg BASE=$BASE_IMAGE -t demo .
+";
+
+/// A repository on the local disk, as a forge would hold it.
+pub(crate) struct Repository {
+    name: &'static str,
+    origin: PathBuf,
+    clone: PathBuf,
+}
+
+impl Repository {
+    /// Creates it with one commit on `main`.
+    pub(crate) fn create(dir: &Path, name: &'static str, files: Files) -> anyhow::Result<Self> {
+        let (origin, clone) = (dir.join(format!("{name}.git")), dir.join(name));
+        fs::create_dir_all(&clone)?;
+        let repository = Self { name, origin, clone };
+        git(dir, &["init", "--quiet", "--bare", "--initial-branch=main", &repository.origin.to_string_lossy()])?;
+        repository.git(&["init", "--quiet", "--initial-branch=main"])?;
+        repository.git(&["remote", "add", "origin", &repository.origin.to_string_lossy()])?;
+        for (file, content) in files {
+            repository.write(file, content)?;
+        }
+        repository.commit("First version")?;
+        repository.git(&["push", "--quiet", "origin", "main"])?;
+        Ok(repository)
+    }
+
+    /// Where builds clone from.
+    pub(crate) fn origin(&self) -> &Path {
+        &self.origin
+    }
+
+    /// Its name at the forge, such as `example/app`.
+    pub(crate) fn full_name(&self) -> String {
+        format!("example/{}", self.name)
+    }
+
+    /// The head of a branch.
+    pub(crate) fn head(&self, branch: &str) -> anyhow::Result<String> {
+        self.git(&["rev-parse", branch])
+    }
+
+    /// Creates a branch from another.
+    pub(crate) fn branch(&self, name: &str, from: &str) -> anyhow::Result<()> {
+        self.git(&["branch", name, from]).map(drop)
+    }
+
+    /// Changes a file on a branch, and pushes. Answers the new head.
+    pub(crate) fn change(&self, branch: &str, file: &str, content: &str) -> anyhow::Result<String> {
+        self.git(&["switch", "--quiet", branch])?;
+        self.write(file, content)?;
+        self.commit(&format!("Change {file}"))?;
+        self.git(&["push", "--quiet", "origin", branch])?;
+        self.head(branch)
+    }
+
+    /// Merges a branch into main with a merge commit, and pushes. Answers the new head of main.
+    pub(crate) fn merge(&self, branch: &str) -> anyhow::Result<String> {
+        self.git(&["switch", "--quiet", "main"])?;
+        self.git(&["merge", "--quiet", "--no-ff", "-m", &format!("Merge {branch}"), branch])?;
+        self.git(&["push", "--quiet", "origin", "main"])?;
+        self.head("main")
+    }
+
+    /// Deletes a branch at the forge.
+    pub(crate) fn delete(&self, branch: &str) -> anyhow::Result<()> {
+        self.git(&["push", "--quiet", "origin", "--delete", branch]).map(drop)
+    }
+
+    /// The commits of `to` that `from` has not, the oldest first.
+    pub(crate) fn commits(&self, from: &str, to: &str) -> anyhow::Result<Vec<String>> {
+        let listed = self.git(&["rev-list", "--reverse", &format!("{from}..{to}")])?;
+        Ok(listed.lines().map(str::to_owned).collect())
+    }
+
+    fn write(&self, file: &str, content: &str) -> anyhow::Result<()> {
+        let path = self.clone.join(file);
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        fs::write(&path, content).with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    fn commit(&self, message: &str) -> anyhow::Result<()> {
+        self.git(&["add", "--all"])?;
+        self.git(&["commit", "--quiet", "--message", message]).map(drop)
+    }
+
+    fn git(&self, args: &[&str]) -> anyhow::Result<String> {
+        git(&self.clone, args)
+    }
+}
+
+/// Runs git without the settings of whoever runs the demo.
+fn git(dir: &Path, args: &[&str]) -> anyhow::Result<String> {
+    let output = Command::new("git")
+        .current_dir(dir)
+        .args(["-c", "user.name=Demo", "-c", "user.email=demo@localhost", "-c", "commit.gpgsign=false"])
+        .args(args)
+        .env("GIT_CONFIG_GLOBAL", "/dev/null")
+        .env("GIT_CONFIG_SYSTEM", "/dev/null")
+        .output()
+        .context("cannot run `git`; install it")?;
+    let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    ensure!(output.status.success(), "`git {}` failed: {}", args.join(" "), String::from_utf8_lossy(&output.stderr));
+    Ok(text)
+}

@@ -1,0 +1,347 @@
+//! The story: what happens in it, and what must hold.
+
+use std::collections::BTreeMap;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail, ensure};
+use serde_json::{Value, json};
+
+use super::forge::Forge;
+use super::report::{Build, Report};
+use super::{Builder, Stage};
+
+const ECR: &str = "AmazonEC2ContainerRegistry_V20150921";
+/// Longer than any build of the demo takes, on a slow machine.
+const PATIENCE: Duration = Duration::from_secs(180);
+/// Nothing has happened for so long: nothing will.
+const QUIET: Duration = Duration::from_millis(2500);
+const POLL: Duration = Duration::from_millis(40);
+
+/// Tells the story, and answers what was found.
+pub(crate) fn tell(stage: &mut Stage) -> anyhow::Result<Report> {
+    let output = |name: &str| stage.outputs.get(name).map(String::as_str).context("the stack lacks an output");
+    let forge = Forge::new(stage.world.aws(), output("WebhookUrl")?, output("WebhookSecret")?)?;
+    let mut story = Story { stage, forge, report: Report::default() };
+    story.branches()?;
+    story.merges()?;
+    story.again()?;
+    story.night()?;
+    story.deletion()?;
+    Ok(story.report)
+}
+
+struct Story<'a> {
+    stage: &'a Stage,
+    forge: Forge,
+    report: Report,
+}
+
+impl Story<'_> {
+    /// a, b and c: two branches, each with the dependencies of one stage changed.
+    fn branches(&mut self) -> anyhow::Result<()> {
+        let (app, forge) = (&self.stage.app, &self.forge);
+        say("somebody pushes the branch feature-a, which changes the dependencies of stage A");
+        app.branch("feature-a", "main")?;
+        app.change("feature-a", "a/dependencies.txt", "left 2.0\n")?;
+        forge.pushed(app, "feature-a", None)?;
+        forge.pull_request(app, 1, "feature-a", "main", None)?;
+        let a = self.next_build()?;
+        let exported = self.line_moved("app.branch.feature-a", None).is_ok();
+        self.report.check("a", a.reused == 0 && exported, "a new branch builds cold, and its cache is exported to its line");
+        self.report.figures.cold_seconds = a.seconds;
+
+        say("a second push to feature-a changes a source file of stage A");
+        let (app, forge) = (&self.stage.app, &self.forge);
+        let before = app.head("feature-a")?;
+        let line = self.digest("app.branch.feature-a")?;
+        app.change("feature-a", "a/source.txt", "a, second version\n")?;
+        forge.pushed(app, "feature-a", Some(&before))?;
+        let b = self.next_build()?;
+        self.line_moved("app.branch.feature-a", line.as_deref())?;
+        let only_changed = !b.ran_dependencies("a") && !b.ran_dependencies("b") && b.reused > 0 && b.steps - b.reused < 6;
+        self.report.check("b", only_changed, "a second push runs only what changed");
+
+        say("somebody pushes to main, which had no cache yet");
+        let (app, forge) = (&self.stage.app, &self.forge);
+        let before = app.head("main")?;
+        app.change("main", "version.txt", "2\n")?;
+        forge.pushed(app, "main", Some(&before))?;
+        self.next_build()?;
+        self.line_moved("app.main", None)?;
+
+        say("somebody pushes the branch feature-b, which changes the dependencies of stage B");
+        let (app, forge) = (&self.stage.app, &self.forge);
+        app.branch("feature-b", "main")?;
+        app.change("feature-b", "b/dependencies.txt", "right 2.0\n")?;
+        forge.pushed(app, "feature-b", None)?;
+        forge.pull_request(app, 2, "feature-b", "main", None)?;
+        let c = self.next_build()?;
+        self.line_moved("app.branch.feature-b", None)?;
+        let partly = c.reads == ["main"] && !c.ran_dependencies("a") && c.ran_dependencies("b");
+        self.report.check("c", partly, "a branch reads main and is partly warm");
+        Ok(())
+    }
+
+    /// d and f: both pull requests merge; the event of the second merge comes after its push.
+    fn merges(&mut self) -> anyhow::Result<()> {
+        say("the pull request of feature-a is merged");
+        let (app, forge) = (&self.stage.app, &self.forge);
+        let before = app.head("main")?;
+        let merge = app.merge("feature-a")?;
+        let line = self.digest("app.main")?;
+        let (begun, from) = (Instant::now(), self.stage.world.requests()?.len());
+        forge.pull_request(app, 1, "feature-a", "main", Some(&merge))?;
+        let hot = self.line_moved("app.main", line.as_deref())?;
+        self.report.figures.promotion_seconds = begun.elapsed().as_secs_f64();
+        // The last answers are written to the log a moment after they were given.
+        thread::sleep(Duration::from_millis(300));
+        let requests = self.stage.world.requests()?;
+        let of_promotion = |agent: &str| {
+            agent.contains("app/receive-webhook") || agent.contains("app/promote-cache") || agent == "stoker"
+        };
+        let requests = requests.iter().skip(from).filter(|request| of_promotion(&request.agent));
+        self.report.figures.promotion_requests = requests.count();
+        let (app, forge) = (&self.stage.app, &self.forge);
+        forge.pushed(app, "main", Some(&before))?;
+        let first = self.next_build()?;
+        self.line_moved("app.main", Some(&hot))?;
+
+        say("the pull request of feature-b is merged; the forge tells of the merge only after the push");
+        let (app, forge) = (&self.stage.app, &self.forge);
+        let before = app.head("main")?;
+        let merge = app.merge("feature-b")?;
+        forge.pushed(app, "main", Some(&before))?;
+        let second = self.next_build()?;
+        self.quiet()?;
+        let (lines, builds) = (self.tags()?, self.builds()?.len());
+        let merged = |build: &Build| !build.ran_dependencies("a") && !build.ran_dependencies("b");
+        self.report.check(
+            "d",
+            !first.ran_dependencies("a") && merged(&second) && first.line == "main" && second.line == "main",
+            "after both merges main's first build runs no dependency step of either",
+        );
+        self.report.figures.main_after_merge_seconds = second.seconds;
+
+        self.reference()?;
+        let (app, forge) = (&self.stage.app, &self.forge);
+        forge.pull_request(app, 2, "feature-b", "main", Some(&merge))?;
+        self.quiet()?;
+        self.report.check(
+            "f",
+            merged(&second) && self.tags()? == lines && self.builds()?.len() == builds,
+            "a merge event that comes after the push to main gives the same result",
+        );
+        Ok(())
+    }
+
+    /// The reference: the same steps run again, with every layer in the local builder and Stoker not involved.
+    fn reference(&mut self) -> anyhow::Result<()> {
+        say("for comparison: the same steps with every layer in the local builder");
+        let app = &self.stage.app;
+        self.stage.local("POST", "machine", Some(&json!({ "fresh": false })))?;
+        app.branch("reference", "main")?;
+        let commit = app.change("reference", "version.txt", "local\n")?;
+        let started = self.stage.codebuild("StartBuild", &json!({ "projectName": "app", "sourceVersion": commit }))?;
+        let id = started["build"]["id"].as_str().context("the local CodeBuild did not start the reference")?;
+        let build = self.ended(|build| build.id == id)?;
+        ensure!(build.status == "SUCCEEDED", "the reference build ended with {}", build.status);
+        self.report.figures.local_cache_seconds = build.seconds;
+        println!("       {:.1} s, {} of {} steps reused", build.seconds, build.reused, build.steps);
+        self.stage.local("POST", "machine", Some(&json!({ "fresh": true })))?;
+        Ok(())
+    }
+
+    /// e: everything a second time.
+    fn again(&mut self) -> anyhow::Result<()> {
+        say("every webhook and every event of AWS is delivered a second time, in reverse order");
+        self.quiet()?;
+        let (tags, builds) = (self.tags()?, self.builds()?.len());
+        let deliveries = self.forge.redeliver()?;
+        let replayed = self.stage.local("POST", "replay", Some(&json!({ "order": "reverse" })))?;
+        self.quiet()?;
+        let same = self.tags()? == tags && self.builds()?.len() == builds;
+        let events = replayed["replayed"].as_u64().unwrap_or_default();
+        self.report.check("e", same, &format!("{deliveries} deliveries and {events} events a second time change nothing"));
+        Ok(())
+    }
+
+    /// g: the nightly tick.
+    fn night(&mut self) -> anyhow::Result<()> {
+        say("the night comes: a second project, docs, has never been built");
+        let builds = self.builds()?.len();
+        self.tick("warm-main")?;
+        let build = self.next_build()?;
+        self.quiet()?;
+        let only = build.project == "docs" && self.builds()?.len() == builds + 1;
+        self.report.check("g", only, "the nightly tick warms only what needs it");
+        Ok(())
+    }
+
+    /// h: a branch is deleted while a build reads its cache.
+    fn deletion(&mut self) -> anyhow::Result<()> {
+        say("a pull request on top of feature-a is opened; feature-a is deleted while its build runs");
+        let (app, forge) = (&self.stage.app, &self.forge);
+        app.branch("stacked", "feature-a")?;
+        app.change("stacked", "a/source.txt", "a, third version\n")?;
+        forge.pull_request(app, 3, "stacked", "feature-a", None)?;
+        let (seen, head) = (self.report.builds.len(), app.head("feature-a")?);
+        self.wait("the build to run", || {
+            let builds = self.all_builds()?;
+            Ok((builds.len() > seen && self.is_running()?).then_some(()))
+        })?;
+        let before = self.tags()?;
+        let (held, main) = (before.get("app.branch.feature-a").cloned(), before.get("app.main").cloned());
+        let of_branch = |tags: &BTreeMap<String, String>| -> Vec<String> {
+            tags.keys().filter(|tag| tag.contains(".feature-a.") || tag.ends_with(".feature-a")).cloned().collect()
+        };
+        let (app, forge) = (&self.stage.app, &self.forge);
+        app.delete("feature-a")?;
+        forge.deleted(app, "feature-a", &head)?;
+        let during = self.wait("the branch's history to go", || {
+            let tags = self.tags()?;
+            Ok((of_branch(&tags).len() < of_branch(&before).len()).then_some(tags))
+        })?;
+        let still_running = self.is_running()?;
+        let leased = of_branch(&during) == ["app.branch.feature-a"] && during.get("app.branch.feature-a") == held.as_ref();
+        let build = self.next_build()?;
+        let unhurt = build.status == "SUCCEEDED" && build.reads.first().is_some_and(|read| read == "branch/feature-a") && !build.ran_dependencies("a");
+        let after = self.wait("the leased cache to go", || {
+            let tags = self.tags()?;
+            Ok(of_branch(&tags).is_empty().then_some(tags))
+        })?;
+        let main_stays = main.is_some() && during.get("app.main") == main.as_ref() && after.get("app.main") == main.as_ref();
+        self.report.check("h", still_running && leased, "a deleted branch's caches go, but for the one that a running build holds");
+        self.report.check("h", unhurt, "that build is not hurt");
+        self.report.check("h", main_stays, "then that one goes too, and main's stays");
+        Ok(())
+    }
+
+    /// Fires a schedule: does what the deployed schedule of a function says.
+    fn tick(&self, function: &str) -> anyhow::Result<()> {
+        let aws = self.stage.world.aws();
+        let name = crate::stack::function(function);
+        let listed = aws.rest("scheduler", "GET", "/schedules", None)?;
+        for schedule in listed["Schedules"].as_array().into_iter().flatten() {
+            let schedule = schedule["Name"].as_str().unwrap_or_default();
+            let schedule = aws.rest("scheduler", "GET", &format!("/schedules/{schedule}"), None)?;
+            let target = &schedule["Target"];
+            if target["Arn"].as_str().is_some_and(|arn| arn.ends_with(&name)) {
+                let input = serde_json::from_str(target["Input"].as_str().unwrap_or("{}"))?;
+                return aws.invoke(&name, &input).map(drop);
+            }
+        }
+        bail!("the stack has no schedule for {name}")
+    }
+
+    /// Waits for the next build to end, tells of it and notes it.
+    fn next_build(&mut self) -> anyhow::Result<Build> {
+        let seen: Vec<String> = self.report.builds.iter().map(|build| build.id.clone()).collect();
+        let build = self.ended(|build| !build.line.is_empty() && !seen.contains(&build.id))?;
+        println!(
+            "       {} {}: {} of {} steps reused, {:.1} s",
+            build.project, build.line, build.reused, build.steps, build.seconds
+        );
+        ensure!(build.status == "SUCCEEDED" || build.status.is_empty(), "a build ended with {}", build.status);
+        self.report.builds.push(build.clone());
+        Ok(build)
+    }
+
+    fn ended(&self, wanted: impl Fn(&Build) -> bool) -> anyhow::Result<Build> {
+        self.wait("a build to end", || {
+            let mut builds = self.builds()?.into_iter();
+            Ok(builds.find(|build| wanted(build) && build.status != "IN_PROGRESS"))
+        })
+    }
+
+    /// Every build that Stoker started.
+    fn builds(&self) -> anyhow::Result<Vec<Build>> {
+        Ok(self.all_builds()?.iter().map(Build::read).collect())
+    }
+
+    fn all_builds(&self) -> anyhow::Result<Vec<Value>> {
+        let builds = self.stage.local("GET", "builds", None)?;
+        builds.as_array().cloned().context("the local CodeBuild lists no builds")
+    }
+
+    fn is_running(&self) -> anyhow::Result<bool> {
+        Ok(!self.stage.local("GET", "health", None)?["running"].is_null())
+    }
+
+    /// Where the tags of the application's cache repository point.
+    fn tags(&self) -> anyhow::Result<BTreeMap<String, String>> {
+        let input = json!({ "repositoryName": "stoker/app" });
+        let images = self.stage.world.aws().call("ecr", &format!("{ECR}.DescribeImages"), &input)?;
+        let mut tags = BTreeMap::new();
+        for image in images["imageDetails"].as_array().into_iter().flatten() {
+            let digest = image["imageDigest"].as_str().unwrap_or_default();
+            for tag in image["imageTags"].as_array().into_iter().flatten() {
+                tags.insert(tag.as_str().unwrap_or_default().to_owned(), digest.to_owned());
+            }
+        }
+        Ok(tags)
+    }
+
+    fn digest(&self, tag: &str) -> anyhow::Result<Option<String>> {
+        Ok(self.tags()?.remove(tag))
+    }
+
+    /// Waits until a line has left a digest; answers where it points then.
+    fn line_moved(&self, tag: &str, from: Option<&str>) -> anyhow::Result<String> {
+        self.wait(&format!("{tag} to move"), || {
+            Ok(self.digest(tag)?.filter(|digest| Some(digest.as_str()) != from))
+        })
+    }
+
+    /// Waits until no queue holds a message, no build runs, and no function asks for anything.
+    fn quiet(&self) -> anyhow::Result<()> {
+        let mut last = (0, Instant::now());
+        self.wait("everything to settle", || {
+            let asked = self.stage.world.requests()?.iter().filter(|request| request.is_from_function()).count();
+            let busy = self.is_running()? || self.waiting()? > 0;
+            if busy || asked != last.0 {
+                last = (asked, Instant::now());
+            }
+            Ok((last.1.elapsed() > QUIET).then_some(()))
+        })
+    }
+
+    /// How many messages are in Stoker's queues.
+    fn waiting(&self) -> anyhow::Result<u64> {
+        let mut waiting = 0;
+        for queue in ["PromotionQueueUrl", "RetentionQueueUrl"] {
+            let url = self.stage.outputs.get(queue).with_context(|| format!("the stack has no output {queue}"))?;
+            let input = json!({ "QueueUrl": url, "AttributeNames": ["All"] });
+            let answer = self.stage.world.aws().call("sqs", "AmazonSQS.GetQueueAttributes", &input)?;
+            for count in ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"] {
+                let count = answer["Attributes"][count].as_str().and_then(|count| count.parse::<u64>().ok());
+                waiting += count.unwrap_or_default();
+            }
+        }
+        Ok(waiting)
+    }
+
+    fn wait<T>(&self, what: &str, mut look: impl FnMut() -> anyhow::Result<Option<T>>) -> anyhow::Result<T> {
+        let begun = Instant::now();
+        let mut told = Instant::now();
+        loop {
+            if let Some(found) = look()? {
+                return Ok(found);
+            }
+            if begun.elapsed() > PATIENCE {
+                let builder = if self.stage.builder == Builder::Docker { "Docker" } else { "the simulated builder" };
+                let logs = self.stage.world.dir().join("logs");
+                bail!("waited {} s in vain for {what} with {builder}; see {}", PATIENCE.as_secs(), logs.display());
+            }
+            if told.elapsed() > Duration::from_secs(10) {
+                println!("       ... waiting for {what}, {} s", begun.elapsed().as_secs());
+                told = Instant::now();
+            }
+            thread::sleep(POLL);
+        }
+    }
+}
+
+fn say(what: &str) {
+    println!("- {what}");
+}
