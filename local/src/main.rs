@@ -6,7 +6,6 @@ use clap::{Parser, Subcommand};
 use stoker_local::serve::{Local, Options, ServeError};
 use stoker_local::{chain, simulated};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
 /// What Stoker needs of AWS and no emulator has: builds that run, and events about them.
 #[derive(Parser)]
@@ -31,8 +30,7 @@ enum Command {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).init();
     match Cli::parse().command {
         Command::Docker { arguments } => simulated::docker(&arguments).await,
         Command::Serve(options) => match serve(options).await {

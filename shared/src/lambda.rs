@@ -6,8 +6,11 @@ use std::fs::OpenOptions;
 use std::path::PathBuf;
 
 use lambda_runtime::Diagnostic;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::Layer as _;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::writer::{BoxMakeWriter, Tee};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::aws::{Aws, Surroundings};
 use crate::error::{Disposition, chain};
@@ -16,13 +19,11 @@ use crate::policy::Policy;
 /// Where the policy's layer is unpacked.
 const POLICY: &str = "/opt/stoker.yaml";
 
-/// Starts JSON logs. `STOKER_LOG` sets the level; `STOKER_LOG_DIR` adds a file for each function, for places that
+/// Starts JSON logs. `STOKER_LOG` sets the level, as `debug` or `info,hyper=debug`; `STOKER_LOG_DIR` adds a file for each function, for places that
 /// keep no standard output.
 pub fn init_logs(function: &str) {
-    let filter = EnvFilter::builder()
-        .with_default_directive(tracing::level_filters::LevelFilter::INFO.into())
-        .with_env_var("STOKER_LOG")
-        .from_env_lossy();
+    let wanted = std::env::var("STOKER_LOG").ok().and_then(|wanted| wanted.parse::<Targets>().ok());
+    let filter = wanted.unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
     let file = std::env::var_os("STOKER_LOG_DIR").and_then(|dir| {
         let path = PathBuf::from(dir).join(format!("{function}.log"));
         OpenOptions::new().create(true).append(true).open(path).ok()
@@ -31,15 +32,14 @@ pub fn init_logs(function: &str) {
         Some(file) => BoxMakeWriter::new(Tee::new(std::io::stdout, file)),
         None => BoxMakeWriter::new(std::io::stdout),
     };
-    // A second call, as tests make it, changes nothing.
-    let _ = tracing_subscriber::fmt()
+    let layer = tracing_subscriber::fmt::layer()
         .json()
         .flatten_event(true)
         .with_span_list(false)
         .with_target(false)
-        .with_env_filter(filter)
-        .with_writer(writer)
-        .try_init();
+        .with_writer(writer);
+    // A second call, as tests make it, changes nothing.
+    let _ = tracing_subscriber::registry().with(layer.with_filter(filter)).try_init();
 }
 
 /// The adapters to AWS, set up from the function's environment.

@@ -4,6 +4,7 @@
 mod aws;
 mod check;
 mod demo;
+mod deployed;
 mod process;
 mod stack;
 mod test;

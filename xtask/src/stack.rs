@@ -169,6 +169,20 @@ fn architecture() -> anyhow::Result<&'static str> {
     }
 }
 
+/// The built programs, by the names of their functions in `template.yaml`.
+pub(crate) fn programs() -> anyhow::Result<BTreeMap<String, PathBuf>> {
+    let mut programs = BTreeMap::new();
+    for entry in fs::read_dir(build_dir()).context("the functions are not built")? {
+        let entry = entry?;
+        let program = entry.path().join("bootstrap");
+        if program.exists() {
+            programs.insert(entry.file_name().to_string_lossy().into_owned(), program);
+        }
+    }
+    ensure!(programs.len() == 6, "{} functions are built rather than 6", programs.len());
+    Ok(programs)
+}
+
 fn build_dir() -> PathBuf {
     crate::home().join("sam")
 }

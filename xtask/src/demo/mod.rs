@@ -14,6 +14,8 @@ use serde_json::{Value, json};
 
 use crate::world::{Settings, World};
 use crate::{process, stack, tools};
+use forge::Forge;
+use report::Report;
 use repository::Repository;
 
 /// What the demo can be asked.
@@ -57,7 +59,7 @@ const LOCAL_BASE_IMAGE: &str = "localhost/base:1";
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The policy of the demo.
-const POLICY: &str = "\
+pub(crate) const POLICY: &str = "\
 version: 1
 defaults:
   retention: { mode: apply }
@@ -66,43 +68,59 @@ projects:
   - { name: docs, repository: github.com/example/docs }
 ";
 
+/// The template's parameters in the demo.
+pub(crate) const PARAMETERS: [(&str, &str); 3] = [
+    ("CacheRepository", "stoker/app"),
+    // A branch's caches go at once, and leased ones are looked at again soon: the demo does not wait for hours.
+    ("RetentionDelaySeconds", "0"),
+    ("RetentionRetrySeconds", "2"),
+];
+
 /// Everything the story needs.
 pub(crate) struct Stage {
     pub(crate) world: World,
-    pub(crate) builder: Builder,
-    pub(crate) outputs: stack::Outputs,
-    pub(crate) app: Repository,
-    pub(crate) docs: Repository,
+    builder: Builder,
+    outputs: stack::Outputs,
+    app: Repository,
     local: ureq::Agent,
 }
 
 /// Runs the demo.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let begun = Instant::now();
-    let (builder, base_image) = choose_builder(args.builder)?;
-    tools::install()?;
-    let program = build_local()?;
-    stack::build()?;
-    let mut stage = set(builder, &base_image, &program)?;
-    println!("set up in {:.0} s; the story begins\n", begun.elapsed().as_secs_f32());
-
-    let told = story::tell(&mut stage);
-    let kept = args.keep;
-    if kept {
+    let (stage, report, builder) = stage_and_tell(args.builder)?;
+    if args.keep {
         println!("\n{}", how_to_talk(&stage));
     } else {
         stage.world.stop()?;
     }
-    let report = told?;
     if let Some(file) = &args.json {
         let json = serde_json::to_string_pretty(&report.to_json(builder))?;
         std::fs::write(file, json).with_context(|| format!("cannot write {}", file.display()))?;
     }
     report.print(builder);
-    println!("the whole demo took {:.0} s", begun.elapsed().as_secs_f32());
+    println!("\nthe whole demo took {:.0} s", begun.elapsed().as_secs_f32());
     match report.failed() {
         checks if checks.is_empty() => Ok(()),
         checks => bail!("the story did not hold: {}", checks.join("; ")),
+    }
+}
+
+/// Does all set-up and tells the story. The stage is left up, unless the story could not be told to its end.
+pub(crate) fn stage_and_tell(wanted: Option<Builder>) -> anyhow::Result<(Stage, Report, Builder)> {
+    let begun = Instant::now();
+    let (builder, base_image) = choose_builder(wanted)?;
+    tools::install()?;
+    let program = build_local()?;
+    stack::build()?;
+    let stage = set(builder, &base_image, &program)?;
+    println!("set up in {:.0} s; the story begins\n", begun.elapsed().as_secs_f32());
+    match story::tell(&stage) {
+        Ok(report) => Ok((stage, report, builder)),
+        Err(error) => {
+            stage.world.stop()?;
+            Err(error)
+        }
     }
 }
 
@@ -172,17 +190,11 @@ fn set(builder: Builder, base_image: &str, program: &std::path::Path) -> anyhow:
         .arg(world.dir().join("codebuild"));
     world.spawn("codebuild", "stoker-local", &mut command)?;
 
-    let parameters = [
-        ("CacheRepository", "stoker/app"),
-        // A branch's caches go at once, and leased ones are looked at again soon: the demo does not wait for hours.
-        ("RetentionDelaySeconds", "0"),
-        ("RetentionRetrySeconds", "2"),
-    ];
-    let outputs = stack::deploy(&world, POLICY, &parameters)?;
+    let outputs = stack::deploy(&world, POLICY, &PARAMETERS)?;
     let docs_caches = json!({ "repositoryName": "stoker/docs" });
     world.aws().call("ecr", "AmazonEC2ContainerRegistry_V20150921.CreateRepository", &docs_caches)?;
     let local = ureq::Agent::config_builder().proxy(None).timeout_global(Some(Duration::from_secs(10))).build();
-    let stage = Stage { world, builder, outputs, app, docs, local: local.new_agent() };
+    let stage = Stage { world, builder, outputs, app, local: local.new_agent() };
     let begun = Instant::now();
     while stage.local("GET", "health", None).is_err() {
         if !stage.world.is_running("codebuild") || begun.elapsed() > START_TIMEOUT {
@@ -194,6 +206,16 @@ fn set(builder: Builder, base_image: &str, program: &std::path::Path) -> anyhow:
 }
 
 impl Stage {
+    /// One of the stack's outputs.
+    pub(crate) fn output(&self, name: &str) -> anyhow::Result<&str> {
+        self.outputs.get(name).map(String::as_str).with_context(|| format!("the stack has no output {name}"))
+    }
+
+    /// A forge that knows the webhook's address and secret.
+    pub(crate) fn forge(&self) -> anyhow::Result<Forge> {
+        Forge::new(self.world.aws(), self.output("WebhookUrl")?, self.output("WebhookSecret")?)
+    }
+
     /// Talks to the control interface of the local `CodeBuild`.
     pub(crate) fn local(&self, method: &str, what: &str, body: Option<&Value>) -> anyhow::Result<Value> {
         let url = format!("{}/control/{what}", self.world.codebuild_endpoint());

@@ -125,16 +125,16 @@ impl Report {
     pub(crate) fn print(&self, builder: Builder) {
         let builder_note = if builder == Builder::Simulated { " (simulated builder)" } else { "" };
         println!("\nWhat was built{builder_note}\n");
-        println!("  {:<4} {:<22} {:<18} {:<34} {:<18} {:>7}", "#", "line", "why it started", "cache from", "steps reused", "seconds");
+        println!("  {:<4} {:<18} {:<24} {:<28} {:<16} {:>7}", "#", "line", "why it started", "cache from", "steps reused", "seconds");
         for (i, build) in self.builds.iter().enumerate() {
             let line = if build.project == "app" { build.line.clone() } else { format!("{} ({})", build.line, build.project) };
             let reads = if build.reads.is_empty() { "nothing: cold".to_owned() } else { build.reads.join(" ") };
             let reused = format!("{} {:>2} of {}", bar(build.reused, build.steps), build.reused, build.steps);
             let status = if build.status == "SUCCEEDED" { String::new() } else { format!("  {}", build.status) };
             println!(
-                "  {:<4} {line:<22} {:<18} {reads:<34} {reused:<18} {:>7.1}{status}",
+                "  {:<4} {line:<18} {:<24} {reads:<28} {reused:<16} {:>7.1}{status}",
                 i + 1,
-                shorten(&build.reason, 18),
+                shorten(&build.reason, 24),
                 build.seconds
             );
         }

@@ -18,14 +18,14 @@ ARG BASE=busybox:1.37
 FROM ${BASE} AS a
 WORKDIR /a
 COPY a/dependencies.txt .
-RUN sleep 9.5 && cat dependencies.txt > dependencies-a
+RUN sleep 10.5 && cat dependencies.txt > dependencies-a
 COPY a/source.txt .
 RUN sleep 0.2 && cat dependencies-a source.txt > part
 
 FROM ${BASE} AS b
 WORKDIR /b
 COPY b/dependencies.txt .
-RUN sleep 9.5 && cat dependencies.txt > dependencies-b
+RUN sleep 10.5 && cat dependencies.txt > dependencies-b
 COPY b/source.txt .
 RUN sleep 0.2 && cat dependencies-b source.txt > part
 

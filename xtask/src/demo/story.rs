@@ -19,10 +19,8 @@ const QUIET: Duration = Duration::from_millis(2500);
 const POLL: Duration = Duration::from_millis(40);
 
 /// Tells the story, and answers what was found.
-pub(crate) fn tell(stage: &mut Stage) -> anyhow::Result<Report> {
-    let output = |name: &str| stage.outputs.get(name).map(String::as_str).context("the stack lacks an output");
-    let forge = Forge::new(stage.world.aws(), output("WebhookUrl")?, output("WebhookSecret")?)?;
-    let mut story = Story { stage, forge, report: Report::default() };
+pub(crate) fn tell(stage: &Stage) -> anyhow::Result<Report> {
+    let mut story = Story { stage, forge: stage.forge()?, report: Report::default() };
     story.branches()?;
     story.merges()?;
     story.again()?;
@@ -144,7 +142,11 @@ impl Story<'_> {
         let commit = app.change("reference", "version.txt", "local\n")?;
         let started = self.stage.codebuild("StartBuild", &json!({ "projectName": "app", "sourceVersion": commit }))?;
         let id = started["build"]["id"].as_str().context("the local CodeBuild did not start the reference")?;
-        let build = self.ended(|build| build.id == id)?;
+        let build = self.wait("the reference to end", || {
+            let builds = self.all_builds()?;
+            let build = builds.iter().map(Build::read).find(|build| build.id == id);
+            Ok(build.filter(|build| build.status != "IN_PROGRESS"))
+        })?;
         ensure!(build.status == "SUCCEEDED", "the reference build ended with {}", build.status);
         self.report.figures.local_cache_seconds = build.seconds;
         println!("       {:.1} s, {} of {} steps reused", build.seconds, build.reused, build.steps);
@@ -237,7 +239,7 @@ impl Story<'_> {
     /// Waits for the next build to end, tells of it and notes it.
     fn next_build(&mut self) -> anyhow::Result<Build> {
         let seen: Vec<String> = self.report.builds.iter().map(|build| build.id.clone()).collect();
-        let build = self.ended(|build| !build.line.is_empty() && !seen.contains(&build.id))?;
+        let build = self.ended(|build| !seen.contains(&build.id))?;
         println!(
             "       {} {}: {} of {} steps reused, {:.1} s",
             build.project, build.line, build.reused, build.steps, build.seconds
@@ -256,7 +258,7 @@ impl Story<'_> {
 
     /// Every build that Stoker started.
     fn builds(&self) -> anyhow::Result<Vec<Build>> {
-        Ok(self.all_builds()?.iter().map(Build::read).collect())
+        Ok(self.all_builds()?.iter().map(Build::read).filter(|build| !build.line.is_empty()).collect())
     }
 
     fn all_builds(&self) -> anyhow::Result<Vec<Value>> {
@@ -310,8 +312,7 @@ impl Story<'_> {
     fn waiting(&self) -> anyhow::Result<u64> {
         let mut waiting = 0;
         for queue in ["PromotionQueueUrl", "RetentionQueueUrl"] {
-            let url = self.stage.outputs.get(queue).with_context(|| format!("the stack has no output {queue}"))?;
-            let input = json!({ "QueueUrl": url, "AttributeNames": ["All"] });
+            let input = json!({ "QueueUrl": self.stage.output(queue)?, "AttributeNames": ["All"] });
             let answer = self.stage.world.aws().call("sqs", "AmazonSQS.GetQueueAttributes", &input)?;
             for count in ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"] {
                 let count = answer["Attributes"][count].as_str().and_then(|count| count.parse::<u64>().ok());
