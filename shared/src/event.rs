@@ -149,9 +149,9 @@ impl Event {
     pub fn repository(&self) -> Option<&Repository> {
         match self {
             Self::BranchPushed(push) => Some(&push.repository),
-            Self::PullRequestUpdated(pull) | Self::PullRequestMerged(pull) | Self::PullRequestClosed(pull) => {
-                Some(&pull.repository)
-            }
+            Self::PullRequestUpdated(pull)
+            | Self::PullRequestMerged(pull)
+            | Self::PullRequestClosed(pull) => Some(&pull.repository),
             Self::BranchDeleted(deleted) => Some(&deleted.repository),
             _ => None,
         }
@@ -201,7 +201,9 @@ mod tests {
             "current-phase":"SUBMITTED","current-phase-context":"[]","version":"1",
             "additional-information":{"build-number":55.0,"timeout-in-minutes":60.0,
             "logs":{"deep-link":"group=null;stream=null"}}}}"#;
-        let Event::BuildStateChange(change) = Envelope::parse(json).unwrap().event else { panic!("wrong kind") };
+        let Event::BuildStateChange(change) = Envelope::parse(json).unwrap().event else {
+            panic!("wrong kind")
+        };
         assert_eq!(change.id(), "app:8745a7a9-c340-456a-9166-edf953571bEX");
         assert_eq!(change.build_status, "IN_PROGRESS");
     }

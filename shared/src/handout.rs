@@ -151,8 +151,11 @@ impl Handout {
     #[must_use]
     pub fn environment(&self, registry: &str, repository: &CacheRepository) -> Vec<(&'static str, String)> {
         let image = format!("{registry}/{repository}");
-        let from: Vec<String> =
-            self.sources.iter().map(|source| format!("type=registry,ref={image}@{}", source.digest)).collect();
+        let from: Vec<String> = self
+            .sources
+            .iter()
+            .map(|source| format!("type=registry,ref={image}@{}", source.digest))
+            .collect();
         // ECR takes a cache only as an image manifest, and a cache that could not be written must not fail a build.
         let to = self.export.as_ref().map(|tag| {
             format!(
@@ -229,7 +232,8 @@ mod tests {
     #[test]
     fn the_flags_are_ready_for_the_command_line() {
         let repository = CacheRepository::new("stoker/app").unwrap();
-        let environment: BTreeMap<_, _> = handout().environment("registry.example", &repository).into_iter().collect();
+        let environment: BTreeMap<_, _> =
+            handout().environment("registry.example", &repository).into_iter().collect();
         assert_eq!(
             environment[variable::FLAGS],
             format!(
@@ -258,7 +262,10 @@ mod tests {
     #[test]
     fn a_build_that_must_not_write_gets_no_cache_to() {
         let handout = Handout { export: None, ..handout() };
-        let environment = handout.environment("registry.example", &CacheRepository::new("stoker/app").unwrap());
-        assert!(environment.iter().all(|(name, value)| *name != variable::TO && !value.contains("--cache-to")));
+        let environment =
+            handout.environment("registry.example", &CacheRepository::new("stoker/app").unwrap());
+        assert!(
+            environment.iter().all(|(name, value)| *name != variable::TO && !value.contains("--cache-to"))
+        );
     }
 }

@@ -24,6 +24,8 @@ const POLICY: &str = "/opt/stoker.yaml";
 pub fn init_logs(function: &str) {
     let wanted = std::env::var("STOKER_LOG").ok().and_then(|wanted| wanted.parse::<Targets>().ok());
     let filter = wanted.unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
+    // The runtime tells of a failed invocation too; it has been told here, with its causes.
+    let filter = filter.with_target("lambda_runtime", LevelFilter::OFF);
     let file = std::env::var_os("STOKER_LOG_DIR").and_then(|dir| {
         let path = PathBuf::from(dir).join(format!("{function}.log"));
         OpenOptions::new().create(true).append(true).open(path).ok()
@@ -43,14 +45,15 @@ pub fn init_logs(function: &str) {
 }
 
 /// The adapters to AWS, set up from the function's environment.
-pub async fn aws(function: &'static str) -> Aws {
+#[must_use]
+pub fn aws(function: &'static str) -> Aws {
     let variable = |name: &str| std::env::var(name).unwrap_or_default();
     let surroundings = Surroundings {
         registry: registry(),
         bus: variable("STOKER_BUS"),
         webhook_secret: variable("STOKER_WEBHOOK_SECRET"),
     };
-    Aws::new(function, surroundings).await
+    Aws::new(function, surroundings)
 }
 
 /// Host of the registry that serves the cache repositories.

@@ -1,7 +1,10 @@
 //! The ports: everything Stoker asks of the world outside its process, named by capability, domain types in and out.
 //! Each function takes only the ports it needs, which is also how its IAM role is written.
 
-#![expect(async_fn_in_trait, reason = "a Lambda serves one event at a time on one thread; no future has to be Send")]
+#![expect(
+    async_fn_in_trait,
+    reason = "a Lambda serves one event at a time on one thread; no future has to be Send"
+)]
 
 use std::collections::BTreeMap;
 
@@ -27,19 +30,33 @@ pub struct Image {
 pub trait ReadImages {
     /// The manifests under these tags, in the order asked for; `None` where there is none, also when the whole
     /// repository does not exist yet.
-    async fn images(&self, repository: &CacheRepository, tags: &[Tag]) -> Result<Vec<Option<Image>>, CallError>;
+    async fn images(
+        &self,
+        repository: &CacheRepository,
+        tags: &[Tag],
+    ) -> Result<Vec<Option<Image>>, CallError>;
 }
 
 /// Reads blobs.
 pub trait ReadBlobs {
     /// A blob of at most `limit` bytes; its digest has been checked.
-    async fn blob(&self, repository: &CacheRepository, digest: &Digest, limit: usize) -> Result<Bytes, CallError>;
+    async fn blob(
+        &self,
+        repository: &CacheRepository,
+        digest: &Digest,
+        limit: usize,
+    ) -> Result<Bytes, CallError>;
 }
 
 /// Writes blobs and manifests.
 pub trait WriteImages {
     /// Stores a blob.
-    async fn put_blob(&self, repository: &CacheRepository, digest: &Digest, bytes: Bytes) -> Result<(), CallError>;
+    async fn put_blob(
+        &self,
+        repository: &CacheRepository,
+        digest: &Digest,
+        bytes: Bytes,
+    ) -> Result<(), CallError>;
 
     /// Stores a manifest under a tag, taking the tag from whatever held it.
     async fn put_image(

@@ -195,7 +195,8 @@ async fn gather(ports: &impl Ports, policy: &Policy, hints: &[Hint], answers: &m
         _ => None,
     });
     let ids: Vec<String> = built.collect::<BTreeSet<_>>().into_iter().collect();
-    let builds = if ids.is_empty() { Ok(Vec::new()) } else { ports.get(&ids).await.map_err(|e| Arc::new(e.into())) };
+    let builds =
+        if ids.is_empty() { Ok(Vec::new()) } else { ports.get(&ids).await.map_err(|e| Arc::new(e.into())) };
 
     for (index, hint) in hints.iter().enumerate() {
         let gathered = match (hint, &builds) {
@@ -207,7 +208,9 @@ async fn gather(ports: &impl Ports, policy: &Policy, hints: &[Hint], answers: &m
             (Hint::Exported { repository, tag }, _) => {
                 exported_move(ports, policy, repository, tag).await.map_err(|e| Arc::new(e.into()))
             }
-            (Hint::Merged { repository, line, commits }, _) => Ok(Ok(merged_moves(policy, repository, line, commits))),
+            (Hint::Merged { repository, line, commits }, _) => {
+                Ok(Ok(merged_moves(policy, repository, line, commits)))
+            }
         };
         match gathered {
             Err(error) => answers[index] = Err(error),
@@ -256,7 +259,8 @@ async fn exported_move(
     let Some((scope, TagKind::Export(key))) = Tag::parse(tag) else {
         return Ok(Err("the tag is no export's".to_owned()));
     };
-    let Some(project) = policy.project_of_scope(&scope).filter(|project| project.cache_repository == *repository)
+    let Some(project) =
+        policy.project_of_scope(&scope).filter(|project| project.cache_repository == *repository)
     else {
         return Ok(Err("the policy names no project for the tag".to_owned()));
     };
@@ -266,7 +270,8 @@ async fn exported_move(
         return Ok(Err(why));
     }
     let builds = ports.recent(&project.name).await?;
-    let exported = |build: &&Build| Handed::read(&build.environment).is_some_and(|h| h.export.as_deref() == Some(tag));
+    let exported =
+        |build: &&Build| Handed::read(&build.environment).is_some_and(|h| h.export.as_deref() == Some(tag));
     Ok(match builds.iter().find(exported) {
         None => Err("no build of Stoker's was told to write the export".to_owned()),
         Some(build) => built_move(policy, build).map(|one| vec![one]),
@@ -306,7 +311,11 @@ async fn move_line(
     let current = match images.next().flatten() {
         None => None,
         Some(image) => {
-            let foreign = |why: String| Error::ForeignLine { tag: line_tag.clone(), repository: repository.clone(), why };
+            let foreign = |why: String| Error::ForeignLine {
+                tag: line_tag.clone(),
+                repository: repository.clone(),
+                why,
+            };
             Some((read_cache(ports, repository, &image).await?.map_err(foreign)?, image))
         }
     };
@@ -320,7 +329,9 @@ async fn move_line(
         }
     }
     if sources.is_empty() {
-        return Ok(Outcome::Nothing { why: format!("there is no cache for {line} under any of {} tags", causes.len()) });
+        return Ok(Outcome::Nothing {
+            why: format!("there is no cache for {line} under any of {} tags", causes.len()),
+        });
     }
 
     let before = current.as_ref().map(|(content, _)| Provenance::read(&content.manifest.annotations));
@@ -368,7 +379,8 @@ async fn move_line(
         return Err(Error::TooLarge { line, bytes: merged.config.len() });
     }
 
-    let holds_config = current.as_ref().is_some_and(|(content, _)| content.manifest.config.digest == merged.config_digest);
+    let holds_config =
+        current.as_ref().is_some_and(|(content, _)| content.manifest.config.digest == merged.config_digest);
     if !holds_config {
         ports.put_blob(repository, &merged.config_digest, Bytes::from(merged.config)).await?;
     }

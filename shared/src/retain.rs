@@ -100,7 +100,13 @@ impl fmt::Display for Plan {
         for Verdict { image, action, why } in &self.verdicts {
             writeln!(f, "{action:6} {} {} ({why})", image.digest.short(), image.tags.join(" "))?;
         }
-        write!(f, "{}: {} of {} images to delete", self.repository, self.deletions().len(), self.verdicts.len())
+        write!(
+            f,
+            "{}: {} of {} images to delete",
+            self.repository,
+            self.deletions().len(),
+            self.verdicts.len()
+        )
     }
 }
 
@@ -116,7 +122,8 @@ enum Say {
 #[must_use]
 pub fn plan(repository: &CacheRepository, projects: &[Project], world: World, now: Timestamp) -> Plan {
     let World { images, heads, leased, gone } = world;
-    let scopes: BTreeMap<Scope, &Project> = projects.iter().map(|project| (Scope::of(&project.name), project)).collect();
+    let scopes: BTreeMap<Scope, &Project> =
+        projects.iter().map(|project| (Scope::of(&project.name), project)).collect();
 
     let line_say = |scope: &Scope, project: &Project, line: &LineKey, image: &ListedImage| {
         let is_gone = |gone: &&Gone| gone.scope == *scope && gone.line == *line && image.pushed_at <= gone.at;
@@ -137,7 +144,9 @@ pub fn plan(repository: &CacheRepository, projects: &[Project], world: World, no
     for image in &images {
         let Some(head) = heads.get(&image.digest) else { continue };
         for tag in &image.tags {
-            let Some((scope, TagKind::Line(line) | TagKind::History { line, .. })) = Tag::parse(tag) else { continue };
+            let Some((scope, TagKind::Line(line) | TagKind::History { line, .. })) = Tag::parse(tag) else {
+                continue;
+            };
             let Some(project) = scopes.get(&scope) else { continue };
             let is_line = matches!(Tag::parse(tag), Some((_, TagKind::Line(_))));
             match line_say(&scope, project, &line, image) {
@@ -199,7 +208,11 @@ pub fn plan(repository: &CacheRepository, projects: &[Project], world: World, no
         }
         let why = deletions.join("; ");
         if leased.contains(&image.digest) {
-            return Verdict { image, action: Action::Wait, why: format!("{why}; a running build was handed it") };
+            return Verdict {
+                image,
+                action: Action::Wait,
+                why: format!("{why}; a running build was handed it"),
+            };
         }
         Verdict { image, action: Action::Delete, why }
     };
@@ -231,11 +244,15 @@ pub async fn observe(
             _ => None,
         })
         .collect();
-    let pages = try_join_all(on_lines.chunks(IMAGES_PER_CALL).map(|tags| ports.images(repository, tags))).await?;
-    let heads = pages.into_iter().flatten().flatten().filter_map(|image| match cache::classify(&image.manifest) {
-        Kind::Cache(manifest) => Some((image.digest, Provenance::read(&manifest.annotations).built?.commit)),
-        Kind::Other { .. } => None,
-    });
+    let pages =
+        try_join_all(on_lines.chunks(IMAGES_PER_CALL).map(|tags| ports.images(repository, tags))).await?;
+    let heads =
+        pages.into_iter().flatten().flatten().filter_map(|image| match cache::classify(&image.manifest) {
+            Kind::Cache(manifest) => {
+                Some((image.digest, Provenance::read(&manifest.annotations).built?.commit))
+            }
+            Kind::Other { .. } => None,
+        });
     let heads = heads.collect();
     let builds = try_join_all(projects.iter().map(|project| ports.recent(&project.name))).await?;
     let leased = builds

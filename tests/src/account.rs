@@ -85,7 +85,14 @@ impl Account {
     }
 
     /// What a build (or anybody else with push rights) does.
-    pub fn push(&self, repository: &CacheRepository, tag: &str, media_type: &str, manifest: Bytes, blobs: Vec<Bytes>) {
+    pub fn push(
+        &self,
+        repository: &CacheRepository,
+        tag: &str,
+        media_type: &str,
+        manifest: Bytes,
+        blobs: Vec<Bytes>,
+    ) {
         for blob in blobs {
             self.blobs.borrow_mut().insert(Digest::of(&blob), blob);
         }
@@ -103,11 +110,16 @@ impl Account {
         }
     }
 
-    fn call<T>(&self, operation: &'static str, effect: impl FnOnce() -> Result<T, CallError>) -> Result<T, CallError> {
+    fn call<T>(
+        &self,
+        operation: &'static str,
+        effect: impl FnOnce() -> Result<T, CallError>,
+    ) -> Result<T, CallError> {
         let number = self.calls.borrow().len();
         self.calls.borrow_mut().push(operation);
         let fault = self.faults.borrow_mut().remove(&number);
-        let error = |failure| Err(CallError::new(operation, "the account in memory", failure, "an injected fault"));
+        let error =
+            |failure| Err(CallError::new(operation, "the account in memory", failure, "an injected fault"));
         match fault {
             Some(Fault::Before(failure)) => error(failure),
             Some(Fault::After(failure)) => effect().and_then(|_| error(failure)),
@@ -117,7 +129,11 @@ impl Account {
 }
 
 impl ReadImages for Account {
-    async fn images(&self, repository: &CacheRepository, tags: &[Tag]) -> Result<Vec<Option<Image>>, CallError> {
+    async fn images(
+        &self,
+        repository: &CacheRepository,
+        tags: &[Tag],
+    ) -> Result<Vec<Option<Image>>, CallError> {
         self.call("ecr:BatchGetImage", || {
             assert!(tags.len() <= 100, "one request names at most 100 images");
             Ok(tags.iter().map(|tag| self.image(repository, tag.as_str())).collect())

@@ -1,6 +1,11 @@
 //! What the stories are told with: an AWS account in memory, and a world that pushes, merges and builds in it.
 
-#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test that meets the unexpected ends")]
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test that meets the unexpected ends"
+)]
 #![allow(clippy::missing_panics_doc, reason = "see above")]
 
 pub mod account;

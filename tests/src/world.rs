@@ -178,7 +178,13 @@ impl World {
     }
 
     /// A pull request's event: `action` is the forge's, or `merged`.
-    pub async fn pull_request(&mut self, action: &str, branch: &str, head: &Commit, merge_commit: Option<&Commit>) {
+    pub async fn pull_request(
+        &mut self,
+        action: &str,
+        branch: &str,
+        head: &Commit,
+        merge_commit: Option<&Commit>,
+    ) {
         self.pull_request_to("main", "example/app", action, branch, head, merge_commit).await;
     }
 
@@ -218,7 +224,8 @@ impl World {
     async fn deliver_bytes(&mut self, event: &str, body: Vec<u8>) -> i64 {
         let mac = Hmac::<Sha256>::new_from_slice(SECRET).unwrap().chain_update(&body);
         let signature = format!("sha256={}", hex::encode(mac.finalize().into_bytes()));
-        let request = request("POST", &[("x-github-event", event), ("x-hub-signature-256", &signature)], &body);
+        let request =
+            request("POST", &[("x-github-event", event), ("x-hub-signature-256", &signature)], &body);
         let mut status = receive_webhook::handle(&request, &self.account).await.status_code;
         if status == 503 {
             // Somebody presses "redeliver".
@@ -384,7 +391,8 @@ impl World {
         let source = self.sources.get(&head).expect("a known commit").clone();
         let known = self.known_steps(&handed.digests);
         let now = self.account.now();
-        let ran = source.steps().into_iter().map(|(key, _)| key).filter(|key| !known.contains_key(&record(key)));
+        let ran =
+            source.steps().into_iter().map(|(key, _)| key).filter(|key| !known.contains_key(&record(key)));
         let ran = ran.map(|key| key.split_once(['@', '(']).expect("a step's key").0.to_owned()).collect();
         let tag = handed.export.expect("every build of the stories exports");
         self.export(&tag, &source, |key| known.get(&record(key)).copied().unwrap_or(now));
@@ -535,9 +543,7 @@ pub fn exported(source: &Source, created_at: impl Fn(&str) -> Timestamp) -> (Byt
         })
         .collect();
     let config = Bytes::from(json!({ "layers": layers, "records": records }).to_string());
-    let descriptor = |media_type: &str, blob: &Bytes| {
-        json!({ "mediaType": media_type, "digest": Digest::of(blob).as_str(), "size": blob.len() })
-    };
+    let descriptor = |media_type: &str, blob: &Bytes| json!({ "mediaType": media_type, "digest": Digest::of(blob).as_str(), "size": blob.len() });
     let manifest = json!({
         "schemaVersion": 2,
         "mediaType": cache::MANIFEST_MEDIA_TYPE,

@@ -45,7 +45,8 @@ async fn webhooks_are_refused_with_the_right_status() {
 #[tokio::test]
 async fn a_stranger_costs_no_call_at_all() {
     let account = Account::default();
-    let response = receive_webhook::handle(&request("POST", &[("x-github-event", "push")], b"{}"), &account).await;
+    let response =
+        receive_webhook::handle(&request("POST", &[("x-github-event", "push")], b"{}"), &account).await;
     assert_eq!(response.status_code, 401);
     assert!(account.calls.borrow().is_empty());
 }
@@ -77,7 +78,13 @@ async fn events_that_are_no_events_are_dropped() {
     use aws_lambda_events::sqs::{SqsEvent, SqsMessage};
     let world = World::new();
     let mut batch = SqsEvent::default();
-    for body in ["", "{}", "null", "[1]", r#"{"source":"aws.codebuild","detail-type":"CodeBuild Build State Change","detail":{}}"#] {
+    for body in [
+        "",
+        "{}",
+        "null",
+        "[1]",
+        r#"{"source":"aws.codebuild","detail-type":"CodeBuild Build State Change","detail":{}}"#,
+    ] {
         let mut message = SqsMessage::default();
         message.message_id = Some("1".to_owned());
         message.body = Some(body.to_owned());
@@ -111,7 +118,13 @@ async fn a_line_that_is_no_cache_is_never_handed_to_a_build() {
     let mut world = World::new();
     let repository = world.repository();
     let media_type = stoker::cache::MANIFEST_MEDIA_TYPE;
-    world.account.push(&repository, "app.main", media_type, b"{\"schemaVersion\":2}".as_slice().into(), vec![]);
+    world.account.push(
+        &repository,
+        "app.main",
+        media_type,
+        b"{\"schemaVersion\":2}".as_slice().into(),
+        vec![],
+    );
     let a = world.commit([1, 1, 1, 1]);
     world.push("feature-a", &[&a]).await;
     world.settle().await;
@@ -133,7 +146,10 @@ async fn resolve_cache_answers_what_a_build_would_have_been_handed() {
     assert_eq!(answer.environment["STOKER_READS"], "main");
     assert!(answer.environment["STOKER_CACHE_FLAGS"].contains("--cache-to"));
     let answer = ask(serde_json::json!({"project": "app"})).await.unwrap();
-    assert!(!answer.environment["STOKER_CACHE_FLAGS"].contains("--cache-to"), "without a commit there is no export");
+    assert!(
+        !answer.environment["STOKER_CACHE_FLAGS"].contains("--cache-to"),
+        "without a commit there is no export"
+    );
     let unknown = ask(serde_json::json!({"project": "other"})).await.unwrap_err().to_string();
     assert!(unknown.contains("policy/stoker.yaml"), "{unknown}");
     assert!(ask(serde_json::json!({"projekt": "app"})).await.is_err());
@@ -143,7 +159,8 @@ async fn resolve_cache_answers_what_a_build_would_have_been_handed() {
 async fn a_cache_too_large_to_import_is_not_handed_to_a_build() {
     let mut world = World::new();
     let repository = world.repository();
-    let (manifest, blobs) = exported(&Source { versions: [1, 1, 1, 1] }, |_| "2026-11-21T08:00:00Z".parse().unwrap());
+    let (manifest, blobs) =
+        exported(&Source { versions: [1, 1, 1, 1] }, |_| "2026-11-21T08:00:00Z".parse().unwrap());
     let mut manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
     manifest["config"]["size"] = serde_json::json!(2_000_000);
     let media_type = stoker::cache::MANIFEST_MEDIA_TYPE;

@@ -44,10 +44,14 @@ async fn every_event_is_understood_by_its_function() {
             let event = Envelope::from_value(read(&path)).unwrap().event;
             assert!(start_build::request(&event).is_some(), "{name}");
         } else if name.starts_with("promote-cache-batch") {
-            let hints = envelopes(read(&path)).iter().filter_map(|envelope| Hint::of(&envelope.event)).count();
+            let hints =
+                envelopes(read(&path)).iter().filter_map(|envelope| Hint::of(&envelope.event)).count();
             assert_eq!(hints, 4, "{name}");
         } else if name.starts_with("promote-cache-") {
-            assert!(envelopes(read(&path)).iter().all(|envelope| Hint::of(&envelope.event).is_none()), "{name}");
+            assert!(
+                envelopes(read(&path)).iter().all(|envelope| Hint::of(&envelope.event).is_none()),
+                "{name}"
+            );
         } else if name.starts_with("enforce-retention-branch") {
             assert!(matches!(envelopes(read(&path))[0].event, Event::BranchDeleted(_)), "{name}");
         } else if name == "resolve-cache" {

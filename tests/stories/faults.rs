@@ -42,7 +42,11 @@ async fn any_call_may_fail_once() {
         ] {
             let (end, _, world) = life(Some((call, fault))).await;
             assert_eq!(end, calm, "call {call} {fault:?}");
-            assert_eq!(world.account.builds.borrow().len(), builds, "call {call} {fault:?}: one build for each head");
+            assert_eq!(
+                world.account.builds.borrow().len(),
+                builds,
+                "call {call} {fault:?}: one build for each head"
+            );
             assert!(world.dead.is_empty(), "call {call} {fault:?}: nothing is given up: {:?}", world.dead);
         }
     }

@@ -1,5 +1,12 @@
 //! Stories that read like sentences, told on an account in memory.
 
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test that meets the unexpected ends"
+)]
+
 mod bad_input;
 mod events;
 mod faults;

@@ -86,7 +86,9 @@ async fn the_promotion_needs_no_build() {
 #[tokio::test]
 async fn the_merge_event_may_come_after_the_push_or_never() {
     let mut ends = Vec::new();
-    for order in [&["merged", "push"][..], &["push", "merged"], &["push"], &["merged", "push", "push", "merged"]] {
+    for order in
+        [&["merged", "push"][..], &["push", "merged"], &["push"], &["merged", "push", "push", "merged"]]
+    {
         let (mut world, [_, a, _]) = two_branches().await;
         let merge = world.commit([2, 2, 1, 1]);
         let mut first = Vec::new();
@@ -244,9 +246,11 @@ async fn a_build_of_another_commit_than_it_was_told_is_not_promoted() {
     world.push("feature-a", &[&told]).await;
     world.settle().await;
     let build = world.running().pop().unwrap();
-    world.export(&build.environment["STOKER_EXPORT"].clone(), &stories::world::Source { versions: [2, 2, 2, 2] }, |_| {
-        "2026-11-21T08:00:00Z".parse().unwrap()
-    });
+    world.export(
+        &build.environment["STOKER_EXPORT"].clone(),
+        &stories::world::Source { versions: [2, 2, 2, 2] },
+        |_| "2026-11-21T08:00:00Z".parse().unwrap(),
+    );
     world.end(&build.id, stoker::ports::BuildStatus::Succeeded, &other);
     world.settle().await;
     assert!(world.lines().is_empty(), "{:?}", world.lines());

@@ -115,7 +115,8 @@ async fn what_is_not_stokers_is_never_deleted() {
     world.wait(SignedDuration::from_hours(24 * 400));
     world.night().await;
     let tags = world.account.tags(&repository);
-    for tag in ["latest", "v1.2.3", "other.main", "other.history.main.20200101T000000Z-00000000", "app.main"] {
+    for tag in ["latest", "v1.2.3", "other.main", "other.history.main.20200101T000000Z-00000000", "app.main"]
+    {
         assert!(tags.contains_key(tag), "{tag} is gone");
     }
 }

@@ -23,7 +23,7 @@ projects:
 pub(crate) fn check_binaries() -> anyhow::Result<()> {
     for (name, program) in stack::programs()? {
         let size = fs::metadata(&program)?.len();
-        println!("   {name:<20} {:.1} MB", size as f64 / 1e6);
+        println!("   {name:<20} {} kB", size / 1000);
         ensure!(size <= MAX_PROGRAM, "{name} has {size} bytes, more than {MAX_PROGRAM}");
         if name == "ReceiveWebhook" {
             continue; // it reads no policy
@@ -56,7 +56,8 @@ pub(crate) fn check(stage: &Stage) -> anyhow::Result<Vec<String>> {
     };
     println!("== the deployed stack");
     let aws = stage.world.aws();
-    let builds = || Ok::<_, anyhow::Error>(stage.local("GET", "builds", None)?.as_array().map_or(0, Vec::len));
+    let builds =
+        || Ok::<_, anyhow::Error>(stage.local("GET", "builds", None)?.as_array().map_or(0, Vec::len));
     let before = builds()?;
 
     let url = stage.output("WebhookUrl")?;
@@ -66,7 +67,13 @@ pub(crate) fn check(stage: &Stage) -> anyhow::Result<Vec<String>> {
     for (what, status, event, signature, body) in [
         ("an unsigned webhook is refused with 401", 401, "push", None, "{}"),
         ("a wrongly signed webhook is refused with 401", 401, "push", Some("sha256=00".to_owned()), "{}"),
-        ("an oversized webhook is refused with 413", 413, "push", Some("sha256=00".to_owned()), large.as_str()),
+        (
+            "an oversized webhook is refused with 413",
+            413,
+            "push",
+            Some("sha256=00".to_owned()),
+            large.as_str(),
+        ),
         ("a webhook that is no JSON is refused with 400", 400, "push", Some(signed("hello")), "hello"),
         ("an unknown webhook is answered with 200", 200, "star", Some(signed("{}")), "{}"),
     ] {
@@ -80,7 +87,8 @@ pub(crate) fn check(stage: &Stage) -> anyhow::Result<Vec<String>> {
     let answer = aws.invoke(resolve, &json!({ "project": "app" }))?;
     let flags = answer["environment"]["STOKER_CACHE_FLAGS"].as_str().unwrap_or_default();
     note("resolve-cache hands out main", flags.starts_with("--cache-from type=registry,ref="));
-    let error = aws.invoke(resolve, &json!({ "project": "other" })).map_or_else(|e| e.to_string(), |a| a.to_string());
+    let error =
+        aws.invoke(resolve, &json!({ "project": "other" })).map_or_else(|e| e.to_string(), |a| a.to_string());
     note("resolve-cache says what to do about an unknown project", error.contains("policy/stoker.yaml"));
 
     for queue in ["DeadLettersUrl", "PromotionDeadLettersUrl"] {

@@ -20,7 +20,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let begun = Instant::now();
     println!("== units, properties, stories");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let status = Command::new(cargo).current_dir(crate::root()).args(["test", "--workspace", "--quiet"]).status();
+    let status =
+        Command::new(cargo).current_dir(crate::root()).args(["test", "--workspace", "--quiet"]).status();
     ensure!(status.context("cannot run cargo")?.success(), "cargo test failed");
     println!("   {} s", begun.elapsed().as_secs());
     if args.fast {
@@ -40,7 +41,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let mut failed = report.failed();
     failed.extend(deployed?);
     if builder == demo::Builder::Simulated {
-        println!("SKIPPED: the story on a real builder, as no Docker engine answers that can export a registry cache");
+        println!(
+            "SKIPPED: the story on a real builder, as no Docker engine answers that can export a registry cache"
+        );
         // Elsewhere that may be so; CI has an engine, and a CI that skips the heart of the matter is broken.
         if std::env::var_os("CI").is_some() {
             failed.push("CI has no Docker engine".to_owned());

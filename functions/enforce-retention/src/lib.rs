@@ -19,7 +19,11 @@ impl<P: Catalogue + ReadImages + ReadBuilds + ListProjects> Ports for P {}
 
 /// Handles the nightly tick: every project of the policy. A repository that fails does not keep the others from
 /// their turn; the first error is returned at the end.
-pub async fn handle_nightly(ports: &impl Ports, policy: &Policy, now: Timestamp) -> Result<Vec<Applied>, CallError> {
+pub async fn handle_nightly(
+    ports: &impl Ports,
+    policy: &Policy,
+    now: Timestamp,
+) -> Result<Vec<Applied>, CallError> {
     let mut all = Vec::new();
     let mut first_error = None;
     for (repository, projects) in by_repository(all_projects(ports, policy).await?) {
@@ -36,7 +40,12 @@ pub async fn handle_nightly(ports: &impl Ports, policy: &Policy, now: Timestamp)
 
 /// Handles a batch of branches that went; answers the messages that are to come again: what failed, and branches
 /// some of whose caches a running build still holds.
-pub async fn handle_batch(batch: &SqsEvent, policy: &Policy, ports: &impl Ports, now: Timestamp) -> SqsBatchResponse {
+pub async fn handle_batch(
+    batch: &SqsEvent,
+    policy: &Policy,
+    ports: &impl Ports,
+    now: Timestamp,
+) -> SqsBatchResponse {
     let mut response = SqsBatchResponse::default();
     for message in &batch.records {
         let done = match Envelope::parse(message.body.as_deref().unwrap_or_default()) {
@@ -47,7 +56,9 @@ pub async fn handle_batch(batch: &SqsEvent, policy: &Policy, ports: &impl Ports,
             }
         };
         let again = match done {
-            Ok(applied) => applied.iter().any(|applied| applied.applied && applied.plan.of(Action::Wait).next().is_some()),
+            Ok(applied) => applied
+                .iter()
+                .any(|applied| applied.applied && applied.plan.of(Action::Wait).next().is_some()),
             Err(error) => {
                 log(error.disposition(), &error);
                 true

@@ -11,7 +11,7 @@ async fn main() -> Result<(), Error> {
     let name = env!("CARGO_PKG_NAME");
     stoker::lambda::init_logs(name);
     let policy = &stoker::lambda::policy()?;
-    let aws = &stoker::lambda::aws(name).await;
+    let aws = &stoker::lambda::aws(name);
     run(service_fn(|event: LambdaEvent<serde_json::Value>| async move {
         let now = Timestamp::now();
         if let Ok(batch) = serde_json::from_value::<SqsEvent>(event.payload) {

@@ -9,7 +9,12 @@ use stoker::policy::Policy;
 use stoker::promote::{Hint, Outcome, Ports, promote};
 
 /// Handles a batch; answers the messages that are to be tried again.
-pub async fn handle(batch: &SqsEvent, policy: &Policy, ports: &impl Ports, now: Timestamp) -> SqsBatchResponse {
+pub async fn handle(
+    batch: &SqsEvent,
+    policy: &Policy,
+    ports: &impl Ports,
+    now: Timestamp,
+) -> SqsBatchResponse {
     let mut ids = Vec::new();
     let mut hints = Vec::new();
     for message in &batch.records {

@@ -9,7 +9,7 @@ async fn main() -> Result<(), Error> {
     let name = env!("CARGO_PKG_NAME");
     stoker::lambda::init_logs(name);
     let policy = &stoker::lambda::policy()?;
-    let aws = &stoker::lambda::aws(name).await;
+    let aws = &stoker::lambda::aws(name);
     run(service_fn(|event: LambdaEvent<SqsEvent>| async move {
         Ok::<_, Error>(promote_cache::handle(&event.payload, policy, aws, Timestamp::now()).await)
     }))

@@ -41,7 +41,12 @@ pub async fn handle(
             (200, why.to_owned())
         }
         Err(Failure { status, error }) => {
-            tracing::warn!(webhook.delivery = delivery, http.status = status, error = chain(&*error), "refused");
+            tracing::warn!(
+                webhook.delivery = delivery,
+                http.status = status,
+                error = chain(&*error),
+                "refused"
+            );
             // What failed inside is for the logs; the caller learns only what it can mend.
             (status, if status == 503 { "try again later".to_owned() } else { error.to_string() })
         }

@@ -7,7 +7,7 @@ use lambda_runtime::{Error, LambdaEvent, run, service_fn};
 async fn main() -> Result<(), Error> {
     let name = env!("CARGO_PKG_NAME");
     stoker::lambda::init_logs(name);
-    let aws = &stoker::lambda::aws(name).await;
+    let aws = &stoker::lambda::aws(name);
     run(service_fn(|event: LambdaEvent<LambdaFunctionUrlRequest>| async move {
         Ok::<_, Error>(receive_webhook::handle(&event.payload, aws).await)
     }))

@@ -38,7 +38,9 @@ pub struct Answer {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The question is not one.
-    #[error("the question is not valid; ask {{\"project\": ..., \"branch\": ..., \"commit\": ..., \"base\": ...}}")]
+    #[error(
+        "the question is not valid; ask {{\"project\": ..., \"branch\": ..., \"commit\": ..., \"base\": ...}}"
+    )]
     Question(#[from] serde_json::Error),
     /// The policy does not name the project.
     #[error("the policy names no project {0}; add it to policy/stoker.yaml and deploy")]

@@ -7,7 +7,7 @@ async fn main() -> Result<(), Error> {
     let name = env!("CARGO_PKG_NAME");
     stoker::lambda::init_logs(name);
     let policy = &stoker::lambda::policy()?;
-    let aws = &stoker::lambda::aws(name).await;
+    let aws = &stoker::lambda::aws(name);
     let registry = &stoker::lambda::registry();
     run(service_fn(|event: LambdaEvent<serde_json::Value>| async move {
         resolve_cache::handle(event.payload, policy, registry, aws).await.map_err(|error| {

@@ -22,9 +22,13 @@ pub async fn handle(
         tracing::debug!(event.kind = envelope.event.detail_type(), "nothing to build");
         return Ok(Vec::new());
     };
-    let projects = envelope.event.repository().map(|repository| policy.projects_of(repository)).unwrap_or_default();
+    let projects =
+        envelope.event.repository().map(|repository| policy.projects_of(repository)).unwrap_or_default();
     if projects.is_empty() {
-        tracing::debug!(event.kind = envelope.event.detail_type(), "no project of the policy builds this repository");
+        tracing::debug!(
+            event.kind = envelope.event.detail_type(),
+            "no project of the policy builds this repository"
+        );
     }
     let mut outcomes = Vec::new();
     let mut first_error = None;
@@ -79,7 +83,9 @@ fn tell(project: &ProjectName, request: &Request, outcome: &Outcome) {
             let reads = sources.iter().map(|source| source.label.as_str()).collect::<Vec<_>>().join(" ");
             tracing::info!(build.id = id, build.reason = request.reason, %line, reads, "build started");
         }
-        Outcome::AlreadyBuilt { id } => tracing::info!(build.id = id, %line, "this commit of the line has its build"),
+        Outcome::AlreadyBuilt { id } => {
+            tracing::info!(build.id = id, %line, "this commit of the line has its build");
+        }
         Outcome::AlreadyOrdered => tracing::info!(%project, %line, "the same build was ordered a moment ago"),
         Outcome::NoSuchProject => tracing::debug!(%project, "CodeBuild has no such project"),
     }

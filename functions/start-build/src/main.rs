@@ -10,7 +10,7 @@ async fn main() -> Result<(), Error> {
     let name = env!("CARGO_PKG_NAME");
     stoker::lambda::init_logs(name);
     let policy = &stoker::lambda::policy()?;
-    let aws = &stoker::lambda::aws(name).await;
+    let aws = &stoker::lambda::aws(name);
     let registry = &registry();
     run(service_fn(|event: LambdaEvent<serde_json::Value>| async move {
         let envelope = match Envelope::from_value(event.payload) {

@@ -24,7 +24,9 @@ pub async fn handle(
 ) -> Result<Vec<(ProjectName, Warmed)>, CallError> {
     let projects = match &envelope.event {
         Event::NightlyWarm {} => all_projects(ports, policy).await?,
-        Event::PullRequestMerged(pull) if pull.base == pull.default_branch => policy.projects_of(&pull.repository),
+        Event::PullRequestMerged(pull) if pull.base == pull.default_branch => {
+            policy.projects_of(&pull.repository)
+        }
         _ => Vec::new(),
     };
     let mut all = Vec::new();
@@ -61,7 +63,9 @@ async fn warm(
 
 fn tell(project: &ProjectName, warmed: &Warmed) {
     match warmed {
-        Warmed::Asked(Outcome::Started { id, .. }) => tracing::info!(build.id = id, "build started to warm main"),
+        Warmed::Asked(Outcome::Started { id, .. }) => {
+            tracing::info!(build.id = id, "build started to warm main");
+        }
         Warmed::Asked(other) => tracing::info!(%project, outcome = ?other, "main is not warmed again"),
         Warmed::Skipped(why) => tracing::info!(%project, why, "main wants no warming"),
     }

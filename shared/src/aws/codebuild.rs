@@ -41,7 +41,9 @@ impl StartBuilds for Aws {
             Err(error) => match error.as_service_error() {
                 Some(StartBuildError::ResourceNotFoundException(_)) => Ok(Ordered::NoSuchProject),
                 // A token that came before with other parameters; the code of this error is not documented.
-                Some(StartBuildError::InvalidInputException(refusal)) if is_token_mismatch(refusal.message()) => {
+                Some(StartBuildError::InvalidInputException(refusal))
+                    if is_token_mismatch(refusal.message()) =>
+                {
                     Ok(Ordered::AlreadyOrdered)
                 }
                 _ => Err(call_error(operation, &order.project, error)),
@@ -76,7 +78,8 @@ impl ReadBuilds for Aws {
         let mut builds = Vec::new();
         for ids in ids.chunks(BUILDS_PER_CALL) {
             let answer = self.codebuild().batch_get_builds().set_ids(Some(ids.to_vec())).send().await;
-            let answer = answer.map_err(|error| call_error("codebuild:BatchGetBuilds", ids.join(" "), error))?;
+            let answer =
+                answer.map_err(|error| call_error("codebuild:BatchGetBuilds", ids.join(" "), error))?;
             builds.extend(answer.builds().iter().filter_map(build));
         }
         Ok(builds)
@@ -89,7 +92,8 @@ fn build(build: &types::Build) -> Option<Build> {
         Some(StatusType::Succeeded) => BuildStatus::Succeeded,
         _ => BuildStatus::Failed,
     };
-    let handed = build.environment().map(types::ProjectEnvironment::environment_variables).unwrap_or_default();
+    let handed =
+        build.environment().map(types::ProjectEnvironment::environment_variables).unwrap_or_default();
     let handed = handed.iter().map(|variable| (variable.name(), variable.value()));
     // A build that somebody else started was handed its caches by `resolve-cache` while it ran.
     let exported = build.exported_environment_variables().iter();

@@ -50,7 +50,11 @@ impl Authorize for Aws {
 }
 
 impl ReadImages for Aws {
-    async fn images(&self, repository: &CacheRepository, tags: &[Tag]) -> Result<Vec<Option<Image>>, CallError> {
+    async fn images(
+        &self,
+        repository: &CacheRepository,
+        tags: &[Tag],
+    ) -> Result<Vec<Option<Image>>, CallError> {
         let operation = "ecr:BatchGetImage";
         if tags.is_empty() {
             return Ok(Vec::new());
@@ -69,7 +73,8 @@ impl ReadImages for Aws {
             Err(error) if error.failure == Failure::NotFound => return Ok(vec![None; tags.len()]),
             Err(error) => return Err(error),
         };
-        let malformed = |why: &str| CallError::new(operation, repository, Failure::Unavailable, why.to_owned());
+        let malformed =
+            |why: &str| CallError::new(operation, repository, Failure::Unavailable, why.to_owned());
         let mut missing = Vec::new();
         for failure in answer.failures() {
             let tag = failure.image_id().and_then(|id| id.image_tag());
@@ -110,13 +115,23 @@ impl ReadImages for Aws {
 }
 
 impl ReadBlobs for Aws {
-    async fn blob(&self, repository: &CacheRepository, digest: &Digest, limit: usize) -> Result<Bytes, CallError> {
+    async fn blob(
+        &self,
+        repository: &CacheRepository,
+        digest: &Digest,
+        limit: usize,
+    ) -> Result<Bytes, CallError> {
         self.registry().blob(self, repository, digest, limit).await
     }
 }
 
 impl WriteImages for Aws {
-    async fn put_blob(&self, repository: &CacheRepository, digest: &Digest, bytes: Bytes) -> Result<(), CallError> {
+    async fn put_blob(
+        &self,
+        repository: &CacheRepository,
+        digest: &Digest,
+        bytes: Bytes,
+    ) -> Result<(), CallError> {
         self.registry().put_blob(self, repository, digest, bytes).await
     }
 
@@ -159,7 +174,8 @@ impl Catalogue for Aws {
         repository: &CacheRepository,
         digests: &[Digest],
     ) -> Result<Vec<(Digest, String)>, CallError> {
-        let ids = digests.iter().map(|digest| ImageIdentifier::builder().image_digest(digest.as_str()).build());
+        let ids =
+            digests.iter().map(|digest| ImageIdentifier::builder().image_digest(digest.as_str()).build());
         let answer = self
             .ecr()
             .batch_delete_image()
@@ -168,7 +184,8 @@ impl Catalogue for Aws {
             .send()
             .await
             .map_err(|error| call_error("ecr:BatchDeleteImage", repository, error))?;
-        let refused = answer.failures().iter().filter(|f| f.failure_code() != Some(&ImageFailureCode::ImageNotFound));
+        let refused =
+            answer.failures().iter().filter(|f| f.failure_code() != Some(&ImageFailureCode::ImageNotFound));
         let refused = refused.filter_map(|failure| {
             let digest = Digest::new(failure.image_id()?.image_digest()?).ok()?;
             Some((digest, failure.failure_reason().unwrap_or("no reason given").to_owned()))

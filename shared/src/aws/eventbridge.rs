@@ -30,7 +30,8 @@ impl Publish for Aws {
             // The call succeeds as a whole even where entries of it failed.
             if let Some(entry) = answer.entries().iter().find(|entry| entry.error_code().is_some()) {
                 let code = entry.error_code().unwrap_or_default();
-                let failure = if code.contains("Throttl") { Failure::Throttled } else { Failure::Unavailable };
+                let failure =
+                    if code.contains("Throttl") { Failure::Throttled } else { Failure::Unavailable };
                 let cause = format!("{code}: {}", entry.error_message().unwrap_or_default());
                 return Err(CallError::new(operation, &self.bus, failure, cause));
             }

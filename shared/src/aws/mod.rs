@@ -8,9 +8,11 @@ mod secrets;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use aws_config::environment::EnvironmentVariableCredentialsProvider;
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
-use aws_config::{AppName, BehaviorVersion, SdkConfig};
+use aws_config::{AppName, BehaviorVersion, Region, SdkConfig};
+use aws_sdk_ecr::config::SharedCredentialsProvider;
 use aws_sdk_ecr::config::http::HttpResponse;
 use aws_sdk_ecr::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
@@ -46,7 +48,8 @@ pub struct Surroundings {
 
 impl Aws {
     /// Reads region and credentials from the environment, as a Lambda function has them.
-    pub async fn new(function: &'static str, surroundings: Surroundings) -> Self {
+    #[must_use]
+    pub fn new(function: &'static str, surroundings: Surroundings) -> Self {
         // Ring, and no other provider: it starts many times faster than the default one.
         let http = aws_smithy_http_client::Builder::new()
             .tls_provider(tls::Provider::Rustls(CryptoMode::Ring))
@@ -55,7 +58,14 @@ impl Aws {
             .connect_timeout(Duration::from_secs(3))
             .operation_attempt_timeout(Duration::from_secs(10))
             .build();
-        let mut config = aws_config::defaults(BehaviorVersion::latest())
+        // A Lambda function has its region and credentials in its environment. The default chain would look for them in
+        // eight more places, and bring the code for that.
+        let mut config = SdkConfig::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(std::env::var("AWS_REGION").ok().map(Region::new))
+            .credentials_provider(SharedCredentialsProvider::new(
+                EnvironmentVariableCredentialsProvider::new(),
+            ))
             .http_client(http)
             .retry_config(RetryConfig::standard().with_max_attempts(4))
             .timeout_config(timeouts);
@@ -63,7 +73,7 @@ impl Aws {
             config = config.app_name(name);
         }
         Self {
-            config: config.load().await,
+            config: config.build(),
             registry_host: surroundings.registry,
             bus: surroundings.bus,
             webhook_secret: surroundings.webhook_secret,
@@ -78,24 +88,45 @@ impl Aws {
     }
 
     fn ecr(&self) -> &aws_sdk_ecr::Client {
-        self.ecr.get_or_init(|| aws_sdk_ecr::Client::new(&self.config))
+        self.ecr.get_or_init(|| {
+            let mut config = aws_sdk_ecr::config::Builder::from(&self.config);
+            config.set_endpoint_url(endpoint("ECR"));
+            aws_sdk_ecr::Client::from_conf(config.build())
+        })
     }
 
     fn codebuild(&self) -> &aws_sdk_codebuild::Client {
-        self.codebuild.get_or_init(|| aws_sdk_codebuild::Client::new(&self.config))
+        self.codebuild.get_or_init(|| {
+            let mut config = aws_sdk_codebuild::config::Builder::from(&self.config);
+            config.set_endpoint_url(endpoint("CODEBUILD"));
+            aws_sdk_codebuild::Client::from_conf(config.build())
+        })
     }
 
     fn eventbridge(&self) -> &aws_sdk_eventbridge::Client {
-        self.eventbridge.get_or_init(|| aws_sdk_eventbridge::Client::new(&self.config))
+        self.eventbridge.get_or_init(|| {
+            let mut config = aws_sdk_eventbridge::config::Builder::from(&self.config);
+            config.set_endpoint_url(endpoint("EVENTBRIDGE"));
+            aws_sdk_eventbridge::Client::from_conf(config.build())
+        })
     }
 
     fn secretsmanager(&self) -> &aws_sdk_secretsmanager::Client {
-        self.secretsmanager.get_or_init(|| aws_sdk_secretsmanager::Client::new(&self.config))
+        self.secretsmanager.get_or_init(|| {
+            let mut config = aws_sdk_secretsmanager::config::Builder::from(&self.config);
+            config.set_endpoint_url(endpoint("SECRETS_MANAGER"));
+            aws_sdk_secretsmanager::Client::from_conf(config.build())
+        })
     }
 
     fn registry(&self) -> &Registry {
         self.registry.get_or_init(|| Registry::new(&self.registry_host))
     }
+}
+
+/// The address of a service where it is not AWS's own, by the variables that every SDK knows.
+fn endpoint(service: &str) -> Option<String> {
+    std::env::var(format!("AWS_ENDPOINT_URL_{service}")).or_else(|_| std::env::var("AWS_ENDPOINT_URL")).ok()
 }
 
 /// Error codes by which AWS asks for patience. CodeBuild says `AccountLimitExceededException` for a full queue.

@@ -24,11 +24,14 @@ impl ReadSecrets for Aws {
             return Ok(secrets);
         }
         let answer = self.secretsmanager().get_secret_value().secret_id(&self.webhook_secret).send().await;
-        let answer =
-            answer.map_err(|error| call_error("secretsmanager:GetSecretValue", "the webhook's secret", error))?;
+        let answer = answer
+            .map_err(|error| call_error("secretsmanager:GetSecretValue", "the webhook's secret", error))?;
         let lines = answer.secret_string().unwrap_or_default().lines();
-        let secrets: Vec<Vec<u8>> =
-            lines.map(str::trim).filter(|line| !line.is_empty()).map(|line| line.as_bytes().to_vec()).collect();
+        let secrets: Vec<Vec<u8>> = lines
+            .map(str::trim)
+            .filter(|line| !line.is_empty())
+            .map(|line| line.as_bytes().to_vec())
+            .collect();
         if let Ok(mut known) = self.secrets.0.lock() {
             *known = Some((secrets.clone(), Instant::now()));
         }

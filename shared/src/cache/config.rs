@@ -17,17 +17,9 @@ const EARLIEST: Timestamp = Timestamp::constant(-62_167_219_200, 0);
 /// The whole config.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Config {
-    #[serde(
-        default,
-        deserialize_with = "null_is_empty",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, deserialize_with = "null_is_empty", skip_serializing_if = "Vec::is_empty")]
     pub(super) layers: Vec<Layer>,
-    #[serde(
-        default,
-        deserialize_with = "null_is_empty",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, deserialize_with = "null_is_empty", skip_serializing_if = "Vec::is_empty")]
     pub(super) records: Vec<Record>,
     #[serde(flatten, deserialize_with = "sorted_extra")]
     pub(super) extra: Extra,
@@ -54,20 +46,12 @@ pub(super) struct Record {
         skip_serializing_if = "Vec::is_empty"
     )]
     pub(super) results: Vec<LayerResult>,
-    #[serde(
-        default,
-        deserialize_with = "null_is_empty",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, deserialize_with = "null_is_empty", skip_serializing_if = "Vec::is_empty")]
     pub(super) chains: Vec<ChainResult>,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(super) digest: String,
     /// For each input the alternatives, any of which will do. Go writes an empty list as `null`.
-    #[serde(
-        default,
-        deserialize_with = "null_is_empty",
-        skip_serializing_if = "Vec::is_empty"
-    )]
+    #[serde(default, deserialize_with = "null_is_empty", skip_serializing_if = "Vec::is_empty")]
     pub(super) inputs: Vec<Option<Vec<Input>>>,
     #[serde(flatten, deserialize_with = "sorted_extra")]
     pub(super) extra: Extra,
@@ -112,15 +96,9 @@ pub(super) struct Input {
 impl Config {
     /// See [`ambiguous`].
     pub(super) fn ambiguous_field(&self) -> Option<&str> {
-        let of_layers = || {
-            self.layers
-                .iter()
-                .find_map(|l| ambiguous(&l.extra, &["blob", "parent"]))
-        };
+        let of_layers = || self.layers.iter().find_map(|l| ambiguous(&l.extra, &["blob", "parent"]));
         let of_records = || self.records.iter().find_map(Record::ambiguous_field);
-        ambiguous(&self.extra, &["layers", "records"])
-            .or_else(of_layers)
-            .or_else(of_records)
+        ambiguous(&self.extra, &["layers", "records"]).or_else(of_layers).or_else(of_records)
     }
 }
 
@@ -132,13 +110,7 @@ impl Record {
         ambiguous(&self.extra, &["layers", "chains", "digest", "inputs"])
             .or_else(|| self.results.iter().find_map(|r| ambiguous(&r.extra, &RESULT)))
             .or_else(|| self.chains.iter().find_map(|c| ambiguous(&c.extra, &CHAIN)))
-            .or_else(|| {
-                self.inputs
-                    .iter()
-                    .flatten()
-                    .flatten()
-                    .find_map(|i| ambiguous(&i.extra, &INPUT))
-            })
+            .or_else(|| self.inputs.iter().flatten().flatten().find_map(|i| ambiguous(&i.extra, &INPUT)))
     }
 }
 
@@ -153,11 +125,7 @@ fn zero_time() -> Timestamp {
 
 fn time<'de, D: Deserializer<'de>>(input: D) -> Result<Timestamp, D::Error> {
     let time = Option::deserialize(input)?.unwrap_or(ZERO_TIME);
-    if time < EARLIEST {
-        Err(serde::de::Error::custom("time before year 0"))
-    } else {
-        Ok(time)
-    }
+    if time < EARLIEST { Err(serde::de::Error::custom("time before year 0")) } else { Ok(time) }
 }
 
 #[cfg(test)]
@@ -176,21 +144,13 @@ mod tests {
         for (written, read) in [
             ("2026-11-21T09:00:49.377547034Z", "2026-11-21T09:00:49.377547034Z"),
             ("2026-11-21T09:00:49.399069Z", "2026-11-21T09:00:49.399069Z"),
-            (
-                "2026-11-21T10:30:49.000000001+01:30",
-                "2026-11-21T09:00:49.000000001Z",
-            ),
+            ("2026-11-21T10:30:49.000000001+01:30", "2026-11-21T09:00:49.000000001Z"),
             ("0001-01-01T00:00:00Z", "0001-01-01T00:00:00Z"),
             ("0000-01-01T00:00:00Z", "0000-01-01T00:00:00Z"),
         ] {
             assert_eq!(created_at(written).unwrap(), read);
         }
-        for time in [
-            "-000001-12-31T23:59:59Z",
-            "0000-01-01T00:00:00+00:01",
-            "yesterday",
-            "",
-        ] {
+        for time in ["-000001-12-31T23:59:59Z", "0000-01-01T00:00:00+00:01", "yesterday", ""] {
             assert!(created_at(time).is_err(), "{time}");
         }
     }
@@ -206,10 +166,7 @@ mod tests {
         let record = &config.records[0];
         assert_eq!(record.inputs[0], None);
         assert_eq!(record.inputs[1].as_ref().unwrap()[0].link, 0);
-        assert_eq!(
-            (record.results[0].layer, record.results[0].created_at),
-            (0, ZERO_TIME)
-        );
+        assert_eq!((record.results[0].layer, record.results[0].created_at), (0, ZERO_TIME));
     }
 
     #[test]

@@ -213,10 +213,7 @@ impl Cache {
         if let Some(field) = config.ambiguous_field() {
             return Err(InvalidCache::AmbiguousField(field.to_owned()));
         }
-        let mut cache = Self {
-            extra: config.extra,
-            ..Self::default()
-        };
+        let mut cache = Self { extra: config.extra, ..Self::default() };
         for descriptor in descriptors {
             cache.blobs.put(descriptor.digest.clone(), descriptor.clone());
         }
@@ -230,10 +227,7 @@ impl Cache {
         let mut parents = Vec::with_capacity(layers.len());
         for (index, layer) in layers.iter().enumerate() {
             if !self.blobs.contains_key(&layer.blob) {
-                return Err(InvalidCache::MissingBlob {
-                    layer: index,
-                    blob: layer.blob.clone(),
-                });
+                return Err(InvalidCache::MissingBlob { layer: index, blob: layer.blob.clone() });
             }
             let parent = match layer.parent {
                 NO_PARENT => None,
@@ -244,11 +238,8 @@ impl Cache {
             };
             parents.push(parent);
         }
-        let order = needed_first(
-            layers.len(),
-            |layer, nth| if nth == 0 { parents[layer] } else { None },
-        )
-        .map_err(|layer| InvalidCache::LayerCycle { layer })?;
+        let order = needed_first(layers.len(), |layer, nth| if nth == 0 { parents[layer] } else { None })
+            .map_err(|layer| InvalidCache::LayerCycle { layer })?;
         let mut ids = vec![LayerId([0; 32]); layers.len()];
         for index in order {
             ids[index] = layer_id(&layers[index].blob, parents[index].map(|parent| ids[parent]));
@@ -299,32 +290,14 @@ impl Cache {
             };
             let (mut results, mut chains) = (BTreeMap::new(), BTreeMap::new());
             for result in record.results {
-                results.put(
-                    layer(result.layer)?,
-                    Made {
-                        at: result.created_at,
-                        extra: result.extra,
-                    },
-                );
+                results.put(layer(result.layer)?, Made { at: result.created_at, extra: result.extra });
             }
             for chain in record.chains {
                 let layers = chain.layers.into_iter().map(layer).collect::<Result<_, _>>()?;
-                chains.put(
-                    layers,
-                    Made {
-                        at: chain.created_at,
-                        extra: chain.extra,
-                    },
-                );
+                chains.put(layers, Made { at: chain.created_at, extra: chain.extra });
             }
             ids[index] = record_id(&record.digest, &inputs);
-            let record = Record {
-                digest: record.digest,
-                inputs,
-                results,
-                chains,
-                extra: record.extra,
-            };
+            let record = Record { digest: record.digest, inputs, results, chains, extra: record.extra };
             self.records.put(ids[index], record);
         }
         Ok(())
@@ -367,10 +340,7 @@ impl Cache {
         // A layer of `other` needs no look of its own: a result has it, and its identity covers all its parents.
         other.records.iter().all(|(id, theirs)| {
             self.records.get(id).is_some_and(|ours| {
-                theirs
-                    .results
-                    .keys()
-                    .all(|layer| ours.results.contains_key(layer))
+                theirs.results.keys().all(|layer| ours.results.contains_key(layer))
                     && theirs.chains.keys().all(|chain| ours.chains.contains_key(chain))
             })
         })
@@ -398,10 +368,7 @@ impl Cache {
     pub fn built_since(&self, start: Timestamp) -> Warmth {
         let mut steps: HashMap<&LayerId, Timestamp> = HashMap::new();
         for record in self.records.values() {
-            let chains = record
-                .chains
-                .iter()
-                .filter_map(|(layers, made)| Some((layers.last()?, made)));
+            let chains = record.chains.iter().filter_map(|(layers, made)| Some((layers.last()?, made)));
             for (layer, made) in record.results.iter().chain(chains) {
                 let earliest = steps.entry(layer).or_insert(made.at);
                 *earliest = made.at.min(*earliest);
@@ -409,9 +376,7 @@ impl Cache {
         }
         let blobs = |reused: bool| -> HashSet<&Digest> {
             let steps = steps.iter().filter(|&(_, &at)| (at < start) == reused);
-            steps
-                .filter_map(|(layer, _)| Some(&self.layers.get(layer)?.blob))
-                .collect()
+            steps.filter_map(|(layer, _)| Some(&self.layers.get(layer)?.blob)).collect()
         };
         let size = |blob: &Digest| self.blobs.get(blob).map_or(0, |descriptor| descriptor.size);
         let sum = |blobs: &mut dyn Iterator<Item = &&Digest>| {
@@ -447,12 +412,7 @@ impl Cache {
             extra: Extra::new(),
         });
         let manifest_digest = Digest::of(&manifest);
-        Serialised {
-            config,
-            config_digest,
-            manifest,
-            manifest_digest,
-        }
+        Serialised { config, config_digest, manifest, manifest_digest }
     }
 
     pub(super) fn to_config(&self) -> Config {
@@ -483,11 +443,7 @@ impl Cache {
                 results: record.results.iter().map(result).collect(),
                 chains: record.chains.iter().map(chain).collect(),
                 digest: record.digest.clone(),
-                inputs: record
-                    .inputs
-                    .iter()
-                    .map(|links| Some(links.iter().map(input).collect()))
-                    .collect(),
+                inputs: record.inputs.iter().map(|links| Some(links.iter().map(input).collect())).collect(),
                 extra: record.extra.clone(),
             };
             json.results.sort_by_key(|result| result.layer);
@@ -597,11 +553,7 @@ fn record_id(digest: &str, inputs: &[Vec<Link>]) -> RecordId {
     add_text(&mut hash, digest);
     for input in inputs {
         hash.update((input.len() as u64).to_le_bytes());
-        for Link {
-            selector,
-            record: RecordId(record),
-        } in input
-        {
+        for Link { selector, record: RecordId(record) } in input {
             add_text(&mut hash, selector);
             hash.update(record);
         }

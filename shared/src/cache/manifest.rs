@@ -12,18 +12,10 @@ use crate::names::Digest;
 pub const MANIFEST_MEDIA_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
 
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
-const INDEXES: [&str; 2] = [
-    "application/vnd.oci.image.index.v1+json",
-    "application/vnd.docker.distribution.manifest.list.v2+json",
-];
-const MANIFEST_FIELDS: [&str; 6] = [
-    "schemaVersion",
-    "mediaType",
-    "config",
-    "layers",
-    "annotations",
-    "manifests",
-];
+const INDEXES: [&str; 2] =
+    ["application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json"];
+const MANIFEST_FIELDS: [&str; 6] =
+    ["schemaVersion", "mediaType", "config", "layers", "annotations", "manifests"];
 const DESCRIPTOR_FIELDS: [&str; 4] = ["mediaType", "digest", "size", "annotations"];
 
 /// What a manifest says about a blob.
@@ -37,11 +29,7 @@ pub struct Descriptor {
     /// Its size in bytes, compressed.
     pub size: u64,
     /// BuildKit notes here when it made the blob, and the digest of what it unpacks to.
-    #[serde(
-        default,
-        deserialize_with = "null_is_empty",
-        skip_serializing_if = "BTreeMap::is_empty"
-    )]
+    #[serde(default, deserialize_with = "null_is_empty", skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
     /// All other fields.
     #[serde(flatten, deserialize_with = "sorted_extra")]
@@ -63,11 +51,7 @@ pub struct Manifest {
     #[serde(default, deserialize_with = "null_is_empty")]
     pub layers: Vec<Descriptor>,
     /// Notes on the whole manifest; Stoker keeps provenance here.
-    #[serde(
-        default,
-        deserialize_with = "null_is_empty",
-        skip_serializing_if = "BTreeMap::is_empty"
-    )]
+    #[serde(default, deserialize_with = "null_is_empty", skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
     /// All other fields.
     #[serde(flatten, deserialize_with = "sorted_extra")]
@@ -114,10 +98,7 @@ struct ConfigOutline {
 
 fn read(json: &[u8]) -> Result<Manifest, String> {
     if json.len() > IMPORT_LIMIT {
-        return Err(format!(
-            "{} bytes: BuildKit imports at most {IMPORT_LIMIT}",
-            json.len()
-        ));
+        return Err(format!("{} bytes: BuildKit imports at most {IMPORT_LIMIT}", json.len()));
     }
     let outline: Outline = serde_json::from_slice(json).map_err(|e| unreadable(&e))?;
     let media_type = outline.media_type.as_str();
@@ -125,19 +106,13 @@ fn read(json: &[u8]) -> Result<Manifest, String> {
         return Err("an index: a cache has to be exported with `image-manifest=true`".to_owned());
     }
     if !["", MANIFEST_MEDIA_TYPE, DOCKER_MANIFEST].contains(&media_type) {
-        return Err(format!(
-            "media type `{}` is not that of an image manifest",
-            clip(media_type)
-        ));
+        return Err(format!("media type `{}` is not that of an image manifest", clip(media_type)));
     }
     let Some(config) = outline.config else {
         return Err("not a manifest: no config".to_owned());
     };
     if config.media_type != CONFIG_MEDIA_TYPE {
-        return Err(format!(
-            "an image, not a cache: its config is `{}`",
-            clip(&config.media_type)
-        ));
+        return Err(format!("an image, not a cache: its config is `{}`", clip(&config.media_type)));
     }
     let manifest: Manifest = serde_json::from_slice(json).map_err(|e| unreadable(&e))?;
     if manifest.schema_version != 2 {
@@ -147,20 +122,13 @@ fn read(json: &[u8]) -> Result<Manifest, String> {
     let field = ambiguous(&manifest.extra, &MANIFEST_FIELDS)
         .or_else(|| of_descriptors().find_map(|d| ambiguous(&d.extra, &DESCRIPTOR_FIELDS)));
     match field {
-        Some(field) => Err(format!(
-            "field `{}` differs from a known one only in case",
-            clip(field)
-        )),
+        Some(field) => Err(format!("field `{}` differs from a known one only in case", clip(field))),
         None => Ok(manifest),
     }
 }
 
 fn unreadable(error: &serde_json::Error) -> String {
-    let what = if error.is_data() {
-        "not a manifest"
-    } else {
-        "not JSON"
-    };
+    let what = if error.is_data() { "not a manifest" } else { "not JSON" };
     format!("{what}: {}", clip(&error.to_string()))
 }
 
@@ -214,15 +182,9 @@ mod tests {
 
     #[test]
     fn what_is_not_a_cache_says_what_it_is() {
-        let image = with(
-            "/config/mediaType",
-            json!("application/vnd.oci.image.config.v1+json"),
-        );
+        let image = with("/config/mediaType", json!("application/vnd.oci.image.config.v1+json"));
         assert!(why(&image).starts_with("an image"), "{}", why(&image));
-        for index in [
-            with("/mediaType", json!(INDEXES[0])),
-            with("/manifests", json!([])),
-        ] {
+        for index in [with("/mediaType", json!(INDEXES[0])), with("/manifests", json!([]))] {
             assert!(why(&index).starts_with("an index"), "{}", why(&index));
         }
         assert!(why(&with("/mediaType", json!("text/html\n"))).contains(r"text/html\n"));
@@ -232,10 +194,7 @@ mod tests {
         assert!(why(&with("/layers/0/size", json!(-1))).starts_with("not a manifest"));
         assert!(why(&with("/annotations", json!("x".repeat(IMPORT_LIMIT)))).contains("at most 1048576"));
         for name in ["Layers", "LAYERS", "layer\u{17f}"] {
-            assert!(
-                why(&with(&format!("/{name}"), json!([]))).contains("only in case"),
-                "{name}"
-            );
+            assert!(why(&with(&format!("/{name}"), json!([]))).contains("only in case"), "{name}");
         }
         assert!(why(&with("/layers/0/Size", json!(1))).contains("only in case"));
         for text in ["", "<html>", "[]", "7", "\"x\"", "{\"config\":", "\u{0}"] {

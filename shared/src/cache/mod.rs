@@ -30,10 +30,7 @@ pub const SAFE_SIZE: usize = 900 * 1024;
 pub type Extra = BTreeMap<String, serde_json::Value>;
 
 /// Writing these types cannot fail: the keys of their maps are strings, and their writer is memory.
-#[expect(
-    clippy::expect_used,
-    reason = "a default would be stored as if it were the cache"
-)]
+#[expect(clippy::expect_used, reason = "a default would be stored as if it were the cache")]
 fn to_json(value: &impl serde::Serialize) -> Vec<u8> {
     serde_json::to_vec(value).expect("strings, numbers and times always make JSON")
 }
@@ -60,13 +57,7 @@ where
 fn ambiguous<'a>(extra: &'a Extra, known: &[&str]) -> Option<&'a str> {
     // Both ways, because Go folds by Unicode: a Kelvin sign has a lower case, a long s an upper.
     let fold = |name: &str| name.to_lowercase().to_uppercase();
-    let known: Vec<_> = if extra.is_empty() {
-        Vec::new()
-    } else {
-        known.iter().map(|name| fold(name)).collect()
-    };
-    extra
-        .keys()
-        .map(String::as_str)
-        .find(|name| known.contains(&fold(name)))
+    let known: Vec<_> =
+        if extra.is_empty() { Vec::new() } else { known.iter().map(|name| fold(name)).collect() };
+    extra.keys().map(String::as_str).find(|name| known.contains(&fold(name)))
 }

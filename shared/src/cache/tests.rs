@@ -36,23 +36,14 @@ fn descriptor(n: u8, variant: u8) -> Descriptor {
     let annotations = BTreeMap::from([("buildkit/createdat".to_owned(), format!("day {variant}"))]);
     let extra = extra(variant);
     let media_type = "application/vnd.oci.image.layer.v1.tar+gzip".to_owned();
-    Descriptor {
-        media_type,
-        digest: blob(n),
-        size: u64::from(n) + 100,
-        annotations,
-        extra,
-    }
+    Descriptor { media_type, digest: blob(n), size: u64::from(n) + 100, annotations, extra }
 }
 
 fn extra(variant: u8) -> Extra {
     match variant {
         0 => Extra::new(),
         1 => Extra::from([("seen".to_owned(), json!(["a", 1]))]),
-        _ => Extra::from([
-            ("seen".to_owned(), json!({"b": null})),
-            ("more".to_owned(), json!("x")),
-        ]),
+        _ => Extra::from([("seen".to_owned(), json!({"b": null})), ("more".to_owned(), json!("x"))]),
     }
 }
 
@@ -68,9 +59,7 @@ fn any_layers() -> impl Strategy<Value = Vec<Layer>> {
     vec((0..5_u8, option::of(any::<Index>()), 0..3_u8), 1..8).prop_map(|layers| {
         let layer = |(place, (blob_number, parent, variant)): (usize, (u8, Option<Index>, u8))| Layer {
             blob: blob(blob_number),
-            parent: parent
-                .filter(|_| place > 0)
-                .map_or(NO_PARENT, |parent| nth(parent, place)),
+            parent: parent.filter(|_| place > 0).map_or(NO_PARENT, |parent| nth(parent, place)),
             extra: extra(variant),
         };
         layers.into_iter().enumerate().map(layer).collect()
@@ -84,11 +73,7 @@ fn any_records(layers: usize) -> impl Strategy<Value = Vec<Record>> {
     vec((0..3_u8, vec(input, 0..3), results, chains, 0..3_u8), 0..7).prop_map(move |records| {
         let mut made = Vec::new();
         for (place, (digest, inputs, results, chains, variant)) in records.into_iter().enumerate() {
-            let input = |(selector, link)| Input {
-                selector,
-                link: nth(link, place),
-                extra: Extra::new(),
-            };
+            let input = |(selector, link)| Input { selector, link: nth(link, place), extra: Extra::new() };
             let inputs = if place == 0 { Vec::new() } else { inputs };
             made.push(Record {
                 digest: format!("sha256:{digest}"),
@@ -125,15 +110,7 @@ fn any_export() -> impl Strategy<Value = Export> {
     any_layers()
         .prop_flat_map(|layers| (any_records(layers.len()), Just(layers)))
         .prop_flat_map(move |(records, layers)| {
-            (
-                Just(Config {
-                    layers,
-                    records,
-                    extra: Extra::new(),
-                }),
-                descriptors.clone(),
-                0..3_u8,
-            )
+            (Just(Config { layers, records, extra: Extra::new() }), descriptors.clone(), 0..3_u8)
         })
         .prop_map(|(mut config, descriptors, variant)| {
             config.extra = extra(variant);
@@ -154,30 +131,16 @@ fn permuted<T>(entries: Vec<T>, priorities: &[u32]) -> (Vec<T>, Vec<i64>) {
 
 /// The same export in another order.
 fn shuffled(export: &Export, priorities: &[u32]) -> Export {
-    let Export {
-        mut config,
-        mut descriptors,
-    } = export.clone();
+    let Export { mut config, mut descriptors } = export.clone();
     let layer_places;
     let record_places;
     (config.layers, layer_places) = permuted(config.layers, priorities);
     (config.records, record_places) = permuted(config.records, priorities);
     let to = |places: &[i64], old: &mut i64| *old = places[usize::try_from(*old).unwrap()];
-    config
-        .layers
-        .iter_mut()
-        .filter(|l| l.parent != NO_PARENT)
-        .for_each(|l| to(&layer_places, &mut l.parent));
+    config.layers.iter_mut().filter(|l| l.parent != NO_PARENT).for_each(|l| to(&layer_places, &mut l.parent));
     for record in &mut config.records {
-        record
-            .results
-            .iter_mut()
-            .for_each(|result| to(&layer_places, &mut result.layer));
-        record
-            .chains
-            .iter_mut()
-            .flat_map(|c| &mut c.layers)
-            .for_each(|layer| to(&layer_places, layer));
+        record.results.iter_mut().for_each(|result| to(&layer_places, &mut result.layer));
+        record.chains.iter_mut().flat_map(|c| &mut c.layers).for_each(|layer| to(&layer_places, layer));
         record.results.reverse();
         record.chains.reverse();
         for input in record.inputs.iter_mut().flatten() {
@@ -206,26 +169,16 @@ fn layer(config: &Config, index: i64) -> String {
 fn model(config: &Config) -> Model {
     fn record(config: &Config, index: usize) -> String {
         let Record { digest, inputs, .. } = &config.records[index];
-        let link = |link: &Input| {
-            (
-                link.selector.clone(),
-                record(config, usize::try_from(link.link).unwrap()),
-            )
-        };
-        let inputs: Vec<BTreeSet<_>> = inputs
-            .iter()
-            .flatten()
-            .map(|links| links.iter().map(link).collect())
-            .collect();
+        let link =
+            |link: &Input| (link.selector.clone(), record(config, usize::try_from(link.link).unwrap()));
+        let inputs: Vec<BTreeSet<_>> =
+            inputs.iter().flatten().map(|links| links.iter().map(link).collect()).collect();
         format!("{digest} of {inputs:?}")
     }
     let mut model = Model::new();
     for (index, entry) in config.records.iter().enumerate() {
         let results = model.entry(record(config, index)).or_default();
-        let one = entry
-            .results
-            .iter()
-            .map(|r| (layer(config, r.layer), r.created_at));
+        let one = entry.results.iter().map(|r| (layer(config, r.layer), r.created_at));
         let many = entry.chains.iter().map(|c| {
             let layers: Vec<_> = c.layers.iter().map(|&index| layer(config, index)).collect();
             (format!("chain {layers:?}"), c.created_at)
@@ -254,13 +207,8 @@ fn written(cache: &Cache) -> Serialised {
 }
 
 fn read(written: &Serialised) -> (Config, Cache) {
-    let Kind::Cache(manifest) = classify(&written.manifest) else {
-        panic!("not a cache")
-    };
-    (
-        serde_json::from_slice(&written.config).unwrap(),
-        Cache::parse(&manifest, &written.config).unwrap(),
-    )
+    let Kind::Cache(manifest) = classify(&written.manifest) else { panic!("not a cache") };
+    (serde_json::from_slice(&written.config).unwrap(), Cache::parse(&manifest, &written.config).unwrap())
 }
 
 proptest! {
@@ -415,26 +363,11 @@ fn what_breaks_buildkit_is_refused() {
     use InvalidCache::*;
     let links =
         |links: serde_json::Value| json!({"records": [{"digest": "a"}, {"digest": "b", "inputs": links}]});
-    assert!(matches!(
-        error(&links(json!([[{"link": 2}]]))),
-        NoSuchRecord { record: 1, link: 2 }
-    ));
-    assert!(matches!(
-        error(&links(json!([[{"link": -1}]]))),
-        NoSuchRecord { record: 1, link: -1 }
-    ));
-    assert!(matches!(
-        error(&links(json!([[{"link": 0}], []]))),
-        EmptyInput { record: 1, input: 1 }
-    ));
-    assert!(matches!(
-        error(&links(json!([null]))),
-        EmptyInput { record: 1, input: 0 }
-    ));
-    assert!(matches!(
-        error(&links(json!([[{"link": 0}, {"link": 1}]]))),
-        RecordCycle { record: 1 }
-    ));
+    assert!(matches!(error(&links(json!([[{"link": 2}]]))), NoSuchRecord { record: 1, link: 2 }));
+    assert!(matches!(error(&links(json!([[{"link": -1}]]))), NoSuchRecord { record: 1, link: -1 }));
+    assert!(matches!(error(&links(json!([[{"link": 0}], []]))), EmptyInput { record: 1, input: 1 }));
+    assert!(matches!(error(&links(json!([null]))), EmptyInput { record: 1, input: 0 }));
+    assert!(matches!(error(&links(json!([[{"link": 0}, {"link": 1}]]))), RecordCycle { record: 1 }));
     let two = json!({"records": [{"inputs": [[{"link": 1}]]}, {"inputs": [[{"link": 0}]]}]});
     assert!(matches!(error(&two), RecordCycle { .. }));
 
@@ -444,57 +377,33 @@ fn what_breaks_buildkit_is_refused() {
         error(&layers(json!([{"blob": blob(0), "parent": 1}]))),
         NoSuchParent { layer: 0, parent: 1 }
     ));
-    assert!(matches!(
-        error(&layers(json!([{"blob": blob(0), "parent": -2}]))),
-        NoSuchParent { .. }
-    ));
+    assert!(matches!(error(&layers(json!([{"blob": blob(0), "parent": -2}]))), NoSuchParent { .. }));
     // No parent means parent 0, here the layer itself.
-    assert!(matches!(
-        error(&layers(json!([{"blob": blob(0)}]))),
-        LayerCycle { layer: 0 }
-    ));
+    assert!(matches!(error(&layers(json!([{"blob": blob(0)}]))), LayerCycle { layer: 0 }));
     assert!(parse(&layers(json!([base, {"blob": blob(0)}]))).is_ok());
     let unknown = layers(json!([base, {"blob": blob(1)}]));
     assert!(matches!(error(&unknown), MissingBlob { layer: 1, blob: missing } if missing == blob(1)));
 
-    for result in [
-        json!({"layers": [{"layer": 1}]}),
-        json!({"chains": [{"layers": [0, 1]}]}),
-    ] {
+    for result in [json!({"layers": [{"layer": 1}]}), json!({"chains": [{"layers": [0, 1]}]})] {
         let config = json!({"layers": [base], "records": [result]});
         assert!(matches!(error(&config), NoSuchLayer { record: 0, layer: 1 }));
     }
     let random = json!({"records": [{"digest": "random:x"}]});
     assert!(matches!(error(&random), RandomRecord { record: 0 }));
     assert!(matches!(error(&json!({"Records": []})), AmbiguousField(name) if name == "Records"));
-    assert!(matches!(
-        error(&json!({"records": [{"inputs": 7}]})),
-        Unreadable(_)
-    ));
-    assert!(matches!(
-        error(&json!({"x": "y".repeat(IMPORT_LIMIT)})),
-        TooLarge(_)
-    ));
+    assert!(matches!(error(&json!({"records": [{"inputs": 7}]})), Unreadable(_)));
+    assert!(matches!(error(&json!({"x": "y".repeat(IMPORT_LIMIT)})), TooLarge(_)));
 }
 
 #[test]
 fn the_config_must_be_the_one_described() {
     let mut manifest = manifest_of(b"{}", Vec::new());
     assert!(Cache::parse(&manifest, b"{}").is_ok());
-    assert!(matches!(
-        Cache::parse(&manifest, b"[]"),
-        Err(InvalidCache::WrongConfig { .. })
-    ));
+    assert!(matches!(Cache::parse(&manifest, b"[]"), Err(InvalidCache::WrongConfig { .. })));
     manifest.config.size = 3;
-    assert!(matches!(
-        Cache::parse(&manifest, b"{}"),
-        Err(InvalidCache::WrongConfig { .. })
-    ));
+    assert!(matches!(Cache::parse(&manifest, b"{}"), Err(InvalidCache::WrongConfig { .. })));
     manifest.config.size = u64::MAX;
-    assert!(matches!(
-        Cache::parse(&manifest, b"{}"),
-        Err(InvalidCache::TooLarge(u64::MAX))
-    ));
+    assert!(matches!(Cache::parse(&manifest, b"{}"), Err(InvalidCache::TooLarge(u64::MAX))));
 }
 
 #[test]
@@ -502,35 +411,17 @@ fn a_deep_graph_needs_no_stack() {
     const DEPTH: i64 = 100_000;
     // Each entry comes before the one it needs, so that a walk from the first goes all the way down.
     let need = |n: i64| (n + 1 < DEPTH).then_some(n + 1);
-    let layer = |n| Layer {
-        blob: blob(0),
-        parent: need(n).unwrap_or(NO_PARENT),
-        extra: Extra::new(),
-    };
-    let link = |link| {
-        Some(vec![Input {
-            selector: String::new(),
-            link,
-            extra: Extra::new(),
-        }])
-    };
+    let layer = |n| Layer { blob: blob(0), parent: need(n).unwrap_or(NO_PARENT), extra: Extra::new() };
+    let link = |link| Some(vec![Input { selector: String::new(), link, extra: Extra::new() }]);
     let record = |n| Record {
         digest: "d".to_owned(),
         inputs: need(n).into_iter().map(link).collect(),
-        results: vec![LayerResult {
-            layer: n,
-            created_at: moment(0),
-            extra: Extra::new(),
-        }],
+        results: vec![LayerResult { layer: n, created_at: moment(0), extra: Extra::new() }],
         chains: Vec::new(),
         extra: Extra::new(),
     };
     let (layers, records) = ((0..DEPTH).map(layer).collect(), (0..DEPTH).map(record).collect());
-    let config = Config {
-        layers,
-        records,
-        extra: Extra::new(),
-    };
+    let config = Config { layers, records, extra: Extra::new() };
     let cache = Cache::from_config(config, &[descriptor(0, 0)]).unwrap();
     assert_eq!((cache.records(), cache.layers()), (100_000, 100_000));
     assert_eq!(Cache::merge([&cache, &cache]), cache);
@@ -582,9 +473,7 @@ const TWO: Fixture = Fixture {
 
 impl Fixture {
     fn cache(&self) -> Cache {
-        let Kind::Cache(manifest) = classify(self.manifest.as_bytes()) else {
-            panic!("not a cache")
-        };
+        let Kind::Cache(manifest) = classify(self.manifest.as_bytes()) else { panic!("not a cache") };
         Cache::parse(&manifest, self.config.as_bytes()).unwrap()
     }
 }
@@ -606,10 +495,7 @@ fn real_exports_merge() {
 #[test]
 fn the_canonical_form_of_a_real_export_is_its_own() {
     for fixture in [ONE, TWO] {
-        assert_eq!(
-            String::from_utf8(written(&fixture.cache()).config).unwrap(),
-            fixture.config
-        );
+        assert_eq!(String::from_utf8(written(&fixture.cache()).config).unwrap(), fixture.config);
     }
 }
 

@@ -87,7 +87,11 @@ fn read_push(body: &[u8]) -> Result<Meaning, serde_json::Error> {
     let repository = push.repository.name()?;
     let default_branch = push.repository.default_branch;
     if push.deleted {
-        return Ok(Meaning::Event(Event::BranchDeleted(BranchDeleted { repository, branch, default_branch })));
+        return Ok(Meaning::Event(Event::BranchDeleted(BranchDeleted {
+            repository,
+            branch,
+            default_branch,
+        })));
     }
     Ok(Meaning::Event(Event::BranchPushed(BranchPushed {
         repository,
@@ -184,7 +188,9 @@ mod tests {
     fn anything_else_is_refused() {
         let secrets = [SECRET.to_vec()];
         assert!(matches!(verify(&secrets, None, BODY), Err(Refusal::Unsigned)));
-        for wrong in ["", "sha256=", "sha256=zz", "sha1=757107ea", &SIGNATURE[..70], &format!("{SIGNATURE}00")] {
+        for wrong in
+            ["", "sha256=", "sha256=zz", "sha1=757107ea", &SIGNATURE[..70], &format!("{SIGNATURE}00")]
+        {
             assert!(matches!(verify(&secrets, Some(wrong), BODY), Err(Refusal::WrongSignature)), "{wrong}");
         }
         assert!(matches!(verify(&secrets, Some(SIGNATURE), b"Hello, World?"), Err(Refusal::WrongSignature)));

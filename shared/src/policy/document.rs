@@ -35,10 +35,7 @@ pub struct Mistakes {
 impl Mistakes {
     pub(super) fn new(source: &str, mut all: Vec<Mistake>) -> Self {
         all.sort_by_key(|mistake| (mistake.line, mistake.column));
-        Self {
-            source: source.to_owned(),
-            all,
-        }
+        Self { source: source.to_owned(), all }
     }
 
     /// The mistakes, in the order of the document.
@@ -58,13 +55,7 @@ impl<'m> IntoIterator for &'m Mistakes {
 
 impl fmt::Display for Mistakes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for Mistake {
-            line,
-            column,
-            path,
-            text,
-        } in &self.all
-        {
+        for Mistake { line, column, path, text } in &self.all {
             let colon = if path.is_empty() { "" } else { ": " };
             writeln!(f, "{}:{line}:{column}: {path}{colon}{text}", self.source)?;
         }
@@ -88,28 +79,17 @@ pub(super) struct Place {
 impl Place {
     /// Somewhere in the document itself.
     pub(super) fn at(line: usize, column: usize) -> Self {
-        Self {
-            line,
-            column,
-            path: String::new(),
-        }
+        Self { line, column, path: String::new() }
     }
 
     fn marked(marker: Marker, path: String) -> Self {
-        Self {
-            line: marker.line(),
-            column: marker.col() + 1,
-            path,
-        }
+        Self { line: marker.line(), column: marker.col() + 1, path }
     }
 
     /// The same place, seen as that of a field.
     pub(super) fn field(&self, name: &str) -> Self {
         let dot = if self.path.is_empty() { "" } else { "." };
-        Self {
-            path: format!("{}{dot}{name}", self.path),
-            ..self.clone()
-        }
+        Self { path: format!("{}{dot}{name}", self.path), ..self.clone() }
     }
 
     pub(super) fn path(&self) -> &str {
@@ -118,12 +98,7 @@ impl Place {
 
     pub(super) fn mistake(&self, text: impl Into<String>) -> Mistake {
         let Self { line, column, path } = self.clone();
-        Mistake {
-            line,
-            column,
-            path,
-            text: text.into(),
-        }
+        Mistake { line, column, path, text: text.into() }
     }
 }
 
@@ -140,10 +115,7 @@ impl<'y> Node<'y> {
     }
 
     fn new(yaml: &'y MarkedYaml<'y>, path: String) -> Self {
-        Self {
-            place: Place::marked(yaml.span.start, path),
-            data: &yaml.data,
-        }
+        Self { place: Place::marked(yaml.span.start, path), data: &yaml.data }
     }
 
     /// Nothing is written here, which YAML reads as null.
@@ -192,11 +164,7 @@ impl<'y> Node<'y> {
 
     /// The fields of a section; one with nothing in it has none.
     pub(super) fn fields(&self, known: &[&str], found: &mut Vec<Mistake>) -> Fields<'y> {
-        let mut fields = Fields {
-            place: self.place.clone(),
-            entries: Vec::new(),
-            is_wrong: false,
-        };
+        let mut fields = Fields { place: self.place.clone(), entries: Vec::new(), is_wrong: false };
         let YamlData::Mapping(mapping) = self.data else {
             fields.is_wrong = !self.is_empty();
             if fields.is_wrong {
@@ -208,9 +176,7 @@ impl<'y> Node<'y> {
             let key = Node::new(key, self.place.path.clone());
             match key.text() {
                 Ok(name) if known.contains(&name) => {
-                    fields
-                        .entries
-                        .push((name, Node::new(value, self.place.field(name).path)));
+                    fields.entries.push((name, Node::new(value, self.place.field(name).path)));
                 }
                 Ok(name) => found.push(key.place.mistake(unknown_field(name, known))),
                 Err(_) => found.push(key.expected("the name of a field")),
@@ -231,10 +197,7 @@ pub(super) struct Fields<'y> {
 
 impl<'y> Fields<'y> {
     pub(super) fn get(&self, name: &str) -> Option<&Node<'y>> {
-        self.entries
-            .iter()
-            .find(|(own, _)| *own == name)
-            .map(|(_, node)| node)
+        self.entries.iter().find(|(own, _)| *own == name).map(|(_, node)| node)
     }
 
     /// The field that must be there.
@@ -250,11 +213,7 @@ impl<'y> Fields<'y> {
     pub(super) fn section(&self, name: &str, known: &[&str], found: &mut Vec<Mistake>) -> Fields<'y> {
         match self.get(name) {
             Some(node) => node.fields(known, found),
-            None => Fields {
-                place: self.place.field(name),
-                entries: Vec::new(),
-                is_wrong: false,
-            },
+            None => Fields { place: self.place.field(name), entries: Vec::new(), is_wrong: false },
         }
     }
 
@@ -278,9 +237,7 @@ pub(super) fn read<T>(
     parse: impl FnOnce(&str) -> Result<T, String>,
     found: &mut Vec<Mistake>,
 ) -> Option<T> {
-    let value = node
-        .text()
-        .and_then(|text| parse(text).map_err(|wrong| node.place.mistake(wrong)));
+    let value = node.text().and_then(|text| parse(text).map_err(|wrong| node.place.mistake(wrong)));
     value.map_err(|mistake| found.push(mistake)).ok()
 }
 
@@ -291,19 +248,11 @@ pub(super) fn shown(text: &str) -> String {
 
 fn unknown_field(name: &str, known: &[&str]) -> String {
     let guesses = known.iter().filter(|_| name.len() <= LONGEST_GUESS);
-    let near = guesses
-        .map(|field| (edits(name, field), field))
-        .filter(|(edits, field)| *edits <= field.len() / 2);
+    let near =
+        guesses.map(|field| (edits(name, field), field)).filter(|(edits, field)| *edits <= field.len() / 2);
     match near.min() {
-        Some((_, field)) => format!(
-            "there is no field `{}` here; did you mean `{field}`?",
-            shown(name)
-        ),
-        None => format!(
-            "there is no field `{}` here, only `{}`",
-            shown(name),
-            known.join("`, `")
-        ),
+        Some((_, field)) => format!("there is no field `{}` here; did you mean `{field}`?", shown(name)),
+        None => format!("there is no field `{}` here, only `{}`", shown(name), known.join("`, `")),
     }
 }
 

@@ -132,17 +132,13 @@ impl Rule {
 impl Policy {
     /// Reads a document; `source` is what messages call it, such as its path.
     pub fn parse(source: &str, text: &str) -> Result<Self, Mistakes> {
-        schema::parse(text)
-            .map(|rules| Self { rules })
-            .map_err(|all| Mistakes::new(source, all))
+        schema::parse(text).map(|rules| Self { rules }).map_err(|all| Mistakes::new(source, all))
     }
 
     /// Reads the document in a file.
     pub fn load(path: &Path) -> Result<Self, LoadError> {
-        let text = std::fs::read_to_string(path).map_err(|cause| LoadError::Read {
-            path: path.to_owned(),
-            cause,
-        })?;
+        let text = std::fs::read_to_string(path)
+            .map_err(|cause| LoadError::Read { path: path.to_owned(), cause })?;
         Ok(Self::parse(&path.display().to_string(), &text)?)
     }
 

@@ -19,14 +19,7 @@ pub const MINIMUM_LEASE: SignedDuration = SignedDuration::ZERO;
 const VERSION: i64 = 1;
 const DOCUMENT: &[&str] = &["version", "defaults", "projects"];
 const DEFAULTS: &[&str] = &["default-branch", "cache-repository", "warm", "retention"];
-const RULE: &[&str] = &[
-    "name",
-    "repository",
-    "default-branch",
-    "cache-repository",
-    "warm",
-    "retention",
-];
+const RULE: &[&str] = &["name", "repository", "default-branch", "cache-repository", "warm", "retention"];
 const WARM: &[&str] = &["stale-after"];
 const RETENTION: &[&str] = &["mode", "lease", "idle-branch"];
 
@@ -52,24 +45,14 @@ pub(super) fn parse(text: &str) -> Result<Vec<Rule>, Vec<Mistake>> {
         built_in().map_err(|wrong| vec![root.place.mistake(wrong)])?,
         &mut found,
     );
-    let entries = document
-        .get("projects")
-        .map(|node| node.list(&mut found))
-        .unwrap_or_default();
-    let drafts: Vec<_> = entries
-        .iter()
-        .map(|entry| draft(entry, &defaults, &mut found))
-        .collect();
+    let entries = document.get("projects").map(|node| node.list(&mut found)).unwrap_or_default();
+    let drafts: Vec<_> = entries.iter().map(|entry| draft(entry, &defaults, &mut found)).collect();
     for draft in &drafts {
         check_names(draft, &mut found);
     }
     check_order(&drafts, &mut found);
     check_sharing(&drafts, &mut found);
-    if found.is_empty() {
-        Ok(drafts.into_iter().filter_map(Draft::into_rule).collect())
-    } else {
-        Err(found)
-    }
+    if found.is_empty() { Ok(drafts.into_iter().filter_map(Draft::into_rule).collect()) } else { Err(found) }
 }
 
 /// A rule as far as it could be read, so that what is wrong in one field does not hide what is in another.
@@ -82,11 +65,7 @@ struct Draft<'y> {
 
 impl Draft<'_> {
     fn into_rule(self) -> Option<Rule> {
-        Some(Rule {
-            names: self.names?,
-            repository: self.repository?,
-            settings: self.settings,
-        })
+        Some(Rule { names: self.names?, repository: self.repository?, settings: self.settings })
     }
 
     /// The project, if the rule names one.
@@ -105,9 +84,7 @@ fn built_in() -> Result<Settings, String> {
     Ok(Settings {
         default_branch: branch("main")?,
         cache_repository: cache_repository("stoker/{project}")?,
-        warm: Warm {
-            stale_after: SignedDuration::from_hours(7 * 24),
-        },
+        warm: Warm { stale_after: SignedDuration::from_hours(7 * 24) },
         retention: Retention {
             mode: Mode::Report,
             lease: SignedDuration::from_hours(24),
@@ -119,12 +96,7 @@ fn built_in() -> Result<Settings, String> {
 /// What a section sets, over what holds without it.
 fn settings(fields: &Fields<'_>, mut base: Settings, found: &mut Vec<Mistake>) -> Settings {
     fields.set("default-branch", branch, &mut base.default_branch, found);
-    fields.set(
-        "cache-repository",
-        cache_repository,
-        &mut base.cache_repository,
-        found,
-    );
+    fields.set("cache-repository", cache_repository, &mut base.cache_repository, found);
     let warm = fields.section("warm", WARM, found);
     warm.set("stale-after", duration, &mut base.warm.stale_after, found);
     let retention = fields.section("retention", RETENTION, found);
@@ -136,19 +108,10 @@ fn settings(fields: &Fields<'_>, mut base: Settings, found: &mut Vec<Mistake>) -
 
 fn draft<'y>(entry: &Node<'y>, defaults: &Settings, found: &mut Vec<Mistake>) -> Draft<'y> {
     let fields = entry.fields(RULE, found);
-    let names = fields
-        .require("name", found)
-        .and_then(|node| read(node, Names::parse, found));
-    let repository = fields
-        .require("repository", found)
-        .and_then(|node| read(node, repository, found));
+    let names = fields.require("name", found).and_then(|node| read(node, Names::parse, found));
+    let repository = fields.require("repository", found).and_then(|node| read(node, repository, found));
     let settings = settings(&fields, defaults.clone(), found);
-    Draft {
-        fields,
-        names,
-        repository,
-        settings,
-    }
+    Draft { fields, names, repository, settings }
 }
 
 /// A project's name must make valid repositories, and a glob must keep its projects apart.
@@ -158,10 +121,7 @@ fn check_names(draft: &Draft<'_>, found: &mut Vec<Mistake>) {
     match &draft.names {
         None => {}
         Some(Names::One(name)) => {
-            let repository = draft
-                .repository
-                .as_ref()
-                .map(|template| Repository::new(template.of(name)));
+            let repository = draft.repository.as_ref().map(|template| Repository::new(template.of(name)));
             if let Some(Err(wrong)) = repository {
                 found.push(draft.place_of("repository").mistake(wrong.to_string()));
             }
@@ -178,11 +138,7 @@ fn check_names(draft: &Draft<'_>, found: &mut Vec<Mistake>) {
             if no_project(caches) {
                 let wrong = format!("a glob's cache repository needs `{PROJECT}`, and `{caches}` has none");
                 let why = "its projects would share one";
-                found.push(
-                    draft
-                        .place_of("cache-repository")
-                        .mistake(format!("{wrong}: {why}")),
-                );
+                found.push(draft.place_of("cache-repository").mistake(format!("{wrong}: {why}")));
             }
         }
     }
@@ -222,11 +178,7 @@ fn check_sharing(drafts: &[Draft<'_>], found: &mut Vec<Mistake>) {
             Some(owner) => {
                 let wrong = format!("the cache repository `{repository}` is already that of `{owner}`");
                 let why = "each project needs its own";
-                found.push(
-                    draft
-                        .place_of("cache-repository")
-                        .mistake(format!("{wrong}; {why}")),
-                );
+                found.push(draft.place_of("cache-repository").mistake(format!("{wrong}; {why}")));
             }
             None => _ = owners.insert(repository, name),
         }
@@ -239,21 +191,14 @@ fn branch(text: &str) -> Result<Branch, String> {
 
 fn repository(text: &str) -> Result<Template, String> {
     let path = std::path::Path::new(text);
-    if path
-        .extension()
-        .is_some_and(|extension| extension.eq_ignore_ascii_case("git"))
-    {
+    if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("git")) {
         return Err(format!("write `{}` without the `.git` at its end", shown(text)));
     }
-    template(text, |name| {
-        Repository::new(name).map(drop).map_err(|e| e.to_string())
-    })
+    template(text, |name| Repository::new(name).map(drop).map_err(|e| e.to_string()))
 }
 
 fn cache_repository(text: &str) -> Result<Template, String> {
-    template(text, |name| {
-        CacheRepository::new(name).map(drop).map_err(|e| e.to_string())
-    })
+    template(text, |name| CacheRepository::new(name).map(drop).map_err(|e| e.to_string()))
 }
 
 /// Checks a name with a sample in the place of `{project}`.
@@ -269,10 +214,7 @@ fn mode(text: &str) -> Result<Mode, String> {
     match text {
         "report" => Ok(Mode::Report),
         "apply" => Ok(Mode::Apply),
-        other => Err(format!(
-            "`{}` is not a mode; write `report` or `apply`",
-            shown(other)
-        )),
+        other => Err(format!("`{}` is not a mode; write `report` or `apply`", shown(other))),
     }
 }
 
@@ -294,9 +236,7 @@ fn duration_from(shortest: SignedDuration, text: &str) -> Result<SignedDuration,
         'd' => 24 * 60 * 60,
         _ => return Err(wrong()),
     };
-    let number = text
-        .strip_suffix(unit)
-        .filter(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
+    let number = text.strip_suffix(unit).filter(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
     // Digits that do not fit are a duration, only too long a one.
     let number = number.ok_or_else(wrong)?.parse().unwrap_or(i64::MAX);
     let value = SignedDuration::from_secs(number.saturating_mul(seconds));

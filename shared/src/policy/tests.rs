@@ -10,13 +10,8 @@ fn policy(text: &str) -> Policy {
 
 /// The mistakes as printed, without the source and the last line.
 fn mistakes(text: &str) -> Vec<String> {
-    let mistakes = Policy::parse("p", text)
-        .expect_err("the document has mistakes")
-        .to_string();
-    let mut lines: Vec<_> = mistakes
-        .lines()
-        .map(|line| line.trim_start_matches("p:").to_owned())
-        .collect();
+    let mistakes = Policy::parse("p", text).expect_err("the document has mistakes").to_string();
+    let mut lines: Vec<_> = mistakes.lines().map(|line| line.trim_start_matches("p:").to_owned()).collect();
     lines.pop();
     lines
 }
@@ -74,11 +69,7 @@ fn what_a_document_leaves_out_has_the_built_in_value() {
         default_branch: Branch::new("main").unwrap(),
         cache_repository: CacheRepository::new("stoker/app").unwrap(),
         warm: Warm { stale_after: DAY * 7 },
-        retention: Retention {
-            mode: Mode::Report,
-            lease: DAY,
-            idle_branch: DAY * 30,
-        },
+        retention: Retention { mode: Mode::Report, lease: DAY, idle_branch: DAY * 30 },
     };
     assert_eq!(app, expected);
 }
@@ -101,24 +92,11 @@ projects:
     repository: github.com/example/lib
 ",
     );
-    let (app, lib) = (
-        policy.project(&name("app")).unwrap(),
-        policy.project(&name("lib")).unwrap(),
-    );
-    assert_eq!(
-        (app.default_branch.as_str(), lib.default_branch.as_str()),
-        ("master", "trunk")
-    );
+    let (app, lib) = (policy.project(&name("app")).unwrap(), policy.project(&name("lib")).unwrap());
+    assert_eq!((app.default_branch.as_str(), lib.default_branch.as_str()), ("master", "trunk"));
     assert_eq!(app.cache_repository.as_str(), "caches/app");
     assert_eq!(app.warm.stale_after, SignedDuration::from_hours(36));
-    assert_eq!(
-        app.retention,
-        Retention {
-            mode: Mode::Apply,
-            lease: DAY * 2,
-            idle_branch: DAY * 30
-        }
-    );
+    assert_eq!(app.retention, Retention { mode: Mode::Apply, lease: DAY * 2, idle_branch: DAY * 30 });
     assert_eq!(lib.retention.lease, SignedDuration::from_mins(90));
 }
 
@@ -148,11 +126,7 @@ fn a_project_without_a_rule_is_none() {
 
 #[test]
 fn a_policy_without_projects_matches_nothing() {
-    for text in [
-        "version: 1",
-        "version: 1\nprojects:\n",
-        "version: 1\nprojects: []\ndefaults:\n",
-    ] {
+    for text in ["version: 1", "version: 1\nprojects:\n", "version: 1\nprojects: []\ndefaults:\n"] {
         let policy = policy(text);
         assert_eq!(policy.project(&name("app")), None);
         assert_eq!(policy.named_projects(), []);
@@ -163,14 +137,8 @@ fn a_policy_without_projects_matches_nothing() {
 #[test]
 fn a_repository_tells_its_projects_whatever_its_case() {
     let policy = policy(TWO_RULES);
-    assert_eq!(
-        names(&policy.projects_of(&repository("github.com/Example/App"))),
-        ["app"]
-    );
-    assert_eq!(
-        names(&policy.projects_of(&repository("github.com/example/Team-Web"))),
-        ["team-web"]
-    );
+    assert_eq!(names(&policy.projects_of(&repository("github.com/Example/App"))), ["app"]);
+    assert_eq!(names(&policy.projects_of(&repository("github.com/example/Team-Web"))), ["team-web"]);
     assert!(policy.has_globs());
 }
 
@@ -183,10 +151,7 @@ projects:
   - { name: API, repository: github.com/example/mono }
 ",
     );
-    assert_eq!(
-        names(&policy.projects_of(&repository("github.com/example/mono"))),
-        ["web", "API"]
-    );
+    assert_eq!(names(&policy.projects_of(&repository("github.com/example/mono"))), ["web", "API"]);
 }
 
 #[test]
@@ -199,10 +164,7 @@ projects:
 ",
     );
     assert_eq!(policy.projects_of(&repository("github.com/example/team-web")), []);
-    assert_eq!(
-        names(&policy.projects_of(&repository("github.com/example/web"))),
-        ["team-web"]
-    );
+    assert_eq!(names(&policy.projects_of(&repository("github.com/example/web"))), ["team-web"]);
 }
 
 #[test]
@@ -213,16 +175,8 @@ projects:
   - { name: 'a?', repository: 'github.com/{project}/x-{project}-y' }
 ",
     );
-    assert_eq!(
-        names(&policy.projects_of(&repository("github.com/ab/x-ab-y"))),
-        ["ab"]
-    );
-    for other in [
-        "github.com/ab/x-ac-y",
-        "github.com/abc/x-abc-y",
-        "github.com/ab/x-ab",
-        "github.com/a/b",
-    ] {
+    assert_eq!(names(&policy.projects_of(&repository("github.com/ab/x-ab-y"))), ["ab"]);
+    for other in ["github.com/ab/x-ac-y", "github.com/abc/x-abc-y", "github.com/ab/x-ab", "github.com/a/b"] {
         assert_eq!(policy.projects_of(&repository(other)), [], "{other}");
     }
 }
@@ -243,10 +197,8 @@ fn a_name_under_a_glob_that_no_ecr_repository_can_have_is_none() {
 #[test]
 fn a_scope_tells_its_project_unless_only_a_hash_of_the_name_is_left() {
     let long = format!("team-{}", "x".repeat(60));
-    let policy = policy(&format!(
-        "{TWO_RULES}  - {{ name: {}, repository: github.com/example/z }}\n",
-        "z".repeat(60)
-    ));
+    let policy =
+        policy(&format!("{TWO_RULES}  - {{ name: {}, repository: github.com/example/z }}\n", "z".repeat(60)));
     for project in ["app", "team-web", &"z".repeat(60)] {
         let found = policy.project_of_scope(&Scope::of(&name(project))).unwrap();
         assert_eq!(found.name.as_str(), project);
@@ -258,11 +210,7 @@ fn a_scope_tells_its_project_unless_only_a_hash_of_the_name_is_left() {
 #[test]
 fn an_empty_document_is_told_how_to_start() {
     for text in ["", "\n", "# nothing\n", "---\n", "~", "\u{feff}"] {
-        assert_eq!(
-            mistakes(text),
-            ["1:1: the document is empty; it starts with `version: 1`"],
-            "{text:?}"
-        );
+        assert_eq!(mistakes(text), ["1:1: the document is empty; it starts with `version: 1`"], "{text:?}");
     }
 }
 
@@ -274,23 +222,14 @@ fn a_byte_order_mark_is_no_mistake() {
 #[test]
 fn a_document_is_made_of_fields() {
     assert_eq!(mistakes("- a\n- b"), ["1:1: expected fields, found a list"]);
-    assert_eq!(
-        mistakes("!policy { version: 1 }"),
-        ["1:1: expected fields, found a tagged value"]
-    );
+    assert_eq!(mistakes("!policy { version: 1 }"), ["1:1: expected fields, found a tagged value"]);
 }
 
 #[test]
 fn the_version_is_required() {
     assert_eq!(mistakes("projects: []"), ["1:1: the field `version` is missing"]);
-    assert_eq!(
-        mistakes("version: one"),
-        ["1:10: version: expected the number 1, found text"]
-    );
-    assert_eq!(
-        mistakes("projects: []\nversion:"),
-        ["2:8: version: expected the number 1, found nothing"]
-    );
+    assert_eq!(mistakes("version: one"), ["1:10: version: expected the number 1, found text"]);
+    assert_eq!(mistakes("projects: []\nversion:"), ["2:8: version: expected the number 1, found nothing"]);
 }
 
 #[test]
@@ -311,10 +250,7 @@ fn an_unknown_field_is_refused_with_the_nearest_known_one() {
             "3:53: defaults.retention: there is no field `budget` here, only `mode`, `lease`, `idle-branch`",
         ]
     );
-    assert_eq!(
-        mistakes_after_version("1: a"),
-        ["2:1: expected the name of a field, found a number"]
-    );
+    assert_eq!(mistakes_after_version("1: a"), ["2:1: expected the name of a field, found a number"]);
 }
 
 #[test]
@@ -344,10 +280,7 @@ projects:
             "7:3: projects: expected a list, found fields",
         ]
     );
-    assert_eq!(
-        mistakes_after_version("projects: [app]"),
-        ["2:12: projects[0]: expected fields, found text"]
-    );
+    assert_eq!(mistakes_after_version("projects: [app]"), ["2:12: projects[0]: expected fields, found text"]);
 }
 
 #[test]
@@ -377,14 +310,8 @@ fn a_duration_is_a_number_and_a_unit() {
 #[test]
 fn a_duration_is_at_least_a_minute_and_at_most_ten_years() {
     let lease = |text| mistakes_after_version(&format!("defaults: {{ retention: {{ lease: {text} }} }}"));
-    assert_eq!(
-        lease("0d"),
-        ["2:33: defaults.retention.lease: `0d` is too short: at least 1m"]
-    );
-    assert_eq!(
-        lease("3651d"),
-        ["2:33: defaults.retention.lease: `3651d` is too long: at most 3650d"]
-    );
+    assert_eq!(lease("0d"), ["2:33: defaults.retention.lease: `0d` is too short: at least 1m"]);
+    assert_eq!(lease("3651d"), ["2:33: defaults.retention.lease: `3651d` is too long: at most 3650d"]);
     assert!(lease("99999999999999999999999d")[0].ends_with("is too long: at most 3650d"));
     policy("version: 1\ndefaults: { retention: { lease: 1m, idle-branch: 3650d } }");
 }
@@ -392,10 +319,7 @@ fn a_duration_is_at_least_a_minute_and_at_most_ten_years() {
 #[test]
 fn an_unknown_mode_is_refused() {
     let expected = ["2:32: defaults.retention.mode: `dry-run` is not a mode; write `report` or `apply`"];
-    assert_eq!(
-        mistakes_after_version("defaults: { retention: { mode: dry-run } }"),
-        expected
-    );
+    assert_eq!(mistakes_after_version("defaults: { retention: { mode: dry-run } }"), expected);
 }
 
 #[test]
@@ -403,9 +327,7 @@ fn bad_names_are_refused() {
     let rule = |fields: &str| mistakes_after_version(&format!("projects:\n  - {{ {fields} }}"));
     let repository = |text: &str| rule(&format!("name: app, repository: '{text}'")).concat();
     assert!(
-        rule("name: 'my app', repository: a/b/c")
-            .concat()
-            .contains("project name `my app` is not valid")
+        rule("name: 'my app', repository: a/b/c").concat().contains("project name `my app` is not valid")
     );
     assert!(
         repository("example/app")
@@ -415,16 +337,8 @@ fn bad_names_are_refused() {
     assert!(repository("github.com/a/b.git").contains("write `github.com/a/b.git` without the `.git`"));
     assert!(repository("github.com/a/{name}").contains("has braces that are not `{project}`"));
     let rest = "name: app, repository: a/b/c";
-    assert!(
-        rule(&format!("{rest}, default-branch: 'a b'"))
-            .concat()
-            .contains("branch `a b` is not valid")
-    );
-    assert!(
-        rule(&format!("{rest}, cache-repository: Caches"))
-            .concat()
-            .contains("`Caches` is not valid")
-    );
+    assert!(rule(&format!("{rest}, default-branch: 'a b'")).concat().contains("branch `a b` is not valid"));
+    assert!(rule(&format!("{rest}, cache-repository: Caches")).concat().contains("`Caches` is not valid"));
 }
 
 #[test]
@@ -443,10 +357,7 @@ fn a_glob_has_stars_and_question_marks_and_nothing_else() {
         let rule = format!("projects: [{{ name: '{wrong}', repository: 'github.com/a/{{project}}' }}]");
         let found = mistakes_after_version(&rule);
         assert_eq!(found.len(), 1, "{wrong}: {found:?}");
-        assert!(
-            found[0].starts_with("2:20: projects[0].name: not a glob over project names"),
-            "{found:?}"
-        );
+        assert!(found[0].starts_with("2:20: projects[0].name: not a glob over project names"), "{found:?}");
     }
 }
 
@@ -456,10 +367,7 @@ fn a_glob_without_quotes_is_told_to_take_some() {
         mistakes_after_version("projects:\n  - name: *-web\n    repository: github.com/a/{project}\n");
     assert_eq!(found.len(), 1);
     assert!(found[0].starts_with("3:11: "), "{found:?}");
-    assert!(
-        found[0].ends_with("; a value that starts with `*` has to be in quotes"),
-        "{found:?}"
-    );
+    assert!(found[0].ends_with("; a value that starts with `*` has to be in quotes"), "{found:?}");
 }
 
 #[test]
@@ -495,10 +403,7 @@ fn a_glob_needs_the_project_in_its_cache_repository_also_where_a_default_gives_i
 fn two_rules_of_one_name_are_refused() {
     let rule = "  - { name: app, repository: github.com/example/app }\n";
     let expected = ["4:13: projects[1].name: projects[0] is already the rule for `app`"];
-    assert_eq!(
-        mistakes_after_version(&format!("projects:\n{rule}{rule}")),
-        expected
-    );
+    assert_eq!(mistakes_after_version(&format!("projects:\n{rule}{rule}")), expected);
 }
 
 #[test]
@@ -580,49 +485,31 @@ policy.yaml:18:17: projects[3].repository: expected text, found a number; put it
 
 #[test]
 fn an_error_of_syntax_is_one_mistake_with_its_place() {
-    for (text, place) in [
-        ("version: [1", "2:1"),
-        ("version: 1\n\tprojects: []", "1:10"),
-        ("a: b: c", "1:5"),
-    ] {
+    for (text, place) in [("version: [1", "2:1"), ("version: 1\n\tprojects: []", "1:10"), ("a: b: c", "1:5")]
+    {
         let found = mistakes(text);
         assert_eq!(found.len(), 1);
-        assert!(
-            found[0].starts_with(&format!("{place}: this is not a YAML document: ")),
-            "{found:?}"
-        );
+        assert!(found[0].starts_with(&format!("{place}: this is not a YAML document: ")), "{found:?}");
     }
 }
 
 #[test]
 fn a_second_document_is_refused() {
     let found = mistakes("version: 1\n---\nversion: 1\n");
-    assert_eq!(
-        found,
-        ["3:1: a second document starts before this; a policy is one document"]
-    );
+    assert_eq!(found, ["3:1: a second document starts before this; a policy is one document"]);
 }
 
 #[test]
 fn a_document_of_more_than_a_mebibyte_is_refused() {
     let text = format!("version: 1\n{}", "#".repeat(MAX_BYTES));
-    assert_eq!(
-        mistakes(&text),
-        ["1:1: the document has 1048587 bytes, more than 1048576"]
-    );
+    assert_eq!(mistakes(&text), ["1:1: the document has 1048587 bytes, more than 1048576"]);
     policy(&format!("version: 1\n{}", "#".repeat(MAX_BYTES - 11)));
 }
 
 #[test]
 fn anchors_are_refused_so_that_no_alias_can_multiply() {
     let expected = "`&` before a word is an anchor in YAML, and a policy has none: write the value again";
-    for line in [
-        "defaults: &d {}",
-        "defaults: {warm: &d {}}",
-        "'a':&d b",
-        "[a,&d b]",
-        "&d a: b",
-    ] {
+    for line in ["defaults: &d {}", "defaults: {warm: &d {}}", "'a':&d b", "[a,&d b]", "&d a: b"] {
         let column = line.find('&').unwrap() + 1;
         assert_eq!(mistakes_after_version(line), [format!("2:{column}: {expected}")]);
     }
@@ -684,10 +571,7 @@ fn errors_of_loading_name_the_path() {
     );
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
     let error = Policy::load(&file).unwrap_err();
-    assert!(
-        error.to_string().starts_with(&format!("{}:", file.display())),
-        "{error}"
-    );
+    assert!(error.to_string().starts_with(&format!("{}:", file.display())), "{error}");
     let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../policy/stoker.yaml");
     assert_eq!(Policy::load(&shipped).unwrap().named_projects().len(), 1);
 }

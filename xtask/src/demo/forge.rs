@@ -24,13 +24,19 @@ pub(crate) struct Forge {
 impl Forge {
     /// A forge that has been told the webhook's address and secret.
     pub(crate) fn new(aws: Aws, url: &str, secret_id: &str) -> anyhow::Result<Self> {
-        let secret = aws.call("secretsmanager", "secretsmanager.GetSecretValue", &json!({ "SecretId": secret_id }))?;
+        let secret =
+            aws.call("secretsmanager", "secretsmanager.GetSecretValue", &json!({ "SecretId": secret_id }))?;
         let secret = secret["SecretString"].as_str().context("the webhook's secret is empty")?.to_owned();
         Ok(Self { aws, url: url.to_owned(), secret, sent: RefCell::default() })
     }
 
     /// Tells that a branch now has this head.
-    pub(crate) fn pushed(&self, repository: &Repository, branch: &str, before: Option<&str>) -> anyhow::Result<()> {
+    pub(crate) fn pushed(
+        &self,
+        repository: &Repository,
+        branch: &str,
+        before: Option<&str>,
+    ) -> anyhow::Result<()> {
         let after = repository.head(branch)?;
         let commits = repository.commits(before.unwrap_or("main"), &after)?;
         let commits: Vec<Value> = commits.iter().map(|id| json!({ "id": id })).collect();
@@ -87,7 +93,10 @@ impl Forge {
     pub(crate) fn sign(&self, body: &str) -> String {
         let mac = Hmac::<Sha256>::new_from_slice(self.secret.as_bytes()).map(|mac| mac.chain_update(body));
         // Any length of key will do, so there always is one.
-        mac.map_or_else(|_| String::new(), |mac| format!("sha256={}", hex::encode(mac.finalize().into_bytes())))
+        mac.map_or_else(
+            |_| String::new(),
+            |mac| format!("sha256={}", hex::encode(mac.finalize().into_bytes())),
+        )
     }
 
     /// Delivers every webhook once more, the newest first. Answers how many.

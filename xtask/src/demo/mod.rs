@@ -1,8 +1,8 @@
 //! The demo: Stoker's whole story on a real git repository, driven from outside.
 
 mod forge;
-mod repository;
 mod report;
+mod repository;
 mod story;
 
 use std::path::PathBuf;
@@ -127,21 +127,28 @@ pub(crate) fn stage_and_tell(wanted: Option<Builder>) -> anyhow::Result<(Stage, 
 fn choose_builder(wanted: Option<Builder>) -> anyhow::Result<(Builder, String)> {
     let docker = |args: &[&str]| {
         let output = Command::new("docker").args(args).stderr(Stdio::null()).output();
-        output.ok().filter(|output| output.status.success()).map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
+        output
+            .ok()
+            .filter(|output| output.status.success())
+            .map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
     };
     let problem = match docker(&["info", "--format", "{{.ServerVersion}} {{.DriverStatus}}"]) {
         None => Some("no Docker engine answers"),
-        Some(info) if !info.contains("io.containerd.snapshotter") => {
-            Some("Docker's containerd image store is off, and without it the default builder exports no registry cache")
-        }
+        Some(info) if !info.contains("io.containerd.snapshotter") => Some(
+            "Docker's containerd image store is off, and without it the default builder exports no registry cache",
+        ),
         Some(_) if docker(&["buildx", "version"]).is_none() => Some("Docker has no buildx"),
         Some(_) => None,
     };
     match (wanted, problem) {
-        (Some(Builder::Docker), Some(problem)) => bail!("{problem}; start one, or run with --builder simulated"),
+        (Some(Builder::Docker), Some(problem)) => {
+            bail!("{problem}; start one, or run with --builder simulated")
+        }
         (Some(Builder::Simulated), _) | (None, Some(_)) => {
             let why = problem.unwrap_or("as asked");
-            println!("builder: SIMULATED ({why}). It writes valid caches, but runs nothing of the Dockerfile.");
+            println!(
+                "builder: SIMULATED ({why}). It writes valid caches, but runs nothing of the Dockerfile."
+            );
             Ok((Builder::Simulated, BASE_IMAGE.to_owned()))
         }
         (_, None) => {
@@ -193,12 +200,16 @@ fn set(builder: Builder, base_image: &str, program: &std::path::Path) -> anyhow:
     let outputs = stack::deploy(&world, POLICY, &PARAMETERS)?;
     let docs_caches = json!({ "repositoryName": "stoker/docs" });
     world.aws().call("ecr", "AmazonEC2ContainerRegistry_V20150921.CreateRepository", &docs_caches)?;
-    let local = ureq::Agent::config_builder().proxy(None).timeout_global(Some(Duration::from_secs(10))).build();
+    let local =
+        ureq::Agent::config_builder().proxy(None).timeout_global(Some(Duration::from_secs(10))).build();
     let stage = Stage { world, builder, outputs, app, local: local.new_agent() };
     let begun = Instant::now();
     while stage.local("GET", "health", None).is_err() {
         if !stage.world.is_running("codebuild") || begun.elapsed() > START_TIMEOUT {
-            bail!("the local CodeBuild does not start; see {}", stage.world.dir().join("codebuild.log").display());
+            bail!(
+                "the local CodeBuild does not start; see {}",
+                stage.world.dir().join("codebuild.log").display()
+            );
         }
         std::thread::sleep(Duration::from_millis(50));
     }
@@ -221,7 +232,11 @@ impl Stage {
         let url = format!("{}/control/{what}", self.world.codebuild_endpoint());
         let mut answer = match (method, body) {
             ("GET", _) => self.local.get(&url).call()?,
-            (_, body) => self.local.post(&url).header("content-type", "application/json").send(body.map_or_else(String::new, Value::to_string))?,
+            (_, body) => self
+                .local
+                .post(&url)
+                .header("content-type", "application/json")
+                .send(body.map_or_else(String::new, Value::to_string))?,
         };
         Ok(serde_json::from_slice(&answer.body_mut().read_to_vec()?)?)
     }
@@ -230,7 +245,8 @@ impl Stage {
     pub(crate) fn codebuild(&self, action: &str, input: &Value) -> anyhow::Result<Value> {
         let request = self.local.post(self.world.codebuild_endpoint());
         let request = request.header("x-amz-target", format!("CodeBuild_20161006.{action}"));
-        let mut answer = request.header("content-type", "application/x-amz-json-1.1").send(input.to_string())?;
+        let mut answer =
+            request.header("content-type", "application/x-amz-json-1.1").send(input.to_string())?;
         Ok(serde_json::from_slice(&answer.body_mut().read_to_vec()?)?)
     }
 }

@@ -93,8 +93,11 @@ impl Report {
 
     /// The report for programs.
     pub(crate) fn to_json(&self, builder: Builder) -> Value {
-        let checks: BTreeMap<_, _> =
-            self.checks.iter().map(|(name, check)| (*name, json!({ "ok": check.ok, "what": check.what }))).collect();
+        let checks: BTreeMap<_, _> = self
+            .checks
+            .iter()
+            .map(|(name, check)| (*name, json!({ "ok": check.ok, "what": check.what })))
+            .collect();
         let builds: Vec<Value> = self
             .builds
             .iter()
@@ -125,12 +128,21 @@ impl Report {
     pub(crate) fn print(&self, builder: Builder) {
         let builder_note = if builder == Builder::Simulated { " (simulated builder)" } else { "" };
         println!("\nWhat was built{builder_note}\n");
-        println!("  {:<4} {:<18} {:<24} {:<28} {:<16} {:>7}", "#", "line", "why it started", "cache from", "steps reused", "seconds");
+        println!(
+            "  {:<4} {:<18} {:<24} {:<28} {:<16} {:>7}",
+            "#", "line", "why it started", "cache from", "steps reused", "seconds"
+        );
         for (i, build) in self.builds.iter().enumerate() {
-            let line = if build.project == "app" { build.line.clone() } else { format!("{} ({})", build.line, build.project) };
-            let reads = if build.reads.is_empty() { "nothing: cold".to_owned() } else { build.reads.join(" ") };
+            let line = if build.project == "app" {
+                build.line.clone()
+            } else {
+                format!("{} ({})", build.line, build.project)
+            };
+            let reads =
+                if build.reads.is_empty() { "nothing: cold".to_owned() } else { build.reads.join(" ") };
             let reused = format!("{} {:>2} of {}", bar(build.reused, build.steps), build.reused, build.steps);
-            let status = if build.status == "SUCCEEDED" { String::new() } else { format!("  {}", build.status) };
+            let status =
+                if build.status == "SUCCEEDED" { String::new() } else { format!("  {}", build.status) };
             println!(
                 "  {:<4} {line:<18} {:<24} {reads:<28} {reused:<16} {:>7.1}{status}",
                 i + 1,
@@ -138,10 +150,13 @@ impl Report {
                 build.seconds
             );
         }
-        let (steps, reused): (u64, u64) =
-            self.builds.iter().fold((0, 0), |(steps, reused), build| (steps + build.steps, reused + build.reused));
+        let (steps, reused): (u64, u64) = self
+            .builds
+            .iter()
+            .fold((0, 0), |(steps, reused), build| (steps + build.steps, reused + build.reused));
         let seconds: f64 = self.builds.iter().map(|build| build.seconds).sum();
-        let all_cold = self.builds.iter().filter(|b| b.project == "app").count() as f64 * self.figures.cold_seconds;
+        let cold = |build: &&Build| build.project == "app";
+        let all_cold: f64 = self.builds.iter().filter(cold).map(|_| self.figures.cold_seconds).sum();
         println!(
             "\n  {} builds, {reused} of {steps} steps reused, {seconds:.0} s of build time (without caches about {all_cold:.0} s)",
             self.builds.len()
@@ -162,7 +177,7 @@ impl Report {
 /// Six characters, filled as far as the steps were reused.
 fn bar(reused: u64, steps: u64) -> String {
     const WIDTH: u64 = 6;
-    let full = if steps == 0 { 0 } else { (reused * WIDTH + steps / 2) / steps };
+    let full = (reused * WIDTH + steps / 2).checked_div(steps).unwrap_or_default();
     let mut bar = String::new();
     for i in 0..WIDTH {
         let _ = write!(bar, "{}", if i < full { '█' } else { '░' });

@@ -47,7 +47,10 @@ RUN sleep 3.5 && cat version.txt a b > app
 
 /// A repository that nobody has pushed to since Stoker came.
 pub(crate) const DOCS: Files = &[
-    ("Dockerfile", "ARG BASE=busybox:1.37\nFROM ${BASE}\nWORKDIR /docs\nCOPY index.txt .\nRUN sleep 0.2 && cat index.txt > site\n"),
+    (
+        "Dockerfile",
+        "ARG BASE=busybox:1.37\nFROM ${BASE}\nWORKDIR /docs\nCOPY index.txt .\nRUN sleep 0.2 && cat index.txt > site\n",
+    ),
     ("index.txt", "documentation\n"),
     ("buildspec.yml", BUILDSPEC),
 ];
@@ -74,7 +77,10 @@ impl Repository {
         let (origin, clone) = (dir.join(format!("{name}.git")), dir.join(name));
         fs::create_dir_all(&clone)?;
         let repository = Self { name, origin, clone };
-        git(dir, &["init", "--quiet", "--bare", "--initial-branch=main", &repository.origin.to_string_lossy()])?;
+        git(
+            dir,
+            &["init", "--quiet", "--bare", "--initial-branch=main", &repository.origin.to_string_lossy()],
+        )?;
         repository.git(&["init", "--quiet", "--initial-branch=main"])?;
         repository.git(&["remote", "add", "origin", &repository.origin.to_string_lossy()])?;
         for (file, content) in files {
@@ -162,6 +168,11 @@ fn git(dir: &Path, args: &[&str]) -> anyhow::Result<String> {
         .output()
         .context("cannot run `git`; install it")?;
     let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    ensure!(output.status.success(), "`git {}` failed: {}", args.join(" "), String::from_utf8_lossy(&output.stderr));
+    ensure!(
+        output.status.success(),
+        "`git {}` failed: {}",
+        args.join(" "),
+        String::from_utf8_lossy(&output.stderr)
+    );
     Ok(text)
 }

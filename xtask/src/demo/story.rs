@@ -13,7 +13,7 @@ use super::{Builder, Stage};
 
 const ECR: &str = "AmazonEC2ContainerRegistry_V20150921";
 /// Longer than any build of the demo takes, on a slow machine.
-const PATIENCE: Duration = Duration::from_secs(180);
+const PATIENCE: Duration = Duration::from_mins(3);
 /// Nothing has happened for so long: nothing will.
 const QUIET: Duration = Duration::from_millis(2500);
 const POLL: Duration = Duration::from_millis(40);
@@ -46,7 +46,11 @@ impl Story<'_> {
         forge.pull_request(app, 1, "feature-a", "main", None)?;
         let a = self.next_build()?;
         let exported = self.line_moved("app.branch.feature-a", None).is_ok();
-        self.report.check("a", a.reused == 0 && exported, "a new branch builds cold, and its cache is exported to its line");
+        self.report.check(
+            "a",
+            a.reused == 0 && exported,
+            "a new branch builds cold, and its cache is exported to its line",
+        );
         self.report.figures.cold_seconds = a.seconds;
 
         say("a second push to feature-a changes a source file of stage A");
@@ -57,7 +61,8 @@ impl Story<'_> {
         forge.pushed(app, "feature-a", Some(&before))?;
         let b = self.next_build()?;
         self.line_moved("app.branch.feature-a", line.as_deref())?;
-        let only_changed = !b.ran_dependencies("a") && !b.ran_dependencies("b") && b.reused > 0 && b.steps - b.reused < 6;
+        let only_changed =
+            !b.ran_dependencies("a") && !b.ran_dependencies("b") && b.reused > 0 && b.steps - b.reused < 6;
         self.report.check("b", only_changed, "a second push runs only what changed");
 
         say("somebody pushes to main, which had no cache yet");
@@ -140,8 +145,10 @@ impl Story<'_> {
         self.stage.local("POST", "machine", Some(&json!({ "fresh": false })))?;
         app.branch("reference", "main")?;
         let commit = app.change("reference", "version.txt", "local\n")?;
-        let started = self.stage.codebuild("StartBuild", &json!({ "projectName": "app", "sourceVersion": commit }))?;
-        let id = started["build"]["id"].as_str().context("the local CodeBuild did not start the reference")?;
+        let started =
+            self.stage.codebuild("StartBuild", &json!({ "projectName": "app", "sourceVersion": commit }))?;
+        let id =
+            started["build"]["id"].as_str().context("the local CodeBuild did not start the reference")?;
         let build = self.wait("the reference to end", || {
             let builds = self.all_builds()?;
             let build = builds.iter().map(Build::read).find(|build| build.id == id);
@@ -164,7 +171,11 @@ impl Story<'_> {
         self.quiet()?;
         let same = self.tags()? == tags && self.builds()?.len() == builds;
         let events = replayed["replayed"].as_u64().unwrap_or_default();
-        self.report.check("e", same, &format!("{deliveries} deliveries and {events} events a second time change nothing"));
+        self.report.check(
+            "e",
+            same,
+            &format!("{deliveries} deliveries and {events} events a second time change nothing"),
+        );
         Ok(())
     }
 
@@ -195,7 +206,10 @@ impl Story<'_> {
         let before = self.tags()?;
         let (held, main) = (before.get("app.branch.feature-a").cloned(), before.get("app.main").cloned());
         let of_branch = |tags: &BTreeMap<String, String>| -> Vec<String> {
-            tags.keys().filter(|tag| tag.contains(".feature-a.") || tag.ends_with(".feature-a")).cloned().collect()
+            tags.keys()
+                .filter(|tag| tag.contains(".feature-a.") || tag.ends_with(".feature-a"))
+                .cloned()
+                .collect()
         };
         let (app, forge) = (&self.stage.app, &self.forge);
         app.delete("feature-a")?;
@@ -205,15 +219,24 @@ impl Story<'_> {
             Ok((of_branch(&tags).len() < of_branch(&before).len()).then_some(tags))
         })?;
         let still_running = self.is_running()?;
-        let leased = of_branch(&during) == ["app.branch.feature-a"] && during.get("app.branch.feature-a") == held.as_ref();
+        let leased = of_branch(&during) == ["app.branch.feature-a"]
+            && during.get("app.branch.feature-a") == held.as_ref();
         let build = self.next_build()?;
-        let unhurt = build.status == "SUCCEEDED" && build.reads.first().is_some_and(|read| read == "branch/feature-a") && !build.ran_dependencies("a");
+        let unhurt = build.status == "SUCCEEDED"
+            && build.reads.first().is_some_and(|read| read == "branch/feature-a")
+            && !build.ran_dependencies("a");
         let after = self.wait("the leased cache to go", || {
             let tags = self.tags()?;
             Ok(of_branch(&tags).is_empty().then_some(tags))
         })?;
-        let main_stays = main.is_some() && during.get("app.main") == main.as_ref() && after.get("app.main") == main.as_ref();
-        self.report.check("h", still_running && leased, "a deleted branch's caches go, but for the one that a running build holds");
+        let main_stays = main.is_some()
+            && during.get("app.main") == main.as_ref()
+            && after.get("app.main") == main.as_ref();
+        self.report.check(
+            "h",
+            still_running && leased,
+            "a deleted branch's caches go, but for the one that a running build holds",
+        );
         self.report.check("h", unhurt, "that build is not hurt");
         self.report.check("h", main_stays, "then that one goes too, and main's stays");
         Ok(())
@@ -244,7 +267,11 @@ impl Story<'_> {
             "       {} {}: {} of {} steps reused, {:.1} s",
             build.project, build.line, build.reused, build.steps, build.seconds
         );
-        ensure!(build.status == "SUCCEEDED" || build.status.is_empty(), "a build ended with {}", build.status);
+        ensure!(
+            build.status == "SUCCEEDED" || build.status.is_empty(),
+            "a build ended with {}",
+            build.status
+        );
         self.report.builds.push(build.clone());
         Ok(build)
     }
@@ -299,7 +326,8 @@ impl Story<'_> {
     fn quiet(&self) -> anyhow::Result<()> {
         let mut last = (0, Instant::now());
         self.wait("everything to settle", || {
-            let asked = self.stage.world.requests()?.iter().filter(|request| request.is_from_function()).count();
+            let asked =
+                self.stage.world.requests()?.iter().filter(|request| request.is_from_function()).count();
             let busy = self.is_running()? || self.waiting()? > 0;
             if busy || asked != last.0 {
                 last = (asked, Instant::now());
@@ -330,9 +358,14 @@ impl Story<'_> {
                 return Ok(found);
             }
             if begun.elapsed() > PATIENCE {
-                let builder = if self.stage.builder == Builder::Docker { "Docker" } else { "the simulated builder" };
+                let builder =
+                    if self.stage.builder == Builder::Docker { "Docker" } else { "the simulated builder" };
                 let logs = self.stage.world.dir().join("logs");
-                bail!("waited {} s in vain for {what} with {builder}; see {}", PATIENCE.as_secs(), logs.display());
+                bail!(
+                    "waited {} s in vain for {what} with {builder}; see {}",
+                    PATIENCE.as_secs(),
+                    logs.display()
+                );
             }
             if told.elapsed() > Duration::from_secs(10) {
                 println!("       ... waiting for {what}, {} s", begun.elapsed().as_secs());
