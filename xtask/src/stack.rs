@@ -39,6 +39,14 @@ pub(crate) fn build() -> anyhow::Result<()> {
     }
     let begun = Instant::now();
     println!("building the functions; the first time takes minutes");
+    // SAM builds one function after the other. Built together first, their linking shares the processors, and SAM then
+    // finds each of them done.
+    let mut command = tools::cargo_lambda()?;
+    command
+        .current_dir(crate::root())
+        .args(["lambda", "build", "--release"])
+        .env("CARGO_TARGET_DIR", crate::root().join("target"));
+    process::run(&mut command, "compiling", &log("compile"), |_| None)?;
     let mut command = tools::sam()?;
     command
         .current_dir(crate::root())

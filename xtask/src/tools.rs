@@ -56,7 +56,16 @@ pub(crate) fn world_bin() -> PathBuf {
 
 /// A `sam` that finds cargo-lambda, and of its user's AWS settings knows nothing.
 pub(crate) fn sam() -> anyhow::Result<Command> {
-    let mut command = Command::new(SAM.bin().join("sam"));
+    in_sam_bin("sam")
+}
+
+/// The `cargo-lambda` that `sam` finds, in the same surroundings.
+pub(crate) fn cargo_lambda() -> anyhow::Result<Command> {
+    in_sam_bin("cargo-lambda")
+}
+
+fn in_sam_bin(program: &str) -> anyhow::Result<Command> {
+    let mut command = Command::new(SAM.bin().join(program));
     let path = env::var_os("PATH").unwrap_or_default();
     let path = env::join_paths([SAM.bin()].into_iter().chain(env::split_paths(&path)))?;
     without_aws_settings(&mut command)
