@@ -16,32 +16,32 @@ pub(crate) const APP: Files = &[
         "\
 ARG BASE=busybox:1.37
 FROM ${BASE} AS a
+COPY a/dependencies.txt /a/
 WORKDIR /a
-COPY a/dependencies.txt .
 RUN sleep 10.5 && cat dependencies.txt > dependencies-a
 COPY a/source.txt .
 RUN sleep 0.2 && cat dependencies-a source.txt > part
 
 FROM ${BASE} AS b
+COPY b/dependencies.txt /b/
 WORKDIR /b
-COPY b/dependencies.txt .
 RUN sleep 10.5 && cat dependencies.txt > dependencies-b
 COPY b/source.txt .
 RUN sleep 0.2 && cat dependencies-b source.txt > part
 
 FROM ${BASE}
+COPY version.txt /app/
 WORKDIR /app
-COPY version.txt .
 COPY --from=a /a/part a
 COPY --from=b /b/part b
 RUN sleep 3.5 && cat version.txt a b > app
 ",
     ),
-    ("a/dependencies.txt", "left 1.0\n"),
+    ("a/dependencies.txt", "left 1.0 {run}\n"),
     ("a/source.txt", "a, first version\n"),
-    ("b/dependencies.txt", "right 1.0\n"),
+    ("b/dependencies.txt", "right 1.0 {run}\n"),
     ("b/source.txt", "b, first version\n"),
-    ("version.txt", "1\n"),
+    ("version.txt", "1 {run}\n"),
     ("buildspec.yml", BUILDSPEC),
 ];
 
@@ -49,9 +49,9 @@ RUN sleep 3.5 && cat version.txt a b > app
 pub(crate) const DOCS: Files = &[
     (
         "Dockerfile",
-        "ARG BASE=busybox:1.37\nFROM ${BASE}\nWORKDIR /docs\nCOPY index.txt .\nRUN sleep 0.2 && cat index.txt > site\n",
+        "ARG BASE=busybox:1.37\nFROM ${BASE}\nCOPY index.txt /docs/\nWORKDIR /docs\nRUN sleep 0.2 && cat index.txt > site\n",
     ),
-    ("index.txt", "documentation\n"),
+    ("index.txt", "documentation {run}\n"),
     ("buildspec.yml", BUILDSPEC),
 ];
 
@@ -69,14 +69,19 @@ pub(crate) struct Repository {
     name: &'static str,
     origin: PathBuf,
     clone: PathBuf,
+    run: String,
 }
 
 impl Repository {
     /// Creates it with one commit on `main`.
+    ///
+    /// `{run}` in a file becomes the time of this run. Every stage begins with such a file, so that the builder has
+    /// never seen any of its steps, whatever it has been used for before.
     pub(crate) fn create(dir: &Path, name: &'static str, files: Files) -> anyhow::Result<Self> {
+        let run = jiff::Timestamp::now().to_string();
         let (origin, clone) = (dir.join(format!("{name}.git")), dir.join(name));
         fs::create_dir_all(&clone)?;
-        let repository = Self { name, origin, clone };
+        let repository = Self { name, origin, clone, run };
         git(
             dir,
             &["init", "--quiet", "--bare", "--initial-branch=main", &repository.origin.to_string_lossy()],
@@ -144,7 +149,8 @@ impl Repository {
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent)?;
         }
-        fs::write(&path, content).with_context(|| format!("cannot write {}", path.display()))
+        fs::write(&path, content.replace("{run}", &self.run))
+            .with_context(|| format!("cannot write {}", path.display()))
     }
 
     fn commit(&self, message: &str) -> anyhow::Result<()> {
