@@ -118,7 +118,7 @@ impl Builder {
         if fresh {
             prune(&mut cache).await?;
         }
-        cache.before = records().await?;
+        cache.before = ids_of(&records().await?);
         engine.remember(&cache)
     }
 
@@ -126,7 +126,7 @@ impl Builder {
     pub async fn after(&self) -> Result<(), BuilderError> {
         let Self::Docker(engine) = self else { return Ok(()) };
         let mut cache = engine.state.lock().await;
-        let new: Vec<String> = records().await?.difference(&cache.before).cloned().collect();
+        let new: Vec<String> = ids_of(&records().await?).difference(&cache.before).cloned().collect();
         cache.made.extend(new);
         engine.remember(&cache)
     }
@@ -148,33 +148,67 @@ impl Docker {
     }
 }
 
+/// A record in a builder's cache.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Record {
+    /// Its id.
+    pub id: String,
+    /// The ids of those that it rests on.
+    pub parents: Vec<String>,
+    /// What made it: a step, or the import of a blob.
+    pub description: String,
+}
+
 async fn prune(cache: &mut Cache) -> Result<(), BuilderError> {
-    // A record goes only after those that rest on it; what a call could not remove, the next one does.
-    for _ in 0..3 {
-        let there = records().await?;
-        cache.made.retain(|id| there.contains(id));
-        if cache.made.is_empty() {
-            return Ok(());
-        }
-        let ids: Vec<&str> = cache.made.iter().map(String::as_str).collect();
-        for ids in ids.chunks(PRUNED_AT_ONCE) {
-            // `id` is matched as a regular expression.
-            let filter = format!("id={}", ids.join("|"));
-            docker(&["buildx", "prune", "--all", "--force", "--filter", &filter]).await?;
-        }
-    }
-    let there = records().await?;
-    cache.made.retain(|id| there.contains(id));
+    cache.made = remove(&cache.made).await?;
     if !cache.made.is_empty() {
         tracing::warn!(records = cache.made.len(), "the builder keeps some of what earlier builds left");
     }
     Ok(())
 }
 
-/// The ids of all records in the builder's cache.
-async fn records() -> Result<BTreeSet<String>, BuilderError> {
+/// Removes records from the cache of the builder that `docker buildx` uses; returns those that it keeps.
+pub async fn remove(ids: &BTreeSet<String>) -> Result<BTreeSet<String>, BuilderError> {
+    let mut left = ids.clone();
+    // A record goes only after those that rest on it; what a call could not remove, the next one does.
+    for _ in 0..3 {
+        if left.is_empty() {
+            break;
+        }
+        let ids: Vec<&str> = left.iter().map(String::as_str).collect();
+        for ids in ids.chunks(PRUNED_AT_ONCE) {
+            // `id` is matched as a regular expression.
+            let filter = format!("id={}", ids.join("|"));
+            docker(&["buildx", "prune", "--all", "--force", "--filter", &filter]).await?;
+        }
+        let there = ids_of(&records().await?);
+        left.retain(|id| there.contains(id));
+    }
+    Ok(left)
+}
+
+/// All records in the cache of the builder that `docker buildx` uses.
+pub async fn records() -> Result<Vec<Record>, BuilderError> {
     let text = docker(&["buildx", "du", "--verbose"]).await?;
-    Ok(text.lines().filter_map(|line| line.strip_prefix("ID:")).map(|id| id.trim().to_owned()).collect())
+    let mut records: Vec<Record> = Vec::new();
+    for line in text.lines() {
+        let Some((name, value)) = line.split_once(':') else { continue };
+        let value = value.trim();
+        match (name, records.last_mut()) {
+            ("ID", _) => records.push(Record { id: value.to_owned(), ..Record::default() }),
+            // One field in some versions of buildx, one for each in others.
+            ("Parent" | "Parents", Some(record)) => {
+                record.parents.extend(value.split(',').map(|id| id.trim().to_owned()));
+            }
+            ("Description", Some(record)) => value.clone_into(&mut record.description),
+            _ => {}
+        }
+    }
+    Ok(records)
+}
+
+fn ids_of(records: &[Record]) -> BTreeSet<String> {
+    records.iter().map(|record| record.id.clone()).collect()
 }
 
 async fn docker(arguments: &[&str]) -> Result<String, BuilderError> {

@@ -8,11 +8,11 @@ use bytes::Bytes;
 use futures_util::future::{join_all, try_join_all};
 use jiff::Timestamp;
 
-use crate::cache::{self, Cache, Kind, Manifest};
+use crate::cache::{self, Cache, Kind, Limits, Manifest, Warmth};
 use crate::error::{CallError, Disposition};
 use crate::event::Event;
 use crate::handout::{Handed, importable};
-use crate::names::{CacheRepository, Commit, Digest, Line, Repository, Scope, Tag, TagKind};
+use crate::names::{CacheRepository, Commit, Digest, Line, ProjectName, Repository, Scope, Tag, TagKind};
 use crate::policy::{Policy, Project};
 use crate::ports::{Build, BuildStatus, Image, ReadBlobs, ReadBuilds, ReadImages, WriteImages};
 use crate::provenance::{Built, Provenance};
@@ -87,8 +87,12 @@ pub enum Outcome {
         line: Line,
         /// Where it points now.
         to: Digest,
+        /// The project that the line is of.
+        project: ProjectName,
         /// Records of the cache.
         records: usize,
+        /// The builds that moved it. Where several hints moved a line at once, the first tells of all.
+        builds: Vec<Warmed>,
     },
     /// The line already holds all of it.
     Unchanged {
@@ -100,6 +104,15 @@ pub enum Outcome {
         /// Why.
         why: String,
     },
+}
+
+/// A build that ended well, and how much of it came out of the cache.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Warmed {
+    /// Its id.
+    pub build: String,
+    /// How warm it was.
+    pub warmth: Warmth,
 }
 
 /// Promotion failed.
@@ -118,12 +131,12 @@ pub enum Error {
         /// What it holds.
         why: String,
     },
-    /// Even the exports alone are more than BuildKit imports.
-    #[error("the cache for {line} would have {bytes} bytes of config, more than BuildKit imports")]
+    /// There is more besides records than BuildKit imports, such as a branch's name.
+    #[error("the cache for {line} would have {bytes} bytes, more than BuildKit imports")]
     TooLarge {
         /// The line.
         line: Line,
-        /// Size of the config.
+        /// Size of the config or the manifest.
         bytes: usize,
     },
 }
@@ -152,6 +165,7 @@ const MAX_COMMITS: usize = 90;
 struct Move {
     /// The hint's place in the batch.
     hint: usize,
+    project: Project,
     source: Tag,
     cause: Cause,
 }
@@ -176,9 +190,15 @@ pub async fn promote(ports: &impl Ports, policy: &Policy, hints: &[Hint], now: T
     }))
     .await;
     for (hints, result) in moved {
+        let mut result = result;
         for hint in hints {
-            match (&mut answers[hint], &result) {
-                (Ok(outcomes), Ok(outcome)) => outcomes.push(outcome.clone()),
+            match (&mut answers[hint], &mut result) {
+                (Ok(outcomes), Ok(outcome)) => {
+                    outcomes.push(outcome.clone());
+                    if let Outcome::Moved { builds, .. } = outcome {
+                        builds.clear();
+                    }
+                }
                 (answer, Err(error)) => *answer = Err(Arc::clone(error)),
                 (Err(_), Ok(_)) => {}
             }
@@ -190,8 +210,13 @@ pub async fn promote(ports: &impl Ports, policy: &Policy, hints: &[Hint], now: T
 /// Turns hints into moves: finds the projects, and asks CodeBuild what the builds really were.
 async fn gather(ports: &impl Ports, policy: &Policy, hints: &[Hint], answers: &mut [Answer]) -> Moves {
     let mut moves = Moves::new();
+    // Every build of the account comes by here; Stoker may, and need, ask only about the policy's.
+    let is_served = |build: &str| {
+        let name = build.split_once(':').and_then(|(project, _)| ProjectName::new(project).ok());
+        name.is_some_and(|name| policy.project(&name).is_some())
+    };
     let built = hints.iter().filter_map(|hint| match hint {
-        Hint::Built { build } => Some(build.clone()),
+        Hint::Built { build } if is_served(build) => Some(build.clone()),
         _ => None,
     });
     let ids: Vec<String> = built.collect::<BTreeSet<_>>().into_iter().collect();
@@ -200,6 +225,9 @@ async fn gather(ports: &impl Ports, policy: &Policy, hints: &[Hint], answers: &m
 
     for (index, hint) in hints.iter().enumerate() {
         let gathered = match (hint, &builds) {
+            (Hint::Built { build }, _) if !is_served(build) => {
+                Ok(Err("the policy does not name the project".to_owned()))
+            }
             (Hint::Built { .. }, Err(error)) => Err(Arc::clone(error)),
             (Hint::Built { build }, Ok(builds)) => Ok(match builds.iter().find(|known| known.id == *build) {
                 None => Err("CodeBuild does not know the build".to_owned()),
@@ -217,8 +245,8 @@ async fn gather(ports: &impl Ports, policy: &Policy, hints: &[Hint], answers: &m
             Ok(Err(why)) => answers[index] = Ok(vec![Outcome::Nothing { why }]),
             Ok(Ok(found)) => {
                 for (project, line, source, cause) in found {
-                    let key = (project.cache_repository, Scope::of(&project.name), line);
-                    moves.entry(key).or_default().push(Move { hint: index, source, cause });
+                    let key = (project.cache_repository.clone(), Scope::of(&project.name), line);
+                    moves.entry(key).or_default().push(Move { hint: index, project, source, cause });
                 }
             }
         }
@@ -303,9 +331,14 @@ async fn move_line(
 ) -> Result<Outcome, Error> {
     let line_tag = Tag::line(scope, &line);
     let mut causes: BTreeMap<Tag, Cause> = BTreeMap::new();
+    let mut project = None;
     for one in moves {
         causes.insert(one.source, one.cause);
+        project = Some(one.project);
     }
+    let Some(Project { name: project, line_budget, .. }) = project else {
+        return Ok(Outcome::Nothing { why: "nobody asked for a move".to_owned() });
+    };
     let tags: Vec<Tag> = [line_tag.clone()].into_iter().chain(causes.keys().cloned()).collect();
     let mut images = read_images(ports, repository, &tags).await?.into_iter();
     let current = match images.next().flatten() {
@@ -338,15 +371,23 @@ async fn move_line(
     let mut provenance = before.clone().unwrap_or_default();
     let known = current.as_ref().map(|(content, _)| &content.cache);
     let mut adds = known.is_none();
+    let mut builds = Vec::new();
     for (cause, _, content) in &sources {
         let is_new = known.is_none_or(|known| !known.contains(&content.cache));
         adds |= is_new;
         match cause {
-            Cause::Built(built) if provenance.built.as_ref().is_none_or(|newest| newest.at < built.at) => {
-                provenance.built = Some(built.clone());
+            Cause::Built(built) => {
+                let was_newest = before.as_ref().and_then(|before| before.built.as_ref());
+                if is_new || was_newest.is_none_or(|newest| newest.at < built.at) {
+                    let warmth = content.cache.built_since(built.at);
+                    builds.push(Warmed { build: built.build.clone(), warmth });
+                }
+                if provenance.built.as_ref().is_none_or(|newest| newest.at < built.at) {
+                    provenance.built = Some(built.clone());
+                }
             }
             Cause::Merged(commit) if is_new => provenance.merged = Some(commit.clone()),
-            _ => {}
+            Cause::Merged(_) => {}
         }
     }
     // Only other branches' builds need a commit's cache: what is on main is in main's line.
@@ -361,26 +402,21 @@ async fn move_line(
     if !adds && before.as_ref() == Some(&provenance) {
         return Ok(Outcome::Unchanged { line });
     }
-    provenance.parent = current.as_ref().map(|(_, image)| image.digest.clone());
-
-    let exports: Vec<&Cache> = sources.iter().map(|(_, _, content)| &content.cache).collect();
-    let merged = Cache::merge(known.into_iter().chain(exports.iter().copied()));
-    let mut merged = (merged.records(), merged.serialise(provenance.annotations(&line)));
-    if too_large(&merged.1) {
-        tracing::warn!(
-            line = %line, cache.repository = %repository, config.bytes = merged.1.config.len(),
-            "the line starts anew from its exports: with its old records BuildKit would not import it"
-        );
-        let fresh = Cache::merge(exports);
-        merged = (fresh.records(), fresh.serialise(provenance.annotations(&line)));
-    }
-    let (records, merged) = merged;
-    if too_large(&merged) {
-        return Err(Error::TooLarge { line, bytes: merged.config.len() });
-    }
-
+    let exports: Vec<Cache> = sources.iter().map(|(cause, _, content)| used(&content.cache, cause)).collect();
+    let merged = Cache::merge(known.into_iter().chain(&exports));
+    let merged = within(&merged, &Limits { bytes: line_budget, ..Limits::default() }, &line, repository);
+    let records = merged.records();
+    let parent = current.as_ref().map(|(_, image)| image.digest.clone());
+    let merged = merged.serialise(Provenance { parent, ..provenance.clone() }.annotations(&line));
     let holds_config =
         current.as_ref().is_some_and(|(content, _)| content.manifest.config.digest == merged.config_digest);
+    // What was new does not fit.
+    if holds_config && before.as_ref() == Some(&provenance) {
+        return Ok(Outcome::Unchanged { line });
+    }
+    if merged.size() > cache::IMPORT_LIMIT {
+        return Err(Error::TooLarge { line, bytes: merged.size() });
+    }
     if !holds_config {
         ports.put_blob(repository, &merged.config_digest, Bytes::from(merged.config)).await?;
     }
@@ -389,11 +425,30 @@ async fn move_line(
         ports.put_image(repository, &history, &image.media_type, image.manifest).await?;
     }
     ports.put_image(repository, &line_tag, cache::MANIFEST_MEDIA_TYPE, Bytes::from(merged.manifest)).await?;
-    Ok(Outcome::Moved { line, to: merged.manifest_digest, records })
+    Ok(Outcome::Moved { line, to: merged.manifest_digest, project, records, builds })
 }
 
-fn too_large(cache: &cache::Serialised) -> bool {
-    cache.config.len().max(cache.manifest.len()) > cache::SAFE_SIZE
+/// An export that says when a build used it. Of the build of a merged commit it is known only that it did not run before
+/// what it made.
+fn used(export: &Cache, cause: &Cause) -> Cache {
+    let at = match cause {
+        Cause::Built(built) => Some(built.at),
+        Cause::Merged(_) => export.newest(),
+    };
+    at.map_or_else(|| export.clone(), |at| export.used_at(at))
+}
+
+/// What of a line's cache fits. What does not is told in the log.
+fn within(cache: &Cache, limits: &Limits, line: &Line, repository: &CacheRepository) -> Cache {
+    let pruned = cache.prune(limits);
+    if let Some(first) = pruned.dropped.first() {
+        tracing::info!(
+            %line, cache.repository = %repository, pruned.cause = %first.why, pruned.records = pruned.dropped.len(),
+            pruned.bytes = pruned.bytes_before - pruned.bytes_after, cache.bytes = pruned.bytes_after,
+            "what builds used least lately has left the line"
+        );
+    }
+    pruned.cache
 }
 
 /// A cache as it was read.

@@ -2,7 +2,7 @@
 
 use sha2::{Digest as _, Sha256};
 
-use crate::error::CallError;
+use crate::error::{CallError, chain};
 use crate::handout::{Handed, Handout, Source, Wanted, resolve};
 use crate::names::{Commit, Line, Scope, Tag};
 use crate::policy::Project;
@@ -68,7 +68,11 @@ pub async fn start(
     {
         return Ok(Outcome::AlreadyBuilt { id: build.id.clone() });
     }
-    let sources = resolve(ports, project, &request.wanted).await?;
+    // A build without caches is cold; a build that is not started is worse.
+    let sources = resolve(ports, project, &request.wanted).await.unwrap_or_else(|error| {
+        tracing::error!(error = chain(&error), project = %project.name, "the build starts without caches");
+        Vec::new()
+    });
     let key = export_key(&request.wanted.line, &request.subject);
     let commit = match &request.subject {
         Subject::Commit(commit) => Some(commit.clone()),

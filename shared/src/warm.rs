@@ -1,12 +1,13 @@
 //! Warming: whether main wants a build whose only purpose is to fill its cache.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use jiff::{SignedDuration, Timestamp};
 
 use crate::error::CallError;
 use crate::handout::Wanted;
-use crate::names::{Commit, Line, Scope, Tag};
+use crate::names::{Commit, Line, ProjectName, Scope, Tag};
 use crate::policy::Project;
 use crate::ports::{Build, ListProjects, ReadBuilds, ReadImages, StartBuilds};
 use crate::provenance::Provenance;
@@ -116,14 +117,11 @@ pub async fn all_projects(
     ports: &impl ListProjects,
     policy: &crate::policy::Policy,
 ) -> Result<Vec<Project>, CallError> {
-    let mut projects = policy.named_projects();
+    let mut projects: BTreeMap<ProjectName, Project> =
+        policy.named_projects().into_iter().map(|project| (project.name.clone(), project)).collect();
     if policy.has_globs() {
-        for name in ports.projects().await? {
-            let Some(project) = policy.project(&name) else { continue };
-            if projects.iter().all(|known| known.name != project.name) {
-                projects.push(project);
-            }
-        }
+        let found = ports.projects().await?;
+        projects.extend(found.into_iter().filter_map(|name| Some((name.clone(), policy.project(&name)?))));
     }
-    Ok(projects)
+    Ok(projects.into_values().collect())
 }

@@ -1,7 +1,7 @@
 //! An AWS account in memory: every port, and faults on demand.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -50,6 +50,10 @@ pub struct Account {
     pub secrets: RefCell<Vec<Vec<u8>>>,
     /// Every call so far, such as `ecr:BatchGetImage`.
     pub calls: RefCell<Vec<&'static str>>,
+    /// The function that acts.
+    pub acting: Cell<&'static str>,
+    /// What each function has called.
+    pub called: RefCell<BTreeMap<&'static str, BTreeSet<&'static str>>>,
     /// Faults by the number of the call, counted from 0.
     pub faults: RefCell<HashMap<usize, Fault>>,
 }
@@ -117,6 +121,7 @@ impl Account {
     ) -> Result<T, CallError> {
         let number = self.calls.borrow().len();
         self.calls.borrow_mut().push(operation);
+        self.called.borrow_mut().entry(self.acting.get()).or_default().insert(operation);
         let fault = self.faults.borrow_mut().remove(&number);
         let error =
             |failure| Err(CallError::new(operation, "the account in memory", failure, "an injected fault"));

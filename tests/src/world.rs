@@ -119,13 +119,19 @@ impl World {
     /// A world with one project, `app`, of `github.com/example/app`.
     #[must_use]
     pub fn new() -> Self {
+        Self::with_policy(POLICY)
+    }
+
+    /// The same with another policy.
+    #[must_use]
+    pub fn with_policy(policy: &str) -> Self {
         let account = Account::default();
         account.set_now("2026-11-21T08:00:00Z".parse().unwrap());
         account.secrets.borrow_mut().push(SECRET.to_vec());
         account.projects.borrow_mut().push(ProjectName::new("app").unwrap());
         Self {
             account,
-            policy: Policy::parse("the story's policy", POLICY).unwrap(),
+            policy: Policy::parse("the story's policy", policy).unwrap(),
             sources: HashMap::new(),
             promotions: Vec::new(),
             retentions: Vec::new(),
@@ -226,6 +232,7 @@ impl World {
         let signature = format!("sha256={}", hex::encode(mac.finalize().into_bytes()));
         let request =
             request("POST", &[("x-github-event", event), ("x-hub-signature-256", &signature)], &body);
+        self.account.acting.set("receive-webhook");
         let mut status = receive_webhook::handle(&request, &self.account).await.status_code;
         if status == 503 {
             // Somebody presses "redeliver".
@@ -315,6 +322,7 @@ impl World {
     async fn invoke(&mut self) {
         for (function, body, failures) in std::mem::take(&mut self.invocations) {
             let envelope = Envelope::parse(&body).unwrap();
+            self.account.acting.set(function);
             let failed = if function == "start-build" {
                 start_build::handle(&envelope, &self.policy, REGISTRY, &self.account).await.is_err()
             } else {
@@ -333,6 +341,7 @@ impl World {
         let take = self.promotions.len().min(10);
         let mut batch: Vec<Message> = self.promotions.drain(..take).collect();
         let now = self.account.now();
+        self.account.acting.set("promote-cache");
         let response = promote_cache::handle(&sqs(&batch), &self.policy, &self.account, now).await;
         let failed: BTreeSet<String> =
             response.batch_item_failures.into_iter().map(|failure| failure.item_identifier).collect();
@@ -351,6 +360,7 @@ impl World {
     pub async fn retain(&mut self) {
         let batch = std::mem::take(&mut self.retentions);
         let now = self.account.now();
+        self.account.acting.set("enforce-retention");
         let response = enforce_retention::handle_batch(&sqs(&batch), &self.policy, &self.account, now).await;
         let again: BTreeSet<String> =
             response.batch_item_failures.into_iter().map(|failure| failure.item_identifier).collect();
@@ -361,7 +371,9 @@ impl World {
     pub async fn night(&mut self) {
         let now = self.account.now();
         let tick = Envelope { time: None, source: "stoker".to_owned(), event: Event::NightlyWarm {} };
+        self.account.acting.set("warm-main");
         warm_main::handle(&tick, &self.policy, REGISTRY, &self.account, now).await.unwrap();
+        self.account.acting.set("enforce-retention");
         enforce_retention::handle_nightly(&self.account, &self.policy, now).await.unwrap();
         self.settle().await;
     }

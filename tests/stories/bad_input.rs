@@ -170,3 +170,35 @@ async fn a_cache_too_large_to_import_is_not_handed_to_a_build() {
     world.settle().await;
     assert_eq!(world.running()[0].environment["STOKER_READS"], "");
 }
+
+#[tokio::test]
+async fn a_registry_that_does_not_answer_makes_a_build_cold_and_not_absent() {
+    use stoker::error::Failure;
+    let mut world = World::new();
+    let base = world.commit([1, 1, 1, 1]);
+    world.push("main", &[&base]).await;
+    world.build().await;
+    let a = world.commit([2, 1, 1, 1]);
+    world.push("feature-a", &[&a]).await;
+    // The next calls are those of `start-build`: the project's builds, then the caches.
+    let next = world.account.calls.borrow().len();
+    world.account.faults.borrow_mut().insert(next + 1, stories::account::Fault::Before(Failure::Refused));
+    world.settle().await;
+    assert_eq!(world.running()[0].environment["STOKER_CACHE_FROM"], "");
+}
+
+#[tokio::test]
+async fn a_build_of_a_project_that_is_not_stokers_is_not_even_asked_about() {
+    use aws_lambda_events::sqs::{SqsEvent, SqsMessage};
+    let world = World::new();
+    let event = serde_json::json!({"source": "aws.codebuild", "detail-type": "CodeBuild Build State Change", "detail":
+        {"build-status": "SUCCEEDED", "project-name": "theirs", "build-id": "arn:aws:codebuild:x:1:build/theirs:1"}});
+    let mut message = SqsMessage::default();
+    message.body = Some(event.to_string());
+    let mut batch = SqsEvent::default();
+    batch.records.push(message);
+    let policy = stoker::policy::Policy::parse("policy", stories::world::POLICY).unwrap();
+    let response = promote_cache::handle(&batch, &policy, &world.account, world.account.now()).await;
+    assert!(response.batch_item_failures.is_empty());
+    assert!(world.account.calls.borrow().is_empty());
+}

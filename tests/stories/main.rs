@@ -10,6 +10,8 @@
 mod bad_input;
 mod events;
 mod faults;
+mod last_use;
 mod push_to_main;
 mod retention;
+mod roles;
 mod workspace;

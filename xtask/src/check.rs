@@ -43,6 +43,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let mut validate = tools::sam()?;
     validate.args(["validate", "--lint", "--template-file", "template.yaml"]);
     check("template.yaml", step(validate, "template"));
+    let policy = crate::root().join("policy/stoker.yaml");
+    check("policy/stoker.yaml", stoker::policy::Policy::load(&policy).map(drop).map_err(anyhow::Error::from));
     check("licences, bans and sources", step(deny(&bin, &["bans", "licenses", "sources"]), "deny"));
     match advisories(&bin, args.require_advisories) {
         Ok(true) => check("security advisories", Ok(())),

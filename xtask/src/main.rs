@@ -54,7 +54,7 @@ enum Chore {
 
 #[derive(Debug, clap::Args)]
 struct Up {
-    /// Let functions do whatever they like; otherwise their roles in template.yaml are enforced
+    /// Let functions do whatever they like; otherwise the local AWS enforces their roles in template.yaml, on its own API
     #[arg(long)]
     ignore_roles: bool,
     #[command(flatten)]
@@ -126,6 +126,7 @@ fn deploy(world: &World, args: &Deploy) -> anyhow::Result<()> {
     let policy = root().join(&args.policy);
     let policy =
         std::fs::read_to_string(&policy).with_context(|| format!("cannot read {}", policy.display()))?;
+    stoker::policy::Policy::parse(&args.policy.display().to_string(), &policy)?;
     let parameters: Vec<_> = args.parameters.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
     let outputs = stack::deploy(world, &policy, &parameters)?;
     for (name, value) in &outputs {

@@ -2,11 +2,14 @@
 
 use aws_lambda_events::sqs::{BatchItemFailure, SqsBatchResponse, SqsEvent};
 use jiff::Timestamp;
+use stoker::cache::Warmth;
+use stoker::emf::{self, Unit};
 use stoker::error::Disposition;
 use stoker::event::Envelope;
 use stoker::lambda::log;
+use stoker::names::{Line, ProjectName};
 use stoker::policy::Policy;
-use stoker::promote::{Hint, Outcome, Ports, promote};
+use stoker::promote::{Hint, Outcome, Ports, Warmed, promote};
 
 /// Handles a batch; answers the messages that are to be tried again.
 pub async fn handle(
@@ -37,7 +40,7 @@ pub async fn handle(
     let mut response = SqsBatchResponse::default();
     for (id, answer) in ids.into_iter().zip(answers) {
         match answer {
-            Ok(outcomes) => outcomes.iter().for_each(tell),
+            Ok(outcomes) => outcomes.iter().for_each(|outcome| tell(outcome, now)),
             Err(error) => {
                 log(error.disposition(), &*error);
                 // Given back also when it is of no use to try again: the queue's limit brings it to the dead letters.
@@ -50,12 +53,39 @@ pub async fn handle(
     response
 }
 
-fn tell(outcome: &Outcome) {
+fn tell(outcome: &Outcome, now: Timestamp) {
     match outcome {
-        Outcome::Moved { line, to, records } => {
+        Outcome::Moved { line, to, project, records, builds } => {
             tracing::info!(%line, cache.digest = %to, cache.records = records, "line moved");
+            for Warmed { build, warmth } in builds {
+                tracing::info!(
+                    %line, project.name = %project, build.id = build,
+                    steps.reused_count = warmth.reused, steps.built_count = warmth.built(),
+                    layers.reused_bytes = warmth.reused_bytes, layers.built_bytes = warmth.built_bytes,
+                    "how warm the build was"
+                );
+                measure(project, line, warmth, now);
+            }
         }
         Outcome::Unchanged { line } => tracing::info!(%line, "the line holds it already"),
         Outcome::Nothing { why } => tracing::info!(why, "nothing to promote"),
     }
+}
+
+/// Turns a build's warmth into metrics.
+#[expect(clippy::print_stdout, reason = "a line on standard output is how a metric leaves a function")]
+fn measure(project: &ProjectName, line: &Line, warmth: &Warmth, now: Timestamp) {
+    let kind = match line {
+        Line::Main => "main",
+        Line::Branch(_) => "branch",
+        Line::PullRequest(_) => "pr",
+    };
+    let metrics = [
+        ("StepsReused", Unit::Count, warmth.reused as u64),
+        ("StepsBuilt", Unit::Count, warmth.built() as u64),
+        ("BytesReused", Unit::Bytes, warmth.reused_bytes),
+        ("BytesBuilt", Unit::Bytes, warmth.built_bytes),
+    ];
+    let dimensions = [("Project", project.as_str()), ("Line", kind)];
+    println!("{}", emf::record(now, &dimensions, &metrics));
 }

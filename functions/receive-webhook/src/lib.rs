@@ -4,6 +4,7 @@
 use aws_lambda_events::lambda_function_urls::{LambdaFunctionUrlRequest, LambdaFunctionUrlResponse};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use http::header::CONTENT_TYPE;
 use serde_json::json;
 use stoker::error::chain;
 use stoker::forge::{Meaning, Refusal, github};
@@ -53,7 +54,7 @@ pub async fn handle(
     };
     let mut response = LambdaFunctionUrlResponse::default();
     response.status_code = status;
-    response.headers.insert("content-type", "application/json".parse().unwrap_or_else(|_| unreachable!()));
+    response.headers.extend("application/json".parse().map(|json| (CONTENT_TYPE, json)));
     response.body = Some(json!({ "message": message }).to_string());
     response
 }

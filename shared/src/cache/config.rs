@@ -1,196 +1,256 @@
 //! The config of a cache as it stands in JSON: lists whose entries name each other by index.
 
-use jiff::Timestamp;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::de::{DeserializeSeed, Deserializer, SeqAccess, Visitor};
+use serde::ser::{Serialize, SerializeMap, Serializer};
 
-use super::{Extra, ambiguous, null_is_empty, sorted_extra};
-use crate::names::Digest;
+use super::Extra;
+use super::graph::{Cache, Layer, Link, Made, Record};
+use super::json::{Seconds, Sha, Text, Time, read_object, required};
 
 /// How `parent` says that there is none.
 pub(super) const NO_PARENT: i64 = -1;
 
-/// Go's zero time, which stands for "unknown".
-const ZERO_TIME: Timestamp = Timestamp::constant(-62_135_596_800, 0);
-/// The start of year 0; Go reads no earlier time.
-const EARLIEST: Timestamp = Timestamp::constant(-62_167_219_200, 0);
-
 /// The whole config.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Config {
-    #[serde(default, deserialize_with = "null_is_empty", skip_serializing_if = "Vec::is_empty")]
-    pub(super) layers: Vec<Layer>,
-    #[serde(default, deserialize_with = "null_is_empty", skip_serializing_if = "Vec::is_empty")]
-    pub(super) records: Vec<Record>,
-    #[serde(flatten, deserialize_with = "sorted_extra")]
+pub(super) struct JsonConfig {
+    pub(super) layers: Vec<JsonLayer>,
+    pub(super) records: Vec<JsonRecord>,
     pub(super) extra: Extra,
 }
 
 /// A blob on top of a parent layer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Layer {
-    pub(super) blob: Digest,
+pub(super) struct JsonLayer {
+    pub(super) blob: Sha,
     /// An index into `layers`, or [`NO_PARENT`]. Go leaves zero out, so an absent parent is the first layer.
-    #[serde(default, skip_serializing_if = "is_zero")]
     pub(super) parent: i64,
-    #[serde(flatten, deserialize_with = "sorted_extra")]
     pub(super) extra: Extra,
 }
 
 /// A cache key.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Record {
-    #[serde(
-        default,
-        rename = "layers",
-        deserialize_with = "null_is_empty",
-        skip_serializing_if = "Vec::is_empty"
-    )]
-    pub(super) results: Vec<LayerResult>,
-    #[serde(default, deserialize_with = "null_is_empty", skip_serializing_if = "Vec::is_empty")]
-    pub(super) chains: Vec<ChainResult>,
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub(super) digest: String,
-    /// For each input the alternatives, any of which will do. Go writes an empty list as `null`.
-    #[serde(default, deserialize_with = "null_is_empty", skip_serializing_if = "Vec::is_empty")]
-    pub(super) inputs: Vec<Option<Vec<Input>>>,
-    #[serde(flatten, deserialize_with = "sorted_extra")]
+pub(super) struct JsonRecord {
+    pub(super) results: Vec<JsonResult>,
+    pub(super) chains: Vec<JsonChain>,
+    pub(super) digest: Text,
+    pub(super) inputs: JsonInputs,
+    /// Stoker's own field, which BuildKit does not read.
+    pub(super) used: Option<Seconds>,
     pub(super) extra: Extra,
 }
 
 /// A layer, with its parents, that a record resulted in.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct LayerResult {
-    #[serde(default)]
+pub(super) struct JsonResult {
     pub(super) layer: i64,
-    #[serde(default = "zero_time", deserialize_with = "time")]
-    pub(super) created_at: Timestamp,
-    #[serde(flatten, deserialize_with = "sorted_extra")]
+    pub(super) created_at: Time,
     pub(super) extra: Extra,
 }
 
 /// Layers, without their parents, that a record resulted in.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct ChainResult {
-    #[serde(default, deserialize_with = "null_is_empty")]
+pub(super) struct JsonChain {
     pub(super) layers: Vec<i64>,
-    #[serde(default = "zero_time", deserialize_with = "time")]
-    pub(super) created_at: Timestamp,
-    #[serde(flatten, deserialize_with = "sorted_extra")]
+    pub(super) created_at: Time,
     pub(super) extra: Extra,
+}
+
+/// For each input of a record the alternatives, any of which will do: a list of lists, read into one.
+#[derive(Default)]
+pub(super) struct JsonInputs {
+    /// How many inputs there are.
+    pub(super) count: usize,
+    pub(super) links: Vec<JsonLink>,
 }
 
 /// One alternative of an input.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Input {
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub(super) selector: String,
-    #[serde(default)]
-    pub(super) link: i64,
-    /// Not kept: nobody can say what an unknown field of a link would mean for its record's identity.
-    #[serde(flatten)]
-    pub(super) extra: Extra,
+pub(super) struct JsonLink {
+    /// The input that it is for.
+    pub(super) input: usize,
+    pub(super) selector: Text,
+    pub(super) record: i64,
 }
 
-impl Config {
-    /// See [`ambiguous`].
-    pub(super) fn ambiguous_field(&self) -> Option<&str> {
-        let of_layers = || self.layers.iter().find_map(|l| ambiguous(&l.extra, &["blob", "parent"]));
-        let of_records = || self.records.iter().find_map(Record::ambiguous_field);
-        ambiguous(&self.extra, &["layers", "records"]).or_else(of_layers).or_else(of_records)
-    }
+read_object!(JsonConfig, {
+    "layers" => layers or Vec::new(),
+    "records" => records or Vec::new(),
+});
+read_object!(JsonLayer, { "blob" => blob or required!("blob"), "parent" => parent or 0 });
+read_object!(JsonRecord, {
+    "layers" => results or Vec::new(),
+    "chains" => chains or Vec::new(),
+    "digest" => digest or Text::default(),
+    "inputs" => inputs or JsonInputs::default(),
+    "used" => used or None,
+});
+read_object!(JsonResult, { "layer" => layer or 0, "createdAt" => created_at or Time::default() });
+read_object!(JsonChain, { "layers" => layers or Vec::new(), "createdAt" => created_at or Time::default() });
+
+/// An alternative without its place. Nobody can say what an unknown field would mean for its record's identity, so
+/// none is kept.
+struct Alternative {
+    selector: Text,
+    record: i64,
+    #[expect(dead_code, reason = "read to be checked")]
+    extra: Extra,
 }
 
-impl Record {
-    fn ambiguous_field(&self) -> Option<&str> {
-        const RESULT: [&str; 2] = ["layer", "createdAt"];
-        const CHAIN: [&str; 2] = ["layers", "createdAt"];
-        const INPUT: [&str; 2] = ["selector", "link"];
-        ambiguous(&self.extra, &["layers", "chains", "digest", "inputs"])
-            .or_else(|| self.results.iter().find_map(|r| ambiguous(&r.extra, &RESULT)))
-            .or_else(|| self.chains.iter().find_map(|c| ambiguous(&c.extra, &CHAIN)))
-            .or_else(|| self.inputs.iter().flatten().flatten().find_map(|i| ambiguous(&i.extra, &INPUT)))
-    }
-}
+read_object!(Alternative, { "selector" => selector or Text::default(), "link" => record or 0 });
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
-fn is_zero(index: &i64) -> bool {
-    *index == 0
-}
+impl<'de> serde::Deserialize<'de> for JsonInputs {
+    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        struct Inputs;
+        impl<'de> Visitor<'de> for Inputs {
+            type Value = JsonInputs;
 
-fn zero_time() -> Timestamp {
-    ZERO_TIME
-}
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a list of inputs")
+            }
 
-fn time<'de, D: Deserializer<'de>>(input: D) -> Result<Timestamp, D::Error> {
-    let time = Option::deserialize(input)?.unwrap_or(ZERO_TIME);
-    if time < EARLIEST { Err(serde::de::Error::custom("time before year 0")) } else { Ok(time) }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn created_at(time: &str) -> Result<String, serde_json::Error> {
-        let result: LayerResult = serde_json::from_value(json!({"layer": 0, "createdAt": time}))?;
-        Ok(result.created_at.to_string())
-    }
-
-    #[test]
-    fn times_keep_their_nanoseconds() {
-        for (written, read) in [
-            ("2026-11-21T09:00:49.377547034Z", "2026-11-21T09:00:49.377547034Z"),
-            ("2026-11-21T09:00:49.399069Z", "2026-11-21T09:00:49.399069Z"),
-            ("2026-11-21T10:30:49.000000001+01:30", "2026-11-21T09:00:49.000000001Z"),
-            ("0001-01-01T00:00:00Z", "0001-01-01T00:00:00Z"),
-            ("0000-01-01T00:00:00Z", "0000-01-01T00:00:00Z"),
-        ] {
-            assert_eq!(created_at(written).unwrap(), read);
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<JsonInputs, A::Error> {
+                let mut inputs = JsonInputs::default();
+                while seq.next_element_seed(OneInput(&mut inputs))?.is_some() {
+                    inputs.count += 1;
+                }
+                Ok(inputs)
+            }
         }
-        for time in ["-000001-12-31T23:59:59Z", "0000-01-01T00:00:00+00:01", "yesterday", ""] {
-            assert!(created_at(time).is_err(), "{time}");
-        }
+        input.deserialize_seq(Inputs)
+    }
+}
+
+/// Reads the alternatives of the next input.
+struct OneInput<'a>(&'a mut JsonInputs);
+
+impl<'de> DeserializeSeed<'de> for OneInput<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, input: D) -> Result<(), D::Error> {
+        input.deserialize_option(self)
+    }
+}
+
+impl<'de> Visitor<'de> for OneInput<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a list of alternatives")
     }
 
-    #[test]
-    fn absent_fields_mean_what_go_means() {
-        let config: Config = serde_json::from_value(json!({
-            "layers": [{"blob": Digest::of(b"")}],
-            "records": [{"inputs": [null, [{}]], "chains": null, "layers": [{}]}],
-        }))
-        .unwrap();
-        assert_eq!(config.layers[0].parent, 0);
-        let record = &config.records[0];
-        assert_eq!(record.inputs[0], None);
-        assert_eq!(record.inputs[1].as_ref().unwrap()[0].link, 0);
-        assert_eq!((record.results[0].layer, record.results[0].created_at), (0, ZERO_TIME));
+    fn visit_none<E>(self) -> Result<(), E> {
+        Ok(())
     }
 
-    #[test]
-    fn unknown_fields_are_kept_and_doubtful_ones_found() {
-        let blob = Digest::of(b"");
-        let json = json!({
-            "layers": [{"blob": blob, "parent": -1, "x": 1}],
-            "records": [{"digest": "d", "layers": [{"layer": 0, "createdAt": "2026-11-21T09:00:49Z", "y": {"b": [2]}}],
-                         "z": null}],
-            "v": "w",
-        });
-        let config: Config = serde_json::from_value(json.clone()).unwrap();
-        assert_eq!(serde_json::to_value(&config).unwrap(), json);
-        assert_eq!(config.ambiguous_field(), None);
-        for json in [
-            json!({"Records": []}),
-            json!({"layers": [{"blob": blob, "PARENT": 1}]}),
-            json!({"records": [{"Digest": "x"}]}),
-            json!({"records": [{"layers": [{"createdat": "2026-11-21T09:00:49Z"}]}]}),
-            json!({"records": [{"chains": [{"Layers": []}]}]}),
-            json!({"records": [{"inputs": [[{"lin\u{212a}": 3}]]}]}),
-        ] {
-            let config: Config = serde_json::from_value(json.clone()).unwrap();
-            assert!(config.ambiguous_field().is_some(), "{json}");
-        }
+    fn visit_some<D: Deserializer<'de>>(self, input: D) -> Result<(), D::Error> {
+        input.deserialize_seq(self)
     }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+        while let Some(Alternative { selector, record, .. }) = seq.next_element()? {
+            self.0.links.push(JsonLink { input: self.0.count, selector, record });
+        }
+        Ok(())
+    }
+}
+
+/// The canonical config of a cache: its lists in the order in which it keeps them.
+pub(super) struct CanonicalConfig<'a>(pub(super) &'a Cache);
+
+impl Serialize for CanonicalConfig<'_> {
+    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        let Self(cache) = self;
+        let mut map = out.serialize_map(None)?;
+        if !cache.layers.is_empty() {
+            map.serialize_entry("layers", &Each(&cache.layers, |layer| CanonicalLayer(cache, layer)))?;
+        }
+        if !cache.records.is_empty() {
+            map.serialize_entry("records", &cache.records)?;
+        }
+        write_extra(&mut map, &cache.extra)?;
+        map.end()
+    }
+}
+
+struct CanonicalLayer<'a>(&'a Cache, &'a Layer);
+
+impl Serialize for CanonicalLayer<'_> {
+    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        let Self(cache, layer) = self;
+        let mut map = out.serialize_map(None)?;
+        map.serialize_entry("blob", &cache.blobs[layer.blob].digest)?;
+        match layer.parent {
+            None => map.serialize_entry("parent", &NO_PARENT)?,
+            Some(0) => {}
+            Some(parent) => map.serialize_entry("parent", &parent)?,
+        }
+        write_extra(&mut map, &layer.extra)?;
+        map.end()
+    }
+}
+
+impl Serialize for Record {
+    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        let mut map = out.serialize_map(None)?;
+        if !self.results.is_empty() {
+            map.serialize_entry("layers", &Each(&self.results, |made| CanonicalResult("layer", made)))?;
+        }
+        if !self.chains.is_empty() {
+            map.serialize_entry("chains", &Each(&self.chains, |made| CanonicalResult("layers", made)))?;
+        }
+        if !self.digest.is_empty() {
+            map.serialize_entry("digest", &self.digest)?;
+        }
+        if !self.links.is_empty() {
+            map.serialize_entry("inputs", &Inputs(&self.links))?;
+        }
+        if let Some(used) = &self.used {
+            map.serialize_entry("used", used)?;
+        }
+        write_extra(&mut map, &self.extra)?;
+        map.end()
+    }
+}
+
+/// A result, its layers under the given name.
+struct CanonicalResult<'a, L>(&'static str, &'a Made<L>);
+
+impl<L: Serialize> Serialize for CanonicalResult<'_, L> {
+    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        let Self(name, made) = self;
+        let mut map = out.serialize_map(None)?;
+        map.serialize_entry(name, &made.layers)?;
+        map.serialize_entry("createdAt", &made.at)?;
+        write_extra(&mut map, &made.extra)?;
+        map.end()
+    }
+}
+
+struct Inputs<'a>(&'a [Link]);
+
+impl Serialize for Inputs<'_> {
+    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        let inputs = self.0.chunk_by(|a, b| a.input == b.input);
+        out.collect_seq(inputs.map(|links| Each(links, CanonicalLink)))
+    }
+}
+
+struct CanonicalLink<'a>(&'a Link);
+
+impl Serialize for CanonicalLink<'_> {
+    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        let mut map = out.serialize_map(None)?;
+        if !self.0.selector.is_empty() {
+            map.serialize_entry("selector", &self.0.selector)?;
+        }
+        map.serialize_entry("link", &self.0.record)?;
+        map.end()
+    }
+}
+
+/// A list of what a function makes of each value.
+struct Each<'a, T, F>(&'a [T], F);
+
+impl<'a, T, F: Fn(&'a T) -> U, U: Serialize> Serialize for Each<'a, T, F> {
+    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        out.collect_seq(self.0.iter().map(&self.1))
+    }
+}
+
+fn write_extra<M: SerializeMap>(map: &mut M, extra: &Extra) -> Result<(), M::Error> {
+    extra.iter().try_for_each(|(name, value)| map.serialize_entry(name, value))
 }

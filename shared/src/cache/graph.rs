@@ -1,65 +1,88 @@
-//! The graph in a form that joins are easy on: maps keyed by identity instead of lists of indices.
+//! The graph, in one canonical order.
+//!
+//! A cache's lists name each other by index, as in JSON, and are sorted: blobs by digest, layers by blob, records by
+//! digest, and what is equal in that by identity. So writing is going through them, and joining is sorting what is
+//! almost sorted. An index never leaves its cache; identity is what two caches have in common.
 
-use std::collections::btree_map::{BTreeMap, Entry};
-use std::collections::{HashMap, HashSet};
+use std::cmp::Ordering;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use super::config::{
-    ChainResult, Config, Input, Layer as JsonLayer, LayerResult, NO_PARENT, Record as JsonRecord,
+    JsonChain, JsonConfig, JsonInputs, JsonLayer, JsonLink, JsonRecord, JsonResult, NO_PARENT,
 };
-use super::{CONFIG_MEDIA_TYPE, Descriptor, Extra, IMPORT_LIMIT, MANIFEST_MEDIA_TYPE, Manifest, to_json};
+use super::json::{Seconds, Sha, Text, Time};
+use super::{Descriptor, Extra, IMPORT_LIMIT, Manifest, to_json};
 use crate::names::Digest;
 
-/// The hash of a layer's blob and its parent's identity.
+/// What makes two layers or two records of different caches the same. A layer's is the hash of its blob and its
+/// parent's identity; a record's that of its digest and, for each input, the set of its alternatives' selectors and
+/// identities.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-struct LayerId([u8; 32]);
-
-/// The hash of a record's digest and, for each input, the set of its alternatives' selectors and identities.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-struct RecordId([u8; 32]);
+pub(super) struct Id([u8; 32]);
 
 /// A checked cache, in canonical form: what no record needs is not in it.
 ///
 /// Caches form a join-semilattice under [`Cache::merge`]: it is commutative, associative and idempotent.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Cache {
-    records: BTreeMap<RecordId, Record>,
-    layers: BTreeMap<LayerId, Layer>,
-    blobs: BTreeMap<Digest, Descriptor>,
-    extra: Extra,
+    pub(super) blobs: Vec<Blob>,
+    pub(super) layers: Vec<Layer>,
+    pub(super) records: Vec<Record>,
+    pub(super) extra: Extra,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Layer {
-    blob: Digest,
-    parent: Option<LayerId>,
-    extra: Extra,
+pub(super) struct Blob {
+    pub(super) digest: Sha,
+    /// Shared by all caches that came from one: it is most of what there is to copy.
+    pub(super) descriptor: Arc<Descriptor>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Record {
-    digest: String,
-    /// For each input its alternatives, sorted and distinct.
-    inputs: Vec<Vec<Link>>,
-    results: BTreeMap<LayerId, Made>,
-    chains: BTreeMap<Vec<LayerId>, Made>,
-    extra: Extra,
+pub(super) struct Layer {
+    pub(super) id: Id,
+    /// Its place among the blobs.
+    pub(super) blob: usize,
+    /// Its place among the layers.
+    pub(super) parent: Option<usize>,
+    pub(super) extra: Extra,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Record {
+    pub(super) id: Id,
+    pub(super) digest: Text,
+    /// What it was made from, sorted and distinct.
+    pub(super) links: Vec<Link>,
+    /// Layers, with their parents, that it resulted in.
+    pub(super) results: Vec<Made<usize>>,
+    /// Lists of layers, without their parents, that it resulted in.
+    pub(super) chains: Vec<Made<Vec<usize>>>,
+    /// When a build last used it, if that is known.
+    pub(super) used: Option<Seconds>,
+    pub(super) extra: Extra,
+}
+
+/// One alternative of an input.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Link {
-    selector: String,
-    record: RecordId,
+pub(super) struct Link {
+    /// The number of the input.
+    pub(super) input: usize,
+    pub(super) selector: Text,
+    /// Its place among the records.
+    pub(super) record: usize,
 }
 
-/// What is known of a result besides its layers.
+/// A result. Sorted by layers, of which a record has no two the same.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Made {
-    at: Timestamp,
-    extra: Extra,
+pub(super) struct Made<L> {
+    pub(super) layers: L,
+    pub(super) at: Time,
+    pub(super) extra: Extra,
 }
 
 /// Bytes are not a cache that BuildKit would import whole.
@@ -83,12 +106,10 @@ pub enum InvalidCache {
         /// Number of bytes.
         actual_size: u64,
     },
-    /// The bytes are no JSON, or not that of a config.
+    /// The bytes are no JSON, or not that of a config; or BuildKit would take a field for another that differs only
+    /// in case.
     #[error("the config does not parse")]
     Unreadable(#[source] serde_json::Error),
-    /// BuildKit would take a field for another that differs only in case.
-    #[error("the config has a field {0:?}, which differs from a known one only in case")]
-    AmbiguousField(String),
     /// A record's input links to a record that is not there.
     #[error("record {record} links to record {link}, which does not exist")]
     NoSuchRecord {
@@ -149,51 +170,19 @@ pub enum InvalidCache {
     },
 }
 
-/// A cache as a registry stores it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Serialised {
-    /// The config, a blob.
-    pub config: Vec<u8>,
-    /// The config's digest.
-    pub config_digest: Digest,
-    /// The manifest, of media type [`MANIFEST_MEDIA_TYPE`].
-    pub manifest: Vec<u8>,
-    /// The manifest's digest: that of the cache, if the annotations are the same.
-    pub manifest_digest: Digest,
-}
-
-impl Serialised {
-    /// The size to hold against [`super::SAFE_SIZE`]: that of the larger of the two.
-    #[must_use]
-    pub fn size(&self) -> usize {
-        self.config.len().max(self.manifest.len())
-    }
-}
-
-/// How much of a build came out of the cache, told from its export alone.
-///
-/// A step is a distinct layer that some record resulted in: BuildKit exports several records (cache keys) for one
-/// step, and they share it. It was reused if it was made before the build began. Bytes are those of each step's own
-/// blob, so those of the base image's layers, which are no step's result, do not count. A blob that both a reused
-/// step and a built one have counts as reused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Warmth {
-    /// Steps that have a result.
-    pub steps: usize,
-    /// How many of them were reused.
-    pub reused: usize,
-    /// Compressed bytes of the blobs of reused steps.
-    pub reused_bytes: u64,
-    /// Compressed bytes of the blobs of steps that were built.
-    pub built_bytes: u64,
-}
-
 impl Cache {
     /// Reads and checks a cache.
     pub fn parse(manifest: &Manifest, config: &[u8]) -> Result<Self, InvalidCache> {
+        Self::parse_within(manifest, config, IMPORT_LIMIT)
+    }
+
+    /// Reads and checks a cache whose config has at most `limit` bytes. Only measurements have a use for one that
+    /// BuildKit would not import.
+    #[doc(hidden)]
+    pub fn parse_within(manifest: &Manifest, config: &[u8], limit: usize) -> Result<Self, InvalidCache> {
         let actual_size = config.len() as u64;
         let size = manifest.config.size.max(actual_size);
-        if size > IMPORT_LIMIT as u64 {
+        if size > limit as u64 {
             return Err(InvalidCache::TooLarge(size));
         }
         let actual = Digest::of(config);
@@ -205,145 +194,144 @@ impl Cache {
                 actual_size,
             });
         }
-        let config = serde_json::from_slice(config).map_err(InvalidCache::Unreadable)?;
-        Self::from_config(config, &manifest.layers)
+        let config: JsonConfig = serde_json::from_slice(config).map_err(InvalidCache::Unreadable)?;
+        let blobs = manifest.layers.iter().map(|descriptor| Blob {
+            digest: Sha::from(&descriptor.digest),
+            descriptor: Arc::clone(descriptor),
+        });
+        let (blobs, _) = sort_and_join(blobs.collect(), |_| true, Blob::order);
+        let layers = read_layers(config.layers, &blobs)?;
+        let records = read_records(config.records, &layers)?;
+        Ok(Self { blobs, layers, records, extra: config.extra }.canonical())
     }
 
-    pub(super) fn from_config(config: Config, descriptors: &[Descriptor]) -> Result<Self, InvalidCache> {
-        if let Some(field) = config.ambiguous_field() {
-            return Err(InvalidCache::AmbiguousField(field.to_owned()));
+    /// Brings the lists into order, joins what is the same, and drops what no record needs.
+    pub(super) fn canonical(self) -> Self {
+        let needed_layers = self.needed_layers();
+        let mut needed_blobs = vec![false; self.blobs.len()];
+        for (layer, _) in self.layers.iter().zip(&needed_layers).filter(|(_, needed)| **needed) {
+            needed_blobs[layer.blob] = true;
         }
-        let mut cache = Self { extra: config.extra, ..Self::default() };
-        for descriptor in descriptors {
-            cache.blobs.put(descriptor.digest.clone(), descriptor.clone());
+        let (blobs, blob_places) = sort_and_join(self.blobs, |blob| needed_blobs[blob], Blob::order);
+
+        let mut layers = self.layers;
+        for layer in &mut layers {
+            layer.blob = blob_places[layer.blob];
         }
-        let layer_ids = cache.add_layers(config.layers)?;
-        cache.add_records(config.records, &layer_ids)?;
-        cache.drop_unused();
-        Ok(cache)
+        let (mut layers, layer_places) = sort_and_join(layers, |layer| needed_layers[layer], Layer::order);
+        for parent in layers.iter_mut().filter_map(|layer| layer.parent.as_mut()) {
+            *parent = layer_places[*parent];
+        }
+
+        let mut records = self.records;
+        for record in &mut records {
+            record.results.iter_mut().for_each(|made| made.layers = layer_places[made.layers]);
+            let chained = record.chains.iter_mut().flat_map(|made| &mut made.layers);
+            chained.for_each(|layer| *layer = layer_places[*layer]);
+            sort_results(&mut record.results);
+            sort_results(&mut record.chains);
+        }
+        let (mut records, record_places) = sort_and_join(records, |_| true, Record::order);
+        for record in &mut records {
+            record.links.iter_mut().for_each(|link| link.record = record_places[link.record]);
+            record.links.sort_unstable();
+        }
+        Self { blobs, layers, records, extra: self.extra }
     }
 
-    fn add_layers(&mut self, layers: Vec<JsonLayer>) -> Result<Vec<LayerId>, InvalidCache> {
-        let mut parents = Vec::with_capacity(layers.len());
-        for (index, layer) in layers.iter().enumerate() {
-            if !self.blobs.contains_key(&layer.blob) {
-                return Err(InvalidCache::MissingBlob { layer: index, blob: layer.blob.clone() });
-            }
-            let parent = match layer.parent {
-                NO_PARENT => None,
-                parent => Some(
-                    position(parent, layers.len())
-                        .ok_or(InvalidCache::NoSuchParent { layer: index, parent })?,
-                ),
-            };
-            parents.push(parent);
-        }
-        let order = needed_first(layers.len(), |layer, nth| if nth == 0 { parents[layer] } else { None })
-            .map_err(|layer| InvalidCache::LayerCycle { layer })?;
-        let mut ids = vec![LayerId([0; 32]); layers.len()];
-        for index in order {
-            ids[index] = layer_id(&layers[index].blob, parents[index].map(|parent| ids[parent]));
-        }
-        for (index, JsonLayer { blob, extra, .. }) in layers.into_iter().enumerate() {
-            let parent = parents[index].map(|parent| ids[parent]);
-            self.layers.put(ids[index], Layer { blob, parent, extra });
-        }
-        Ok(ids)
-    }
-
-    fn add_records(&mut self, records: Vec<JsonRecord>, layers: &[LayerId]) -> Result<(), InvalidCache> {
-        let mut links = Vec::with_capacity(records.len());
-        for (index, record) in records.iter().enumerate() {
-            if record.digest.starts_with("random:") {
-                return Err(InvalidCache::RandomRecord { record: index });
-            }
-            links.push(links_of(record, index, records.len())?);
-        }
-        let order = needed_first(records.len(), |record, nth| links[record].get(nth).copied())
-            .map_err(|record| InvalidCache::RecordCycle { record })?;
-        let mut ids = vec![RecordId([0; 32]); records.len()];
-        let mut records: Vec<_> = records.into_iter().map(Some).collect();
-        for index in order {
-            let Some(record) = records[index].take() else {
-                continue;
-            };
-            let mut linked = links[index].iter().map(|&link| ids[link]);
-            let inputs: Vec<Vec<Link>> = record
-                .inputs
-                .into_iter()
-                .map(|input| {
-                    let mut input: Vec<_> = input
-                        .unwrap_or_default()
-                        .into_iter()
-                        .zip(&mut linked)
-                        .map(|(Input { selector, .. }, record)| Link { selector, record })
-                        .collect();
-                    input.sort_unstable();
-                    input.dedup();
-                    input
-                })
-                .collect();
-            let layer = |layer| {
-                position(layer, layers.len())
-                    .map(|position| layers[position])
-                    .ok_or(InvalidCache::NoSuchLayer { record: index, layer })
-            };
-            let (mut results, mut chains) = (BTreeMap::new(), BTreeMap::new());
-            for result in record.results {
-                results.put(layer(result.layer)?, Made { at: result.created_at, extra: result.extra });
-            }
-            for chain in record.chains {
-                let layers = chain.layers.into_iter().map(layer).collect::<Result<_, _>>()?;
-                chains.put(layers, Made { at: chain.created_at, extra: chain.extra });
-            }
-            ids[index] = record_id(&record.digest, &inputs);
-            let record = Record { digest: record.digest, inputs, results, chains, extra: record.extra };
-            self.records.put(ids[index], record);
-        }
-        Ok(())
-    }
-
-    /// Drops layers that no record refers to, directly or through a parent, and blobs without a layer.
-    fn drop_unused(&mut self) {
-        let mut used = HashSet::new();
-        for record in self.records.values() {
-            for layer in record.results.keys().chain(record.chains.keys().flatten()) {
-                let mut next = Some(*layer);
-                while let Some(layer) = next.filter(|&layer| used.insert(layer)) {
-                    next = self.layers.get(&layer).and_then(|layer| layer.parent);
+    /// Which layers some record refers to, directly or through a parent.
+    fn needed_layers(&self) -> Vec<bool> {
+        let mut needed = vec![false; self.layers.len()];
+        for record in &self.records {
+            for &layer in record.layers() {
+                let mut next = Some(layer);
+                while let Some(layer) = next.filter(|&layer| !needed[layer]) {
+                    needed[layer] = true;
+                    next = self.layers[layer].parent;
                 }
             }
         }
-        self.layers.retain(|id, _| used.contains(id));
-        let blobs: HashSet<_> = self.layers.values().map(|layer| &layer.blob).collect();
-        self.blobs.retain(|digest, _| blobs.contains(digest));
+        needed
     }
 
     /// The union of caches: whatever steps one of them spares a build, this spares it.
     ///
     /// A record or layer that several hold stays one. Its results are united; a result that several hold keeps the
-    /// earliest time, at which it was really made. Of two descriptors of a blob, and of two values of a field that
-    /// Stoker does not know, the one whose JSON sorts first stays: arbitrary, but the same whichever comes first.
+    /// earliest time, at which it was really made, and a record the latest time of its use. Of two descriptors of a
+    /// blob, and of two values of a field that Stoker does not know, the one whose JSON sorts first stays: arbitrary,
+    /// but the same whichever comes first.
     #[must_use]
     pub fn merge<'a>(caches: impl IntoIterator<Item = &'a Self>) -> Self {
         let mut caches = caches.into_iter();
-        let mut union = caches.next().cloned().unwrap_or_default();
+        let Some(first) = caches.next() else { return Self::default() };
+        let mut all = first.clone();
+        let mut is_canonical = true;
         for cache in caches {
-            union.join(cache.clone());
+            all.append(cache);
+            is_canonical = false;
         }
-        union
+        if is_canonical { all } else { all.canonical() }
     }
 
-    /// Whether merging `other` into this cache would add no record, result or layer.
+    /// Adds all of another cache behind the own, without joining what is the same.
+    fn append(&mut self, other: &Self) {
+        let (blobs, layers, records) = (self.blobs.len(), self.layers.len(), self.records.len());
+        self.blobs.extend_from_slice(&other.blobs);
+        self.layers.extend_from_slice(&other.layers);
+        for layer in &mut self.layers[layers..] {
+            layer.blob += blobs;
+            layer.parent = layer.parent.map(|parent| parent + layers);
+        }
+        self.records.extend_from_slice(&other.records);
+        for record in &mut self.records[records..] {
+            record.links.iter_mut().for_each(|link| link.record += records);
+            record.results.iter_mut().for_each(|made| made.layers += layers);
+            record.chains.iter_mut().flat_map(|made| &mut made.layers).for_each(|layer| *layer += layers);
+        }
+        for (name, value) in &other.extra {
+            join_extra(&mut self.extra, name.clone(), value.clone());
+        }
+    }
+
+    /// Whether merging `other` into this cache would add no record and no result.
+    ///
+    /// It ignores what says of these when they were made or used, what describes their blobs, and what Stoker does not
+    /// know: merging could still change any of that.
     #[must_use]
     pub fn contains(&self, other: &Self) -> bool {
-        // A layer of `other` needs no look of its own: a result has it, and its identity covers all its parents.
-        other.records.iter().all(|(id, theirs)| {
-            self.records.get(id).is_some_and(|ours| {
-                theirs.results.keys().all(|layer| ours.results.contains_key(layer))
-                    && theirs.chains.keys().all(|chain| ours.chains.contains_key(chain))
-            })
+        let layers = places_in(&other.layers, &self.layers, |ours, theirs| {
+            self.blobs[ours.blob].digest.cmp(&other.blobs[theirs.blob].digest).then(ours.id.cmp(&theirs.id))
+        });
+        let records = places_in(&other.records, &self.records, Record::order);
+        other.records.iter().zip(records).all(|(theirs, ours)| {
+            // A layer's identity covers its parents, so they need no look of their own.
+            let Some(ours) = ours.map(|place| &self.records[place]) else { return false };
+            let chain =
+                |chain: &[usize]| chain.iter().map(|&layer| layers[layer]).collect::<Option<Vec<_>>>();
+            theirs
+                .results
+                .iter()
+                .all(|made| layers[made.layers].is_some_and(|layer| has_result(&ours.results, &layer)))
+                && theirs
+                    .chains
+                    .iter()
+                    .all(|made| chain(&made.layers).is_some_and(|layers| has_result(&ours.chains, &layers)))
         })
+    }
+
+    /// The same cache, every record of it last used at this time, to the second, and whatever it said of that before
+    /// forgotten: an export by BuildKit says nothing.
+    #[must_use]
+    pub fn used_at(&self, time: Timestamp) -> Self {
+        let mut cache = self.clone();
+        cache.records.iter_mut().for_each(|record| record.used = Some(time.into()));
+        cache
+    }
+
+    /// When its newest result was made. The build that exported the cache ran then, or later.
+    #[must_use]
+    pub fn newest(&self) -> Option<Timestamp> {
+        self.records.iter().filter_map(Record::newest).max()
     }
 
     /// Number of records.
@@ -359,146 +347,159 @@ impl Cache {
     }
 
     /// The blobs that the cache needs, each once, by digest.
-    pub fn blobs(&self) -> impl Iterator<Item = &Descriptor> {
-        self.blobs.values()
-    }
-
-    /// How much of the build that began at `start` and exported this cache came out of the cache it was given.
     #[must_use]
-    pub fn built_since(&self, start: Timestamp) -> Warmth {
-        let mut steps: HashMap<&LayerId, Timestamp> = HashMap::new();
-        for record in self.records.values() {
-            let chains = record.chains.iter().filter_map(|(layers, made)| Some((layers.last()?, made)));
-            for (layer, made) in record.results.iter().chain(chains) {
-                let earliest = steps.entry(layer).or_insert(made.at);
-                *earliest = made.at.min(*earliest);
-            }
-        }
-        let blobs = |reused: bool| -> HashSet<&Digest> {
-            let steps = steps.iter().filter(|&(_, &at)| (at < start) == reused);
-            steps.filter_map(|(layer, _)| Some(&self.layers.get(layer)?.blob)).collect()
-        };
-        let size = |blob: &Digest| self.blobs.get(blob).map_or(0, |descriptor| descriptor.size);
-        let sum = |blobs: &mut dyn Iterator<Item = &&Digest>| {
-            blobs.fold(0, |sum: u64, blob| sum.saturating_add(size(blob)))
-        };
-        let reused = blobs(true);
-        Warmth {
-            steps: steps.len(),
-            reused: steps.values().filter(|&&at| at < start).count(),
-            reused_bytes: sum(&mut reused.iter()),
-            built_bytes: sum(&mut blobs(false).difference(&reused)),
-        }
+    pub fn blobs(&self) -> impl ExactSizeIterator<Item = &Descriptor> {
+        self.blobs.iter().map(|blob| &*blob.descriptor)
     }
 
-    /// The canonical bytes of the cache: the same whatever it was read or merged from, and in whatever order.
+    /// Bytes of all blobs, each counted once.
     #[must_use]
-    pub fn serialise(&self, annotations: BTreeMap<String, String>) -> Serialised {
-        let config = to_json(&self.to_config());
-        let config_digest = Digest::of(&config);
-        let manifest = to_json(&Manifest {
-            schema_version: 2,
-            media_type: MANIFEST_MEDIA_TYPE.to_owned(),
-            config: Descriptor {
-                media_type: CONFIG_MEDIA_TYPE.to_owned(),
-                digest: config_digest.clone(),
-                size: config.len() as u64,
-                annotations: BTreeMap::new(),
-                extra: Extra::new(),
-            },
-            // By digest, which is the order in which the config's layers first use them.
-            layers: self.blobs.values().cloned().collect(),
-            annotations,
-            extra: Extra::new(),
-        });
-        let manifest_digest = Digest::of(&manifest);
-        Serialised { config, config_digest, manifest, manifest_digest }
-    }
-
-    pub(super) fn to_config(&self) -> Config {
-        let (layers, layer_index) = numbered(&self.layers, |layer| layer.blob.as_str());
-        let (records, record_index) = numbered(&self.records, |record| &record.digest);
-        let json_layer = |layer: &Layer| JsonLayer {
-            blob: layer.blob.clone(),
-            parent: layer.parent.map_or(NO_PARENT, |parent| layer_index[&parent]),
-            extra: layer.extra.clone(),
-        };
-        let json_record = |record: &Record| {
-            let input = |link: &Link| Input {
-                selector: link.selector.clone(),
-                link: record_index[&link.record],
-                extra: Extra::new(),
-            };
-            let result = |(layer, made): (&LayerId, &Made)| LayerResult {
-                layer: layer_index[layer],
-                created_at: made.at,
-                extra: made.extra.clone(),
-            };
-            let chain = |(layers, made): (&Vec<LayerId>, &Made)| ChainResult {
-                layers: layers.iter().map(|layer| layer_index[layer]).collect(),
-                created_at: made.at,
-                extra: made.extra.clone(),
-            };
-            let mut json = JsonRecord {
-                results: record.results.iter().map(result).collect(),
-                chains: record.chains.iter().map(chain).collect(),
-                digest: record.digest.clone(),
-                inputs: record.inputs.iter().map(|links| Some(links.iter().map(input).collect())).collect(),
-                extra: record.extra.clone(),
-            };
-            json.results.sort_by_key(|result| result.layer);
-            json.chains.sort_by(|a, b| a.layers.cmp(&b.layers));
-            for input in json.inputs.iter_mut().flatten() {
-                input.sort_by(|a, b| (&a.selector, a.link).cmp(&(&b.selector, b.link)));
-            }
-            json
-        };
-        Config {
-            layers: layers.into_iter().map(json_layer).collect(),
-            records: records.into_iter().map(json_record).collect(),
-            extra: self.extra.clone(),
-        }
+    pub fn blob_bytes(&self) -> u64 {
+        self.blobs().fold(0, |sum, blob| sum.saturating_add(blob.size))
     }
 }
 
-/// The values sorted by a text of theirs and then by identity, and each identity's place among them.
-fn numbered<'a, Id, T>(
-    all: &'a BTreeMap<Id, T>,
-    text: impl Fn(&'a T) -> &'a str,
-) -> (Vec<&'a T>, HashMap<Id, i64>)
-where
-    Id: Copy + Ord + std::hash::Hash,
-{
-    let mut sorted: Vec<_> = all.iter().collect();
-    // The sort is stable, and a map iterates by identity.
-    sorted.sort_by_key(|(_, value)| text(value));
-    let places = sorted.iter().map(|(id, _)| **id).zip(0..).collect();
-    (sorted.into_iter().map(|(_, value)| value).collect(), places)
+impl Record {
+    fn order(&self, other: &Self) -> Ordering {
+        self.digest.cmp(&other.digest).then(self.id.cmp(&other.id))
+    }
+
+    /// All layers that its results name, without their parents.
+    pub(super) fn layers(&self) -> impl Iterator<Item = &usize> {
+        self.results.iter().map(|made| &made.layers).chain(self.chains.iter().flat_map(|made| &made.layers))
+    }
+
+    /// Whether it says where to find the step's outcome; otherwise it is only what others were made from.
+    pub(super) fn has_result(&self) -> bool {
+        !self.results.is_empty() || !self.chains.is_empty()
+    }
+
+    /// The layer on top of each result, and when it was made.
+    pub(super) fn steps(&self) -> impl Iterator<Item = (usize, Time)> {
+        let chains = self.chains.iter().filter_map(|made| Some((*made.layers.last()?, made.at)));
+        self.results.iter().map(|made| (made.layers, made.at)).chain(chains)
+    }
+
+    fn newest(&self) -> Option<Timestamp> {
+        let results = self.results.iter().map(|made| made.at);
+        results.chain(self.chains.iter().map(|made| made.at)).filter_map(Time::known).max()
+    }
+
+    /// When a build last used it, as far as that is known: making it was a use.
+    pub(super) fn last_used(&self) -> Option<Timestamp> {
+        self.used.map(Timestamp::from).max(self.newest())
+    }
+}
+
+impl Layer {
+    /// Only for layers of one cache.
+    fn order(&self, other: &Self) -> Ordering {
+        self.blob.cmp(&other.blob).then(self.id.cmp(&other.id))
+    }
+}
+
+impl Blob {
+    fn order(&self, other: &Self) -> Ordering {
+        self.digest.cmp(&other.digest)
+    }
+}
+
+fn read_layers(layers: Vec<JsonLayer>, blobs: &[Blob]) -> Result<Vec<Layer>, InvalidCache> {
+    let count = layers.len();
+    let mut read = Vec::with_capacity(count);
+    for (index, JsonLayer { blob, parent, extra }) in layers.into_iter().enumerate() {
+        let blob = blobs
+            .binary_search_by_key(&blob, |known| known.digest)
+            .map_err(|_| InvalidCache::MissingBlob { layer: index, blob: blob.into() })?;
+        let parent = match parent {
+            NO_PARENT => None,
+            parent => {
+                Some(position(parent, count).ok_or(InvalidCache::NoSuchParent { layer: index, parent })?)
+            }
+        };
+        read.push(Layer { id: Id([0; 32]), blob, parent, extra });
+    }
+    let order = needed_first(count, |layer, nth| read[layer].parent.filter(|_| nth == 0))
+        .map_err(|layer| InvalidCache::LayerCycle { layer })?;
+    for index in order {
+        let parent = read[index].parent.map(|parent| read[parent].id);
+        read[index].id = layer_id(blobs[read[index].blob].digest, parent);
+    }
+    Ok(read)
+}
+
+fn read_records(records: Vec<JsonRecord>, layers: &[Layer]) -> Result<Vec<Record>, InvalidCache> {
+    let count = records.len();
+    let mut read = Vec::with_capacity(count);
+    for (index, record) in records.into_iter().enumerate() {
+        read.push(read_record(record, index, count, layers.len())?);
+    }
+    let order = needed_first(count, |record, nth| read[record].links.get(nth).map(|link| link.record))
+        .map_err(|record| InvalidCache::RecordCycle { record })?;
+    let mut ids = vec![Id([0; 32]); count];
+    let mut scratch = Vec::new();
+    for index in order {
+        let record = &mut read[index];
+        let key = |link: &Link| ids[link.record];
+        record.links.sort_unstable_by(|a, b| {
+            (a.input, &a.selector).cmp(&(b.input, &b.selector)).then_with(|| key(a).cmp(&key(b)))
+        });
+        record.links.dedup_by(|a, b| (a.input, key(a)) == (b.input, key(b)) && a.selector == b.selector);
+        ids[index] = record_id(record, &ids, &mut scratch);
+        record.id = ids[index];
+    }
+    Ok(read)
+}
+
+/// Reads a record but for its identity.
+fn read_record(
+    record: JsonRecord,
+    index: usize,
+    records: usize,
+    layers: usize,
+) -> Result<Record, InvalidCache> {
+    if record.digest.with(|text| text.starts_with("random:")) {
+        return Err(InvalidCache::RandomRecord { record: index });
+    }
+    let JsonRecord { results, chains, digest, inputs: JsonInputs { count, links }, used, extra } = record;
+    // Each list is read in place: there are many, and what is read is as large as what was.
+    let mut inputs = 0;
+    let link = |JsonLink { input, selector, record: link }| {
+        if input > inputs {
+            return Err(InvalidCache::EmptyInput { record: index, input: inputs });
+        }
+        inputs = input + 1;
+        let record = position(link, records).ok_or(InvalidCache::NoSuchRecord { record: index, link })?;
+        Ok(Link { input, selector, record })
+    };
+    let links = links.into_iter().map(link).collect::<Result<_, _>>()?;
+    if count > inputs {
+        return Err(InvalidCache::EmptyInput { record: index, input: inputs });
+    }
+    let layer = |layer| position(layer, layers).ok_or(InvalidCache::NoSuchLayer { record: index, layer });
+    let result = |JsonResult { layer: place, created_at, extra }| {
+        layer(place).map(|layers| Made { layers, at: created_at, extra })
+    };
+    let chain = |JsonChain { layers, created_at, extra }| {
+        let layers: Result<_, _> = layers.into_iter().map(layer).collect();
+        layers.map(|layers| Made { layers, at: created_at, extra })
+    };
+    let results = results.into_iter().map(result).collect::<Result<_, _>>()?;
+    let chains = chains.into_iter().map(chain).collect::<Result<_, _>>()?;
+    Ok(Record { id: Id([0; 32]), digest, links, results, chains, used, extra })
 }
 
 fn position(index: i64, len: usize) -> Option<usize> {
     usize::try_from(index).ok().filter(|&index| index < len)
 }
 
-/// All links of a record, those of its first input first.
-fn links_of(record: &JsonRecord, index: usize, records: usize) -> Result<Vec<usize>, InvalidCache> {
-    let mut links = Vec::new();
-    for (input, alternatives) in record.inputs.iter().enumerate() {
-        let alternatives = alternatives.as_deref().unwrap_or_default();
-        if alternatives.is_empty() {
-            return Err(InvalidCache::EmptyInput { record: index, input });
-        }
-        for &Input { link, .. } in alternatives {
-            links.push(position(link, records).ok_or(InvalidCache::NoSuchRecord { record: index, link })?);
-        }
-    }
-    Ok(links)
-}
-
 /// Orders the nodes of a graph so that each comes after those it needs; the error is a node on a cycle.
 ///
 /// The stack of this depth-first walk is a list, because a hostile graph may be as deep as it has nodes.
-fn needed_first(nodes: usize, nth_need: impl Fn(usize, usize) -> Option<usize>) -> Result<Vec<usize>, usize> {
+pub(super) fn needed_first(
+    nodes: usize,
+    nth_need: impl Fn(usize, usize) -> Option<usize>,
+) -> Result<Vec<usize>, usize> {
     #[derive(Clone, Copy)]
     enum Mark {
         New,
@@ -534,31 +535,99 @@ fn needed_first(nodes: usize, nth_need: impl Fn(usize, usize) -> Option<usize>) 
     Ok(order)
 }
 
-fn layer_id(blob: &Digest, parent: Option<LayerId>) -> LayerId {
+fn layer_id(blob: Sha, parent: Option<Id>) -> Id {
     let mut hash = Sha256::new();
-    // A digest has one length, so nothing has to be said of where it ends.
-    hash.update(blob.as_str());
-    if let Some(LayerId(parent)) = parent {
+    hash.update(blob.0);
+    if let Some(Id(parent)) = parent {
         hash.update(parent);
     }
-    LayerId(hash.finalize().into())
+    Id(hash.finalize().into())
 }
 
-fn record_id(digest: &str, inputs: &[Vec<Link>]) -> RecordId {
-    fn add_text(hash: &mut Sha256, text: &str) {
-        hash.update((text.len() as u64).to_le_bytes());
-        hash.update(text);
-    }
-    let mut hash = Sha256::new();
-    add_text(&mut hash, digest);
-    for input in inputs {
-        hash.update((input.len() as u64).to_le_bytes());
-        for Link { selector, record: RecordId(record) } in input {
-            add_text(&mut hash, selector);
-            hash.update(record);
+/// The identity of a record, whose links are sorted by those of what they link to.
+fn record_id(record: &Record, ids: &[Id], bytes: &mut Vec<u8>) -> Id {
+    // Every part says its length, or has only one, so that no two records make the same bytes.
+    fn add_text(bytes: &mut Vec<u8>, text: &Text) {
+        match text {
+            Text::Sha(Sha(digest)) => {
+                bytes.push(1);
+                bytes.extend_from_slice(digest);
+            }
+            Text::Other(text) => {
+                bytes.push(0);
+                bytes.extend_from_slice(&(text.len() as u64).to_le_bytes());
+                bytes.extend_from_slice(text.as_bytes());
+            }
         }
     }
-    RecordId(hash.finalize().into())
+    bytes.clear();
+    add_text(bytes, &record.digest);
+    for link in &record.links {
+        bytes.extend_from_slice(&(link.input as u64).to_le_bytes());
+        add_text(bytes, &link.selector);
+        bytes.extend_from_slice(&ids[link.record].0);
+    }
+    Id(Sha256::digest(bytes).into())
+}
+
+/// Sorts what is to be kept and joins equals; answers the new place of each old one as well. The place of one that is
+/// not kept is of no meaning.
+fn sort_and_join<T: Join>(
+    all: Vec<T>,
+    keep: impl Fn(usize) -> bool,
+    order: impl Fn(&T, &T) -> Ordering,
+) -> (Vec<T>, Vec<usize>) {
+    let is_sorted = all.windows(2).all(|pair| order(&pair[0], &pair[1]).is_lt());
+    if is_sorted && (0..all.len()).all(&keep) {
+        let places = (0..all.len()).collect();
+        return (all, places);
+    }
+    let mut sorted: Vec<_> = (0..all.len()).filter(|&place| keep(place)).collect();
+    // This sort finds what is in order already, which here is almost everything.
+    sorted.sort_by(|&a, &b| order(&all[a], &all[b]));
+    let mut places = vec![usize::MAX; all.len()];
+    let mut all: Vec<_> = all.into_iter().map(Some).collect();
+    let mut joined: Vec<T> = Vec::with_capacity(sorted.len());
+    for place in sorted {
+        let Some(value) = all[place].take() else { continue };
+        match joined.last_mut() {
+            Some(last) if order(last, &value).is_eq() => last.join(value),
+            _ => joined.push(value),
+        }
+        places[place] = joined.len() - 1;
+    }
+    (joined, places)
+}
+
+/// For each of `these` its place among `those`, both in order.
+pub(super) fn places_in<T>(
+    these: &[T],
+    those: &[T],
+    order: impl Fn(&T, &T) -> Ordering,
+) -> Vec<Option<usize>> {
+    let mut next = 0;
+    let place = |this| {
+        while those.get(next).is_some_and(|that| order(that, this).is_lt()) {
+            next += 1;
+        }
+        those.get(next).is_some_and(|that| order(that, this).is_eq()).then_some(next)
+    };
+    these.iter().map(place).collect()
+}
+
+fn sort_results<L: Ord>(results: &mut Vec<Made<L>>) {
+    results.sort_by(|a, b| a.layers.cmp(&b.layers));
+    results.dedup_by(|later, kept| {
+        let is_same = later.layers == kept.layers;
+        if is_same {
+            kept.join_with(later);
+        }
+        is_same
+    });
+}
+
+fn has_result<L: Ord>(results: &[Made<L>], layers: &L) -> bool {
+    results.binary_search_by(|made| made.layers.cmp(layers)).is_ok()
 }
 
 /// Values of which two make one, in a way that is commutative, associative and idempotent.
@@ -568,72 +637,56 @@ trait Join {
     fn join(&mut self, other: Self);
 }
 
-/// A map whose values join when their keys meet.
-trait Put<K, V> {
-    fn put(&mut self, key: K, value: V);
-}
-
-impl<K: Ord, V: Join> Put<K, V> for BTreeMap<K, V> {
-    fn put(&mut self, key: K, value: V) {
-        match self.entry(key) {
-            Entry::Vacant(place) => _ = place.insert(value),
-            Entry::Occupied(mut place) => place.get_mut().join(value),
-        }
-    }
-}
-
-impl<K: Ord, V: Join> Join for BTreeMap<K, V> {
-    fn join(&mut self, other: Self) {
-        for (key, value) in other {
-            self.put(key, value);
-        }
-    }
-}
-
-impl Join for Cache {
-    fn join(&mut self, other: Self) {
-        self.records.join(other.records);
-        self.layers.join(other.layers);
-        self.blobs.join(other.blobs);
-        self.extra.join(other.extra);
-    }
-}
-
 impl Join for Record {
     fn join(&mut self, other: Self) {
-        self.results.join(other.results);
-        self.chains.join(other.chains);
-        self.extra.join(other.extra);
+        self.results.extend(other.results);
+        sort_results(&mut self.results);
+        self.chains.extend(other.chains);
+        sort_results(&mut self.chains);
+        self.used = self.used.max(other.used);
+        join_extras(&mut self.extra, other.extra);
     }
 }
 
 impl Join for Layer {
     fn join(&mut self, other: Self) {
-        self.extra.join(other.extra);
+        join_extras(&mut self.extra, other.extra);
     }
 }
 
-impl Join for Made {
+impl Join for Blob {
     fn join(&mut self, other: Self) {
+        let is_first =
+            self.descriptor == other.descriptor || to_json(&*self.descriptor) <= to_json(&*other.descriptor);
+        if !is_first {
+            self.descriptor = other.descriptor;
+        }
+    }
+}
+
+impl<L> Made<L> {
+    fn join_with(&mut self, other: &mut Self) {
         self.at = self.at.min(other.at);
-        self.extra.join(other.extra);
+        join_extras(&mut self.extra, std::mem::take(&mut other.extra));
     }
 }
 
-impl Join for Descriptor {
-    fn join(&mut self, other: Self) {
-        keep_first(self, other);
+fn join_extras(ours: &mut Extra, theirs: Extra) {
+    for (name, value) in theirs {
+        join_extra(ours, name, value);
     }
 }
 
-impl Join for Value {
-    fn join(&mut self, other: Self) {
-        keep_first(self, other);
+fn join_extra(extra: &mut Extra, name: String, value: Value) {
+    use std::collections::btree_map::Entry;
+    match extra.entry(name) {
+        Entry::Vacant(place) => _ = place.insert(value),
+        Entry::Occupied(mut place) => keep_first(place.get_mut(), value),
     }
 }
 
 /// Keeps of two values the one whose JSON sorts first.
-fn keep_first<T: PartialEq + serde::Serialize>(ours: &mut T, theirs: T) {
+fn keep_first(ours: &mut Value, theirs: Value) {
     if *ours != theirs && to_json(&theirs) < to_json(ours) {
         *ours = theirs;
     }

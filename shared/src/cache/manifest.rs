@@ -1,11 +1,12 @@
 //! The manifest around a cache.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use serde::de::IgnoredAny;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
-use super::{CONFIG_MEDIA_TYPE, Extra, IMPORT_LIMIT, ambiguous, null_is_empty, sorted_extra};
+use super::json::{read_object, required};
+use super::{CONFIG_MEDIA_TYPE, Extra, IMPORT_LIMIT, clip};
 use crate::names::Digest;
 
 /// The media type of the manifests that Stoker writes.
@@ -14,12 +15,8 @@ pub const MANIFEST_MEDIA_TYPE: &str = "application/vnd.oci.image.manifest.v1+jso
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 const INDEXES: [&str; 2] =
     ["application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json"];
-const MANIFEST_FIELDS: [&str; 6] =
-    ["schemaVersion", "mediaType", "config", "layers", "annotations", "manifests"];
-const DESCRIPTOR_FIELDS: [&str; 4] = ["mediaType", "digest", "size", "annotations"];
-
 /// What a manifest says about a blob.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Descriptor {
     /// The blob's media type.
@@ -29,39 +26,45 @@ pub struct Descriptor {
     /// Its size in bytes, compressed.
     pub size: u64,
     /// BuildKit notes here when it made the blob, and the digest of what it unpacks to.
-    #[serde(default, deserialize_with = "null_is_empty", skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
     /// All other fields.
-    #[serde(flatten, deserialize_with = "sorted_extra")]
+    #[serde(flatten)]
     pub extra: Extra,
 }
 
-/// An image manifest.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// The manifest of a cache, in the form of an image manifest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Manifest {
     /// Always 2.
     pub schema_version: u32,
-    /// [`MANIFEST_MEDIA_TYPE`] or Docker's equivalent; may be empty in what others wrote.
-    #[serde(default)]
+    /// [`MANIFEST_MEDIA_TYPE`], Docker's equivalent, or that of an index; may be empty in what others wrote.
     pub media_type: String,
     /// Describes the config.
     pub config: Descriptor,
-    /// Describes the blobs.
-    #[serde(default, deserialize_with = "null_is_empty")]
-    pub layers: Vec<Descriptor>,
+    /// Describes the blobs. Shared with the caches that are parsed from the manifest.
+    #[serde(serialize_with = "descriptors")]
+    pub layers: Vec<Arc<Descriptor>>,
     /// Notes on the whole manifest; Stoker keeps provenance here.
-    #[serde(default, deserialize_with = "null_is_empty", skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
     /// All other fields.
-    #[serde(flatten, deserialize_with = "sorted_extra")]
+    #[serde(flatten)]
     pub extra: Extra,
 }
+
+read_object!(Descriptor, {
+    "mediaType" => media_type or required!("mediaType"),
+    "digest" => digest or required!("digest"),
+    "size" => size or required!("size"),
+    "annotations" => annotations or BTreeMap::new(),
+});
 
 /// What the bytes of a manifest are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
-    /// A cache in the form of an image manifest.
+    /// A cache. One in the form of an index, which BuildKit reads as well, is told by its media type only.
     Cache(Manifest),
     /// Anything else.
     Other {
@@ -73,68 +76,82 @@ pub enum Kind {
 /// Tells whether these bytes are the manifest of a cache.
 #[must_use]
 pub fn classify(manifest_json: &[u8]) -> Kind {
-    match read(manifest_json) {
+    classify_within(manifest_json, IMPORT_LIMIT)
+}
+
+/// [`classify`] for a manifest of at most `limit` bytes. Only measurements have a use for one that BuildKit would not
+/// import.
+#[doc(hidden)]
+#[must_use]
+pub fn classify_within(manifest_json: &[u8], limit: usize) -> Kind {
+    match read(manifest_json, limit) {
         Ok(manifest) => Kind::Cache(manifest),
         Err(why) => Kind::Other { why },
     }
 }
 
-/// As little of a manifest as tells its kind.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Outline {
-    #[serde(default)]
+/// A manifest or an index. What is in them is read at once only as far as every kind of either has it.
+struct Document {
+    schema_version: u32,
     media_type: String,
-    config: Option<ConfigOutline>,
-    manifests: Option<IgnoredAny>,
+    config: Option<Descriptor>,
+    layers: Option<Vec<Descriptor>>,
+    manifests: Option<Vec<Descriptor>>,
+    annotations: BTreeMap<String, String>,
+    extra: Extra,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct ConfigOutline {
-    #[serde(default)]
-    media_type: String,
-}
+read_object!(Document, {
+    "schemaVersion" => schema_version or 0,
+    "mediaType" => media_type or String::new(),
+    "config" => config or None,
+    "layers" => layers or None,
+    "manifests" => manifests or None,
+    "annotations" => annotations or BTreeMap::new(),
+});
 
-fn read(json: &[u8]) -> Result<Manifest, String> {
-    if json.len() > IMPORT_LIMIT {
-        return Err(format!("{} bytes: BuildKit imports at most {IMPORT_LIMIT}", json.len()));
+fn read(json: &[u8], limit: usize) -> Result<Manifest, String> {
+    if json.len() > limit {
+        return Err(format!("{} bytes: BuildKit imports at most {limit}", json.len()));
     }
-    let outline: Outline = serde_json::from_slice(json).map_err(|e| unreadable(&e))?;
-    let media_type = outline.media_type.as_str();
-    if INDEXES.contains(&media_type) || outline.manifests.is_some() {
-        return Err("an index: a cache has to be exported with `image-manifest=true`".to_owned());
+    let document: Document = serde_json::from_slice(json).map_err(|e| unreadable(&e))?;
+    let Document { schema_version, media_type, config, layers, manifests, annotations, extra } = document;
+    if !["", MANIFEST_MEDIA_TYPE, DOCKER_MANIFEST].into_iter().chain(INDEXES).any(|known| known == media_type)
+    {
+        return Err(format!("media type `{}` is not that of an image manifest", clip(&media_type)));
     }
-    if !["", MANIFEST_MEDIA_TYPE, DOCKER_MANIFEST].contains(&media_type) {
-        return Err(format!("media type `{}` is not that of an image manifest", clip(media_type)));
-    }
-    let Some(config) = outline.config else {
-        return Err("not a manifest: no config".to_owned());
+    // Readers go by the media type or by the fields, so both have to say the same.
+    let is_index = INDEXES.contains(&media_type.as_str()) || (media_type.is_empty() && manifests.is_some());
+    let (config, layers) = match (is_index, config, layers, manifests) {
+        (true, None, None, manifests) => {
+            let (mut configs, layers): (Vec<_>, Vec<_>) = manifests
+                .unwrap_or_default()
+                .into_iter()
+                .partition(|one| one.media_type == CONFIG_MEDIA_TYPE);
+            // As BuildKit, which remembers the last.
+            (configs.pop().ok_or("an index of images, not a cache: none of it is a cache's config")?, layers)
+        }
+        (false, Some(config), layers, None) => (config, layers.unwrap_or_default()),
+        (false, None, _, None) => return Err("not a manifest: no config".to_owned()),
+        _ => return Err("both an index and an image manifest".to_owned()),
     };
     if config.media_type != CONFIG_MEDIA_TYPE {
         return Err(format!("an image, not a cache: its config is `{}`", clip(&config.media_type)));
     }
-    let manifest: Manifest = serde_json::from_slice(json).map_err(|e| unreadable(&e))?;
-    if manifest.schema_version != 2 {
-        return Err(format!("schema version {} instead of 2", manifest.schema_version));
+    if schema_version != 2 {
+        return Err(format!("schema version {schema_version} instead of 2"));
     }
-    let of_descriptors = || manifest.layers.iter().chain([&manifest.config]);
-    let field = ambiguous(&manifest.extra, &MANIFEST_FIELDS)
-        .or_else(|| of_descriptors().find_map(|d| ambiguous(&d.extra, &DESCRIPTOR_FIELDS)));
-    match field {
-        Some(field) => Err(format!("field `{}` differs from a known one only in case", clip(field))),
-        None => Ok(manifest),
-    }
+    let layers = layers.into_iter().map(Arc::new).collect();
+    Ok(Manifest { schema_version, media_type, config, layers, annotations, extra })
+}
+
+fn descriptors<S: serde::Serializer>(all: &[Arc<Descriptor>], out: S) -> Result<S::Ok, S::Error> {
+    out.collect_seq(all.iter().map(|descriptor| &**descriptor))
 }
 
 fn unreadable(error: &serde_json::Error) -> String {
     let what = if error.is_data() { "not a manifest" } else { "not JSON" };
     format!("{what}: {}", clip(&error.to_string()))
-}
-
-/// Text from outside, fit for a log line.
-fn clip(text: &str) -> String {
-    text.chars().take(120).flat_map(char::escape_debug).collect()
 }
 
 #[cfg(test)]
@@ -184,9 +201,12 @@ mod tests {
     fn what_is_not_a_cache_says_what_it_is() {
         let image = with("/config/mediaType", json!("application/vnd.oci.image.config.v1+json"));
         assert!(why(&image).starts_with("an image"), "{}", why(&image));
-        for index in [with("/mediaType", json!(INDEXES[0])), with("/manifests", json!([]))] {
-            assert!(why(&index).starts_with("an index"), "{}", why(&index));
+        for both in [with("/mediaType", json!(INDEXES[0])), with("/manifests", json!([]))] {
+            assert!(why(&both).starts_with("both an index"), "{}", why(&both));
         }
+        let images =
+            json!({"schemaVersion": 2, "mediaType": INDEXES[0], "manifests": [cache()["layers"][0]]});
+        assert!(why(&images).starts_with("an index of images"), "{}", why(&images));
         assert!(why(&with("/mediaType", json!("text/html\n"))).contains(r"text/html\n"));
         assert!(why(&with("/schemaVersion", json!(1))).contains("schema version 1"));
         assert!(why(&with("/config", json!(null))).contains("no config"));

@@ -7,15 +7,26 @@
 //! digests. No blob has to be read for any of it. All input is taken to be hostile.
 
 mod config;
+mod diff;
 mod graph;
+mod json;
 mod manifest;
+mod prune;
+mod summary;
 #[cfg(test)]
 mod tests;
+mod warmth;
+mod write;
 
 use std::collections::BTreeMap;
 
-pub use graph::{Cache, InvalidCache, Serialised, Warmth};
-pub use manifest::{Descriptor, Kind, MANIFEST_MEDIA_TYPE, Manifest, classify};
+pub use diff::{Diff, OtherInputs, Side};
+pub use graph::{Cache, InvalidCache};
+pub use manifest::{Descriptor, Kind, MANIFEST_MEDIA_TYPE, Manifest, classify, classify_within};
+pub use prune::{Cause, Dropped, Limits, Pruned};
+pub use summary::{Shared, Step, Summary};
+pub use warmth::Warmth;
+pub use write::{Serialised, Sizes};
 
 /// The media type of a cache's config.
 pub const CONFIG_MEDIA_TYPE: &str = "application/vnd.buildkit.cacheconfig.v0";
@@ -35,29 +46,7 @@ fn to_json(value: &impl serde::Serialize) -> Vec<u8> {
     serde_json::to_vec(value).expect("strings, numbers and times always make JSON")
 }
 
-/// Reads unknown fields into one order: the maps inside them may remember the order in which they were written.
-fn sorted_extra<'de, D: serde::Deserializer<'de>>(input: D) -> Result<Extra, D::Error> {
-    let mut extra: Extra = serde::Deserialize::deserialize(input)?;
-    extra.values_mut().for_each(serde_json::Value::sort_all_objects);
-    Ok(extra)
-}
-
-/// Reads `null` as an empty list, as Go does.
-fn null_is_empty<'de, D, T>(input: D) -> Result<T, D::Error>
-where
-    D: serde::Deserializer<'de>,
-    T: Default + serde::Deserialize<'de>,
-{
-    let value: Option<T> = serde::Deserialize::deserialize(input)?;
-    Ok(value.unwrap_or_default())
-}
-
-/// The first unknown field that BuildKit would read as one of the known: Go matches names without regard to case,
-/// and what Stoker checks must be what BuildKit reads.
-fn ambiguous<'a>(extra: &'a Extra, known: &[&str]) -> Option<&'a str> {
-    // Both ways, because Go folds by Unicode: a Kelvin sign has a lower case, a long s an upper.
-    let fold = |name: &str| name.to_lowercase().to_uppercase();
-    let known: Vec<_> =
-        if extra.is_empty() { Vec::new() } else { known.iter().map(|name| fold(name)).collect() };
-    extra.keys().map(String::as_str).find(|name| known.contains(&fold(name)))
+/// Text from outside, fit for a log line.
+fn clip(text: &str) -> String {
+    text.chars().take(120).flat_map(char::escape_debug).collect()
 }

@@ -39,6 +39,8 @@ pub struct Project {
     pub default_branch: Branch,
     /// Where its caches live.
     pub cache_repository: CacheRepository,
+    /// Most bytes of layers in the cache of one line, compressed; `None` is no limit.
+    pub line_budget: Option<u64>,
     /// How main's cache is filled.
     pub warm: Warm,
     /// How caches are deleted.
@@ -111,6 +113,7 @@ struct Rule {
 struct Settings {
     default_branch: Branch,
     cache_repository: Template,
+    line_budget: Option<u64>,
     warm: Warm,
     retention: Retention,
 }
@@ -123,6 +126,7 @@ impl Rule {
             repository: Repository::new(self.repository.of(name)).ok()?,
             default_branch: self.settings.default_branch.clone(),
             cache_repository: CacheRepository::new(self.settings.cache_repository.of(name)).ok()?,
+            line_budget: self.settings.line_budget,
             warm: self.settings.warm,
             retention: self.settings.retention,
         })

@@ -18,8 +18,9 @@ pub const MINIMUM_LEASE: SignedDuration = SignedDuration::ZERO;
 
 const VERSION: i64 = 1;
 const DOCUMENT: &[&str] = &["version", "defaults", "projects"];
-const DEFAULTS: &[&str] = &["default-branch", "cache-repository", "warm", "retention"];
-const RULE: &[&str] = &["name", "repository", "default-branch", "cache-repository", "warm", "retention"];
+const DEFAULTS: &[&str] = &["default-branch", "cache-repository", "line-budget", "warm", "retention"];
+const RULE: &[&str] =
+    &["name", "repository", "default-branch", "cache-repository", "line-budget", "warm", "retention"];
 const WARM: &[&str] = &["stale-after"];
 const RETENTION: &[&str] = &["mode", "lease", "idle-branch"];
 
@@ -84,6 +85,7 @@ fn built_in() -> Result<Settings, String> {
     Ok(Settings {
         default_branch: branch("main")?,
         cache_repository: cache_repository("stoker/{project}")?,
+        line_budget: None,
         warm: Warm { stale_after: SignedDuration::from_hours(7 * 24) },
         retention: Retention {
             mode: Mode::Report,
@@ -97,6 +99,7 @@ fn built_in() -> Result<Settings, String> {
 fn settings(fields: &Fields<'_>, mut base: Settings, found: &mut Vec<Mistake>) -> Settings {
     fields.set("default-branch", branch, &mut base.default_branch, found);
     fields.set("cache-repository", cache_repository, &mut base.cache_repository, found);
+    fields.set("line-budget", line_budget, &mut base.line_budget, found);
     let warm = fields.section("warm", WARM, found);
     warm.set("stale-after", duration, &mut base.warm.stale_after, found);
     let retention = fields.section("retention", RETENTION, found);
@@ -215,6 +218,24 @@ fn mode(text: &str) -> Result<Mode, String> {
         "report" => Ok(Mode::Report),
         "apply" => Ok(Mode::Apply),
         other => Err(format!("`{}` is not a mode; write `report` or `apply`", shown(other))),
+    }
+}
+
+fn line_budget(text: &str) -> Result<Option<u64>, String> {
+    if text == "none" {
+        return Ok(None);
+    }
+    let rule = "write a number and `MB` or `GB`, such as `500MB` or `10GB`, or `none`";
+    let wrong = || format!("`{}` is not a size: {rule}", shown(text));
+    let units = [("MB", 1_000_000), ("GB", 1_000_000_000)];
+    let (number, unit) = units
+        .into_iter()
+        .find_map(|(name, unit)| Some((text.strip_suffix(name)?, unit)))
+        .filter(|(number, _)| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
+        .ok_or_else(wrong)?;
+    match number.parse().unwrap_or(u64::MAX).saturating_mul(unit) {
+        0 => Err(format!("`{}` would leave no cache: at least 1MB", shown(text))),
+        bytes => Ok(Some(bytes)),
     }
 }
 

@@ -68,6 +68,7 @@ fn what_a_document_leaves_out_has_the_built_in_value() {
         repository: repository("github.com/example/app"),
         default_branch: Branch::new("main").unwrap(),
         cache_repository: CacheRepository::new("stoker/app").unwrap(),
+        line_budget: None,
         warm: Warm { stale_after: DAY * 7 },
         retention: Retention { mode: Mode::Report, lease: DAY, idle_branch: DAY * 30 },
     };
@@ -314,6 +315,30 @@ fn a_duration_is_at_least_a_minute_and_at_most_ten_years() {
     assert_eq!(lease("3651d"), ["2:33: defaults.retention.lease: `3651d` is too long: at most 3650d"]);
     assert!(lease("99999999999999999999999d")[0].ends_with("is too long: at most 3650d"));
     policy("version: 1\ndefaults: { retention: { lease: 1m, idle-branch: 3650d } }");
+}
+
+#[test]
+fn a_line_budget_is_a_size_or_none() {
+    let policy = policy(
+        "version: 1
+defaults: { line-budget: 10GB }
+projects:
+  - { name: app, repository: github.com/example/app }
+  - { name: lib, repository: github.com/example/lib, line-budget: none }
+  - { name: web, repository: github.com/example/web, line-budget: 500MB }
+",
+    );
+    let budgets: Vec<_> = policy.named_projects().iter().map(|project| project.line_budget).collect();
+    assert_eq!(budgets, [Some(10_000_000_000), None, Some(500_000_000)]);
+    for wrong in ["10", "10gb", "10 GB", "GB", "-1GB", "1.5GB", "10KB", "\u{661}GB", ""] {
+        let found = mistakes_after_version(&format!("defaults: {{ line-budget: '{wrong}' }}"));
+        assert_eq!(found.len(), 1, "{wrong}: {found:?}");
+        assert!(found[0].ends_with(
+            "is not a size: write a number and `MB` or `GB`, such as `500MB` or `10GB`, or `none`"
+        ));
+    }
+    let zero = mistakes_after_version("defaults: { line-budget: 0GB }");
+    assert_eq!(zero, ["2:26: defaults.line-budget: `0GB` would leave no cache: at least 1MB"]);
 }
 
 #[test]

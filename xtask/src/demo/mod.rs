@@ -88,7 +88,7 @@ pub(crate) struct Stage {
 /// Runs the demo.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let begun = Instant::now();
-    let (stage, report, builder) = stage_and_tell(args.builder)?;
+    let (stage, report, builder) = stage_and_tell(args.builder, args.keep)?;
     if args.keep {
         println!("\n{}", how_to_talk(&stage));
     } else {
@@ -106,8 +106,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     }
 }
 
-/// Does all set-up and tells the story. The stage is left up, unless the story could not be told to its end.
-pub(crate) fn stage_and_tell(wanted: Option<Builder>) -> anyhow::Result<(Stage, Report, Builder)> {
+/// Does all set-up and tells the story. The stage is left up; where the story could not be told to its end, only if
+/// that is wanted.
+pub(crate) fn stage_and_tell(
+    wanted: Option<Builder>,
+    keep: bool,
+) -> anyhow::Result<(Stage, Report, Builder)> {
     let begun = Instant::now();
     let (builder, base_image) = choose_builder(wanted)?;
     tools::install()?;
@@ -118,7 +122,11 @@ pub(crate) fn stage_and_tell(wanted: Option<Builder>) -> anyhow::Result<(Stage, 
     match story::tell(&stage) {
         Ok(report) => Ok((stage, report, builder)),
         Err(error) => {
-            stage.world.stop()?;
+            if keep {
+                println!("\n{}", how_to_talk(&stage));
+            } else {
+                stage.world.stop()?;
+            }
             Err(error)
         }
     }

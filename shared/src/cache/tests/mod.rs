@@ -1,6 +1,7 @@
-//! The algebra's laws on generated graphs, its answers to hostile ones, and two real exports.
+//! The algebra's laws on generated graphs, its answers to hostile ones, and real exports.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use proptest::collection::vec;
@@ -9,7 +10,11 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use serde_json::json;
 
-use super::config::{ChainResult, Config, Input, Layer, LayerResult, NO_PARENT, Record};
+mod raw;
+
+use raw::{ChainResult, Config, Input, Layer, LayerResult, NO_PARENT, Record};
+
+use super::config::CanonicalConfig;
 use super::*;
 use crate::names::Digest;
 
@@ -24,7 +29,8 @@ struct Export {
 
 impl Export {
     fn cache(&self) -> Cache {
-        Cache::from_config(self.config.clone(), &self.descriptors).unwrap()
+        let config = serde_json::to_vec(&self.config).unwrap();
+        Cache::parse_within(&manifest_of(&config, self.descriptors.clone()), &config, usize::MAX).unwrap()
     }
 }
 
@@ -70,17 +76,15 @@ fn any_records(layers: usize) -> impl Strategy<Value = Vec<Record>> {
     let input = vec((prop_oneof!["", "", "s"], any::<Index>()), 1..3);
     let results = vec((any::<Index>(), 0..3_u8, 0..3_u8), 0..3);
     let chains = vec((vec(any::<Index>(), 0..3), 0..3_u8), 0..2);
-    vec((0..3_u8, vec(input, 0..3), results, chains, 0..3_u8), 0..7).prop_map(move |records| {
+    let used = option::of(0..3_u8);
+    vec((0..3_u8, vec(input, 0..3), results, chains, (used, 0..3_u8)), 0..7).prop_map(move |records| {
         let mut made = Vec::new();
-        for (place, (digest, inputs, results, chains, variant)) in records.into_iter().enumerate() {
+        for (place, (digest, inputs, results, chains, (used, variant))) in records.into_iter().enumerate() {
             let input = |(selector, link)| Input { selector, link: nth(link, place), extra: Extra::new() };
             let inputs = if place == 0 { Vec::new() } else { inputs };
             made.push(Record {
                 digest: format!("sha256:{digest}"),
-                inputs: inputs
-                    .into_iter()
-                    .map(|links| Some(links.into_iter().map(input).collect()))
-                    .collect(),
+                inputs: inputs.into_iter().map(|links| links.into_iter().map(input).collect()).collect(),
                 results: results
                     .into_iter()
                     .map(|(layer, time, variant)| LayerResult {
@@ -97,6 +101,7 @@ fn any_records(layers: usize) -> impl Strategy<Value = Vec<Record>> {
                         extra: Extra::new(),
                     })
                     .collect(),
+                used: used.map(|time| moment(time).as_second()),
                 extra: extra(variant),
             });
         }
@@ -143,7 +148,7 @@ fn shuffled(export: &Export, priorities: &[u32]) -> Export {
         record.chains.iter_mut().flat_map(|c| &mut c.layers).for_each(|layer| to(&layer_places, layer));
         record.results.reverse();
         record.chains.reverse();
-        for input in record.inputs.iter_mut().flatten() {
+        for input in &mut record.inputs {
             for link in &mut *input {
                 to(&record_places, &mut link.link);
             }
@@ -171,8 +176,7 @@ fn model(config: &Config) -> Model {
         let Record { digest, inputs, .. } = &config.records[index];
         let link =
             |link: &Input| (link.selector.clone(), record(config, usize::try_from(link.link).unwrap()));
-        let inputs: Vec<BTreeSet<_>> =
-            inputs.iter().flatten().map(|links| links.iter().map(link).collect()).collect();
+        let inputs: Vec<BTreeSet<_>> = inputs.iter().map(|links| links.iter().map(link).collect()).collect();
         format!("{digest} of {inputs:?}")
     }
     let mut model = Model::new();
@@ -209,6 +213,28 @@ fn written(cache: &Cache) -> Serialised {
 fn read(written: &Serialised) -> (Config, Cache) {
     let Kind::Cache(manifest) = classify(&written.manifest) else { panic!("not a cache") };
     (serde_json::from_slice(&written.config).unwrap(), Cache::parse(&manifest, &written.config).unwrap())
+}
+
+/// Limits between those that nothing fits into but an empty cache, and those that all of a cache does.
+fn limits(cache: &Cache, (bytes, size): (u64, usize)) -> Limits {
+    let sizes = cache.sizes();
+    let least = Cache::default().sizes();
+    let least = least.config.max(least.manifest);
+    let whole = sizes.config.max(sizes.manifest);
+    let bytes = (bytes < 90).then_some(sizes.blobs * bytes / 90);
+    Limits { bytes, size: least + (whole - least) * size / 100 }
+}
+
+fn fits(cache: &Cache, limits: &Limits) -> bool {
+    let written = written(cache);
+    let bytes: u64 = cache.blobs().map(|blob| blob.size).sum();
+    written.size() <= limits.size && limits.bytes.is_none_or(|limit| bytes <= limit)
+}
+
+fn mark_needs(cache: &Cache, record: usize, marks: &mut [bool]) {
+    if !std::mem::replace(&mut marks[record], true) {
+        cache.records[record].links.iter().for_each(|link| mark_needs(cache, link.record, marks));
+    }
 }
 
 proptest! {
@@ -266,7 +292,7 @@ proptest! {
                 used.push(layer.blob);
             }
         }
-        prop_assert_eq!(manifest.layers.into_iter().map(|d| d.digest).collect::<Vec<_>>(), used);
+        prop_assert_eq!(manifest.layers.iter().map(|d| d.digest.clone()).collect::<Vec<_>>(), used);
     }
 
     #[test]
@@ -285,6 +311,79 @@ proptest! {
         prop_assert_eq!(warmth.reused, steps.values().filter(|&&at| at < moment(start)).count());
         let bytes: u64 = export.cache().blobs().map(|blob| blob.size).sum();
         prop_assert!(warmth.reused_bytes + warmth.built_bytes <= bytes);
+    }
+
+    #[test]
+    fn a_use_is_joined_by_the_latest(a in any_export(), b in any_export(), times in (0..9_u8, 0..9_u8)) {
+        let (a, b) = (a.cache(), b.cache());
+        let (early, late) = (moment(times.0.min(times.1)), moment(times.0.max(times.1)));
+        prop_assert_eq!(Cache::merge([&a, &b]).used_at(early), Cache::merge([&a.used_at(early), &b.used_at(early)]));
+        prop_assert_eq!(Cache::merge([&a.used_at(early), &a.used_at(late)]), a.used_at(late));
+        prop_assert_eq!(a.used_at(late).used_at(early), a.used_at(early));
+        prop_assert!(a.contains(&a.used_at(late)) && a.used_at(early).contains(&a));
+        prop_assert_eq!(read(&written(&a.used_at(late))).1, a.used_at(late));
+        let uses = read(&written(&Cache::merge([&a.used_at(early), &b.used_at(late)]))).0;
+        for record in &b.records {
+            let digest = record.digest.to_string();
+            prop_assert!(uses.records.iter().any(|r| r.digest == digest && r.used == Some(late.as_second())));
+        }
+    }
+
+    #[test]
+    fn sizes_are_those_of_what_is_written(export in any_export()) {
+        let cache = export.cache();
+        let (written, sizes) = (written(&cache), cache.sizes());
+        prop_assert_eq!((sizes.config, sizes.manifest), (written.config.len(), written.manifest.len()));
+        prop_assert_eq!(sizes.blobs, cache.blobs().map(|blob| blob.size).sum::<u64>());
+    }
+
+    #[test]
+    fn a_pruned_cache_is_within_limits(a in any_export(), b in any_export(), share in (0..=100_u64, 0..=100_usize)) {
+        let cache = Cache::merge([&a.cache(), &b.cache()]);
+        let limits = limits(&cache, share);
+        let Pruned { cache: pruned, dropped, bytes_before, bytes_after } = cache.prune(&limits);
+        prop_assert_eq!(bytes_before, cache.sizes().blobs);
+        prop_assert_eq!(bytes_after, pruned.sizes().blobs);
+        prop_assert!(fits(&pruned, &limits));
+        prop_assert!(cache.contains(&pruned));
+        prop_assert_eq!(pruned.records() + dropped.len(), cache.records());
+        // What is written is checked when it is read: nothing that a record needs is missing.
+        prop_assert_eq!(&read(&written(&pruned)).1, &pruned);
+        let again = pruned.prune(&limits);
+        prop_assert_eq!(&again.cache, &pruned);
+        prop_assert!(again.dropped.is_empty());
+        prop_assert_eq!(&cache.prune(&limits).cache, &pruned);
+        prop_assert!(pruned == cache || !fits(&cache, &limits));
+    }
+
+    #[test]
+    fn pruning_keeps_what_was_used_last(a in any_export(), b in any_export(), share in (0..=100_u64, 0..=100_usize)) {
+        let cache = Cache::merge([&a.cache(), &b.cache()]);
+        let limits = limits(&cache, share);
+        let pruned = cache.prune(&limits).cache;
+        let alone = |place: usize| {
+            let mut marks = vec![false; cache.records.len()];
+            mark_needs(&cache, place, &mut marks);
+            cache.only(&marks)
+        };
+        let is_kept = |place: &usize| pruned.records.iter().any(|r| r.id == cache.records[*place].id);
+        let (kept, dropped): (Vec<_>, Vec<_>) = (0..cache.records.len()).partition(is_kept);
+        // A record and what is made from it, as far as that has a result and is kept.
+        let newest_need = |place: usize| {
+            let needs = |&&head: &&usize| {
+                let mut marks = vec![false; cache.records.len()];
+                mark_needs(&cache, head, &mut marks);
+                marks[place] && cache.records[head].has_result()
+            };
+            kept.iter().filter(needs).filter_map(|&head| cache.records[head].last_used()).max()
+        };
+        let missed = dropped.iter().filter(|&&place| {
+            cache.records[place].has_result() && fits(&alone(place), &limits)
+        });
+        let latest_missed = missed.filter_map(|&place| cache.records[place].last_used()).max();
+        for &place in &kept {
+            prop_assert!(newest_need(place) >= latest_missed, "{:?}", cache.records[place]);
+        }
     }
 
     #[test]
@@ -308,7 +407,7 @@ proptest! {
         let _ = classify(&mutate(ONE.manifest));
         let Kind::Cache(manifest) = classify(ONE.manifest.as_bytes()) else { panic!("not a cache") };
         let config = mutate(ONE.config);
-        if let Ok(cache) = Cache::parse(&manifest_of(&config, manifest.layers), &config) {
+        if let Ok(cache) = Cache::parse(&manifest_of(&config, described(manifest)), &config) {
             prop_assert_eq!(read(&written(&cache)).1, cache);
         }
     }
@@ -338,6 +437,7 @@ fn manifest_of(config: &[u8], layers: Vec<Descriptor>) -> Manifest {
         extra: Extra::new(),
     };
     let media_type = MANIFEST_MEDIA_TYPE.to_owned();
+    let layers = layers.into_iter().map(Arc::new).collect();
     Manifest {
         schema_version: 2,
         media_type,
@@ -390,7 +490,28 @@ fn what_breaks_buildkit_is_refused() {
     }
     let random = json!({"records": [{"digest": "random:x"}]});
     assert!(matches!(error(&random), RandomRecord { record: 0 }));
-    assert!(matches!(error(&json!({"Records": []})), AmbiguousField(name) if name == "Records"));
+    for wrong in ["yesterday", "", "-000001-12-31T23:59:59Z", "0000-01-01T00:00:00+00:01"] {
+        let result = json!({"records": [{"layers": [{"createdAt": wrong}]}]});
+        assert!(matches!(error(&result), Unreadable(_)), "{wrong}");
+    }
+    for wrong in [json!("1"), json!(1.5), json!(i64::MAX)] {
+        assert!(matches!(error(&json!({"records": [{"used": wrong}]})), Unreadable(_)));
+    }
+    for ambiguous in [
+        json!({"Records": []}),
+        json!({"layers": [{"blob": blob(0), "PARENT": 1}]}),
+        json!({"records": [{"Digest": "x"}]}),
+        json!({"records": [{"layers": [{"createdat": "2026-11-21T09:00:49Z"}]}]}),
+        json!({"records": [{"chains": [{"Layers": []}]}]}),
+        json!({"records": [{"inputs": [[{"lin\u{212a}": 3}]]}]}),
+    ] {
+        assert!(
+            matches!(error(&ambiguous), Unreadable(e) if e.to_string().contains("only in case")),
+            "{ambiguous}"
+        );
+    }
+    let twice = br#"{"records": [], "records": [{}]}"#;
+    assert!(matches!(Cache::parse(&manifest_of(twice, Vec::new()), twice), Err(Unreadable(_))));
     assert!(matches!(error(&json!({"records": [{"inputs": 7}]})), Unreadable(_)));
     assert!(matches!(error(&json!({"x": "y".repeat(IMPORT_LIMIT)})), TooLarge(_)));
 }
@@ -412,21 +533,23 @@ fn a_deep_graph_needs_no_stack() {
     // Each entry comes before the one it needs, so that a walk from the first goes all the way down.
     let need = |n: i64| (n + 1 < DEPTH).then_some(n + 1);
     let layer = |n| Layer { blob: blob(0), parent: need(n).unwrap_or(NO_PARENT), extra: Extra::new() };
-    let link = |link| Some(vec![Input { selector: String::new(), link, extra: Extra::new() }]);
+    let link = |link| vec![Input { selector: String::new(), link, extra: Extra::new() }];
     let record = |n| Record {
         digest: "d".to_owned(),
         inputs: need(n).into_iter().map(link).collect(),
         results: vec![LayerResult { layer: n, created_at: moment(0), extra: Extra::new() }],
         chains: Vec::new(),
+        used: None,
         extra: Extra::new(),
     };
     let (layers, records) = ((0..DEPTH).map(layer).collect(), (0..DEPTH).map(record).collect());
     let config = Config { layers, records, extra: Extra::new() };
-    let cache = Cache::from_config(config, &[descriptor(0, 0)]).unwrap();
+    let cache = Export { config, descriptors: vec![descriptor(0, 0)] }.cache();
     assert_eq!((cache.records(), cache.layers()), (100_000, 100_000));
     assert_eq!(Cache::merge([&cache, &cache]), cache);
     assert_eq!(cache.built_since(moment(1)).reused, 100_000);
-    assert_eq!(cache.to_config().records.len(), 100_000);
+    let pruned = cache.prune(&Limits::default()).cache;
+    assert!((1..100_000).contains(&pruned.records()) && pruned.sizes().config <= SAFE_SIZE);
 }
 
 #[test]
@@ -442,6 +565,42 @@ fn alternatives_of_different_graphs_are_not_mixed() {
     assert!(!both.contains(&one));
     assert_eq!(graph(json!([{"link": 1}, {"link": 0}, {"link": 1}])), both);
     assert_ne!(graph(json!([{"link": 0, "selector": "s"}])), one);
+}
+
+#[test]
+fn absent_fields_and_null_mean_what_go_means() {
+    let written_out = json!({
+        "layers": [{"blob": blob(0), "parent": -1}],
+        "records": [{"digest": "", "layers": [{"layer": 0, "createdAt": "0001-01-01T00:00:00Z"}]}],
+    });
+    let short = json!({
+        "layers": [{"blob": blob(0), "parent": -1}],
+        "records": [{"layers": [{"createdAt": null}], "chains": null, "inputs": null, "used": null}],
+    });
+    assert_eq!(parse(&written_out).unwrap(), parse(&short).unwrap());
+    assert_eq!(parse(&json!({"layers": null, "records": null})).unwrap(), Cache::default());
+}
+
+#[test]
+fn times_and_unknown_fields_are_kept() {
+    for (written, kept) in [
+        ("2026-11-21T09:00:49.377547034Z", "2026-11-21T09:00:49.377547034Z"),
+        ("2026-11-21T10:30:49.000000001+01:30", "2026-11-21T09:00:49.000000001Z"),
+        ("0000-01-01T00:00:00Z", "0000-01-01T00:00:00Z"),
+    ] {
+        let config = |time| {
+            json!({
+                "layers": [{"blob": blob(0), "parent": -1, "x": 1}],
+                "records": [{"layers": [{"layer": 0, "createdAt": time, "y": {"b": [2]}}], "z": null, "used": 1}],
+                "v": "w",
+            })
+        };
+        let cache = parse(&config(written)).unwrap();
+        assert_eq!(
+            serde_json::from_slice::<serde_json::Value>(&to_json(&CanonicalConfig(&cache))).unwrap(),
+            config(kept)
+        );
+    }
 }
 
 #[test]
@@ -463,12 +622,12 @@ struct Fixture {
 }
 
 const ONE: Fixture = Fixture {
-    manifest: include_str!("fixtures/branch-one.manifest.json"),
-    config: include_str!("fixtures/branch-one.config.json"),
+    manifest: include_str!("../fixtures/branch-one.manifest.json"),
+    config: include_str!("../fixtures/branch-one.config.json"),
 };
 const TWO: Fixture = Fixture {
-    manifest: include_str!("fixtures/branch-two.manifest.json"),
-    config: include_str!("fixtures/branch-two.config.json"),
+    manifest: include_str!("../fixtures/branch-two.manifest.json"),
+    config: include_str!("../fixtures/branch-two.config.json"),
 };
 
 impl Fixture {
@@ -511,4 +670,89 @@ fn real_exports_tell_how_warm_their_build_was() {
     assert_eq!(ONE.cache().built_since(base_built).reused, 0);
     // Built: all of stage b but its first step, and of the last stage the copy from b and the run.
     assert_eq!(TWO.cache().built_since(one_built).reused, 7);
+}
+
+fn described(manifest: Manifest) -> Vec<Descriptor> {
+    manifest.layers.into_iter().map(Arc::unwrap_or_clone).collect()
+}
+
+// Three exports of the same build by the same BuildKit: as an index, with zstd, and uncompressed.
+
+const INDEX: Fixture = Fixture {
+    manifest: include_str!("../fixtures/index.manifest.json"),
+    config: include_str!("../fixtures/index.config.json"),
+};
+const ZSTD: Fixture = Fixture {
+    manifest: include_str!("../fixtures/zstd.manifest.json"),
+    config: include_str!("../fixtures/zstd.config.json"),
+};
+const UNCOMPRESSED: Fixture = Fixture {
+    manifest: include_str!("../fixtures/uncompressed.manifest.json"),
+    config: include_str!("../fixtures/uncompressed.config.json"),
+};
+
+#[test]
+fn an_index_is_read_and_written_as_an_image_manifest() {
+    let cache = INDEX.cache();
+    assert!(cache.records() > 0 && cache.blobs().len() > 0);
+    let written = written(&cache);
+    assert_eq!(read(&written).1, cache);
+    let Kind::Cache(manifest) = classify(&written.manifest) else { panic!("not a cache") };
+    assert_eq!(manifest.media_type, MANIFEST_MEDIA_TYPE);
+}
+
+#[test]
+fn layers_of_any_kind_are_described_as_they_were() {
+    for (fixture, media_type) in [
+        (ZSTD, "application/vnd.oci.image.layer.v1.tar+zstd"),
+        (UNCOMPRESSED, "application/vnd.oci.image.layer.v1.tar"),
+    ] {
+        let Kind::Cache(before) = classify(fixture.manifest.as_bytes()) else { panic!("not a cache") };
+        let Kind::Cache(after) = classify(&written(&fixture.cache()).manifest) else { panic!("not a cache") };
+        let sorted = |manifest: Manifest| {
+            let mut all = described(manifest);
+            all.sort_by(|a, b| a.digest.cmp(&b.digest));
+            all
+        };
+        let (before, after) = (sorted(before), sorted(after));
+        assert_eq!(before, after);
+        assert!(after.iter().any(|descriptor| descriptor.media_type == media_type), "{after:?}");
+    }
+}
+
+#[test]
+fn two_branches_differ_in_what_each_built() {
+    let (one, two) = (ONE.cache(), TWO.cache());
+    let diff = one.diff(&two);
+    assert_eq!((diff.ours.records.len(), diff.theirs.records.len()), (20 - 9, 21 - 9));
+    assert_eq!((diff.ours.steps.len(), diff.theirs.steps.len()), (13 - 4, 13 - 4));
+    assert_eq!(diff.ours.bytes, one.blob_bytes() - (Cache::shared([&one, &two]).shared));
+    assert!(diff.other_results.is_empty());
+    assert!(one.diff(&one).is_empty() && !diff.is_empty());
+    let link = |link| {
+        parse(&json!({"records": [{"digest": "x"}, {"digest": "y"}, {"digest": "z", "inputs": [[{"link": 0}], [{"link": link}]]}]})).unwrap()
+    };
+    let diff = link(0).diff(&link(1));
+    assert_eq!(diff.other_inputs, [OtherInputs { digest: "z".to_owned(), inputs: vec![1] }]);
+}
+
+#[test]
+fn a_summary_tells_steps_and_sizes() {
+    let used: Timestamp = "2026-11-22T00:00:00Z".parse().unwrap();
+    let cache = ONE.cache().used_at(used);
+    let summary = cache.summary();
+    assert_eq!((summary.steps.len(), summary.records, summary.layers), (13, 20, 14));
+    assert_eq!(summary.depth, 6);
+    assert!(
+        summary
+            .steps
+            .iter()
+            .all(|step| step.last_used == Some(used) && step.created < Some(used) && step.records > 0)
+    );
+    let written = written(&cache);
+    assert_eq!(
+        (summary.config_bytes, summary.manifest_bytes),
+        (written.config.len(), written.manifest.len())
+    );
+    assert!(summary.config_percent > 0.4 && summary.config_percent < 0.6);
 }

@@ -1,0 +1,50 @@
+//! The command line.
+
+use clap::{Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::cache::{diff, inspect, merge, prune, verify};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done, or the answer is yes
+  1  the answer is no: not sound, not the same, not a cache, or it does not fit
+  2  the command line is wrong
+  3  a registry or a network call failed
+
+A REF is written as Docker writes it: registry.example/app/cache:main, or ...@sha256:...
+Credentials: Docker's (`docker login`, credential helpers), the AWS SDK's for Amazon ECR, none on loopback.";
+
+/// Tools for the layer caches that BuildKit keeps in registries.
+#[derive(Debug, Parser)]
+#[command(name = "stoker", version, propagate_version = false, disable_help_subcommand = true)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Looks at, merges, prunes, compares and checks registry caches
+    #[command(subcommand, after_help = EXIT_CODES)]
+    Cache(CacheCommand),
+    /// Prints a script that completes stoker's command lines
+    #[command(
+        after_help = "Example:\n  stoker completions bash > ~/.local/share/bash-completion/completions/stoker"
+    )]
+    Completions {
+        /// The shell to complete in
+        shell: Shell,
+    },
+}
+
+/// `docker buildx build --cache-to type=registry,ref=REF,mode=max` writes a cache; these read it, without Docker.
+#[derive(Debug, Subcommand)]
+pub(crate) enum CacheCommand {
+    Inspect(inspect::Args),
+    Merge(merge::Args),
+    Prune(prune::Args),
+    Diff(diff::Args),
+    Verify(verify::Args),
+}

@@ -1,0 +1,333 @@
+//! `stoker cache inspect`: what is in caches, and what they share.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::Serialize;
+use stoker::cache::IMPORT_LIMIT;
+use stoker::names::Digest;
+
+use crate::Answer;
+use crate::contents::{Contents, Step, bytes_of};
+use crate::problem::Problem;
+use crate::reference::Reference;
+use crate::remote::{Held, Remotes, read_all};
+use crate::text::{Align, ago, count, percent, plain, size, table};
+
+/// Rows of steps that a person reads without scrolling.
+const ROWS: usize = 15;
+
+/// Shows what is in caches: steps, sizes, ages, what they share, and how near BuildKit's import limit they are
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  stoker cache inspect registry.example/app/cache:main
+  stoker cache inspect registry.example/app/cache:main registry.example/app/cache:feature-a
+  stoker cache inspect --json registry.example/app/cache:main | jq '.caches[0].bytes'
+
+A step is a layer that some instruction resulted in. A cache stores no command lines, so steps have digests for names.
+
+BuildKit imports no cache whose config or manifest is over 1 MiB: it then builds cold, and says so only in its log.")]
+pub(crate) struct Args {
+    /// The caches
+    #[arg(required = true, value_name = "REF")]
+    references: Vec<Reference>,
+    /// Print JSON, for programs
+    #[arg(long)]
+    json: bool,
+    /// List every step, not only the largest
+    #[arg(long)]
+    all: bool,
+}
+
+pub(crate) async fn run(args: &Args) -> Result<Answer, Problem> {
+    let held = read_all(&Remotes::default(), &args.references).await?;
+    let report = Report::of(&held);
+    let text = if args.json {
+        super::to_json(&report)
+    } else {
+        let rows = if args.all { usize::MAX } else { ROWS };
+        render(&report, Timestamp::now(), rows)
+    };
+    Ok(Answer::yes(text))
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Report {
+    caches: Vec<One>,
+    /// For several caches: what each two of them share.
+    shared: Vec<Shared>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct One {
+    reference: String,
+    digest: Digest,
+    /// Compressed bytes of all blobs, those of base images below the steps included.
+    bytes: u64,
+    blobs: usize,
+    keys: usize,
+    config: Part,
+    manifest: Part,
+    /// An index, the form in which BuildKit exports when it is told nothing; otherwise an image manifest.
+    is_index: bool,
+    annotations: BTreeMap<String, String>,
+    steps: Vec<OneStep>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Part {
+    bytes: u64,
+    import_limit: usize,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct OneStep {
+    #[serde(flatten)]
+    step: Step,
+    /// The places, among the references, of the other caches that have it.
+    also_in: Vec<usize>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Shared {
+    a: usize,
+    b: usize,
+    steps: usize,
+    bytes: u64,
+}
+
+/// What a report needs of a cache.
+struct Facts<'a> {
+    held: &'a Held,
+    contents: Contents,
+}
+
+impl Report {
+    fn of(held: &[Held]) -> Self {
+        let facts: Vec<Facts<'_>> =
+            held.iter().map(|held| Facts { held, contents: Contents::of(&held.cache) }).collect();
+        let caches = facts.iter().enumerate().map(|(place, fact)| One::of(place, fact, &facts)).collect();
+        let mut shared = Vec::new();
+        for (a, ours) in facts.iter().enumerate() {
+            for (b, theirs) in facts.iter().enumerate().skip(a + 1) {
+                let steps: Vec<&Step> = ours
+                    .contents
+                    .steps
+                    .iter()
+                    .filter(|(id, _)| theirs.contents.steps.contains_key(id))
+                    .map(|(_, step)| step)
+                    .collect();
+                shared.push(Shared { a, b, steps: steps.len(), bytes: bytes_of(steps.into_iter()) });
+            }
+        }
+        Self { caches, shared }
+    }
+}
+
+impl One {
+    fn of(place: usize, fact: &Facts<'_>, all: &[Facts<'_>]) -> Self {
+        let Facts { held, contents } = fact;
+        let others = |id: &Digest| {
+            let has = |(other, fact): (usize, &Facts<'_>)| {
+                (other != place && fact.contents.steps.contains_key(id)).then_some(other)
+            };
+            all.iter().enumerate().filter_map(has).collect()
+        };
+        let steps = contents.steps.iter();
+        let mut steps: Vec<OneStep> =
+            steps.map(|(id, step)| OneStep { step: step.clone(), also_in: others(id) }).collect();
+        steps.sort_by_key(|OneStep { step, .. }| std::cmp::Reverse((step.size, step.made)));
+        let part = |bytes| Part { bytes, import_limit: IMPORT_LIMIT };
+        Self {
+            reference: held.reference.to_string(),
+            digest: held.digest.clone(),
+            bytes: contents.bytes(),
+            blobs: contents.blobs.len(),
+            keys: contents.keys.len(),
+            config: part(held.config_size),
+            manifest: part(held.manifest_size),
+            is_index: held.is_index,
+            annotations: held.annotations.clone(),
+            steps,
+        }
+    }
+}
+
+/// The letter by which a table names one of several caches.
+fn letter(place: usize) -> String {
+    let letter = u8::try_from(place).ok().filter(|&place| place < 26).map(|place| char::from(b'A' + place));
+    letter.map_or_else(|| format!("#{}", place + 1), String::from)
+}
+
+fn render(report: &Report, now: Timestamp, rows: usize) -> String {
+    let is_one = report.caches.len() == 1;
+    let mut text = String::new();
+    for (place, cache) in report.caches.iter().enumerate() {
+        if is_one {
+            text += &format!("{}\n", cache.reference);
+        } else {
+            text += &format!("{}  {}\n", letter(place), cache.reference);
+        }
+        text += &summary(cache, now);
+        text.push('\n');
+        text += &steps(cache, now, rows, is_one);
+        text.push('\n');
+    }
+    if is_one {
+        text.pop();
+    } else {
+        text += &sharing(report);
+    }
+    text
+}
+
+fn summary(cache: &One, now: Timestamp) -> String {
+    let mut rows = vec![
+        ("digest", cache.digest.to_string()),
+        (
+            "holds",
+            format!(
+                "{}, {} in {}; {}",
+                count(cache.steps.len(), "step"),
+                size(cache.bytes),
+                count(cache.blobs, "blob"),
+                count(cache.keys, "cache key")
+            ),
+        ),
+    ];
+    let made = cache.steps.iter().map(|step| step.step.made);
+    if let (Some(oldest), Some(newest)) = (made.clone().min(), made.max()) {
+        rows.push(("made", format!("newest step {}, oldest {}", ago(now, newest), ago(now, oldest))));
+    }
+    let limit = |part: &Part| percent(part.bytes, part.import_limit as u64);
+    let near = cache.config.bytes.max(cache.manifest.bytes) > stoker::cache::SAFE_SIZE as u64;
+    let warning = if near { ": too near, prune it" } else { "" };
+    rows.push((
+        "import",
+        format!(
+            "config at {} of BuildKit's limit, manifest at {}{warning}",
+            limit(&cache.config),
+            limit(&cache.manifest)
+        ),
+    ));
+    if cache.is_index {
+        rows.push(("form", "an index, which ECR does not take; a merge writes an image manifest".to_owned()));
+    }
+    let provenance = cache.annotations.iter().filter(|(name, _)| name.starts_with("stoker."));
+    let mut rows: Vec<Vec<String>> =
+        rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect();
+    rows.extend(provenance.map(|(name, value)| vec![plain(name), plain(value)]));
+    table("  ", &[Align::Left, Align::Left], &rows)
+}
+
+fn steps(cache: &One, now: Timestamp, rows: usize, is_one: bool) -> String {
+    let is_used = cache.steps.iter().any(|step| step.step.used.is_some());
+    let mut head = vec!["STEP", "SIZE", "MADE"];
+    let mut align = vec![Align::Left, Align::Right, Align::Right];
+    if is_used {
+        head.push("LAST USE");
+        align.push(Align::Right);
+    }
+    if !is_one {
+        head.push("ALSO IN");
+        align.push(Align::Left);
+    }
+    let mut lines = vec![head.into_iter().map(str::to_owned).collect::<Vec<_>>()];
+    for OneStep { step, also_in } in cache.steps.iter().take(rows) {
+        let mut line = vec![step.blob.short().to_owned(), size(step.size), ago(now, step.made)];
+        if is_used {
+            line.push(step.used.map_or_else(|| "-".to_owned(), |used| ago(now, used)));
+        }
+        if !is_one {
+            line.push(also_in.iter().map(|&place| letter(place)).collect::<Vec<_>>().join(" "));
+        }
+        lines.push(line);
+    }
+    let mut text = table("  ", &align, &lines);
+    let left = cache.steps.len().saturating_sub(rows);
+    if left > 0 {
+        let bytes =
+            cache.steps.iter().skip(rows).fold(0, |sum: u64, step| sum.saturating_add(step.step.size));
+        text += &format!(
+            "  and {} of {} together: see them with --all\n",
+            count(left, "smaller step"),
+            size(bytes)
+        );
+    }
+    text
+}
+
+fn sharing(report: &Report) -> String {
+    let head = ["SHARED", "STEPS", "SIZE"].map(str::to_owned).to_vec();
+    let line = |shared: &Shared| {
+        let pair = format!("{} and {}", letter(shared.a), letter(shared.b));
+        vec![pair, shared.steps.to_string(), size(shared.bytes)]
+    };
+    let lines: Vec<_> = std::iter::once(head).chain(report.shared.iter().map(line)).collect();
+    table("", &[Align::Left, Align::Right, Align::Right], &lines)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::contents::tests::cache;
+
+    fn held(tag: &str, steps: &[&str]) -> Held {
+        Held {
+            reference: format!("registry.example/app:{tag}").parse().unwrap(),
+            digest: Digest::of(tag.as_bytes()),
+            manifest_size: 1000,
+            config_size: 950_000,
+            is_index: false,
+            annotations: BTreeMap::from([
+                ("stoker.line".to_owned(), "main".to_owned()),
+                ("other".to_owned(), "hidden".to_owned()),
+            ]),
+            cache: cache(steps),
+        }
+    }
+
+    #[test]
+    fn one_cache_is_shown() {
+        let now = "2026-11-21T10:00:00Z".parse().unwrap();
+        let text = render(&Report::of(&[held("main", &["a", "b", "ac"])]), now, 2);
+        assert_eq!(
+            text,
+            "\
+registry.example/app:main
+  digest       sha256:0d6e4079e36703ebd37c00722f5891d28b0e2811dc114b129215123adcce3605
+  holds        3 steps, 3.0 MB in 3 blobs; 6 cache keys
+  made         newest step 60 min ago, oldest 60 min ago
+  import       config at 91 % of BuildKit's limit, manifest at 0.1 %: too near, prune it
+  stoker.line  main
+
+  STEP            SIZE        MADE
+  f45de51cdef3  2.0 MB  60 min ago
+  3e23e8160039  1.0 MB  60 min ago
+  and 1 smaller step of 0 B together: see them with --all
+"
+        );
+    }
+
+    #[test]
+    fn several_caches_show_what_they_share() {
+        let now = "2026-11-21T10:00:00Z".parse().unwrap();
+        let report = Report::of(&[held("main", &["a", "b"]), held("dev", &["b", "c"])]);
+        let text = render(&report, now, 9);
+        assert!(text.contains("A  registry.example/app:main\n"), "{text}");
+        assert!(text.contains("60 min ago  B\n"), "{text}");
+        assert!(text.ends_with("SHARED   STEPS    SIZE\nA and B      1  1.0 MB\n"), "{text}");
+        let json = serde_json::to_value(&report).unwrap();
+        assert_eq!(
+            json["caches"][0]["config"],
+            serde_json::json!({"bytes": 950_000, "importLimit": IMPORT_LIMIT})
+        );
+        assert_eq!(json["caches"][0]["steps"][0]["madeAt"], "2026-11-21T09:00:00Z");
+    }
+}

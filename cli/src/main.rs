@@ -1,0 +1,83 @@
+//! `stoker`: tools for the layer caches that BuildKit keeps in registries.
+#![expect(clippy::format_push_string, reason = "reports are put together from lines; speed is no matter")]
+
+mod args;
+mod auth;
+mod cache;
+mod contents;
+mod problem;
+mod progress;
+mod reference;
+mod remote;
+mod text;
+mod transfer;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser as _};
+
+use args::{CacheCommand, Cli, Command};
+use problem::Problem;
+
+fn main() -> ExitCode {
+    match Cli::parse().command {
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "stoker", &mut script);
+            print(&String::from_utf8_lossy(&script));
+            ExitCode::SUCCESS
+        }
+        Command::Cache(command) => run(command),
+    }
+}
+
+/// What a command has to say, and whether the answer is yes.
+struct Answer {
+    text: String,
+    is_yes: bool,
+}
+
+impl Answer {
+    fn yes(text: String) -> Self {
+        Self { text, is_yes: true }
+    }
+}
+
+fn run(command: CacheCommand) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            return tell(&Problem::failed(format!("cannot start: {error}"), "free some resources"));
+        }
+    };
+    let answer = runtime.block_on(async {
+        match command {
+            CacheCommand::Inspect(args) => cache::inspect::run(&args).await,
+            CacheCommand::Merge(args) => cache::merge::run(&args).await,
+            CacheCommand::Prune(args) => cache::prune::run(&args).await,
+            CacheCommand::Diff(args) => cache::diff::run(&args).await,
+            CacheCommand::Verify(args) => cache::verify::run(&args).await,
+        }
+    });
+    // Requests that nobody waits for any more are left alone.
+    runtime.shutdown_background();
+    match answer {
+        Ok(answer) => {
+            print(&answer.text);
+            if answer.is_yes { ExitCode::SUCCESS } else { ExitCode::from(problem::NO) }
+        }
+        Err(problem) => tell(&problem),
+    }
+}
+
+fn print(text: &str) {
+    // Whoever reads may stop reading, as `head` does.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+fn tell(problem: &Problem) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "{problem}");
+    problem.exit_code()
+}

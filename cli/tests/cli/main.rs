@@ -1,0 +1,10 @@
+//! The tool as its users run it, against a registry in memory that can be strict, slow-witted or hostile.
+
+mod answers;
+mod auth;
+mod hostile;
+#[cfg(test)]
+mod registry;
+#[cfg(test)]
+mod run;
+mod transfer;

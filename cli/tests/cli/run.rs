@@ -1,0 +1,57 @@
+//! Running the tool.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// What a run of the tool came to.
+pub(crate) struct Ran {
+    pub(crate) code: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
+}
+
+/// A folder of its own for each run, which is Docker's config, and where credential helpers are found.
+pub(crate) struct Home(PathBuf);
+
+impl Home {
+    pub(crate) fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("stoker-cli-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    pub(crate) fn with_config(config: &serde_json::Value) -> Self {
+        let home = Self::new();
+        std::fs::write(home.0.join("config.json"), config.to_string()).unwrap();
+        home
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub(crate) async fn stoker(&self, line: &str) -> Ran {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_stoker"));
+        command.args(line.split_whitespace()).env_clear().env("DOCKER_CONFIG", &self.0).env("PATH", &self.0);
+        let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        let ran =
+            Ran { code: output.status.code().unwrap(), out: text(&output.stdout), err: text(&output.stderr) };
+        assert!(!ran.err.contains("panicked"), "{}", ran.err);
+        ran
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Runs the tool for somebody without any credentials.
+pub(crate) async fn stoker(line: &str) -> Ran {
+    Home::new().stoker(line).await
+}

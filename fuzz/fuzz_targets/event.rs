@@ -1,0 +1,14 @@
+//! Any text is an event or is not; one that is reads back as it was written.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use stoker::event::Envelope;
+use stoker::promote::Hint;
+
+fuzz_target!(|text: &str| {
+    if let Ok(envelope) = Envelope::parse(text) {
+        let _ = Hint::of(&envelope.event);
+        let written = serde_json::to_string(&envelope).unwrap();
+        assert_eq!(Envelope::parse(&written).unwrap().event, envelope.event);
+    }
+});

@@ -1,0 +1,9 @@
+//! Generated cases: what is built, on which branches, and from which caches.
+
+mod case;
+mod random;
+mod source;
+
+pub use case::{Branch, Case, Target};
+pub use random::Random;
+pub use source::Source;

@@ -1,0 +1,165 @@
+//! The Docker engine: builds, and freeing its builder of one case's records.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::{PoisonError, RwLock};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail, ensure};
+use stoker::names::Digest;
+use stoker_local::builder::{self, Record};
+use stoker_local::progress::{self, Steps};
+
+const LOCAL_BASE_IMAGE: &str = "localhost/base:1";
+const BASE_IMAGE: &str = "busybox:1.37";
+
+/// Held by builds together, and by what removes records alone: to collect its garbage while a build ends takes from
+/// the build what it has just pulled, and it fails with "not found".
+static RECORDS: RwLock<()> = RwLock::new(());
+
+/// An engine that can export registry caches.
+pub(crate) struct Engine {
+    pub(crate) base_image: String,
+}
+
+/// What a build is told besides its source.
+#[derive(Default)]
+pub(crate) struct Options<'a> {
+    pub(crate) imports: &'a [String],
+    pub(crate) export: Option<String>,
+    pub(crate) platforms: Option<&'a str>,
+}
+
+/// What a build did.
+pub(crate) struct Built {
+    pub(crate) log: String,
+    pub(crate) steps: Steps,
+    /// Each path with what is there: a digest, a link's target, a mode.
+    pub(crate) files: BTreeMap<String, String>,
+}
+
+impl Engine {
+    /// The engine that `docker` reaches, or why it is none.
+    pub(crate) fn find() -> Result<Self, String> {
+        let info = docker(&["info", "--format", "{{.ServerVersion}} {{.DriverStatus}}"]);
+        match info {
+            None => return Err("no Docker engine answers".to_owned()),
+            Some(info) if !info.contains("io.containerd.snapshotter") => {
+                return Err("Docker's containerd image store is off".to_owned());
+            }
+            Some(_) => {}
+        }
+        if docker(&["buildx", "version"]).is_none() {
+            return Err("Docker has no buildx".to_owned());
+        }
+        let has = |image| docker(&["image", "inspect", image]).is_some();
+        if has(LOCAL_BASE_IMAGE) {
+            return Ok(Self { base_image: LOCAL_BASE_IMAGE.to_owned() });
+        }
+        if has(BASE_IMAGE) || docker(&["pull", "--quiet", BASE_IMAGE]).is_some() {
+            return Ok(Self { base_image: BASE_IMAGE.to_owned() });
+        }
+        Err(format!("{BASE_IMAGE} cannot be pulled"))
+    }
+
+    /// Builds what is in a directory.
+    pub(crate) fn build(context: &Path, options: &Options<'_>) -> anyhow::Result<Built> {
+        let output = context.with_extension("out");
+        if output.exists() {
+            std::fs::remove_dir_all(&output)?;
+        }
+        let mut command = Command::new("docker");
+        command.args(["buildx", "build", "--progress=plain", "--provenance=false", "--output"]);
+        // The value is CSV, and a path may hold a comma.
+        command.arg(format!("type=local,\"dest={}\"", output.display()));
+        for import in options.imports {
+            command.args(["--cache-from", &format!("type=registry,ref={import}")]);
+        }
+        if let Some(export) = &options.export {
+            // Layers that are not compressed can be searched for the marks of steps.
+            let to = format!(
+                "type=registry,ref={export},mode=max,image-manifest=true,oci-mediatypes=true,compression=uncompressed"
+            );
+            command.args(["--cache-to", &to]);
+        }
+        if let Some(platforms) = options.platforms {
+            command.args(["--platform", platforms]);
+        }
+        let records = RECORDS.read().unwrap_or_else(PoisonError::into_inner);
+        let built = command.arg(context).stdin(Stdio::null()).output().context("cannot run docker")?;
+        drop(records);
+        let log = String::from_utf8_lossy(&built.stderr).into_owned();
+        ensure!(built.status.success(), "the build failed:\n{log}");
+        let mut files = BTreeMap::new();
+        read_files(&output, &output, &mut files)?;
+        std::fs::remove_dir_all(&output)?;
+        Ok(Built { steps: progress::parse(&log), log, files })
+    }
+
+    /// Removes what builds of one case left in the builder: the steps that name its token, the blobs that are its own,
+    /// and what rests on these.
+    pub(crate) fn free(token: &str, blobs: &BTreeSet<String>) -> anyhow::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let _alone = RECORDS.write().unwrap_or_else(PoisonError::into_inner);
+        for attempt in 0..10 {
+            let ids = own(&runtime.block_on(builder::records())?, token, blobs);
+            if ids.is_empty() || runtime.block_on(builder::remove(&ids))?.is_empty() {
+                return Ok(());
+            }
+            // A build that has just ended may still hold its results.
+            thread::sleep(Duration::from_millis(100 << attempt.min(4)));
+        }
+        bail!("the builder keeps records of {token}")
+    }
+}
+
+fn own(records: &[Record], token: &str, blobs: &BTreeSet<String>) -> BTreeSet<String> {
+    let mut own = BTreeSet::new();
+    loop {
+        let before = own.len();
+        for record in records {
+            let is_imported = || record.description.split_whitespace().any(|word| blobs.contains(word));
+            if record.description.contains(token)
+                || is_imported()
+                || record.parents.iter().any(|parent| own.contains(parent))
+            {
+                own.insert(record.id.clone());
+            }
+        }
+        if own.len() == before {
+            return own;
+        }
+    }
+}
+
+impl Built {
+    /// Whether BuildKit had nothing to say against any cache.
+    pub(crate) fn imported_all(&self) -> bool {
+        !self.log.lines().any(|line| line.contains("ERROR") || line.contains("too large"))
+    }
+}
+
+fn read_files(root: &Path, dir: &Path, files: &mut BTreeMap<String, String>) -> anyhow::Result<()> {
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        let metadata = path.symlink_metadata()?;
+        let what = if metadata.is_symlink() {
+            format!("link to {}", path.read_link()?.display())
+        } else if metadata.is_dir() {
+            read_files(root, &path, files)?;
+            format!("directory {:o}", metadata.permissions().mode())
+        } else {
+            format!("{} {:o}", Digest::of(&std::fs::read(&path)?), metadata.permissions().mode())
+        };
+        files.insert(path.strip_prefix(root)?.to_string_lossy().into_owned(), what);
+    }
+    Ok(())
+}
+
+fn docker(arguments: &[&str]) -> Option<String> {
+    let output = Command::new("docker").args(arguments).stdin(Stdio::null()).output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+}

@@ -1,0 +1,268 @@
+//! What is done with one case.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::{self, Write as _};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use builder::{Case, Source};
+use jiff::Timestamp;
+use stoker::cache::{Cache, Limits};
+
+use crate::engine::{Built, Engine, Options};
+use crate::graph::{self, Graph};
+use crate::registry::Registry;
+
+/// How often the merged cache is cut.
+const CUTS: usize = 2;
+
+/// What the cases add up to.
+#[derive(Default)]
+pub(crate) struct Figures {
+    pub(crate) cases: usize,
+    pub(crate) time: Duration,
+    builds: usize,
+    steps: usize,
+    all: usize,
+    merged: usize,
+    pruned_steps: usize,
+    pruned: usize,
+    /// Steps that a pruned cache could have served all the same, because the merged one did.
+    missed: usize,
+}
+
+impl Figures {
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.cases += other.cases;
+        self.time += other.time;
+        self.builds += other.builds;
+        self.steps += other.steps;
+        self.all += other.all;
+        self.merged += other.merged;
+        self.pruned_steps += other.pruned_steps;
+        self.pruned += other.pruned;
+        self.missed += other.missed;
+    }
+}
+
+impl fmt::Display for Figures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} builds; of {} steps reused {} with all caches, {} with the merged; of {} with pruned ones {}, {} were dropped",
+            self.builds, self.steps, self.all, self.merged, self.pruned_steps, self.pruned, self.missed
+        )
+    }
+}
+
+/// A case, and where it is told.
+pub(crate) struct Stage<'a> {
+    case: &'a Case,
+    engine: &'a Engine,
+    pub(crate) registry: &'a Registry,
+    dir: &'a Path,
+    /// The blobs that belong to the case alone, each with its step's mark.
+    marks: BTreeMap<String, String>,
+    builds: usize,
+}
+
+impl<'a> Stage<'a> {
+    pub(crate) fn new(case: &'a Case, engine: &'a Engine, registry: &'a Registry, dir: &'a Path) -> Self {
+        Self { case, engine, registry, dir, marks: BTreeMap::new(), builds: 0 }
+    }
+
+    pub(crate) fn tag(&self, name: impl fmt::Display) -> String {
+        format!("{}-{name}", self.case.token)
+    }
+
+    /// Makes the builder forget the case.
+    pub(crate) fn free(&self) -> anyhow::Result<()> {
+        let blobs: BTreeSet<String> = self.marks.keys().cloned().collect();
+        Engine::free(&self.case.token, &blobs)
+    }
+
+    /// Builds with caches that all have to be imported.
+    pub(crate) fn build(
+        &mut self,
+        source: &Source,
+        imports: &[String],
+        export: Option<&str>,
+    ) -> anyhow::Result<Built> {
+        let built = self.attempt(source, imports, export)?;
+        ensure!(built.imported_all(), "a cache was not imported:\n{}", built.log);
+        Ok(built)
+    }
+
+    /// Builds; only the build has to succeed.
+    pub(crate) fn attempt(
+        &mut self,
+        source: &Source,
+        imports: &[String],
+        export: Option<&str>,
+    ) -> anyhow::Result<Built> {
+        let context = self.dir.join(format!("build-{}", self.builds));
+        self.builds += 1;
+        source.write(&context, &self.engine.base_image)?;
+        let imports: Vec<String> = imports.iter().map(|tag| self.registry.reference(tag)).collect();
+        let export = export.map(|tag| self.registry.reference(tag));
+        Engine::build(&context, &Options { imports: &imports, export, ..Options::default() })
+    }
+
+    /// Reads what a build exported, and learns which blobs are the case's.
+    pub(crate) fn exported(&mut self, tag: &str) -> anyhow::Result<Cache> {
+        let cache = self.registry.read(tag)?;
+        self.marks.extend(graph::marks(self.case, &cache, self.registry)?);
+        Ok(cache)
+    }
+}
+
+/// Builds the branches of a case, then its target with all of their caches, with the merged one, and with pruned ones.
+pub(crate) fn tell(seed: u64, engine: &Engine, registry: &Registry, dir: &Path) -> anyhow::Result<Figures> {
+    let case = Case::new(seed);
+    let mut stage = Stage::new(&case, engine, registry, dir);
+    stage.free()?;
+    let told = tell_on(&mut stage);
+    let freed = stage.free();
+    if told.is_err() {
+        return told.with_context(|| describe(&case));
+    }
+    freed?;
+    std::fs::remove_dir_all(dir)?;
+    told
+}
+
+fn describe(case: &Case) -> String {
+    let mut text = String::new();
+    for (number, branch) in case.branches.iter().enumerate() {
+        let (fresh, imports) = (branch.fresh, branch.imports);
+        let _ = writeln!(text, "branch {number}: fresh {fresh}, imports {imports}");
+    }
+    format!("{text}target: branches {:?}\n{}", case.target.merged, case.target.source.dockerfile("base"))
+}
+
+fn tell_on(stage: &mut Stage<'_>) -> anyhow::Result<Figures> {
+    let case = stage.case;
+    let mut random = case.random.clone();
+    let mut tags: Vec<String> = Vec::new();
+    let mut caches = Vec::new();
+    let mut files = Vec::new();
+    for (number, branch) in case.branches.iter().enumerate() {
+        if branch.fresh {
+            stage.free()?;
+        }
+        let tag = stage.tag(format!("branch-{number}"));
+        files.push(stage.build(&branch.source, &tags[..branch.imports], Some(&tag))?.files);
+        // Later than they were made, or that would be their last use.
+        let used = Timestamp::from_second(2_000_000_000 + i64::try_from(random.below(5))? * 1000)?;
+        caches.push(stage.exported(&tag)?.used_at(used));
+        tags.push(tag);
+    }
+    let source = &case.target.source;
+    let files = if let [branch] = case.target.merged[..] {
+        files.swap_remove(branch)
+    } else {
+        stage.free()?;
+        let cold = stage.build(source, &[], None)?;
+        ensure!(
+            cold.steps.ran.len() == source.layers(),
+            "the builder was not free of the case's records:\n{}",
+            cold.log
+        );
+        cold.files
+    };
+
+    stage.free()?;
+    let tag = stage.tag("target");
+    let all = stage.build(source, &tags, Some(&tag))?;
+    ensure!(all.files == files, "other files with all caches than without any");
+    let target = stage.exported(&tag)?;
+
+    stage.free()?;
+    let whole = Cache::merge(&caches);
+    let tag = stage.tag("merged");
+    stage.registry.write(&tag, &whole)?;
+    let merged = stage.build(source, &[tag], None)?;
+    ensure!(merged.files == files, "other files with the merged cache than without any");
+    let less = beyond(&merged, &all);
+    ensure!(
+        less.is_empty(),
+        "with the merged cache these ran, which all caches served: {less:#?}\nwith all caches:\n{}\nmerged:\n{}",
+        all.log,
+        merged.log
+    );
+
+    // BuildKit's log does not mention all that it reuses.
+    let steps = source.layers();
+    let mut figures = Figures {
+        cases: 1,
+        steps,
+        all: steps - all.steps.ran.len(),
+        merged: steps - merged.steps.ran.len(),
+        ..Figures::default()
+    };
+    let size = whole.serialise(BTreeMap::new()).size();
+    for cut in 0..CUTS {
+        // In parts of a thousand; the second cut goes by the size of what BuildKit reads first.
+        let part = random.between(0, 1000);
+        let limits = if cut == 0 {
+            // The base image is far larger than the steps.
+            let own = whole.blobs().filter(|blob| stage.marks.contains_key(blob.digest.as_str()));
+            let cut = own.map(|blob| blob.size).sum::<u64>() * part as u64 / 1000;
+            Limits { bytes: Some(whole.blob_bytes() - cut), ..Limits::default() }
+        } else {
+            Limits { bytes: None, size: size * (300 + part * 7 / 10) / 1000 }
+        };
+        let pruned = whole.prune(&limits).cache;
+        stage.free()?;
+        let tag = stage.tag(format!("pruned-{cut}"));
+        stage.registry.write(&tag, &pruned)?;
+        let built = stage.build(source, &[tag], None)?;
+        ensure!(built.files == files, "other files with a pruned cache than without any");
+        let missed = beyond(&built, &merged);
+        let explained = Explained { stage, whole: &whole, pruned: &pruned, target: &target };
+        explained.check(&missed).with_context(|| {
+            format!("pruned to {limits:?}\nmerged:\n{}\npruned:\n{}", merged.log, built.log)
+        })?;
+        figures.pruned_steps += steps;
+        figures.pruned += steps - built.steps.ran.len();
+        figures.missed += missed.len();
+    }
+    figures.builds = stage.builds;
+    Ok(figures)
+}
+
+/// The steps that ran in one build and not in the other.
+pub(crate) fn beyond(one: &Built, other: &Built) -> Vec<String> {
+    one.steps.ran.iter().filter(|step| !other.steps.ran.contains(step)).cloned().collect()
+}
+
+struct Explained<'a> {
+    stage: &'a Stage<'a>,
+    whole: &'a Cache,
+    pruned: &'a Cache,
+    target: &'a Cache,
+}
+
+impl Explained<'_> {
+    /// Each of these steps has to have a record that was dropped.
+    fn check(&self, missed: &[String]) -> anyhow::Result<()> {
+        let (whole, pruned) = (Graph::of(self.whole)?, Graph::of(self.pruned)?);
+        let target: BTreeSet<&str> = self.target.blobs().map(|blob| blob.digest.as_str()).collect();
+        for step in missed {
+            let mark = self.stage.case.marks(step).next_back().context("a step without a mark")?;
+            let of_step = |blob: &&String| self.stage.marks.get(*blob).is_some_and(|m| m == mark);
+            let all: BTreeSet<&String> = whole.records.values().flatten().filter(of_step).collect();
+            // Of several branches' layers, those that the target needs.
+            let needed: BTreeSet<&String> =
+                all.iter().copied().filter(|blob| target.contains(blob.as_str())).collect();
+            let blobs = if needed.is_empty() { all } else { needed };
+            let dropped = whole.records.iter().any(|(id, results)| {
+                results.iter().any(|blob| blobs.contains(blob))
+                    && pruned.records.get(id).is_none_or(|left| !results.is_subset(left))
+            });
+            ensure!(dropped, "{step} ran, although no record of it was dropped");
+        }
+        Ok(())
+    }
+}
