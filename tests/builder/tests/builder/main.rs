@@ -35,6 +35,8 @@ const MINISTACK: &str = "STOKER_TEST_MINISTACK";
 const DISTRIBUTION: &str = "STOKER_TEST_DOCKER_REGISTRY";
 
 const CASES: usize = 40;
+/// The cases of every run that asks for no others: what passed once must pass again. Other seeds are for exploring.
+const SEED: u64 = 2000;
 /// Builds wait for the registry and the engine as much as for a processor.
 const AT_ONCE: usize = 2;
 
@@ -78,9 +80,7 @@ fn run_in(dir: &Path, engine: &Engine) -> anyhow::Result<bool> {
     if registries.is_empty() {
         return Ok(good);
     }
-    let seed = number("STOKER_SEED")?.unwrap_or_else(|| {
-        std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_secs() % 1_000_000 * 1000
-    });
+    let seed = number("STOKER_SEED")?.unwrap_or(SEED);
     let cases = number("STOKER_CASES")?.map_or(Ok(CASES), usize::try_from)?;
     let names: Vec<&str> = registries.iter().map(|registry| registry.name).collect();
     println!("seed {seed}, {cases} cases, registries: {}", names.join(", "));

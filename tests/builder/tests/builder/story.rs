@@ -141,6 +141,18 @@ fn describe(case: &Case) -> String {
     format!("{text}target: branches {:?}\n{}", case.target.merged, case.target.source.dockerfile("base"))
 }
 
+/// Whether a log says that anything but a base image was cached. The number of steps that ran does not tell: BuildKit
+/// never mentions a linked copy onto nothing.
+fn reused_anything(log: &str) -> bool {
+    let bases: Vec<&str> = log
+        .lines()
+        .filter(|line| line.contains("] FROM "))
+        .filter_map(|line| line.split(' ').next())
+        .collect();
+    let mut cached = log.lines().filter_map(|line| line.strip_suffix(" CACHED"));
+    cached.any(|vertex| !bases.contains(&vertex))
+}
+
 fn tell_on(stage: &mut Stage<'_>) -> anyhow::Result<Figures> {
     let case = stage.case;
     let mut random = case.random.clone();
@@ -164,11 +176,7 @@ fn tell_on(stage: &mut Stage<'_>) -> anyhow::Result<Figures> {
     } else {
         stage.free()?;
         let cold = stage.build(source, &[], None)?;
-        ensure!(
-            cold.steps.ran.len() == source.layers(),
-            "the builder was not free of the case's records:\n{}",
-            cold.log
-        );
+        ensure!(!reused_anything(&cold.log), "the builder was not free of the case's records:\n{}", cold.log);
         cold.files
     };
 
