@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use futures_util::future::try_join_all;
 use jiff::Timestamp;
 
 use crate::error::CallError;
@@ -178,4 +179,17 @@ pub trait Publish {
 pub trait ReadSecrets {
     /// Every secret that is valid now.
     async fn webhook_secrets(&self) -> Result<Vec<Vec<u8>>, CallError>;
+}
+
+/// How many images one request may name.
+pub(crate) const IMAGES_PER_CALL: usize = 100;
+
+/// Reads images under any number of tags, as many at once as the registry answers.
+pub(crate) async fn read_images(
+    ports: &impl ReadImages,
+    repository: &CacheRepository,
+    tags: &[Tag],
+) -> Result<Vec<Option<Image>>, CallError> {
+    let pages = tags.chunks(IMAGES_PER_CALL).map(|tags| ports.images(repository, tags));
+    Ok(try_join_all(pages).await?.into_iter().flatten().collect())
 }

@@ -14,7 +14,7 @@ use crate::event::Event;
 use crate::handout::{Handed, importable};
 use crate::names::{CacheRepository, Commit, Digest, Line, ProjectName, Repository, Scope, Tag, TagKind};
 use crate::policy::{Policy, Project};
-use crate::ports::{Build, BuildStatus, Image, ReadBlobs, ReadBuilds, ReadImages, WriteImages};
+use crate::ports::{Build, BuildStatus, Image, ReadBlobs, ReadBuilds, ReadImages, WriteImages, read_images};
 use crate::provenance::{Built, Provenance};
 
 /// The ports that promotion needs.
@@ -155,8 +155,6 @@ impl Error {
 /// The answer to one hint: what came of it for each line that it touches.
 pub type Answer = Result<Vec<Outcome>, Arc<Error>>;
 
-/// How many images one request may name.
-const IMAGES_PER_CALL: usize = 100;
 /// A push lists at most a few thousand commits; the caches that matter are of its newest.
 const MAX_COMMITS: usize = 90;
 
@@ -455,16 +453,6 @@ fn within(cache: &Cache, limits: &Limits, line: &Line, repository: &CacheReposit
 struct Content {
     manifest: Manifest,
     cache: Cache,
-}
-
-/// Reads images under any number of tags, as many at once as the registry answers.
-async fn read_images(
-    ports: &impl ReadImages,
-    repository: &CacheRepository,
-    tags: &[Tag],
-) -> Result<Vec<Option<Image>>, CallError> {
-    let pages = tags.chunks(IMAGES_PER_CALL).map(|tags| ports.images(repository, tags));
-    Ok(try_join_all(pages).await?.into_iter().flatten().collect())
 }
 
 /// Reads an image's cache; the inner error says why it is none that BuildKit would import.

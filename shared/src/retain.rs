@@ -14,7 +14,9 @@ use crate::error::CallError;
 use crate::handout::Handed;
 use crate::names::{CacheRepository, Commit, Digest, LineKey, Scope, Tag, TagKind};
 use crate::policy::{Mode, Project};
-use crate::ports::{BuildStatus, Catalogue, ListedImage, ReadBuilds, ReadImages};
+use crate::ports::{
+    BuildStatus, Catalogue, IMAGES_PER_CALL, ListedImage, ReadBuilds, ReadImages, read_images,
+};
 use crate::provenance::Provenance;
 
 /// A line whose branch or pull request is gone.
@@ -223,9 +225,6 @@ fn is_commit(tag: &str) -> bool {
     matches!(Tag::parse(tag), Some((_, TagKind::Commit(_))))
 }
 
-/// How many images one request may name.
-const IMAGES_PER_CALL: usize = 100;
-
 /// Reads what the planner needs to know of a repository.
 ///
 /// Running builds are read last: a cache handed out while the images were being listed is then known as leased.
@@ -244,15 +243,11 @@ pub async fn observe(
             _ => None,
         })
         .collect();
-    let pages =
-        try_join_all(on_lines.chunks(IMAGES_PER_CALL).map(|tags| ports.images(repository, tags))).await?;
-    let heads =
-        pages.into_iter().flatten().flatten().filter_map(|image| match cache::classify(&image.manifest) {
-            Kind::Cache(manifest) => {
-                Some((image.digest, Provenance::read(&manifest.annotations).built?.commit))
-            }
-            Kind::Other { .. } => None,
-        });
+    let on_lines = read_images(ports, repository, &on_lines).await?;
+    let heads = on_lines.into_iter().flatten().filter_map(|image| match cache::classify(&image.manifest) {
+        Kind::Cache(manifest) => Some((image.digest, Provenance::read(&manifest.annotations).built?.commit)),
+        Kind::Other { .. } => None,
+    });
     let heads = heads.collect();
     let builds = try_join_all(projects.iter().map(|project| ports.recent(&project.name))).await?;
     let leased = builds
