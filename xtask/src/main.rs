@@ -5,6 +5,7 @@ mod aws;
 mod check;
 mod demo;
 mod deployed;
+mod fuzz;
 mod process;
 mod stack;
 mod test;
@@ -35,6 +36,8 @@ enum Chore {
     Demo(demo::Args),
     /// Runs all tests, those against a deployed stack included
     Test(test::Args),
+    /// Fuzzes the parsers of all that comes from outside
+    Fuzz(fuzz::Args),
     /// Checks what needs no running stack: formatting, lints, the template, dependencies
     Check(check::Args),
     /// Starts a local AWS and deploys Stoker to it; `down` ends it
@@ -90,6 +93,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.chore {
         Chore::Demo(args) => demo::run(&args),
         Chore::Test(args) => test::run(&args),
+        Chore::Fuzz(args) => fuzz::run(&args),
         Chore::Check(args) => check::run(&args),
         Chore::Up(args) => up(&args),
         Chore::Deploy(args) => {

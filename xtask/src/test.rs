@@ -1,4 +1,4 @@
-//! Every test: those that need only cargo, the cache algebra on the real builder, then what is deployed, then the story
+//! Every test: those that need only cargo, the fuzz targets, the cache algebra on the real builder, then what is deployed, then the story
 //! on the real builder.
 
 use std::env;
@@ -8,17 +8,14 @@ use std::time::Instant;
 
 use anyhow::{Context as _, bail, ensure};
 
-use crate::{demo, deployed, process, stack, tools};
+use crate::{demo, deployed, fuzz, process, stack, tools};
 
 /// What the tests can be asked.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Only what needs neither a deployed stack nor a builder
+    /// Only what needs no tools but cargo: units, properties, stories
     #[arg(long)]
     fast: bool,
-    /// Also the generated cases of the cache algebra on a real builder: some eight minutes
-    #[arg(long)]
-    generated: bool,
 }
 
 /// Runs the tests.
@@ -29,14 +26,15 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     ensure!(status.context("cannot run cargo")?.success(), "cargo test failed");
     println!("   {} s", begun.elapsed().as_secs());
     if args.fast {
-        println!("SKIPPED, as --fast asks: the deployed stack, and all that needs a builder");
+        println!("SKIPPED, as --fast asks: fuzzing, the deployed stack, and all that needs a builder");
         return Ok(());
     }
 
-    if args.generated {
-        println!("== the cache algebra on a real builder");
-        on_a_builder()?;
-    }
+    println!("== the parsers, fuzzed for a minute each");
+    fuzz::run(&fuzz::Args::a_minute())?;
+
+    println!("== the cache algebra on a real builder");
+    on_a_builder()?;
 
     println!("== the built functions");
     stack::build()?;

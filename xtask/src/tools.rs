@@ -34,6 +34,9 @@ const CHECK: Toolset = Toolset {
     requirements: include_str!("../requirements-check.txt"),
 };
 
+/// The version of cargo-fuzz.
+const CARGO_FUZZ: &str = "0.13.2";
+
 /// The oldest Python that the local AWS runs on.
 const OLDEST_PYTHON: (u32, u32) = (3, 10);
 
@@ -47,6 +50,20 @@ pub(crate) fn install() -> anyhow::Result<()> {
 pub(crate) fn install_for_check() -> anyhow::Result<PathBuf> {
     CHECK.install()?;
     Ok(CHECK.bin())
+}
+
+/// `cargo fuzz`, which is compiled unless it is there.
+pub(crate) fn cargo_fuzz() -> anyhow::Result<PathBuf> {
+    let root = crate::home().join(format!("cargo-fuzz-{CARGO_FUZZ}"));
+    let program = root.join("bin/cargo-fuzz");
+    if !program.is_file() {
+        println!("installing cargo-fuzz into {}", root.display());
+        let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        command.args(["install", "cargo-fuzz", "--locked", "--version", CARGO_FUZZ, "--root"]).arg(&root);
+        let log = crate::home().join("logs/install-cargo-fuzz.log");
+        process::run(&mut command, "installing", &log, |_| None)?;
+    }
+    Ok(program)
 }
 
 /// Where the local AWS is.

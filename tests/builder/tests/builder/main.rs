@@ -1,7 +1,7 @@
 //! The cache algebra against the real `BuildKit`: what merged caches serve, what pruned ones still serve, and that a
 //! build never fails because of either.
 //!
-//! `cargo xtask test --generated` runs it. `STOKER_SEED` and `STOKER_CASES` choose the cases; case n of a seed is the first of
+//! `cargo xtask test` runs it. `STOKER_SEED` and `STOKER_CASES` choose the cases; case n of a seed is the first of
 //! the seed plus n.
 #![allow(
     clippy::print_stdout,
@@ -43,7 +43,7 @@ const AT_ONCE: usize = 2;
 fn main() -> ExitCode {
     if env::var_os(MINISTACK).is_none() && env::var_os(DISTRIBUTION).is_none() {
         println!(
-            "SKIPPED: the cache algebra on a real builder; `cargo xtask test --generated` runs it, with registries"
+            "SKIPPED: the cache algebra on a real builder; `cargo xtask test` runs it, with registries"
         );
         return ExitCode::SUCCESS;
     }
