@@ -4,7 +4,6 @@
 mod args;
 mod auth;
 mod cache;
-mod contents;
 mod problem;
 mod progress;
 mod reference;

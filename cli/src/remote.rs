@@ -18,9 +18,10 @@ use crate::progress::{Progress, Unit};
 use crate::reference::{Reference, Version};
 use crate::text;
 
-/// The size at which the specification lets registries refuse a manifest. BuildKit refuses a quarter of it.
+/// The size at which the specification lets registries refuse a manifest. BuildKit refuses a quarter of it: such a cache
+/// can still be pruned.
 const MANIFEST_LIMIT: usize = 4 << 20;
-/// The size up to which a config is read: one too large for BuildKit can still be pruned.
+/// The size up to which a config is read, for the same reason.
 const CONFIG_LIMIT: usize = 16 << 20;
 const INDEXES: [&str; 2] =
     ["application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json"];
@@ -110,7 +111,7 @@ pub(crate) async fn find(remotes: &Remotes, reference: &Reference) -> Result<Opt
 
 /// The manifest of a cache in what was found.
 pub(crate) fn manifest_of(found: &Found) -> Result<Manifest, Problem> {
-    match cache::classify(&found.bytes) {
+    match cache::classify_within(&found.bytes, MANIFEST_LIMIT) {
         Kind::Cache(manifest) => Ok(manifest),
         Kind::Other { why } => Err(Problem::no(
             format!("{} is not a cache that BuildKit would import: {}", found.reference, text::plain(&why)),

@@ -56,11 +56,11 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     Ok(bytes)
 }
 
-/// How long ago something was: `3 min ago`. Go's zero time, and any other before computers, is `unknown`.
-pub(crate) fn ago(now: Timestamp, then: Timestamp) -> String {
+/// How long ago something was: `3 min ago`. A time before computers is as good as none.
+pub(crate) fn ago(now: Timestamp, then: Option<Timestamp>, none: &str) -> String {
+    let Some(then) = then.filter(|then| then.as_second() > 0) else { return none.to_owned() };
     let seconds = now.as_second() - then.as_second();
     match seconds {
-        _ if then.as_second() <= 0 => "unknown".to_owned(),
         ..0 => "in the future".to_owned(),
         0..60 => format!("{seconds} s ago"),
         60..7_200 => format!("{} min ago", seconds / 60),
@@ -168,10 +168,11 @@ mod tests {
             ("2026-11-20T10:00:00Z", "24 h ago"),
             ("2026-11-01T10:00:00Z", "20 days ago"),
             ("2026-11-22T10:00:00Z", "in the future"),
-            ("0001-01-01T00:00:00Z", "unknown"),
+            ("0001-01-01T00:00:01Z", "unknown"),
         ] {
-            assert_eq!(ago(now, then.parse().unwrap()), text);
+            assert_eq!(ago(now, Some(then.parse().unwrap()), "unknown"), text);
         }
+        assert_eq!(ago(now, None, "-"), "-");
     }
 
     #[test]

@@ -1,12 +1,10 @@
 //! `stoker cache diff`: why one cache serves a build and the other does not.
 
-use std::collections::BTreeMap;
-
-use serde::Serialize;
-use stoker::names::Digest;
+use serde_json::{Value, json};
+use stoker::cache::{Cache, Diff, Side};
 
 use crate::Answer;
-use crate::contents::{Contents, Key, Step, bytes_of};
+use crate::cache::Amount;
 use crate::problem::Problem;
 use crate::reference::Reference;
 use crate::remote::{Remotes, read_all};
@@ -36,97 +34,48 @@ pub(crate) async fn run(args: &Args) -> Result<Answer, Problem> {
     let [a, b] = held.as_slice() else {
         return Err(Problem::failed("two caches were asked for, and not two read", "report this"));
     };
-    let comparison = compare(&Contents::of(&a.cache), &Contents::of(&b.cache));
+    let comparison = Comparison::of(&a.cache, &b.cache);
     let text = if args.json {
-        super::to_json(&comparison)
+        super::to_json(&comparison.json())
     } else {
         render(&args.a.to_string(), &args.b.to_string(), &comparison)
     };
-    Ok(Answer { text, is_yes: comparison.is_same() })
+    Ok(Answer { text, is_yes: comparison.diff.is_empty() })
 }
 
 /// Two caches beside each other.
-#[derive(Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
 struct Comparison {
     in_both: Amount,
-    only_in_a: Side,
-    only_in_b: Side,
-    /// Keys that both have, but for which each remembers other results.
-    same_key_other_result: usize,
-}
-
-#[derive(Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Amount {
-    steps: usize,
-    bytes: u64,
-}
-
-/// What only one of them has.
-#[derive(Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Side {
-    #[serde(flatten)]
-    amount: Amount,
-    /// Files, base images and other sources that only this one knows.
-    sources: usize,
-    /// Instructions that only this one knows, although both know all that they were run on.
-    instructions: usize,
-    /// Keys that only this one has, whatever for.
-    keys: usize,
-    steps_by_size: Vec<Step>,
+    /// Ours is what only A has, theirs what only B has.
+    diff: Diff,
 }
 
 impl Comparison {
-    fn is_same(&self) -> bool {
-        self.only_in_a.keys == 0
-            && self.only_in_b.keys == 0
-            && self.only_in_a.amount.steps == 0
-            && self.only_in_b.amount.steps == 0
-            && self.same_key_other_result == 0
+    fn of(a: &Cache, b: &Cache) -> Self {
+        Self { in_both: Amount::in_both(&a.steps(), &b.steps()), diff: a.diff(b) }
     }
-}
 
-fn compare(a: &Contents, b: &Contents) -> Comparison {
-    let both: Vec<&Step> =
-        a.steps.iter().filter(|(id, _)| b.steps.contains_key(id)).map(|(_, step)| step).collect();
-    let other_results = a.keys.iter().filter(|(id, key)| {
-        // One that holds more than the other is no contradiction; two that share nothing are.
-        b.keys.get(id).is_some_and(|other| {
-            !key.steps.is_empty() && !other.steps.is_empty() && key.steps.is_disjoint(&other.steps)
-        })
-    });
-    Comparison {
-        same_key_other_result: other_results.count(),
-        in_both: Amount { steps: both.len(), bytes: bytes_of(both.into_iter()) },
-        only_in_a: side(a, b),
-        only_in_b: side(b, a),
-    }
-}
-
-fn side(ours: &Contents, theirs: &Contents) -> Side {
-    let mut steps: Vec<&Step> =
-        ours.steps.iter().filter(|(id, _)| !theirs.steps.contains_key(id)).map(|(_, step)| step).collect();
-    steps.sort_by_key(|step| std::cmp::Reverse(step.size));
-    let keys: BTreeMap<&Digest, &Key> =
-        ours.keys.iter().filter(|(id, _)| !theirs.keys.contains_key(id)).collect();
-    let sources = keys.values().filter(|key| key.inputs.is_empty()).count();
-    let is_first = |key: &&&Key| {
-        !key.inputs.is_empty() && key.inputs.iter().all(|input| theirs.keys.contains_key(input))
-    };
-    Side {
-        amount: Amount { steps: steps.len(), bytes: bytes_of(steps.iter().copied()) },
-        sources,
-        instructions: keys.values().filter(is_first).count(),
-        keys: keys.len(),
-        steps_by_size: steps.into_iter().cloned().collect(),
+    /// Results are those of keys that both have.
+    fn json(&self) -> Value {
+        let side = |side: &Side| {
+            let Amount { steps, bytes } = Amount::of(&side.steps);
+            json!({
+                "steps": steps,
+                "bytes": bytes,
+                "sources": side.sources,
+                "instructions": side.instructions,
+                "keys": side.records,
+                "results": side.results,
+                "stepsBySize": side.steps,
+            })
+        };
+        json!({"inBoth": self.in_both, "onlyInA": side(&self.diff.ours), "onlyInB": side(&self.diff.theirs)})
     }
 }
 
 fn render(a: &str, b: &str, comparison: &Comparison) -> String {
     let mut text = format!("A  {a}\nB  {b}\n\n");
-    if comparison.is_same() {
+    if comparison.diff.is_empty() {
         let Amount { steps, bytes } = &comparison.in_both;
         return text + &format!("They hold the same: {}, {}.\n", count(*steps, "step"), size(*bytes));
     }
@@ -138,23 +87,23 @@ fn render(a: &str, b: &str, comparison: &Comparison) -> String {
         &[
             vec![String::new(), "STEPS".to_owned(), "SIZE".to_owned()],
             row("in both", &comparison.in_both),
-            row("only in A", &comparison.only_in_a.amount),
-            row("only in B", &comparison.only_in_b.amount),
+            row("only in A", &Amount::of(&comparison.diff.ours.steps)),
+            row("only in B", &Amount::of(&comparison.diff.theirs.steps)),
         ],
     );
     text += "\nWhere they part:\n";
-    for reason in reasons(comparison) {
+    for reason in reasons(&comparison.diff) {
         text += &format!("  - {reason}\n");
     }
-    text + &next(a, b, comparison)
+    text + &next(a, b, &comparison.diff)
 }
 
-fn reasons(comparison: &Comparison) -> Vec<String> {
-    let (a, b) = (&comparison.only_in_a, &comparison.only_in_b);
+fn reasons(diff: &Diff) -> Vec<String> {
+    let (a, b) = (&diff.ours, &diff.theirs);
     let mut reasons = Vec::new();
     for (name, less, more) in [("A", a, b), ("B", b, a)] {
-        if less.keys == 0 && less.amount.steps == 0 && more.keys > 0 {
-            let keys = count(more.keys, "key");
+        if less.is_empty() && more.records > 0 {
+            let keys = count(more.records, "key");
             return vec![format!(
                 "{name} lacks {keys} of the other: it has seen fewer builds, or was pruned."
             )];
@@ -174,11 +123,11 @@ fn reasons(comparison: &Comparison) -> Vec<String> {
             a.instructions, b.instructions
         ));
     }
-    if comparison.same_key_other_result > 0 {
+    if a.results > 0 && b.results > 0 {
         reasons.push(format!(
-            "{} on the same sources with other results: both builds ran them, because neither could read what the \
-             other had exported.",
-            count(comparison.same_key_other_result, "same instruction")
+            "the same instructions on the same sources with other results: {} only in A, {} only in B. Both builds ran \
+             them, because neither could read what the other had exported.",
+            a.results, b.results
         ));
     }
     if reasons.is_empty() {
@@ -187,22 +136,23 @@ fn reasons(comparison: &Comparison) -> Vec<String> {
     reasons
 }
 
-fn next(a: &str, b: &str, comparison: &Comparison) -> String {
-    match (comparison.only_in_a.keys, comparison.only_in_b.keys) {
-        (0, 0) => String::new(),
-        (0, _) => "\nB has every key of A: a build that reads B needs no A.\n".to_owned(),
-        (_, 0) => "\nA has every key of B: a build that reads A needs no B.\n".to_owned(),
-        _ => format!("\nOne cache that serves both: stoker cache merge {a} {b} --into ...\n"),
+fn next(a: &str, b: &str, diff: &Diff) -> String {
+    if diff.ours.is_empty() {
+        "\nB has all of A: a build that reads B needs no A.\n".to_owned()
+    } else if diff.theirs.is_empty() {
+        "\nA has all of B: a build that reads A needs no B.\n".to_owned()
+    } else {
+        format!("\nOne cache that serves both: stoker cache merge {a} {b} --into ...\n")
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::contents::tests::cache;
+    use crate::cache::tests::cache;
 
     fn told(a: &[&str], b: &[&str]) -> String {
-        render("a", "b", &compare(&Contents::of(&cache(a)), &Contents::of(&cache(b))))
+        render("a", "b", &Comparison::of(&cache(a), &cache(b)))
     }
 
     #[test]
@@ -228,7 +178,7 @@ Where they part:
     #[test]
     fn the_same_and_the_contained_are_told() {
         assert!(told(&["a", "b"], &["b", "a"]).contains("They hold the same: 2 steps"));
-        assert!(told(&["a"], &["b", "a"]).contains("B has every key of A"));
-        assert!(told(&["a", "b"], &["b"]).contains("A has every key of B"));
+        assert!(told(&["a"], &["b", "a"]).contains("B has all of A"));
+        assert!(told(&["a", "b"], &["b"]).contains("A has all of B"));
     }
 }

@@ -4,18 +4,15 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde::Serialize;
-use stoker::cache::IMPORT_LIMIT;
+use stoker::cache::{IMPORT_LIMIT, SAFE_SIZE, Step};
 use stoker::names::Digest;
 
 use crate::Answer;
-use crate::contents::{Contents, Step, bytes_of};
+use crate::cache::{Amount, ROWS};
 use crate::problem::Problem;
 use crate::reference::Reference;
 use crate::remote::{Held, Remotes, read_all};
 use crate::text::{Align, ago, count, percent, plain, size, table};
-
-/// Rows of steps that a person reads without scrolling.
-const ROWS: usize = 15;
 
 /// Shows what is in caches: steps, sizes, ages, what they share, and how near BuildKit's import limit they are
 #[derive(Debug, clap::Args)]
@@ -98,32 +95,18 @@ struct OneStep {
 struct Shared {
     a: usize,
     b: usize,
-    steps: usize,
-    bytes: u64,
-}
-
-/// What a report needs of a cache.
-struct Facts<'a> {
-    held: &'a Held,
-    contents: Contents,
+    #[serde(flatten)]
+    amount: Amount,
 }
 
 impl Report {
     fn of(held: &[Held]) -> Self {
-        let facts: Vec<Facts<'_>> =
-            held.iter().map(|held| Facts { held, contents: Contents::of(&held.cache) }).collect();
-        let caches = facts.iter().enumerate().map(|(place, fact)| One::of(place, fact, &facts)).collect();
+        let all: Vec<_> = held.iter().map(|held| held.cache.steps()).collect();
+        let caches = held.iter().enumerate().map(|(place, held)| One::of(place, held, &all)).collect();
         let mut shared = Vec::new();
-        for (a, ours) in facts.iter().enumerate() {
-            for (b, theirs) in facts.iter().enumerate().skip(a + 1) {
-                let steps: Vec<&Step> = ours
-                    .contents
-                    .steps
-                    .iter()
-                    .filter(|(id, _)| theirs.contents.steps.contains_key(id))
-                    .map(|(_, step)| step)
-                    .collect();
-                shared.push(Shared { a, b, steps: steps.len(), bytes: bytes_of(steps.into_iter()) });
+        for (a, ours) in all.iter().enumerate() {
+            for (b, theirs) in all.iter().enumerate().skip(a + 1) {
+                shared.push(Shared { a, b, amount: Amount::in_both(ours, theirs) });
             }
         }
         Self { caches, shared }
@@ -131,25 +114,20 @@ impl Report {
 }
 
 impl One {
-    fn of(place: usize, fact: &Facts<'_>, all: &[Facts<'_>]) -> Self {
-        let Facts { held, contents } = fact;
-        let others = |id: &Digest| {
-            let has = |(other, fact): (usize, &Facts<'_>)| {
-                (other != place && fact.contents.steps.contains_key(id)).then_some(other)
-            };
-            all.iter().enumerate().filter_map(has).collect()
-        };
-        let steps = contents.steps.iter();
+    fn of(place: usize, held: &Held, all: &[BTreeMap<Digest, Step>]) -> Self {
+        let others =
+            |id| (0..all.len()).filter(|&other| other != place && all[other].contains_key(id)).collect();
+        let steps = all[place].iter();
         let mut steps: Vec<OneStep> =
             steps.map(|(id, step)| OneStep { step: step.clone(), also_in: others(id) }).collect();
-        steps.sort_by_key(|OneStep { step, .. }| std::cmp::Reverse((step.size, step.made)));
+        steps.sort_by_key(|OneStep { step, .. }| std::cmp::Reverse((step.bytes, step.made_at)));
         let part = |bytes| Part { bytes, import_limit: IMPORT_LIMIT };
         Self {
             reference: held.reference.to_string(),
             digest: held.digest.clone(),
-            bytes: contents.bytes(),
-            blobs: contents.blobs.len(),
-            keys: contents.keys.len(),
+            bytes: held.cache.blob_bytes(),
+            blobs: held.cache.blobs().len(),
+            keys: held.cache.records(),
             config: part(held.config_size),
             manifest: part(held.manifest_size),
             is_index: held.is_index,
@@ -201,12 +179,13 @@ fn summary(cache: &One, now: Timestamp) -> String {
             ),
         ),
     ];
-    let made = cache.steps.iter().map(|step| step.step.made);
-    if let (Some(oldest), Some(newest)) = (made.clone().min(), made.max()) {
-        rows.push(("made", format!("newest step {}, oldest {}", ago(now, newest), ago(now, oldest))));
+    let made = cache.steps.iter().filter_map(|step| step.step.made_at);
+    if let oldest @ Some(_) = made.clone().min() {
+        let [newest, oldest] = [made.max(), oldest].map(|made| ago(now, made, "unknown"));
+        rows.push(("made", format!("newest step {newest}, oldest {oldest}")));
     }
     let limit = |part: &Part| percent(part.bytes, part.import_limit as u64);
-    let near = cache.config.bytes.max(cache.manifest.bytes) > stoker::cache::SAFE_SIZE as u64;
+    let near = cache.config.bytes.max(cache.manifest.bytes) > SAFE_SIZE as u64;
     let warning = if near { ": too near, prune it" } else { "" };
     rows.push((
         "import",
@@ -227,7 +206,7 @@ fn summary(cache: &One, now: Timestamp) -> String {
 }
 
 fn steps(cache: &One, now: Timestamp, rows: usize, is_one: bool) -> String {
-    let is_used = cache.steps.iter().any(|step| step.step.used.is_some());
+    let is_used = cache.steps.iter().any(|step| step.step.used_at.is_some());
     let mut head = vec!["STEP", "SIZE", "MADE"];
     let mut align = vec![Align::Left, Align::Right, Align::Right];
     if is_used {
@@ -240,9 +219,10 @@ fn steps(cache: &One, now: Timestamp, rows: usize, is_one: bool) -> String {
     }
     let mut lines = vec![head.into_iter().map(str::to_owned).collect::<Vec<_>>()];
     for OneStep { step, also_in } in cache.steps.iter().take(rows) {
-        let mut line = vec![step.blob.short().to_owned(), size(step.size), ago(now, step.made)];
+        let made = ago(now, step.made_at, "unknown");
+        let mut line = vec![step.blob.short().to_owned(), size(step.bytes), made];
         if is_used {
-            line.push(step.used.map_or_else(|| "-".to_owned(), |used| ago(now, used)));
+            line.push(ago(now, step.used_at, "-"));
         }
         if !is_one {
             line.push(also_in.iter().map(|&place| letter(place)).collect::<Vec<_>>().join(" "));
@@ -253,7 +233,7 @@ fn steps(cache: &One, now: Timestamp, rows: usize, is_one: bool) -> String {
     let left = cache.steps.len().saturating_sub(rows);
     if left > 0 {
         let bytes =
-            cache.steps.iter().skip(rows).fold(0, |sum: u64, step| sum.saturating_add(step.step.size));
+            cache.steps.iter().skip(rows).fold(0, |sum: u64, step| sum.saturating_add(step.step.bytes));
         text += &format!(
             "  and {} of {} together: see them with --all\n",
             count(left, "smaller step"),
@@ -267,7 +247,7 @@ fn sharing(report: &Report) -> String {
     let head = ["SHARED", "STEPS", "SIZE"].map(str::to_owned).to_vec();
     let line = |shared: &Shared| {
         let pair = format!("{} and {}", letter(shared.a), letter(shared.b));
-        vec![pair, shared.steps.to_string(), size(shared.bytes)]
+        vec![pair, shared.amount.steps.to_string(), size(shared.amount.bytes)]
     };
     let lines: Vec<_> = std::iter::once(head).chain(report.shared.iter().map(line)).collect();
     table("", &[Align::Left, Align::Right, Align::Right], &lines)
@@ -276,7 +256,7 @@ fn sharing(report: &Report) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::contents::tests::cache;
+    use crate::cache::tests::cache;
 
     fn held(tag: &str, steps: &[&str]) -> Held {
         Held {

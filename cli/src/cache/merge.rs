@@ -6,8 +6,8 @@ use stoker::cache::{Cache, IMPORT_LIMIT, SAFE_SIZE, Serialised};
 use stoker::names::Digest;
 
 use crate::Answer;
-use crate::cache::prune::{ROWS, to_budget};
-use crate::contents::{Contents, bytes_of};
+use crate::cache::prune::to_budget;
+use crate::cache::{Amount, ROWS};
 use crate::problem::Problem;
 use crate::reference::Reference;
 use crate::remote::{self, Held, Remotes, read_all};
@@ -65,7 +65,7 @@ pub(crate) async fn run(args: &Args) -> Result<Answer, Problem> {
 /// BuildKit notes in no export when its steps were used: the build that exported it used them all, and when its newest
 /// step was made it ran. So pruning knows later what is still of use.
 fn with_use_noted(cache: &Cache) -> Cache {
-    let is_noted = Contents::of(cache).steps.values().any(|step| step.used.is_some());
+    let is_noted = cache.steps().values().any(|step| step.used_at.is_some());
     match cache.newest().filter(|_| !is_noted) {
         Some(newest) => cache.used_at(newest),
         None => cache.clone(),
@@ -130,8 +130,7 @@ enum Replaced {
     /// A cache of this digest, of whose steps the new one lacks some.
     Cache {
         digest: Digest,
-        lost: usize,
-        lost_bytes: u64,
+        lost: Amount,
     },
 }
 
@@ -141,12 +140,11 @@ impl Replaced {
         match self {
             Self::Nothing | Self::Same => String::new(),
             Self::Unreadable => format!("  {verb} a cache that BuildKit could not import\n"),
-            Self::Cache { digest, lost: 0, .. } => {
+            Self::Cache { digest, lost: Amount { steps: 0, .. } } => {
                 format!("  {verb} {digest}, every step of which it has\n")
             }
-            Self::Cache { digest, lost, lost_bytes } => {
-                let lost = count(*lost, "step");
-                format!("  {verb} {digest}, and lacks {lost} of it ({})\n", size(*lost_bytes))
+            Self::Cache { digest, lost: Amount { steps, bytes } } => {
+                format!("  {verb} {digest}, and lacks {} of it ({})\n", count(*steps, "step"), size(*bytes))
             }
         }
     }
@@ -171,10 +169,8 @@ async fn replaced(
     }
     match remote::open(remotes, found).await {
         Ok(held) => {
-            let (old, new) = (Contents::of(&held.cache), Contents::of(cache));
-            let lost =
-                || old.steps.iter().filter(|(id, _)| !new.steps.contains_key(id)).map(|(_, step)| step);
-            Ok(Replaced::Cache { digest: old_digest, lost: lost().count(), lost_bytes: bytes_of(lost()) })
+            let lost = Amount::of(&held.cache.diff(cache).ours.steps);
+            Ok(Replaced::Cache { digest: old_digest, lost })
         }
         Err(problem) if problem.is_no() => Ok(Replaced::Unreadable),
         Err(problem) => Err(problem),
@@ -182,29 +178,27 @@ async fn replaced(
 }
 
 fn what_was_read(sources: &[Held], cache: &Cache) -> String {
-    let all: Vec<Contents> = sources.iter().map(|held| Contents::of(&held.cache)).collect();
+    let all: Vec<_> = sources.iter().map(|held| held.cache.steps()).collect();
     let mut text = String::new();
-    for (place, (held, contents)) in sources.iter().zip(&all).enumerate() {
+    for (place, (held, steps)) in sources.iter().zip(&all).enumerate() {
         let others = all.iter().enumerate().filter(|(other, _)| *other != place);
-        let elsewhere: BTreeSet<&Digest> = others.flat_map(|(_, other)| other.steps.keys()).collect();
-        let own = contents.steps.keys().filter(|step| !elsewhere.contains(step)).count();
-        let steps = count(contents.steps.len(), "step");
+        let elsewhere: BTreeSet<&Digest> = others.flat_map(|(_, other)| other.keys()).collect();
+        let own = steps.keys().filter(|step| !elsewhere.contains(step)).count();
+        let steps = count(steps.len(), "step");
         text += &format!("read {}: {steps}, {own} of them only here\n", held.reference);
     }
-    let merged = Contents::of(cache);
-    text + &format!("together {}, {}\n", count(merged.steps.len(), "step"), size(merged.bytes()))
+    text + &format!("together {}, {}\n", count(cache.steps().len(), "step"), size(cache.blob_bytes()))
 }
 
 fn what_was_written(cache: &Cache, serialised: &Serialised) -> String {
-    let contents = Contents::of(cache);
     let limit = IMPORT_LIMIT as u64;
     let warning = if serialised.size() > SAFE_SIZE { ": near, keep it smaller with --budget" } else { "" };
     format!(
         "  digest {}\n  {}, {} in {}\n  config {}, manifest {}: {} of BuildKit's import limit{warning}\n",
         serialised.manifest_digest,
-        count(contents.steps.len(), "step"),
-        size(contents.bytes()),
-        count(contents.blobs.len(), "blob"),
+        count(cache.steps().len(), "step"),
+        size(cache.blob_bytes()),
+        count(cache.blobs().len(), "blob"),
         size(serialised.config.len() as u64),
         size(serialised.manifest.len() as u64),
         percent(serialised.size() as u64, limit),

@@ -7,14 +7,11 @@ use stoker::cache::{Cache, Limits, Pruned};
 
 use crate::Answer;
 use crate::cache::merge::{must_be_tag, store};
-use crate::contents::{Contents, Step, bytes_of};
+use crate::cache::{Amount, ROWS};
 use crate::problem::Problem;
 use crate::reference::Reference;
 use crate::remote::{Remotes, read_all};
 use crate::text::{Align, ago, count, parse_size, size, table};
-
-/// Rows of steps that a person reads without scrolling.
-pub(super) const ROWS: usize = 15;
 
 /// Shrinks a cache to a budget: the steps that no build has used for longest go first
 #[derive(Debug, clap::Args)]
@@ -65,8 +62,7 @@ pub(crate) async fn run(args: &Args) -> Result<Answer, Problem> {
 /// What is left of a cache within a budget and BuildKit's limits, and what is to be said of that.
 pub(crate) fn to_budget(cache: &Cache, budget: Option<u64>, rows: usize) -> Result<(Cache, String), Problem> {
     let pruned = cache.prune(&Limits { bytes: budget, ..Limits::default() });
-    let (before, after) = (Contents::of(cache), Contents::of(&pruned.cache));
-    if after.steps.is_empty() && !before.steps.is_empty() {
+    if pruned.cache.steps().is_empty() && !cache.steps().is_empty() {
         let limit = budget.map_or_else(|| "BuildKit's import limit".to_owned(), size);
         let smallest = format!("not one step fits into {limit}");
         return Err(Problem::no(
@@ -74,18 +70,16 @@ pub(crate) fn to_budget(cache: &Cache, budget: Option<u64>, rows: usize) -> Resu
             "give a larger --budget; layers of base images below a step count too",
         ));
     }
-    let text = render(&before, &after, &pruned, Timestamp::now(), rows);
+    let text = render(cache, &pruned, Timestamp::now(), rows);
     Ok((pruned.cache, text))
 }
 
-fn render(before: &Contents, after: &Contents, pruned: &Pruned, now: Timestamp, rows: usize) -> String {
-    let steps = count(before.steps.len(), "step");
+fn render(whole: &Cache, pruned: &Pruned, now: Timestamp, rows: usize) -> String {
+    let steps = count(whole.steps().len(), "step");
     if pruned.dropped.is_empty() {
         return format!("{steps}, {}: all of it fits\n", size(pruned.bytes_before));
     }
-    let mut gone: Vec<&Step> =
-        before.steps.iter().filter(|(id, _)| !after.steps.contains_key(id)).map(|(_, step)| step).collect();
-    gone.sort_by_key(|step| std::cmp::Reverse(step.size));
+    let gone = whole.diff(&pruned.cache).ours.steps;
     let mut causes: BTreeMap<String, usize> = BTreeMap::new();
     for dropped in &pruned.dropped {
         *causes.entry(dropped.why.to_string()).or_default() += 1;
@@ -96,14 +90,14 @@ fn render(before: &Contents, after: &Contents, pruned: &Pruned, now: Timestamp, 
         "of {steps}, {}: {} and {} go, and {} stay\n  over the limit: {}\n",
         size(pruned.bytes_before),
         count(gone.len(), "step"),
-        size(bytes_of(gone.iter().copied())),
+        size(Amount::of(&gone).bytes),
         size(pruned.bytes_after),
         causes.join(", "),
     );
     let mut lines = vec![["GOES", "SIZE", "MADE", "LAST USE"].map(str::to_owned).to_vec()];
     for step in gone.iter().take(rows) {
-        let used = step.used.map_or_else(|| "not noted".to_owned(), |used| ago(now, used));
-        lines.push(vec![step.blob.short().to_owned(), size(step.size), ago(now, step.made), used]);
+        let (made, used) = (ago(now, step.made_at, "unknown"), ago(now, step.used_at, "not noted"));
+        lines.push(vec![step.blob.short().to_owned(), size(step.bytes), made, used]);
     }
     text += &table("  ", &[Align::Left, Align::Right, Align::Right, Align::Right], &lines);
     let more = gone.len().saturating_sub(rows);
@@ -116,7 +110,7 @@ fn render(before: &Contents, after: &Contents, pruned: &Pruned, now: Timestamp, 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::contents::tests::cache;
+    use crate::cache::tests::cache;
 
     #[test]
     fn what_goes_is_told() {
@@ -124,7 +118,7 @@ mod tests {
         let long_ago = cache(&["b", "d"]).used_at("2026-11-01T10:00:00Z".parse().unwrap());
         let whole = Cache::merge([&long_ago, &cache(&["c"]).used_at(now)]);
         let pruned = whole.prune(&Limits { bytes: Some(2_500_000), ..Limits::default() });
-        let text = render(&Contents::of(&whole), &Contents::of(&pruned.cache), &pruned, now, 1);
+        let text = render(&whole, &pruned, now, 1);
         assert_eq!(
             text,
             "of 3 steps, 6.0 MB: 2 steps and 4.0 MB go, and 2.0 MB stay\n  over the limit: 4 keys for the bytes of layers\n  \

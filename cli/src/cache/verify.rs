@@ -7,7 +7,6 @@ use stoker::cache::{Descriptor, IMPORT_LIMIT, SAFE_SIZE};
 use stoker::registry::Presence;
 
 use crate::Answer;
-use crate::contents::Contents;
 use crate::problem::Problem;
 use crate::reference::Reference;
 use crate::remote::{self, Held, Remotes};
@@ -97,9 +96,8 @@ async fn check(remotes: &Remotes, reference: &Reference) -> Result<Verdict, Prob
 }
 
 fn judge(held: &Held, blobs: &[&Descriptor], present: &[Presence]) -> Verdict {
-    let contents = Contents::of(&held.cache);
-    let steps_on =
-        |blob: &Descriptor| contents.steps.values().filter(|step| step.blob == blob.digest).count();
+    let steps = held.cache.steps();
+    let steps_on = |blob: &Descriptor| steps.values().filter(|step| step.blob == blob.digest).count();
     let mut findings = Vec::new();
     let mut more = 0;
     for (blob, &found) in blobs.iter().zip(present) {
@@ -143,8 +141,8 @@ fn judge(held: &Held, blobs: &[&Descriptor], present: &[Presence]) -> Verdict {
     let largest = held.config_size.max(held.manifest_size);
     let holds = format!(
         "{}, {} in {}, at {} of the import limit",
-        count(contents.steps.len(), "step"),
-        size(contents.bytes()),
+        count(steps.len(), "step"),
+        size(held.cache.blob_bytes()),
         count(blobs.len(), "blob"),
         percent(largest, IMPORT_LIMIT as u64),
     );

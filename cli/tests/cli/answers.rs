@@ -1,6 +1,7 @@
 //! What the commands answer, and the codes they exit with.
 
-use serde_json::Value;
+use serde_json::{Value, json};
+use stoker::cache::IMPORT_LIMIT;
 use stoker::names::Digest;
 
 use crate::registry::Fake;
@@ -116,4 +117,10 @@ async fn a_cache_too_large_to_import_is_told_and_can_be_pruned() {
     let ran = stoker(&format!("cache prune {large}")).await;
     assert_eq!(ran.code, 0, "{}{}", ran.out, ran.err);
     assert_eq!(stoker(&format!("cache verify {large}")).await.code, 0);
+    let noted = fake.put("app", "noted", "one");
+    let mut manifest = fake.manifest("app", "noted").unwrap();
+    manifest["annotations"] = json!({"note": "x".repeat(IMPORT_LIMIT)});
+    fake.world().manifest_instead = Some(manifest.to_string().into());
+    let ran = stoker(&format!("cache verify {noted}")).await;
+    assert_eq!((ran.code, ran.out.contains("its manifest is at 100 %")), (1, true), "{}{}", ran.out, ran.err);
 }

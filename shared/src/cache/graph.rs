@@ -24,6 +24,12 @@ use crate::names::Digest;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Id([u8; 32]);
 
+impl From<Id> for Digest {
+    fn from(Id(hash): Id) -> Self {
+        Sha(hash).into()
+    }
+}
+
 /// A checked cache, in canonical form: what no record needs is not in it.
 ///
 /// Caches form a join-semilattice under [`Cache::merge`]: it is commutative, associative and idempotent.
@@ -176,9 +182,8 @@ impl Cache {
         Self::parse_within(manifest, config, IMPORT_LIMIT)
     }
 
-    /// Reads and checks a cache whose config has at most `limit` bytes. Only measurements have a use for one that
-    /// BuildKit would not import.
-    #[doc(hidden)]
+    /// [`Cache::parse`] for a config of at most `limit` bytes: a cache that has grown too large for BuildKit must be
+    /// readable to be pruned.
     pub fn parse_within(manifest: &Manifest, config: &[u8], limit: usize) -> Result<Self, InvalidCache> {
         let actual_size = config.len() as u64;
         let size = manifest.config.size.max(actual_size);

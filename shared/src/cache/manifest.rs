@@ -79,9 +79,8 @@ pub fn classify(manifest_json: &[u8]) -> Kind {
     classify_within(manifest_json, IMPORT_LIMIT)
 }
 
-/// [`classify`] for a manifest of at most `limit` bytes. Only measurements have a use for one that BuildKit would not
-/// import.
-#[doc(hidden)]
+/// [`classify`] for a manifest of at most `limit` bytes: a cache that has grown too large for BuildKit must be readable
+/// to be pruned.
 #[must_use]
 pub fn classify_within(manifest_json: &[u8], limit: usize) -> Kind {
     match read(manifest_json, limit) {

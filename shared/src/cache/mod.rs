@@ -12,7 +12,7 @@ mod graph;
 mod json;
 mod manifest;
 mod prune;
-mod summary;
+mod steps;
 #[cfg(test)]
 mod tests;
 mod warmth;
@@ -20,11 +20,11 @@ mod write;
 
 use std::collections::BTreeMap;
 
-pub use diff::{Diff, OtherInputs, Side};
+pub use diff::{Diff, Side};
 pub use graph::{Cache, InvalidCache};
 pub use manifest::{Descriptor, Kind, MANIFEST_MEDIA_TYPE, Manifest, classify, classify_within};
 pub use prune::{Cause, Dropped, Limits, Pruned};
-pub use summary::{Shared, Step, Summary};
+pub use steps::Step;
 pub use warmth::Warmth;
 pub use write::{Serialised, Sizes};
 
