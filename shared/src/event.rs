@@ -117,6 +117,8 @@ pub enum Event {
     BranchDeleted(BranchDeleted),
     /// The nightly schedule asks which projects' main wants warming.
     NightlyWarm {},
+    /// The nightly schedule asks to make good what lost events would have said.
+    NightlySweep {},
     /// The nightly schedule asks for retention over all projects.
     NightlyRetention {},
     /// A build changed state.
@@ -138,6 +140,7 @@ impl Event {
             Self::PullRequestClosed(_) => "PullRequestClosed",
             Self::BranchDeleted(_) => "BranchDeleted",
             Self::NightlyWarm {} => "NightlyWarm",
+            Self::NightlySweep {} => "NightlySweep",
             Self::NightlyRetention {} => "NightlyRetention",
             Self::BuildStateChange(_) => "CodeBuild Build State Change",
             Self::ImageAction(_) => "ECR Image Action",

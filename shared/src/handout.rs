@@ -5,14 +5,14 @@ use std::fmt;
 
 use crate::cache::{self, Kind};
 use crate::error::CallError;
-use crate::names::{CacheRepository, Commit, Digest, Line, Scope, Tag};
+use crate::names::{Commit, Digest, Line, Scope, Tag};
 use crate::policy::Project;
 use crate::ports::ReadImages;
 
 /// Each cache source costs the build one manifest and one config to import, so a build is handed only the best.
 pub const MAX_SOURCES: usize = 8;
 /// How many merged commits are looked up: with the lines they fit one request of 100 tags.
-const MAX_COMMITS: usize = 90;
+pub(crate) const MAX_COMMITS: usize = 90;
 
 /// Names of the environment variables that a build sees.
 pub mod variable {
@@ -30,6 +30,8 @@ pub mod variable {
     pub const EXPORT: &str = "STOKER_EXPORT";
     /// The lines and commits whose caches the build reads, for people.
     pub const READS: &str = "STOKER_READS";
+    /// Commits that a push or a merge brought to the build's line, for the nightly sweep.
+    pub const MERGED: &str = "STOKER_MERGED";
     /// Why the build was started.
     pub const REASON: &str = "STOKER_REASON";
     /// Whose code the build runs: `trusted` or `branch`.
@@ -142,15 +144,18 @@ pub struct Handout {
     pub reason: String,
     /// What it reads.
     pub sources: Vec<Source>,
+    /// The commits that came to its line with what it builds.
+    pub merged: Vec<Commit>,
     /// Where it exports to; `None` for a build that must not write.
     pub export: Option<Tag>,
 }
 
 impl Handout {
-    /// The build's environment. `registry` is the host that serves `repository`.
+    /// The environment of a build of `project`. `registry` is the host that serves its repositories.
     #[must_use]
-    pub fn environment(&self, registry: &str, repository: &CacheRepository) -> Vec<(&'static str, String)> {
-        let image = format!("{registry}/{repository}");
+    pub fn environment(&self, registry: &str, project: &Project) -> Vec<(&'static str, String)> {
+        let image = format!("{registry}/{}", project.cache_repository);
+        let exports = format!("{registry}/{}", project.exports());
         let from: Vec<String> = self
             .sources
             .iter()
@@ -159,7 +164,7 @@ impl Handout {
         // ECR takes a cache only as an image manifest, and a cache that could not be written must not fail a build.
         let to = self.export.as_ref().map(|tag| {
             format!(
-                "type=registry,ref={image}:{tag},mode=max,image-manifest=true,oci-mediatypes=true,ignore-error=true"
+                "type=registry,ref={exports}:{tag},mode=max,image-manifest=true,oci-mediatypes=true,ignore-error=true"
             )
         });
         let flags: Vec<String> = from
@@ -180,6 +185,9 @@ impl Handout {
         environment.extend(to.map(|to| (variable::TO, to)));
         environment.extend(self.export.as_ref().map(|tag| (variable::EXPORT, tag.to_string())));
         environment.extend(self.commit.as_ref().map(|commit| (variable::COMMIT, commit.to_string())));
+        let merged: Vec<&str> =
+            self.merged.iter().rev().take(MAX_COMMITS).rev().map(Commit::as_str).collect();
+        environment.extend((!merged.is_empty()).then(|| (variable::MERGED, merged.join(" "))));
         environment
     }
 }
@@ -195,6 +203,8 @@ pub struct Handed {
     pub export: Option<String>,
     /// The caches it was told to read.
     pub digests: BTreeSet<Digest>,
+    /// The commits that came to its line with what it built.
+    pub merged: Vec<Commit>,
 }
 
 impl Handed {
@@ -204,7 +214,10 @@ impl Handed {
         let value = |name: &str| environment.get(name).map(String::as_str);
         let digests = value(variable::FROM).unwrap_or_default().split_whitespace();
         let digests = digests.filter_map(|from| Digest::new(from.rsplit_once('@')?.1).ok()).collect();
+        let merged = value(variable::MERGED).unwrap_or_default().split_whitespace();
+        let merged = merged.filter_map(|commit| Commit::new(commit).ok()).collect();
         Some(Self {
+            merged,
             line: Line::parse(value(variable::LINE)?).ok()?,
             commit: value(variable::COMMIT).and_then(|commit| Commit::new(commit).ok()),
             export: value(variable::EXPORT).map(str::to_owned),
@@ -217,6 +230,13 @@ impl Handed {
 mod tests {
     use super::*;
     use crate::names::{Branch, ProjectName};
+    use crate::policy::Policy;
+
+    fn project(more: &str) -> Project {
+        let policy =
+            format!("version: 1\nprojects: [{{name: app, repository: github.com/example/app{more}}}]");
+        Policy::parse("p", &policy).unwrap().named_projects().remove(0)
+    }
 
     fn handout() -> Handout {
         let scope = Scope::of(&ProjectName::new("app").unwrap());
@@ -225,20 +245,21 @@ mod tests {
             commit: Some(Commit::new("ab".repeat(20)).unwrap()),
             reason: "push".to_owned(),
             sources: vec![Source { label: "main".to_owned(), digest: Digest::of(b"main") }],
+            merged: vec![Commit::new("cd".repeat(20)).unwrap()],
             export: Some(Tag::export(&scope, "key")),
         }
     }
 
     #[test]
     fn the_flags_are_ready_for_the_command_line() {
-        let repository = CacheRepository::new("stoker/app").unwrap();
+        let project = project(", builds-repository: stoker/builds");
         let environment: BTreeMap<_, _> =
-            handout().environment("registry.example", &repository).into_iter().collect();
+            handout().environment("registry.example", &project).into_iter().collect();
         assert_eq!(
             environment[variable::FLAGS],
             format!(
                 "--cache-from type=registry,ref=registry.example/stoker/app@{} --cache-to type=registry,\
-                 ref=registry.example/stoker/app:app.export.key,mode=max,image-manifest=true,oci-mediatypes=true,\
+                 ref=registry.example/stoker/builds:app.export.key,mode=max,image-manifest=true,oci-mediatypes=true,\
                  ignore-error=true",
                 Digest::of(b"main")
             )
@@ -248,22 +269,21 @@ mod tests {
     #[test]
     fn what_was_handed_reads_back() {
         let handout = handout();
-        let repository = CacheRepository::new("stoker/app").unwrap();
-        let environment = handout.environment("registry.example", &repository);
+        let environment = handout.environment("registry.example", &project(""));
         let environment = environment.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         let handed = Handed::read(&environment).unwrap();
         assert_eq!(handed.line, handout.line);
         assert_eq!(handed.commit, handout.commit);
         assert_eq!(handed.export, handout.export.map(|tag| tag.to_string()));
         assert_eq!(handed.digests, BTreeSet::from([Digest::of(b"main")]));
+        assert_eq!(handed.merged, handout.merged);
         assert_eq!(Handed::read(&BTreeMap::new()), None);
     }
 
     #[test]
     fn a_build_that_must_not_write_gets_no_cache_to() {
         let handout = Handout { export: None, ..handout() };
-        let environment =
-            handout.environment("registry.example", &CacheRepository::new("stoker/app").unwrap());
+        let environment = handout.environment("registry.example", &project(""));
         assert!(
             environment.iter().all(|(name, value)| *name != variable::TO && !value.contains("--cache-to"))
         );

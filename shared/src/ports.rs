@@ -69,6 +69,38 @@ pub trait WriteImages {
     ) -> Result<(), CallError>;
 }
 
+/// What became of a mount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mounted {
+    /// The blob is in the other repository too.
+    Done,
+    /// It is nowhere.
+    Missing,
+    /// The registry wants its bytes instead.
+    Refused,
+}
+
+/// Makes blobs of one repository blobs of another.
+pub trait MountBlobs {
+    /// Mounts one, without moving its bytes.
+    async fn mount(
+        &self,
+        to: &CacheRepository,
+        from: &CacheRepository,
+        digest: &Digest,
+    ) -> Result<Mounted, CallError>;
+}
+
+/// Looks whether blobs are there.
+pub trait CheckBlobs {
+    /// Those of these blobs that nobody could read now: missing, or archived.
+    async fn unavailable(
+        &self,
+        repository: &CacheRepository,
+        digests: &[Digest],
+    ) -> Result<Vec<Digest>, CallError>;
+}
+
 /// An image as the registry's catalogue lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListedImage {

@@ -1,27 +1,36 @@
-//! Where the content of a line comes from, kept as annotations of its manifest.
+//! Where a line's content comes from, kept as annotations of its manifest. They are believed only in a repository that
+//! nobody but Stoker writes; what a build says of its export is never read.
 
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use crate::names::{Commit, Digest, Line};
+use crate::handout::Trust;
+use crate::names::{Commit, Digest, Line, ProjectName};
 
+const PROJECT: &str = "stoker.project";
+const TRUST: &str = "stoker.trust";
 const LINE: &str = "stoker.line";
 const COMMIT: &str = "stoker.commit";
 const BUILD: &str = "stoker.build";
 const BUILT_AT: &str = "stoker.built-at";
 const MERGED: &str = "stoker.merged";
 const PARENT: &str = "stoker.parent";
+const ROLLED_BACK: &str = "stoker.rolled-back-at";
 
 /// What a line's manifest says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Provenance {
+    /// The project that it is of.
+    pub project: Option<ProjectName>,
     /// The newest build whose export the line holds.
     pub built: Option<Built>,
     /// The commit whose cache a merge brought in last.
     pub merged: Option<Commit>,
     /// The cache that the line left for this one.
     pub parent: Option<Digest>,
+    /// When somebody last rolled the line back: what was built before comes to it no more.
+    pub rolled_back: Option<Timestamp>,
 }
 
 /// A build whose export a line holds.
@@ -39,7 +48,11 @@ impl Provenance {
     /// The annotations of a manifest on `line`.
     #[must_use]
     pub fn annotations(&self, line: &Line) -> BTreeMap<String, String> {
-        let mut annotations = BTreeMap::from([(LINE.to_owned(), line.to_string())]);
+        let mut annotations = BTreeMap::from([
+            (LINE.to_owned(), line.to_string()),
+            (TRUST.to_owned(), Trust::of(line).to_string()),
+        ]);
+        annotations.extend(self.project.iter().map(|project| (PROJECT.to_owned(), project.to_string())));
         if let Some(built) = &self.built {
             annotations.insert(COMMIT.to_owned(), built.commit.to_string());
             annotations.insert(BUILD.to_owned(), built.build.clone());
@@ -47,6 +60,7 @@ impl Provenance {
         }
         annotations.extend(self.merged.iter().map(|commit| (MERGED.to_owned(), commit.to_string())));
         annotations.extend(self.parent.iter().map(|digest| (PARENT.to_owned(), digest.to_string())));
+        annotations.extend(self.rolled_back.iter().map(|time| (ROLLED_BACK.to_owned(), time.to_string())));
         annotations
     }
 
@@ -62,9 +76,11 @@ impl Provenance {
             })
         };
         Self {
+            project: value(PROJECT).and_then(|name| ProjectName::new(name.as_str()).ok()),
             built: built(),
             merged: value(MERGED).and_then(|commit| Commit::new(commit).ok()),
             parent: value(PARENT).and_then(|digest| Digest::new(digest).ok()),
+            rolled_back: value(ROLLED_BACK).and_then(|time| time.parse().ok()),
         }
     }
 }

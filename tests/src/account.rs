@@ -9,8 +9,8 @@ use stoker::error::{CallError, Failure};
 use stoker::event::Event;
 use stoker::names::{CacheRepository, Digest, ProjectName, Tag};
 use stoker::ports::{
-    Build, BuildOrder, BuildStatus, Catalogue, Image, ListProjects, ListedImage, Ordered, Publish, ReadBlobs,
-    ReadBuilds, ReadImages, ReadSecrets, StartBuilds, WriteImages,
+    Build, BuildOrder, BuildStatus, Catalogue, CheckBlobs, Image, ListProjects, ListedImage, MountBlobs,
+    Mounted, Ordered, Publish, ReadBlobs, ReadBuilds, ReadImages, ReadSecrets, StartBuilds, WriteImages,
 };
 
 /// How one call goes wrong.
@@ -39,6 +39,12 @@ pub struct Account {
     now: Cell<Timestamp>,
     images: RefCell<BTreeMap<CacheRepository, Vec<Stored>>>,
     blobs: RefCell<HashMap<Digest, Bytes>>,
+    /// Which repository has which blob.
+    held: RefCell<BTreeSet<(CacheRepository, Digest)>>,
+    /// Repositories whose tags never move.
+    pub immutable: RefCell<BTreeSet<CacheRepository>>,
+    /// Whether the registry refuses to mount.
+    pub mounts_nothing: Cell<bool>,
     /// Every build, the oldest first.
     pub builds: RefCell<Vec<Build>>,
     tokens: RefCell<HashMap<String, (BuildOrder, Timestamp, String)>>,
@@ -88,7 +94,23 @@ impl Account {
         self.blobs.borrow().get(digest).cloned()
     }
 
-    /// What a build (or anybody else with push rights) does.
+    /// Whether a repository has a blob.
+    pub fn has_blob(&self, repository: &CacheRepository, digest: &Digest) -> bool {
+        self.held.borrow().contains(&(repository.clone(), digest.clone()))
+    }
+
+    /// A repository loses a blob, as no registry should.
+    pub fn lose_blob(&self, repository: &CacheRepository, digest: &Digest) {
+        self.held.borrow_mut().remove(&(repository.clone(), digest.clone()));
+    }
+
+    fn keep_blob(&self, repository: &CacheRepository, blob: Bytes) {
+        let digest = Digest::of(&blob);
+        self.held.borrow_mut().insert((repository.clone(), digest.clone()));
+        self.blobs.borrow_mut().insert(digest, blob);
+    }
+
+    /// What a build (or anybody else with push rights) does. False if the tag is taken and does not move.
     pub fn push(
         &self,
         repository: &CacheRepository,
@@ -96,13 +118,17 @@ impl Account {
         media_type: &str,
         manifest: Bytes,
         blobs: Vec<Bytes>,
-    ) {
+    ) -> bool {
         for blob in blobs {
-            self.blobs.borrow_mut().insert(Digest::of(&blob), blob);
+            self.keep_blob(repository, blob);
         }
         let digest = Digest::of(&manifest);
         let mut repositories = self.images.borrow_mut();
         let images = repositories.entry(repository.clone()).or_default();
+        let is_taken = images.iter().any(|stored| stored.tags.iter().any(|held| held == tag));
+        if is_taken && self.immutable.borrow().contains(repository) {
+            return false;
+        }
         for stored in images.iter_mut() {
             stored.tags.retain(|held| held != tag);
         }
@@ -112,6 +138,7 @@ impl Account {
             let image = Image { digest, media_type: media_type.to_owned(), manifest };
             images.push(Stored { image, tags: vec![tag.to_owned()], pushed_at: self.now() });
         }
+        true
     }
 
     fn call<T>(
@@ -147,20 +174,31 @@ impl ReadImages for Account {
 }
 
 impl ReadBlobs for Account {
-    async fn blob(&self, _: &CacheRepository, digest: &Digest, limit: usize) -> Result<Bytes, CallError> {
+    async fn blob(
+        &self,
+        repository: &CacheRepository,
+        digest: &Digest,
+        limit: usize,
+    ) -> Result<Bytes, CallError> {
         let operation = "registry:GetBlob";
         self.call(operation, || {
             let missing = || CallError::new(operation, digest, Failure::NotFound, "no such blob");
-            self.raw_blob(digest).filter(|blob| blob.len() <= limit).ok_or_else(missing)
+            let blob = self.raw_blob(digest).filter(|_| self.has_blob(repository, digest));
+            blob.filter(|blob| blob.len() <= limit).ok_or_else(missing)
         })
     }
 }
 
 impl WriteImages for Account {
-    async fn put_blob(&self, _: &CacheRepository, digest: &Digest, bytes: Bytes) -> Result<(), CallError> {
+    async fn put_blob(
+        &self,
+        repository: &CacheRepository,
+        digest: &Digest,
+        bytes: Bytes,
+    ) -> Result<(), CallError> {
         self.call("registry:PutBlob", || {
             assert_eq!(*digest, Digest::of(&bytes), "a registry checks the digest");
-            self.blobs.borrow_mut().insert(digest.clone(), bytes);
+            self.keep_blob(repository, bytes);
             Ok(())
         })
     }
@@ -178,12 +216,46 @@ impl WriteImages for Account {
             let layers = parsed["layers"].as_array().expect("a manifest has layers");
             for descriptor in layers.iter().chain([&parsed["config"]]) {
                 let digest = Digest::new(descriptor["digest"].as_str().expect("a digest")).expect("a digest");
-                if self.raw_blob(&digest).is_none() {
+                if !self.has_blob(repository, &digest) {
                     return Err(CallError::new(operation, tag, Failure::Refused, "LayersNotFound"));
                 }
             }
-            self.push(repository, tag.as_str(), media_type, manifest, Vec::new());
-            Ok(())
+            let refused = || CallError::new(operation, tag, Failure::Refused, "ImageTagAlreadyExists");
+            self.push(repository, tag.as_str(), media_type, manifest, Vec::new())
+                .then_some(())
+                .ok_or_else(refused)
+        })
+    }
+}
+
+impl MountBlobs for Account {
+    async fn mount(
+        &self,
+        to: &CacheRepository,
+        from: &CacheRepository,
+        digest: &Digest,
+    ) -> Result<Mounted, CallError> {
+        self.call("registry:MountBlob", || {
+            if !self.has_blob(from, digest) {
+                return Ok(Mounted::Missing);
+            }
+            if self.mounts_nothing.get() {
+                return Ok(Mounted::Refused);
+            }
+            self.held.borrow_mut().insert((to.clone(), digest.clone()));
+            Ok(Mounted::Done)
+        })
+    }
+}
+
+impl CheckBlobs for Account {
+    async fn unavailable(
+        &self,
+        repository: &CacheRepository,
+        digests: &[Digest],
+    ) -> Result<Vec<Digest>, CallError> {
+        self.call("ecr:BatchCheckLayerAvailability", || {
+            Ok(digests.iter().filter(|digest| !self.has_blob(repository, digest)).cloned().collect())
         })
     }
 }

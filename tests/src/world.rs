@@ -109,6 +109,18 @@ projects:
     repository: github.com/example/app
 ";
 
+/// The same, with builds that cannot write where lines are.
+pub const ISOLATED: &str = "
+version: 1
+defaults:
+  builds-repository: stoker/{project}-builds
+  retention: { mode: apply, lease: 24h, idle-branch: 30d }
+  warm: { stale-after: 7d }
+projects:
+  - name: app
+    repository: github.com/example/app
+";
+
 impl Default for World {
     fn default() -> Self {
         Self::new()
@@ -129,9 +141,15 @@ impl World {
         account.set_now("2026-11-21T08:00:00Z".parse().unwrap());
         account.secrets.borrow_mut().push(SECRET.to_vec());
         account.projects.borrow_mut().push(ProjectName::new("app").unwrap());
+        let policy = Policy::parse("the story's policy", policy).unwrap();
+        // As the template makes it.
+        account
+            .immutable
+            .borrow_mut()
+            .extend(policy.named_projects().into_iter().filter_map(|p| p.builds_repository));
         Self {
             account,
-            policy: Policy::parse("the story's policy", policy).unwrap(),
+            policy,
             sources: HashMap::new(),
             promotions: Vec::new(),
             retentions: Vec::new(),
@@ -148,6 +166,12 @@ impl World {
     #[must_use]
     pub fn repository(&self) -> CacheRepository {
         CacheRepository::new("stoker/app").unwrap()
+    }
+
+    /// The repository that builds write to.
+    #[must_use]
+    pub fn builds_repository(&self) -> CacheRepository {
+        self.policy.named_projects().remove(0).exports().clone()
     }
 
     /// A new commit with this source.
@@ -370,6 +394,9 @@ impl World {
     /// The nightly schedules fire.
     pub async fn night(&mut self) {
         let now = self.account.now();
+        let sweep = Envelope { time: None, source: "stoker".to_owned(), event: Event::NightlySweep {} };
+        self.enqueue_promotion(serde_json::to_string(&sweep).unwrap());
+        self.settle_promotions().await;
         let tick = Envelope { time: None, source: "stoker".to_owned(), event: Event::NightlyWarm {} };
         self.account.acting.set("warm-main");
         warm_main::handle(&tick, &self.policy, REGISTRY, &self.account, now).await.unwrap();
@@ -439,9 +466,17 @@ impl World {
 
     /// Writes a cache under a tag and tells it by ECR's event, as a build's export does.
     pub fn export(&mut self, tag: &str, source: &Source, created_at: impl Fn(&str) -> Timestamp) {
-        let repository = self.repository();
         let (manifest, blobs) = exported(source, created_at);
-        self.account.push(&repository, tag, cache::MANIFEST_MEDIA_TYPE, manifest, blobs);
+        self.push_cache(tag, manifest, blobs);
+    }
+
+    /// Writes a manifest and blobs where builds may, and tells it by ECR's event. A registry may refuse the tag; the build
+    /// goes on.
+    pub fn push_cache(&mut self, tag: &str, manifest: Bytes, blobs: Vec<Bytes>) {
+        let repository = self.builds_repository();
+        if !self.account.push(&repository, tag, cache::MANIFEST_MEDIA_TYPE, manifest, blobs) {
+            return;
+        }
         let detail = json!({"result": "SUCCESS", "repository-name": repository, "image-tag": tag, "action-type": "PUSH"});
         self.aws_event("aws.ecr", "ECR Image Action", &detail);
     }
@@ -479,7 +514,7 @@ impl World {
         let config = self.account.raw_blob(&manifest.config.digest).expect("its config");
         let cache = Cache::parse(&manifest, &config).expect("a line is always importable");
         for blob in cache.blobs() {
-            assert!(self.account.raw_blob(&blob.digest).is_some(), "{line} misses a blob");
+            assert!(self.account.has_blob(&self.repository(), &blob.digest), "{line} misses a blob");
         }
         Some((image.digest, cache))
     }

@@ -18,6 +18,10 @@ fn actions(call: &str) -> Vec<&str> {
             "ecr:UploadLayerPart",
             "ecr:CompleteLayerUpload",
         ],
+        // A blob is mounted from where it can be read.
+        "registry:MountBlob" => {
+            vec!["ecr:GetAuthorizationToken", "ecr:InitiateLayerUpload", "ecr:GetDownloadUrlForLayer"]
+        }
         "registry:PutManifest" => vec!["ecr:GetAuthorizationToken", "ecr:PutImage"],
         _ => vec![call],
     }

@@ -36,8 +36,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let mut build = fuzz(&cargo_fuzz, "build");
     process::run(&mut build, "building the fuzz targets", &log("build"), |_| None)?;
 
-    let targets: Vec<&str> =
-        if args.targets.is_empty() { TARGETS.to_vec() } else { args.targets.iter().map(String::as_str).collect() };
+    let targets: Vec<&str> = if args.targets.is_empty() {
+        TARGETS.to_vec()
+    } else {
+        args.targets.iter().map(String::as_str).collect()
+    };
     let next = AtomicUsize::new(0);
     let work = || {
         let mut failed = Vec::new();

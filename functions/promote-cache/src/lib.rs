@@ -5,11 +5,16 @@ use jiff::Timestamp;
 use stoker::cache::Warmth;
 use stoker::emf::{self, Unit};
 use stoker::error::Disposition;
-use stoker::event::Envelope;
+use stoker::event::{Envelope, Event};
 use stoker::lambda::log;
 use stoker::names::{Line, ProjectName};
 use stoker::policy::Policy;
-use stoker::promote::{Hint, Outcome, Ports, Warmed, promote};
+use stoker::ports::{CheckBlobs, ListProjects};
+use stoker::promote::{Answer, Hint, Outcome, Warmed, promote, sweep};
+
+/// The ports that promotion needs, those of the sweep included.
+pub trait Ports: stoker::promote::Ports + CheckBlobs + ListProjects {}
+impl<P: stoker::promote::Ports + CheckBlobs + ListProjects> Ports for P {}
 
 /// Handles a batch; answers the messages that are to be tried again.
 pub async fn handle(
@@ -20,6 +25,7 @@ pub async fn handle(
 ) -> SqsBatchResponse {
     let mut ids = Vec::new();
     let mut hints = Vec::new();
+    let mut sweeps = Vec::new();
     for message in &batch.records {
         let envelope = match Envelope::parse(message.body.as_deref().unwrap_or_default()) {
             Ok(envelope) => envelope,
@@ -28,29 +34,60 @@ pub async fn handle(
                 continue;
             }
         };
-        let Some(hint) = Hint::of(&envelope.event) else {
+        let id = message.message_id.clone().unwrap_or_default();
+        if envelope.event == (Event::NightlySweep {}) {
+            sweeps.push(id);
+        } else if let Some(hint) = Hint::of(&envelope.event) {
+            ids.push(id);
+            hints.push(hint);
+        } else {
             tracing::debug!(event.kind = envelope.event.detail_type(), "no hint");
-            continue;
-        };
-        ids.push(message.message_id.clone().unwrap_or_default());
-        hints.push(hint);
-    }
-    let answers = promote(ports, policy, &hints, now).await;
-
-    let mut response = SqsBatchResponse::default();
-    for (id, answer) in ids.into_iter().zip(answers) {
-        match answer {
-            Ok(outcomes) => outcomes.iter().for_each(|outcome| tell(outcome, now)),
-            Err(error) => {
-                log(error.disposition(), &*error);
-                // Given back also when it is of no use to try again: the queue's limit brings it to the dead letters.
-                let mut failure = BatchItemFailure::default();
-                failure.item_identifier = id;
-                response.batch_item_failures.push(failure);
-            }
         }
     }
+    let mut failed = Vec::new();
+    let answers = promote(ports, policy, &hints, now).await;
+    failed.extend(
+        ids.into_iter().zip(answers).filter_map(|(id, answer)| (!tell_all(&answer, now)).then_some(id)),
+    );
+    // Twice the same night says no more than once.
+    if !sweeps.is_empty() && !swept(ports, policy, now).await {
+        failed.append(&mut sweeps);
+    }
+    let mut response = SqsBatchResponse::default();
+    response.batch_item_failures = failed
+        .into_iter()
+        .map(|id| {
+            let mut failure = BatchItemFailure::default();
+            failure.item_identifier = id;
+            failure
+        })
+        .collect();
     response
+}
+
+/// Whether the whole sweep went well.
+async fn swept(ports: &impl Ports, policy: &Policy, now: Timestamp) -> bool {
+    match sweep(ports, policy, now).await {
+        Ok(answers) => {
+            let failed = answers.iter().filter(|answer| !tell_all(answer, now)).count();
+            tracing::info!(hints = answers.len(), failed, "sweep");
+            failed == 0
+        }
+        Err(error) => {
+            log(error.disposition(), &error);
+            false
+        }
+    }
+}
+
+/// Tells what came of a hint; false if it has to be tried again. That is done also when it is of no use: the queue's limit
+/// brings it to the dead letters.
+fn tell_all(answer: &Answer, now: Timestamp) -> bool {
+    match answer {
+        Ok(outcomes) => outcomes.iter().for_each(|outcome| tell(outcome, now)),
+        Err(error) => log(error.disposition(), &**error),
+    }
+    answer.is_ok()
 }
 
 fn tell(outcome: &Outcome, now: Timestamp) {

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use stoker::error::CallError;
 use stoker::handout::{Handout, Wanted, resolve};
-use stoker::names::{Branch, Commit, Line, ProjectName, Scope, Tag};
+use stoker::names::{Branch, Commit, Line, ProjectName};
 use stoker::policy::Policy;
 use stoker::ports::ReadImages;
-use stoker::start::{Subject, export_key};
+use stoker::start::{Subject, export_tag};
 
 /// The question.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -63,10 +63,7 @@ pub async fn handle(
     let line = branch.as_ref().map_or(Line::Main, line_of);
     let wanted = Wanted { line: line.clone(), base: base.as_ref().map(line_of), merged: Vec::new() };
     let sources = resolve(images, &project, &wanted).await?;
-    let export = commit.as_ref().map(|commit| {
-        let key = export_key(&line, &Subject::Commit(commit.clone()));
-        Tag::export(&Scope::of(&project.name), &key)
-    });
-    let handout = Handout { line, commit, reason: "asked".to_owned(), sources, export };
-    Ok(Answer { environment: handout.environment(registry, &project.cache_repository).into_iter().collect() })
+    let export = commit.as_ref().and_then(|commit| export_tag(&project, &Subject::Commit(commit.clone())));
+    let handout = Handout { line, commit, reason: "asked".to_owned(), merged: Vec::new(), sources, export };
+    Ok(Answer { environment: handout.environment(registry, &project).into_iter().collect() })
 }

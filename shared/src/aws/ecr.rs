@@ -1,23 +1,27 @@
 //! ECR: manifests in batches and the catalogue through its own API, content through the distribution API.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 
-use aws_sdk_ecr::types::{ImageFailureCode, ImageIdentifier};
+use aws_sdk_ecr::types::{ImageFailureCode, ImageIdentifier, LayerAvailability};
 use bytes::Bytes;
 
 use super::{Aws, call_error, timestamp};
 use crate::error::{CallError, Failure};
 use crate::names::{CacheRepository, Digest, Tag};
-use crate::ports::{Catalogue, Image, ListedImage, ReadBlobs, ReadImages, WriteImages};
-use crate::registry::Authorize;
+use crate::ports::{
+    Catalogue, CheckBlobs, Image, ListedImage, MountBlobs, Mounted, ReadBlobs, ReadImages, WriteImages,
+};
+use crate::registry::{self, Authorize};
 
 const MANIFEST_TYPES: [&str; 3] = [
     "application/vnd.oci.image.manifest.v1+json",
     "application/vnd.docker.distribution.manifest.v2+json",
     "application/vnd.oci.image.index.v1+json",
 ];
+/// How many layers one request may name.
+const LAYERS_PER_CALL: usize = 100;
 /// Renewed this long before it ends, so that no upload outlives it.
 const TOKEN_MARGIN: Duration = Duration::from_mins(30);
 
@@ -80,6 +84,12 @@ impl ReadImages for Aws {
             let tag = failure.image_id().and_then(|id| id.image_tag());
             match (failure.failure_code(), tag) {
                 (Some(ImageFailureCode::ImageNotFound), Some(tag)) => missing.push(tag),
+                // What is archived serves no build, and to bring it back takes somebody's decision.
+                (Some(ImageFailureCode::ImageInaccessible), Some(tag)) => {
+                    let why = failure.failure_reason().unwrap_or_default();
+                    tracing::error!(cache.tag = tag, cache.repository = %repository, why, "a cache cannot be read; is it archived?");
+                    missing.push(tag);
+                }
                 (code, tag) => {
                     let why = format!("{tag:?}: {code:?}: {}", failure.failure_reason().unwrap_or_default());
                     return Err(malformed(&why));
@@ -143,6 +153,49 @@ impl WriteImages for Aws {
         manifest: Bytes,
     ) -> Result<(), CallError> {
         self.registry().put_manifest(self, repository, tag, media_type, manifest).await
+    }
+}
+
+impl MountBlobs for Aws {
+    async fn mount(
+        &self,
+        to: &CacheRepository,
+        from: &CacheRepository,
+        digest: &Digest,
+    ) -> Result<Mounted, CallError> {
+        match self.registry().mount(self, to, digest, from).await? {
+            registry::Mounted::Done => Ok(Mounted::Done),
+            registry::Mounted::Refused(_) => match self.registry().find_blob(self, from, digest).await? {
+                registry::Presence::Missing => Ok(Mounted::Missing),
+                registry::Presence::There { .. } => Ok(Mounted::Refused),
+            },
+        }
+    }
+}
+
+impl CheckBlobs for Aws {
+    async fn unavailable(
+        &self,
+        repository: &CacheRepository,
+        digests: &[Digest],
+    ) -> Result<Vec<Digest>, CallError> {
+        let operation = "ecr:BatchCheckLayerAvailability";
+        let mut available = BTreeSet::new();
+        for some in digests.chunks(LAYERS_PER_CALL) {
+            let answer = self
+                .ecr()
+                .batch_check_layer_availability()
+                .repository_name(repository.as_str())
+                .set_layer_digests(Some(some.iter().map(|digest| digest.as_str().to_owned()).collect()))
+                .send()
+                .await
+                .map_err(|error| call_error(operation, repository, error))?;
+            let layers = answer.layers().iter();
+            let layers =
+                layers.filter(|layer| layer.layer_availability() == Some(&LayerAvailability::Available));
+            available.extend(layers.filter_map(|layer| Some(layer.layer_digest()?.to_owned())));
+        }
+        Ok(digests.iter().filter(|digest| !available.contains(digest.as_str())).cloned().collect())
     }
 }
 

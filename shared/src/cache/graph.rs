@@ -5,6 +5,7 @@
 //! almost sorted. An index never leaves its cache; identity is what two caches have in common.
 
 use std::cmp::Ordering;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -322,6 +323,37 @@ impl Cache {
                     .iter()
                     .all(|made| chain(&made.layers).is_some_and(|layers| has_result(&ours.chains, &layers)))
         })
+    }
+
+    /// The same cache without the results of records that `other` has a result of: what it would then add to `other` says
+    /// nothing new of these. Whoever may only add to a cache must not decide what its steps result in.
+    #[must_use]
+    pub fn yielding_to(&self, other: &Self) -> Self {
+        let places = places_in(&self.records, &other.records, Record::order);
+        let mut cache = self.clone();
+        for (record, place) in cache.records.iter_mut().zip(places) {
+            if place.is_some_and(|place| other.records[place].has_result()) {
+                record.results.clear();
+                record.chains.clear();
+            }
+        }
+        cache.canonical()
+    }
+
+    /// The same cache without the results that need one of these blobs.
+    #[must_use]
+    pub fn without_blobs(&self, lost: &BTreeSet<Digest>) -> Self {
+        let lost: BTreeSet<Sha> = lost.iter().map(Sha::from).collect();
+        let is_lost = |layer: usize| lost.contains(&self.blobs[self.layers[layer].blob].digest);
+        let ancestors =
+            |layer| std::iter::successors(Some(layer), |&layer: &usize| self.layers[layer].parent);
+        let mut cache = self.clone();
+        for record in &mut cache.records {
+            // A result names the layer on top, and a chain all of its layers.
+            record.results.retain(|made| !ancestors(made.layers).any(is_lost));
+            record.chains.retain(|made| !made.layers.iter().any(|&layer| is_lost(layer)));
+        }
+        cache.canonical()
     }
 
     /// The same cache, every record of it last used at this time, to the second, and whatever it said of that before

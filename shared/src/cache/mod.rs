@@ -42,7 +42,7 @@ pub type Extra = BTreeMap<String, serde_json::Value>;
 
 /// Writing these types cannot fail: the keys of their maps are strings, and their writer is memory.
 #[expect(clippy::expect_used, reason = "a default would be stored as if it were the cache")]
-fn to_json(value: &impl serde::Serialize) -> Vec<u8> {
+pub(crate) fn to_json(value: &impl serde::Serialize) -> Vec<u8> {
     serde_json::to_vec(value).expect("strings, numbers and times always make JSON")
 }
 

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use jiff::SignedDuration;
 
-use crate::names::{Branch, CacheRepository, ProjectName, Repository, Scope};
+use crate::names::{Branch, CacheRepository, Line, ProjectName, Repository, Scope};
 pub use document::{MAX_BYTES, MAX_INDENT, Mistake, Mistakes};
 pub use schema::{MAXIMUM_DURATION, MINIMUM_DURATION, MINIMUM_LEASE};
 
@@ -37,14 +37,49 @@ pub struct Project {
     pub repository: Repository,
     /// Its default branch, where no forge event tells it.
     pub default_branch: Branch,
-    /// Where its caches live.
+    /// Where its lines live, with the commits' caches and the history: what Stoker has checked.
     pub cache_repository: CacheRepository,
+    /// Where its builds write, if that is not where the lines live: then nobody but Stoker has to write there.
+    pub builds_repository: Option<CacheRepository>,
+    /// What a merge does to main's cache.
+    pub promotion: Promotion,
     /// Most bytes of layers in the cache of one line, compressed; `None` is no limit.
     pub line_budget: Option<u64>,
     /// How main's cache is filled.
     pub warm: Warm,
     /// How caches are deleted.
     pub retention: Retention,
+}
+
+impl Project {
+    /// Where its builds write their exports.
+    #[must_use]
+    pub fn exports(&self) -> &CacheRepository {
+        self.builds_repository.as_ref().unwrap_or(&self.cache_repository)
+    }
+}
+
+/// What a merge does to the cache of the branch that is merged into, above all to main's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Promotion {
+    /// The cache of the very commit that was merged joins it at once.
+    Merged,
+    /// No branch's bytes come to main: its own build at the merge fills its cache.
+    Rebuild,
+    /// As `Rebuild`, and merges between other branches bring nothing either.
+    Off,
+}
+
+impl Promotion {
+    /// Whether a merge brings a commit's cache into a line.
+    #[must_use]
+    pub fn into_line(self, line: &Line) -> bool {
+        match self {
+            Self::Merged => true,
+            Self::Rebuild => *line != Line::Main,
+            Self::Off => false,
+        }
+    }
 }
 
 /// How main's cache is filled.
@@ -113,6 +148,8 @@ struct Rule {
 struct Settings {
     default_branch: Branch,
     cache_repository: Template,
+    builds_repository: Option<Template>,
+    promotion: Promotion,
     line_budget: Option<u64>,
     warm: Warm,
     retention: Retention,
@@ -126,6 +163,11 @@ impl Rule {
             repository: Repository::new(self.repository.of(name)).ok()?,
             default_branch: self.settings.default_branch.clone(),
             cache_repository: CacheRepository::new(self.settings.cache_repository.of(name)).ok()?,
+            builds_repository: match &self.settings.builds_repository {
+                Some(template) => Some(CacheRepository::new(template.of(name)).ok()?),
+                None => None,
+            },
+            promotion: self.settings.promotion,
             line_budget: self.settings.line_budget,
             warm: self.settings.warm,
             retention: self.settings.retention,

@@ -6,7 +6,7 @@ use jiff::SignedDuration;
 
 use super::document::{Fields, Mistake, Node, Place, load, read, shown};
 use super::pattern::{Names, PROJECT, Template};
-use super::{Mode, Retention, Rule, Settings, Warm};
+use super::{Mode, Promotion, Retention, Rule, Settings, Warm};
 use crate::names::{Branch, CacheRepository, ProjectName, Repository};
 
 /// Shortest duration in a policy.
@@ -18,9 +18,26 @@ pub const MINIMUM_LEASE: SignedDuration = SignedDuration::ZERO;
 
 const VERSION: i64 = 1;
 const DOCUMENT: &[&str] = &["version", "defaults", "projects"];
-const DEFAULTS: &[&str] = &["default-branch", "cache-repository", "line-budget", "warm", "retention"];
-const RULE: &[&str] =
-    &["name", "repository", "default-branch", "cache-repository", "line-budget", "warm", "retention"];
+const DEFAULTS: &[&str] = &[
+    "default-branch",
+    "cache-repository",
+    "builds-repository",
+    "promotion",
+    "line-budget",
+    "warm",
+    "retention",
+];
+const RULE: &[&str] = &[
+    "name",
+    "repository",
+    "default-branch",
+    "cache-repository",
+    "builds-repository",
+    "promotion",
+    "line-budget",
+    "warm",
+    "retention",
+];
 const WARM: &[&str] = &["stale-after"];
 const RETENTION: &[&str] = &["mode", "lease", "idle-branch"];
 
@@ -85,6 +102,8 @@ fn built_in() -> Result<Settings, String> {
     Ok(Settings {
         default_branch: branch("main")?,
         cache_repository: cache_repository("stoker/{project}")?,
+        builds_repository: None,
+        promotion: Promotion::Merged,
         line_budget: None,
         warm: Warm { stale_after: SignedDuration::from_hours(7 * 24) },
         retention: Retention {
@@ -99,6 +118,8 @@ fn built_in() -> Result<Settings, String> {
 fn settings(fields: &Fields<'_>, mut base: Settings, found: &mut Vec<Mistake>) -> Settings {
     fields.set("default-branch", branch, &mut base.default_branch, found);
     fields.set("cache-repository", cache_repository, &mut base.cache_repository, found);
+    fields.set("builds-repository", builds_repository, &mut base.builds_repository, found);
+    fields.set("promotion", promotion, &mut base.promotion, found);
     fields.set("line-budget", line_budget, &mut base.line_budget, found);
     let warm = fields.section("warm", WARM, found);
     warm.set("stale-after", duration, &mut base.warm.stale_after, found);
@@ -120,6 +141,9 @@ fn draft<'y>(entry: &Node<'y>, defaults: &Settings, found: &mut Vec<Mistake>) ->
 /// A project's name must make valid repositories, and a glob must keep its projects apart.
 fn check_names(draft: &Draft<'_>, found: &mut Vec<Mistake>) {
     let caches = &draft.settings.cache_repository;
+    let builds = draft.settings.builds_repository.as_ref();
+    let repositories = [("cache-repository", Some(caches)), ("builds-repository", builds)];
+    let repositories = repositories.into_iter().filter_map(|(field, template)| Some((field, template?)));
     let no_project = |template: &Template| !template.has_project();
     match &draft.names {
         None => {}
@@ -128,8 +152,10 @@ fn check_names(draft: &Draft<'_>, found: &mut Vec<Mistake>) {
             if let Some(Err(wrong)) = repository {
                 found.push(draft.place_of("repository").mistake(wrong.to_string()));
             }
-            if let Err(wrong) = CacheRepository::new(caches.of(name)) {
-                found.push(draft.place_of("cache-repository").mistake(wrong.to_string()));
+            for (field, template) in repositories {
+                if let Err(wrong) = CacheRepository::new(template.of(name)) {
+                    found.push(draft.place_of(field).mistake(wrong.to_string()));
+                }
             }
         }
         Some(Names::Glob(_)) => {
@@ -138,10 +164,11 @@ fn check_names(draft: &Draft<'_>, found: &mut Vec<Mistake>) {
                 let why = "otherwise the project of a push cannot be told";
                 found.push(draft.place_of("repository").mistake(format!("{wrong}: {why}")));
             }
-            if no_project(caches) {
-                let wrong = format!("a glob's cache repository needs `{PROJECT}`, and `{caches}` has none");
+            for (field, template) in repositories.filter(|(_, template)| no_project(template)) {
+                let what = field.replace('-', " ");
+                let wrong = format!("a glob's {what} needs `{PROJECT}`, and `{template}` has none");
                 let why = "its projects would share one";
-                found.push(draft.place_of("cache-repository").mistake(format!("{wrong}: {why}")));
+                found.push(draft.place_of(field).mistake(format!("{wrong}: {why}")));
             }
         }
     }
@@ -169,21 +196,28 @@ fn check_order(drafts: &[Draft<'_>], found: &mut Vec<Mistake>) {
     }
 }
 
-/// Budgets and deletion are per cache repository, so no two projects may have the same.
+/// Budgets, deletion and trust are per repository, so no two projects may have the same, and what builds write must not
+/// be what they are not to write.
 fn check_sharing(drafts: &[Draft<'_>], found: &mut Vec<Mistake>) {
-    let mut owners: HashMap<String, &ProjectName> = HashMap::new();
+    let mut owners: HashMap<String, (&ProjectName, &str)> = HashMap::new();
     for draft in drafts {
         let Some(name) = draft.project() else { continue };
-        let repository = draft.settings.cache_repository.of(name);
-        match owners.get(&repository) {
-            // The same name twice is reported as that.
-            Some(owner) if *owner == name => {}
-            Some(owner) => {
-                let wrong = format!("the cache repository `{repository}` is already that of `{owner}`");
-                let why = "each project needs its own";
-                found.push(draft.place_of("cache-repository").mistake(format!("{wrong}; {why}")));
+        let builds = draft.settings.builds_repository.as_ref();
+        for (field, template) in
+            [("cache-repository", Some(&draft.settings.cache_repository)), ("builds-repository", builds)]
+        {
+            let Some(repository) = template.map(|template| template.of(name)) else { continue };
+            match owners.get(&repository) {
+                // The same name twice is reported as that.
+                Some((owner, known)) if *owner == name && *known == field => {}
+                Some((owner, known)) => {
+                    let wrong =
+                        format!("`{repository}` is already the {} of `{owner}`", known.replace('-', " "));
+                    let why = if *owner == name { "they must be two" } else { "each project needs its own" };
+                    found.push(draft.place_of(field).mistake(format!("{wrong}; {why}")));
+                }
+                None => _ = owners.insert(repository, (name, field)),
             }
-            None => _ = owners.insert(repository, name),
         }
     }
 }
@@ -202,6 +236,19 @@ fn repository(text: &str) -> Result<Template, String> {
 
 fn cache_repository(text: &str) -> Result<Template, String> {
     template(text, |name| CacheRepository::new(name).map(drop).map_err(|e| e.to_string()))
+}
+
+fn builds_repository(text: &str) -> Result<Option<Template>, String> {
+    if text == "none" { Ok(None) } else { cache_repository(text).map(Some) }
+}
+
+fn promotion(text: &str) -> Result<Promotion, String> {
+    match text {
+        "merged" => Ok(Promotion::Merged),
+        "rebuild" => Ok(Promotion::Rebuild),
+        "off" => Ok(Promotion::Off),
+        other => Err(format!("`{}` is no promotion; write `merged`, `rebuild` or `off`", shown(other))),
+    }
 }
 
 /// Checks a name with a sample in the place of `{project}`.

@@ -68,6 +68,8 @@ fn what_a_document_leaves_out_has_the_built_in_value() {
         repository: repository("github.com/example/app"),
         default_branch: Branch::new("main").unwrap(),
         cache_repository: CacheRepository::new("stoker/app").unwrap(),
+        builds_repository: None,
+        promotion: Promotion::Merged,
         line_budget: None,
         warm: Warm { stale_after: DAY * 7 },
         retention: Retention { mode: Mode::Report, lease: DAY, idle_branch: DAY * 30 },
@@ -460,11 +462,38 @@ projects:
     assert_eq!(
         mistakes_after_version(text),
         [
-            "5:13: projects[1].name: the cache repository `caches` is already that of `app`; each project needs its own",
-            "7:72: projects[3].cache-repository: the cache repository `x/web` is already that of `web`; each project \
+            "5:13: projects[1].name: `caches` is already the cache repository of `app`; each project needs its own",
+            "7:72: projects[3].cache-repository: `x/web` is already the cache repository of `web`; each project \
              needs its own",
         ]
     );
+}
+
+#[test]
+fn what_builds_write_is_not_what_stoker_writes() {
+    let app = |fields: &str| {
+        format!(
+            "projects:\n  - {{ name: app, repository: github.com/example/app, {fields} }}\n  - {{ name: web, repository: github.com/example/web }}"
+        )
+    };
+    assert_eq!(
+        mistakes_after_version(&app("builds-repository: 'stoker/{project}'")),
+        [
+            "3:77: projects[0].builds-repository: `stoker/app` is already the cache repository of `app`; they must be two"
+        ]
+    );
+    assert_eq!(
+        mistakes_after_version(&app("builds-repository: stoker/web")),
+        [
+            "4:13: projects[1].name: `stoker/web` is already the builds repository of `app`; each project needs its own"
+        ]
+    );
+    assert_eq!(mistakes_after_version(&app("promotion: on")).len(), 1);
+    let policy =
+        policy(&format!("version: 1\n{}", app("builds-repository: 'builds/{project}', promotion: off")));
+    let app = policy.project(&name("app")).unwrap();
+    assert_eq!((app.exports().as_str(), app.promotion), ("builds/app", Promotion::Off));
+    assert_eq!(policy.project(&name("web")).unwrap().exports().as_str(), "stoker/web");
 }
 
 #[test]

@@ -42,9 +42,7 @@ const AT_ONCE: usize = 2;
 
 fn main() -> ExitCode {
     if env::var_os(MINISTACK).is_none() && env::var_os(DISTRIBUTION).is_none() {
-        println!(
-            "SKIPPED: the cache algebra on a real builder; `cargo xtask test` runs it, with registries"
-        );
+        println!("SKIPPED: the cache algebra on a real builder; `cargo xtask test` runs it, with registries");
         return ExitCode::SUCCESS;
     }
     match run() {

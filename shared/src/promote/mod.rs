@@ -1,25 +1,28 @@
 //! Promotion: merging exports into the line of their build, and merged commits' caches into the line they were merged
 //! to. It is a join, so a hint that comes twice, late or out of order changes nothing that matters.
 
+mod line;
+mod sweep;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use bytes::Bytes;
-use futures_util::future::{join_all, try_join_all};
+use futures_util::future::join_all;
 use jiff::Timestamp;
 
-use crate::cache::{self, Cache, Kind, Limits, Manifest, Warmth};
+use crate::cache::{self, Warmth};
 use crate::error::{CallError, Disposition};
 use crate::event::Event;
-use crate::handout::{Handed, importable};
+use crate::handout::{Handed, MAX_COMMITS, importable};
 use crate::names::{CacheRepository, Commit, Digest, Line, ProjectName, Repository, Scope, Tag, TagKind};
 use crate::policy::{Policy, Project};
-use crate::ports::{Build, BuildStatus, Image, ReadBlobs, ReadBuilds, ReadImages, WriteImages, read_images};
-use crate::provenance::{Built, Provenance};
+use crate::ports::{Build, BuildStatus, MountBlobs, ReadBlobs, ReadBuilds, ReadImages, WriteImages};
+use crate::provenance::Built;
+pub use sweep::sweep;
 
 /// The ports that promotion needs.
-pub trait Ports: ReadBuilds + ReadImages + ReadBlobs + WriteImages {}
-impl<P: ReadBuilds + ReadImages + ReadBlobs + WriteImages> Ports for P {}
+pub trait Ports: ReadBuilds + ReadImages + ReadBlobs + WriteImages + MountBlobs {}
+impl<P: ReadBuilds + ReadImages + ReadBlobs + WriteImages + MountBlobs> Ports for P {}
 
 /// A reason to look whether a line should move.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -131,6 +134,20 @@ pub enum Error {
         /// What it holds.
         why: String,
     },
+    /// The registry does not make a blob of one repository one of another.
+    #[error(
+        "{registry_answer}: layers of {from} cannot be had in {to} without moving their bytes. In ECR switch it on with `aws \
+         ecr put-account-setting --name BLOB_MOUNTING --value ENABLED`, and encrypt both repositories with the same key; \
+         otherwise leave `builds-repository` out of the policy"
+    )]
+    NotMounted {
+        /// What the registry said.
+        registry_answer: &'static str,
+        /// The builds repository.
+        from: CacheRepository,
+        /// The trusted one.
+        to: CacheRepository,
+    },
     /// There is more besides records than BuildKit imports, such as a branch's name.
     #[error("the cache for {line} would have {bytes} bytes, more than BuildKit imports")]
     TooLarge {
@@ -147,7 +164,7 @@ impl Error {
     pub fn disposition(&self) -> Disposition {
         match self {
             Self::Call(error) => error.disposition(),
-            Self::ForeignLine { .. } | Self::TooLarge { .. } => Disposition::Alarm,
+            Self::ForeignLine { .. } | Self::NotMounted { .. } | Self::TooLarge { .. } => Disposition::Alarm,
         }
     }
 }
@@ -155,36 +172,35 @@ impl Error {
 /// The answer to one hint: what came of it for each line that it touches.
 pub type Answer = Result<Vec<Outcome>, Arc<Error>>;
 
-/// A push lists at most a few thousand commits; the caches that matter are of its newest.
-const MAX_COMMITS: usize = 90;
-
 /// One move that a hint asks for.
 #[derive(Debug, Clone)]
 struct Move {
     /// The hint's place in the batch.
     hint: usize,
     project: Project,
-    source: Tag,
     cause: Cause,
 }
 
+/// Why a line is to move: what is to be merged into it.
 #[derive(Debug, Clone)]
 enum Cause {
-    Built(Built),
+    /// A build's export, under this tag of the repository that builds write to.
+    Built(Tag, Built),
+    /// A commit's cache.
     Merged(Commit),
 }
 
 /// The moves of one line, which are one read and one write of it.
-type Moves = BTreeMap<(CacheRepository, Scope, Line), Vec<Move>>;
+type Moves = BTreeMap<(ProjectName, Line), Vec<Move>>;
 
 /// Handles a batch of hints; answers each in its place. Lines are handled at the same time and fail apart; an error
 /// of a line is the answer to every hint for it.
 pub async fn promote(ports: &impl Ports, policy: &Policy, hints: &[Hint], now: Timestamp) -> Vec<Answer> {
     let mut answers: Vec<Answer> = hints.iter().map(|_| Ok(Vec::new())).collect();
     let moves = gather(ports, policy, hints, &mut answers).await;
-    let moved = join_all(moves.into_iter().map(|((repository, scope, line), moves)| async move {
+    let moved = join_all(moves.into_iter().map(|((_, line), moves)| async move {
         let hints: BTreeSet<usize> = moves.iter().map(|one| one.hint).collect();
-        (hints, move_line(ports, &repository, &scope, line, moves, now).await.map_err(Arc::new))
+        (hints, line::advance(ports, line, moves, now).await.map_err(Arc::new))
     }))
     .await;
     for (hints, result) in moved {
@@ -242,9 +258,9 @@ async fn gather(ports: &impl Ports, policy: &Policy, hints: &[Hint], answers: &m
             Err(error) => answers[index] = Err(error),
             Ok(Err(why)) => answers[index] = Ok(vec![Outcome::Nothing { why }]),
             Ok(Ok(found)) => {
-                for (project, line, source, cause) in found {
-                    let key = (project.cache_repository.clone(), Scope::of(&project.name), line);
-                    moves.entry(key).or_default().push(Move { hint: index, project, source, cause });
+                for (project, line, cause) in found {
+                    let key = (project.name.clone(), line);
+                    moves.entry(key).or_default().push(Move { hint: index, project, cause });
                 }
             }
         }
@@ -252,7 +268,7 @@ async fn gather(ports: &impl Ports, policy: &Policy, hints: &[Hint], answers: &m
     moves
 }
 
-type Found = (Project, Line, Tag, Cause);
+type Found = (Project, Line, Cause);
 
 /// The move that a build's end asks for, if it is a build that Stoker handed an export tag and that ended well.
 fn built_move(policy: &Policy, build: &Build) -> Result<Found, String> {
@@ -272,7 +288,7 @@ fn built_move(policy: &Policy, build: &Build) -> Result<Found, String> {
         return Err("the build built another commit than it was told to".to_owned());
     }
     let built = Built { at: build.started_at, commit, build: build.id.clone() };
-    Ok((project, handed.line, source, Cause::Built(built)))
+    Ok((project, handed.line, Cause::Built(source, built)))
 }
 
 /// Looks at an export that arrived, and for its build: usually that is still running, and its end is the next hint.
@@ -285,15 +301,25 @@ async fn exported_move(
     let Some((scope, TagKind::Export(key))) = Tag::parse(tag) else {
         return Ok(Err("the tag is no export's".to_owned()));
     };
-    let Some(project) =
-        policy.project_of_scope(&scope).filter(|project| project.cache_repository == *repository)
+    let Some(project) = policy.project_of_scope(&scope).filter(|project| project.exports() == repository)
     else {
         return Ok(Err("the policy names no project for the tag".to_owned()));
     };
     let image = ports.images(repository, &[Tag::export(&scope, &key)]).await?.into_iter().flatten().next();
-    if let Some(Err(why)) = image.map(|image| importable(&image.manifest)) {
-        tracing::warn!(cache.tag = tag, cache.repository = %repository, why, "an export that no build can import");
-        return Ok(Err(why));
+    if let Some(image) = image {
+        if let Err(why) = importable(&image.manifest) {
+            tracing::error!(cache.tag = tag, cache.repository = %repository, why, "an export that no build can import");
+            return Ok(Err(why));
+        }
+        if let cache::Kind::Cache(manifest) = cache::classify(&image.manifest) {
+            let bytes = manifest.config.size.max(image.manifest.len() as u64);
+            if bytes > cache::SAFE_SIZE as u64 {
+                tracing::warn!(
+                    cache.tag = tag, cache.repository = %repository, cache.import_bytes = bytes,
+                    "an export that is about to become too large for BuildKit to import"
+                );
+            }
+        }
     }
     let builds = ports.recent(&project.name).await?;
     let exported =
@@ -308,169 +334,9 @@ fn merged_moves(policy: &Policy, repository: &Repository, line: &Line, commits: 
     let newest = commits.iter().rev().take(MAX_COMMITS);
     let projects = policy.projects_of(repository).into_iter();
     projects
+        .filter(|project| project.promotion.into_line(line))
         .flat_map(|project| {
-            newest.clone().map(move |commit| {
-                let source = Tag::commit(&Scope::of(&project.name), commit);
-                (project.clone(), line.clone(), source, Cause::Merged(commit.clone()))
-            })
+            newest.clone().map(move |commit| (project.clone(), line.clone(), Cause::Merged(commit.clone())))
         })
         .collect()
-}
-
-/// One read and one write of a line. The order of the writes makes a crash between any two harmless: the commit's
-/// tag, the config, the history, and the line last.
-async fn move_line(
-    ports: &impl Ports,
-    repository: &CacheRepository,
-    scope: &Scope,
-    line: Line,
-    moves: Vec<Move>,
-    now: Timestamp,
-) -> Result<Outcome, Error> {
-    let line_tag = Tag::line(scope, &line);
-    let mut causes: BTreeMap<Tag, Cause> = BTreeMap::new();
-    let mut project = None;
-    for one in moves {
-        causes.insert(one.source, one.cause);
-        project = Some(one.project);
-    }
-    let Some(Project { name: project, line_budget, .. }) = project else {
-        return Ok(Outcome::Nothing { why: "nobody asked for a move".to_owned() });
-    };
-    let tags: Vec<Tag> = [line_tag.clone()].into_iter().chain(causes.keys().cloned()).collect();
-    let mut images = read_images(ports, repository, &tags).await?.into_iter();
-    let current = match images.next().flatten() {
-        None => None,
-        Some(image) => {
-            let foreign = |why: String| Error::ForeignLine {
-                tag: line_tag.clone(),
-                repository: repository.clone(),
-                why,
-            };
-            Some((read_cache(ports, repository, &image).await?.map_err(foreign)?, image))
-        }
-    };
-
-    let mut sources = Vec::new();
-    for ((tag, cause), image) in causes.iter().zip(images) {
-        let Some(image) = image else { continue };
-        match read_cache(ports, repository, &image).await? {
-            Ok(content) => sources.push((cause, image, content)),
-            Err(why) => tracing::warn!(cache.tag = %tag, cache.repository = %repository, why, "left alone"),
-        }
-    }
-    if sources.is_empty() {
-        return Ok(Outcome::Nothing {
-            why: format!("there is no cache for {line} under any of {} tags", causes.len()),
-        });
-    }
-
-    let before = current.as_ref().map(|(content, _)| Provenance::read(&content.manifest.annotations));
-    let mut provenance = before.clone().unwrap_or_default();
-    let known = current.as_ref().map(|(content, _)| &content.cache);
-    let mut adds = known.is_none();
-    let mut builds = Vec::new();
-    for (cause, _, content) in &sources {
-        let is_new = known.is_none_or(|known| !known.contains(&content.cache));
-        adds |= is_new;
-        match cause {
-            Cause::Built(built) => {
-                let was_newest = before.as_ref().and_then(|before| before.built.as_ref());
-                if is_new || was_newest.is_none_or(|newest| newest.at < built.at) {
-                    let warmth = content.cache.built_since(built.at);
-                    builds.push(Warmed { build: built.build.clone(), warmth });
-                }
-                if provenance.built.as_ref().is_none_or(|newest| newest.at < built.at) {
-                    provenance.built = Some(built.clone());
-                }
-            }
-            Cause::Merged(commit) if is_new => provenance.merged = Some(commit.clone()),
-            Cause::Merged(_) => {}
-        }
-    }
-    // Only other branches' builds need a commit's cache: what is on main is in main's line.
-    if line != Line::Main {
-        try_join_all(sources.iter().map(|(cause, image, _)| async move {
-            let Cause::Built(built) = cause else { return Ok(()) };
-            let tag = Tag::commit(scope, &built.commit);
-            ports.put_image(repository, &tag, &image.media_type, image.manifest.clone()).await
-        }))
-        .await?;
-    }
-    if !adds && before.as_ref() == Some(&provenance) {
-        return Ok(Outcome::Unchanged { line });
-    }
-    let exports: Vec<Cache> = sources.iter().map(|(cause, _, content)| used(&content.cache, cause)).collect();
-    let merged = Cache::merge(known.into_iter().chain(&exports));
-    let merged = within(&merged, &Limits { bytes: line_budget, ..Limits::default() }, &line, repository);
-    let records = merged.records();
-    let parent = current.as_ref().map(|(_, image)| image.digest.clone());
-    let merged = merged.serialise(Provenance { parent, ..provenance.clone() }.annotations(&line));
-    let holds_config =
-        current.as_ref().is_some_and(|(content, _)| content.manifest.config.digest == merged.config_digest);
-    // What was new does not fit.
-    if holds_config && before.as_ref() == Some(&provenance) {
-        return Ok(Outcome::Unchanged { line });
-    }
-    if merged.size() > cache::IMPORT_LIMIT {
-        return Err(Error::TooLarge { line, bytes: merged.size() });
-    }
-    if !holds_config {
-        ports.put_blob(repository, &merged.config_digest, Bytes::from(merged.config)).await?;
-    }
-    if let Some((_, image)) = current {
-        let history = Tag::history(scope, &line, now, &image.digest);
-        ports.put_image(repository, &history, &image.media_type, image.manifest).await?;
-    }
-    ports.put_image(repository, &line_tag, cache::MANIFEST_MEDIA_TYPE, Bytes::from(merged.manifest)).await?;
-    Ok(Outcome::Moved { line, to: merged.manifest_digest, project, records, builds })
-}
-
-/// An export that says when a build used it. Of the build of a merged commit it is known only that it did not run before
-/// what it made.
-fn used(export: &Cache, cause: &Cause) -> Cache {
-    let at = match cause {
-        Cause::Built(built) => Some(built.at),
-        Cause::Merged(_) => export.newest(),
-    };
-    at.map_or_else(|| export.clone(), |at| export.used_at(at))
-}
-
-/// What of a line's cache fits. What does not is told in the log.
-fn within(cache: &Cache, limits: &Limits, line: &Line, repository: &CacheRepository) -> Cache {
-    let pruned = cache.prune(limits);
-    if let Some(first) = pruned.dropped.first() {
-        tracing::info!(
-            %line, cache.repository = %repository, pruned.cause = %first.why, pruned.records = pruned.dropped.len(),
-            pruned.bytes = pruned.bytes_before - pruned.bytes_after, cache.bytes = pruned.bytes_after,
-            "what builds used least lately has left the line"
-        );
-    }
-    pruned.cache
-}
-
-/// A cache as it was read.
-struct Content {
-    manifest: Manifest,
-    cache: Cache,
-}
-
-/// Reads an image's cache; the inner error says why it is none that BuildKit would import.
-async fn read_cache(
-    ports: &impl ReadBlobs,
-    repository: &CacheRepository,
-    image: &Image,
-) -> Result<Result<Content, String>, CallError> {
-    let manifest = match cache::classify(&image.manifest) {
-        Kind::Cache(manifest) => manifest,
-        Kind::Other { why } => return Ok(Err(why)),
-    };
-    if let Err(why) = importable(&image.manifest) {
-        return Ok(Err(why));
-    }
-    let config = ports.blob(repository, &manifest.config.digest, cache::IMPORT_LIMIT).await?;
-    Ok(match Cache::parse(&manifest, &config) {
-        Ok(cache) => Ok(Content { manifest, cache }),
-        Err(invalid) => Err(crate::error::chain(&invalid)),
-    })
 }

@@ -1,0 +1,356 @@
+//! Moving one line: one read of it, one write.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::future::{try_join, try_join_all};
+use futures_util::stream;
+use jiff::Timestamp;
+
+use super::{Cause, Error, Move, Outcome, Ports, Warmed};
+use crate::cache::{self, Cache, Kind, Limits, Manifest};
+use crate::error::CallError;
+use crate::handout::importable;
+use crate::names::{CacheRepository, Commit, Digest, Line, Scope, Tag};
+use crate::policy::Project;
+use crate::ports::{Image, Mounted, ReadBlobs, ReadImages, read_images};
+use crate::provenance::{Built, Provenance};
+
+/// How many blobs are mounted at once; ECR opens at most 100 a second.
+const MOUNTS_AT_ONCE: usize = 16;
+
+/// A cache that is to be merged into a line.
+struct Source {
+    cause: Cause,
+    content: Content,
+}
+
+/// A cache as it was read.
+pub(super) struct Content {
+    pub(super) manifest: Manifest,
+    pub(super) cache: Cache,
+}
+
+/// Moves a line by all that these moves bring. The order of the writes makes a crash between any two harmless: layers, the
+/// commits' caches, the config, the history, and the line last.
+pub(super) async fn advance(
+    ports: &impl Ports,
+    line: Line,
+    moves: Vec<Move>,
+    now: Timestamp,
+) -> Result<Outcome, Error> {
+    let Some(project) = moves.first().map(|one| one.project.clone()) else {
+        return Ok(Outcome::Nothing { why: "nobody asked for a move".to_owned() });
+    };
+    let repository = &project.cache_repository;
+    let scope = Scope::of(&project.name);
+    let line_tag = Tag::line(&scope, &line);
+    let Read { current, sources, asked, mut present } = read(ports, &project, &line, moves).await?;
+    let current = match current {
+        None => None,
+        Some(image) => {
+            let foreign =
+                |why| Error::ForeignLine { tag: line_tag.clone(), repository: repository.clone(), why };
+            Some((read_cache(ports, repository, &image).await?.map_err(foreign)?, image))
+        }
+    };
+    let before = current.as_ref().map(|(content, _)| Provenance::read(&content.manifest.annotations));
+    let sources = believed(ports, &project, before.as_ref(), sources).await?;
+    let sources = brought(ports, &project, &mut present, sources).await?;
+    if sources.is_empty() {
+        return Ok(Outcome::Nothing {
+            why: format!("there is no cache for {line} under any of {asked} tags"),
+        });
+    }
+
+    let mut provenance = before.clone().unwrap_or_default();
+    provenance.project = Some(project.name.clone());
+    let known = current.as_ref().map(|(content, _)| &content.cache);
+    let mut adds = known.is_none();
+    let mut builds = Vec::new();
+    for Source { cause, content, .. } in &sources {
+        let is_new = known.is_none_or(|known| !known.contains(&content.cache));
+        adds |= is_new;
+        match cause {
+            Cause::Built(_, built) => {
+                let was_newest = before.as_ref().and_then(|before| before.built.as_ref());
+                if is_new || was_newest.is_none_or(|newest| newest.at < built.at) {
+                    let warmth = content.cache.built_since(built.at);
+                    builds.push(Warmed { build: built.build.clone(), warmth });
+                }
+                if provenance.built.as_ref().is_none_or(|newest| newest.at < built.at) {
+                    provenance.built = Some(built.clone());
+                }
+            }
+            Cause::Merged(commit) if is_new => provenance.merged = Some(commit.clone()),
+            Cause::Merged(_) => {}
+        }
+    }
+    // Only other branches' builds need a commit's cache: what is on main is in main's line.
+    if line != Line::Main {
+        try_join_all(sources.iter().map(|source| keep_commit(ports, &project, &line, source))).await?;
+    }
+    if !adds && before.as_ref() == Some(&provenance) {
+        return Ok(Outcome::Unchanged { line });
+    }
+    let merged = join(known, &sources, &line);
+    let limits = Limits { bytes: project.line_budget, ..Limits::default() };
+    let merged = within(&merged, &limits, &line, repository);
+    let records = merged.records();
+    let parent = current.as_ref().map(|(_, image)| image.digest.clone());
+    let merged = merged.serialise(Provenance { parent, ..provenance.clone() }.annotations(&line));
+    let holds_config =
+        current.as_ref().is_some_and(|(content, _)| content.manifest.config.digest == merged.config_digest);
+    // What was new does not fit.
+    if holds_config && before.as_ref() == Some(&provenance) {
+        return Ok(Outcome::Unchanged { line });
+    }
+    if merged.size() > cache::IMPORT_LIMIT {
+        return Err(Error::TooLarge { line, bytes: merged.size() });
+    }
+    if !holds_config {
+        ports.put_blob(repository, &merged.config_digest, Bytes::from(merged.config)).await?;
+    }
+    if let Some((_, image)) = current {
+        let history = Tag::history(&scope, &line, now, &image.digest);
+        ports.put_image(repository, &history, &image.media_type, image.manifest).await?;
+    }
+    ports.put_image(repository, &line_tag, cache::MANIFEST_MEDIA_TYPE, Bytes::from(merged.manifest)).await?;
+    Ok(Outcome::Moved { line, to: merged.manifest_digest, project: project.name, records, builds })
+}
+
+/// What is there.
+struct Read {
+    /// What the line points to.
+    current: Option<Image>,
+    /// What there is to merge.
+    sources: Vec<(Cause, Image)>,
+    /// Number of tags that were looked at for sources.
+    asked: usize,
+    /// Blobs that some manifest in the line's repository refers to.
+    present: BTreeSet<Digest>,
+}
+
+/// Reads all manifests: one request for each repository.
+async fn read(
+    ports: &impl ReadImages,
+    project: &Project,
+    line: &Line,
+    moves: Vec<Move>,
+) -> Result<Read, Error> {
+    let scope = Scope::of(&project.name);
+    let mut built: BTreeMap<Tag, Cause> = BTreeMap::new();
+    let mut merged: BTreeMap<Tag, Cause> = BTreeMap::new();
+    for Move { cause, .. } in moves {
+        match &cause {
+            Cause::Built(tag, _) => built.insert(tag.clone(), cause),
+            Cause::Merged(commit) => merged.insert(Tag::commit(&scope, commit), cause),
+        };
+    }
+    // Main comes along for the blobs that need no mounting, as a new branch has most of its blobs from there.
+    let lines = [Tag::line(&scope, line), Tag::line(&scope, &Line::Main)];
+    let own: Vec<Tag> = lines.into_iter().chain(merged.keys().cloned()).collect();
+    let exports: Vec<Tag> = built.keys().cloned().collect();
+    let (own, exports) = if project.builds_repository.is_some() {
+        let own = read_images(ports, &project.cache_repository, &own);
+        try_join(own, read_images(ports, project.exports(), &exports)).await?
+    } else {
+        let all = [own.as_slice(), &exports].concat();
+        let mut own = read_images(ports, &project.cache_repository, &all).await?;
+        let exports = own.split_off(own.len() - exports.len());
+        (own, exports)
+    };
+    let manifests = own.iter().flatten().filter_map(|image| match cache::classify(&image.manifest) {
+        Kind::Cache(manifest) => Some(manifest),
+        Kind::Other { .. } => None,
+    });
+    let present = manifests.flat_map(|manifest| blobs(&manifest)).collect();
+    let asked = built.len() + merged.len();
+    let mut own = own.into_iter();
+    let current = own.next().flatten();
+    let commits = merged.into_values().zip(own.skip(1));
+    let sources = built.into_values().zip(exports).chain(commits);
+    let sources = sources.filter_map(|(cause, image)| Some((cause, image?))).collect();
+    Ok(Read { current, sources, asked, present })
+}
+
+fn blobs(manifest: &Manifest) -> Vec<Digest> {
+    let layers = manifest.layers.iter().map(|layer| layer.digest.clone());
+    layers.chain([manifest.config.digest.clone()]).collect()
+}
+
+/// Reads the sources' caches, and leaves out what is none, what is not what it is called, and what is from before the
+/// line was rolled back.
+async fn believed(
+    ports: &impl ReadBlobs,
+    project: &Project,
+    line: Option<&Provenance>,
+    sources: Vec<(Cause, Image)>,
+) -> Result<Vec<Source>, Error> {
+    let rolled_back = line.and_then(|line| line.rolled_back);
+    let read = sources.into_iter().map(|(cause, image)| async move {
+        let repository = match &cause {
+            Cause::Built(..) => project.exports(),
+            Cause::Merged(_) => &project.cache_repository,
+        };
+        let content = read_cache(ports, repository, &image).await?;
+        let believed = content.and_then(|content| {
+            let built = match &cause {
+                Cause::Built(_, built) => built.clone(),
+                Cause::Merged(commit) => built_of(&content.manifest, project, commit)?,
+            };
+            match rolled_back {
+                Some(time) if built.at < time => Err(format!("it was built before the line was rolled back, at {time}")),
+                _ => Ok(content),
+            }
+        });
+        Ok(match believed {
+            Ok(content) => Some(Source { cause, content }),
+            Err(why) => {
+                tracing::warn!(cache.digest = %image.digest, cache.repository = %repository, ?cause, why, "left alone");
+                None
+            }
+        })
+    });
+    Ok(try_join_all(read).await.map_err(Error::Call)?.into_iter().flatten().collect())
+}
+
+/// The build that a commit's cache is of, if it is of this commit.
+fn built_of(manifest: &Manifest, project: &Project, commit: &Commit) -> Result<Built, String> {
+    let provenance = Provenance::read(&manifest.annotations);
+    match provenance.built {
+        Some(built) if built.commit == *commit && provenance.project.as_ref() == Some(&project.name) => {
+            Ok(built)
+        }
+        _ => Err("it does not say that it is this commit's".to_owned()),
+    }
+}
+
+/// Makes the layers of what builds exported layers of the line's repository, where these are two. Leaves out an export
+/// with a layer that is nowhere.
+async fn brought(
+    ports: &impl Ports,
+    project: &Project,
+    present: &mut BTreeSet<Digest>,
+    sources: Vec<Source>,
+) -> Result<Vec<Source>, Error> {
+    let Some(from) = &project.builds_repository else { return Ok(sources) };
+    let to = &project.cache_repository;
+    let mut brought = Vec::new();
+    for source in sources {
+        if let Cause::Built(tag, _) = &source.cause {
+            let needed: BTreeSet<Digest> =
+                blobs(&source.content.manifest).into_iter().filter(|blob| !present.contains(blob)).collect();
+            let mounts = stream::iter(&needed).map(|blob| ports.mount(to, from, blob));
+            let mut mounts = mounts.buffer_unordered(MOUNTS_AT_ONCE);
+            let mut missing = false;
+            while let Some(mounted) = mounts.next().await {
+                match mounted? {
+                    Mounted::Done => {}
+                    Mounted::Missing => missing = true,
+                    Mounted::Refused => {
+                        let registry_answer = "the registry does not mount blobs";
+                        return Err(Error::NotMounted {
+                            registry_answer,
+                            from: from.clone(),
+                            to: to.clone(),
+                        });
+                    }
+                }
+            }
+            drop(mounts);
+            if missing {
+                tracing::error!(cache.tag = %tag, cache.repository = %from, "an export that lacks a layer is left alone");
+                continue;
+            }
+            present.extend(needed);
+        }
+        brought.push(source);
+    }
+    Ok(brought)
+}
+
+/// Keeps what a build exported as its commit's cache: the same graph, with annotations that are Stoker's own.
+async fn keep_commit(
+    ports: &impl Ports,
+    project: &Project,
+    line: &Line,
+    source: &Source,
+) -> Result<(), CallError> {
+    let Cause::Built(_, built) = &source.cause else { return Ok(()) };
+    let provenance = Provenance {
+        built: Some(built.clone()),
+        project: Some(project.name.clone()),
+        ..Provenance::default()
+    };
+    let Manifest { config, layers, .. } = source.content.manifest.clone();
+    let manifest = Manifest {
+        schema_version: 2,
+        media_type: cache::MANIFEST_MEDIA_TYPE.to_owned(),
+        config,
+        layers,
+        annotations: provenance.annotations(line),
+        extra: cache::Extra::new(),
+    };
+    let tag = Tag::commit(&Scope::of(&project.name), &built.commit);
+    let bytes = Bytes::from(cache::to_json(&manifest));
+    ports.put_image(&project.cache_repository, &tag, cache::MANIFEST_MEDIA_TYPE, bytes).await
+}
+
+/// Joins sources to what a line holds. What main or its own builds have a result of keeps that one: a branch may add to
+/// main, and never say what a step of main results in.
+fn join(known: Option<&Cache>, sources: &[Source], line: &Line) -> Cache {
+    let (built, merged): (Vec<_>, Vec<_>) =
+        sources.iter().partition(|source| matches!(source.cause, Cause::Built(..)));
+    let built: Vec<Cache> = built.iter().map(|source| used(source)).collect();
+    let own = Cache::merge(known.into_iter().chain(&built));
+    let merged: Vec<Cache> = merged
+        .iter()
+        .map(|source| if *line == Line::Main { used(source).yielding_to(&own) } else { used(source) })
+        .collect();
+    Cache::merge([&own].into_iter().chain(&merged))
+}
+
+/// An export that says when a build used it. Of the build of a merged commit it is known only that it did not run before
+/// what it made.
+fn used(Source { cause, content: Content { cache, .. }, .. }: &Source) -> Cache {
+    let at = match cause {
+        Cause::Built(_, built) => Some(built.at),
+        Cause::Merged(_) => cache.newest(),
+    };
+    at.map_or_else(|| cache.clone(), |at| cache.used_at(at))
+}
+
+/// What of a line's cache fits. What does not is told in the log.
+fn within(cache: &Cache, limits: &Limits, line: &Line, repository: &CacheRepository) -> Cache {
+    let pruned = cache.prune(limits);
+    if let Some(first) = pruned.dropped.first() {
+        tracing::info!(
+            %line, cache.repository = %repository, pruned.cause = %first.why, pruned.records = pruned.dropped.len(),
+            pruned.bytes = pruned.bytes_before - pruned.bytes_after, cache.bytes = pruned.bytes_after,
+            "what builds used least lately has left the line"
+        );
+    }
+    pruned.cache
+}
+
+/// Reads an image's cache; the inner error says why it is none that BuildKit would import.
+pub(super) async fn read_cache(
+    ports: &impl ReadBlobs,
+    repository: &CacheRepository,
+    image: &Image,
+) -> Result<Result<Content, String>, CallError> {
+    let manifest = match cache::classify(&image.manifest) {
+        Kind::Cache(manifest) => manifest,
+        Kind::Other { why } => return Ok(Err(why)),
+    };
+    if let Err(why) = importable(&image.manifest) {
+        return Ok(Err(why));
+    }
+    let config = ports.blob(repository, &manifest.config.digest, cache::IMPORT_LIMIT).await?;
+    Ok(match Cache::parse(&manifest, &config) {
+        Ok(cache) => Ok(Content { manifest, cache }),
+        Err(invalid) => Err(crate::error::chain(&invalid)),
+    })
+}
