@@ -60,6 +60,8 @@ pub struct Account {
     pub acting: Cell<&'static str>,
     /// What each function has called.
     pub called: RefCell<BTreeMap<&'static str, BTreeSet<&'static str>>>,
+    /// Whether whoever reads or writes images lets others go first, so that what runs at once meets.
+    pub yields: Cell<bool>,
     /// Faults by the number of the call, counted from 0.
     pub faults: RefCell<HashMap<usize, Fault>>,
 }
@@ -141,6 +143,12 @@ impl Account {
         true
     }
 
+    async fn let_others_go(&self) {
+        if self.yields.get() {
+            tokio::task::yield_now().await;
+        }
+    }
+
     fn call<T>(
         &self,
         operation: &'static str,
@@ -166,6 +174,7 @@ impl ReadImages for Account {
         repository: &CacheRepository,
         tags: &[Tag],
     ) -> Result<Vec<Option<Image>>, CallError> {
+        self.let_others_go().await;
         self.call("ecr:BatchGetImage", || {
             assert!(tags.len() <= 100, "one request names at most 100 images");
             Ok(tags.iter().map(|tag| self.image(repository, tag.as_str())).collect())
@@ -211,6 +220,7 @@ impl WriteImages for Account {
         manifest: Bytes,
     ) -> Result<(), CallError> {
         let operation = "registry:PutManifest";
+        self.let_others_go().await;
         self.call(operation, || {
             let parsed: serde_json::Value = serde_json::from_slice(&manifest).expect("a manifest is JSON");
             let layers = parsed["layers"].as_array().expect("a manifest has layers");

@@ -95,6 +95,10 @@ pub struct World {
     pub aws_events: Vec<String>,
     /// Whether AWS's own events are lost.
     pub loses_aws_events: bool,
+    /// Whether what Stoker's bus has for the promotion queue is lost.
+    pub loses_promotions: bool,
+    /// What the forge calls the default branch.
+    pub default_branch: String,
     next: u32,
 }
 
@@ -113,7 +117,7 @@ projects:
 pub const ISOLATED: &str = "
 version: 1
 defaults:
-  builds-repository: stoker/{project}-builds
+  builds-repository: stoker-builds/{project}
   retention: { mode: apply, lease: 24h, idle-branch: 30d }
   warm: { stale-after: 7d }
 projects:
@@ -158,6 +162,8 @@ impl World {
             deliveries: Vec::new(),
             aws_events: Vec::new(),
             loses_aws_events: false,
+            loses_promotions: false,
+            default_branch: "main".to_owned(),
             next: 0,
         }
     }
@@ -187,13 +193,20 @@ impl World {
         self.account.set_now(self.account.now() + duration);
     }
 
+    fn forge_repository(&self) -> Value {
+        json!({
+            "full_name": "example/app", "html_url": "https://github.com/example/app",
+            "default_branch": self.default_branch,
+        })
+    }
+
     /// Somebody pushes `commits`, the last of them the new head.
     pub async fn push(&mut self, branch: &str, commits: &[&Commit]) {
         let ids: Vec<Value> = commits.iter().map(|commit| json!({ "id": commit.as_str() })).collect();
         let head = commits.last().expect("a push has a head");
         let body = json!({
             "ref": format!("refs/heads/{branch}"), "before": "0".repeat(40), "after": head.as_str(),
-            "created": false, "deleted": false, "forced": false, "commits": ids, "repository": repository(),
+            "created": false, "deleted": false, "forced": false, "commits": ids, "repository": self.forge_repository(),
         });
         self.deliver("push", &body).await;
     }
@@ -202,7 +215,7 @@ impl World {
     pub async fn delete_branch(&mut self, branch: &str) {
         let body = json!({
             "ref": format!("refs/heads/{branch}"), "before": "1".repeat(40), "after": "0".repeat(40),
-            "created": false, "deleted": true, "forced": false, "commits": [], "repository": repository(),
+            "created": false, "deleted": true, "forced": false, "commits": [], "repository": self.forge_repository(),
         });
         self.deliver("push", &body).await;
     }
@@ -238,7 +251,7 @@ impl World {
                 "head": { "ref": branch, "sha": head.as_str(), "repo": { "full_name": from } },
                 "base": { "ref": base },
             },
-            "repository": repository(),
+            "repository": self.forge_repository(),
         });
         self.deliver("pull_request", &body).await;
     }
@@ -292,14 +305,16 @@ impl World {
             match &envelope.event {
                 Event::BranchPushed(push) => {
                     self.invocations.push(("start-build", body.clone(), 0));
-                    if push.to_default_branch {
+                    if push.to_default_branch && !self.loses_promotions {
                         self.enqueue_promotion(body);
                     }
                 }
                 Event::PullRequestUpdated(_) => self.invocations.push(("start-build", body, 0)),
                 Event::PullRequestMerged(_) => {
                     self.invocations.push(("warm-main", body.clone(), 0));
-                    self.enqueue_promotion(body);
+                    if !self.loses_promotions {
+                        self.enqueue_promotion(body);
+                    }
                 }
                 Event::BranchDeleted(_) | Event::PullRequestClosed(_) => {
                     let message = self.message(body);
@@ -340,6 +355,37 @@ impl World {
     pub async fn settle_invocations(&mut self) {
         while !self.invocations.is_empty() {
             self.invoke().await;
+        }
+    }
+
+    /// Lets `start-build` be asked now, and the promotions that wait come seconds after.
+    pub async fn start_before_promotions(&mut self, delay: std::time::Duration) {
+        let invocations = std::mem::take(&mut self.invocations);
+        let promotions = std::mem::take(&mut self.promotions);
+        let (account, policy, now) = (&self.account, &self.policy, self.account.now());
+        let start = async {
+            for (_, body, _) in invocations.iter().filter(|(function, ..)| *function == "start-build") {
+                let envelope = Envelope::parse(body).unwrap();
+                start_build::handle(&envelope, policy, REGISTRY, account).await.unwrap();
+            }
+        };
+        let promote = async {
+            tokio::time::sleep(delay).await;
+            promote_cache::handle(&sqs(&promotions), policy, account, now).await
+        };
+        let ((), response) = tokio::join!(start, promote);
+        assert!(response.batch_item_failures.is_empty());
+    }
+
+    /// Every message that waits is handled by an invocation of its own, all at once.
+    pub async fn promote_each_at_once(&mut self) {
+        let promotions = std::mem::take(&mut self.promotions);
+        let (account, policy, now) = (&self.account, &self.policy, self.account.now());
+        let handled = promotions.iter().map(|message| async move {
+            promote_cache::handle(&sqs(std::slice::from_ref(message)), policy, account, now).await
+        });
+        for response in futures_util::future::join_all(handled).await {
+            assert!(response.batch_item_failures.is_empty());
         }
     }
 
@@ -562,10 +608,6 @@ fn sqs(batch: &[Message]) -> SqsEvent {
     event
 }
 
-fn repository() -> Value {
-    json!({ "full_name": "example/app", "html_url": "https://github.com/example/app", "default_branch": "main" })
-}
-
 fn record(key: &str) -> Digest {
     Digest::of(format!("record {key}").as_bytes())
 }
@@ -573,9 +615,19 @@ fn record(key: &str) -> Digest {
 /// A cache as a build exports it: its manifest, and its blobs with the config first.
 #[must_use]
 pub fn exported(source: &Source, created_at: impl Fn(&str) -> Timestamp) -> (Bytes, Vec<Bytes>) {
+    exported_with(source, created_at, |key| format!("layer of {key}"))
+}
+
+/// A cache with any bytes for layers.
+#[must_use]
+pub fn exported_with(
+    source: &Source,
+    created_at: impl Fn(&str) -> Timestamp,
+    layer: impl Fn(&str) -> String,
+) -> (Bytes, Vec<Bytes>) {
     let steps = source.steps();
     let index = |key: &String| steps.iter().position(|(known, _)| known == key).expect("a known step");
-    let blobs: Vec<Bytes> = steps.iter().map(|(key, _)| Bytes::from(format!("layer of {key}"))).collect();
+    let blobs: Vec<Bytes> = steps.iter().map(|(key, _)| Bytes::from(layer(key))).collect();
     let layers: Vec<Value> =
         blobs.iter().map(|blob| json!({ "blob": Digest::of(blob).as_str(), "parent": -1 })).collect();
     let records: Vec<Value> = steps

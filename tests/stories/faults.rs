@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use stoker::error::Failure;
 use stoker::names::Digest;
 use stories::account::Fault;
-use stories::world::World;
+use stories::world::{ISOLATED, POLICY, World};
 
 /// A life: a branch, its build, its merge, main's build. Answers where the lines' caches end, and the calls made.
-async fn life(fault: Option<(usize, Fault)>) -> (BTreeMap<String, Digest>, usize, World) {
-    let mut world = World::new();
+async fn life(policy: &str, fault: Option<(usize, Fault)>) -> (BTreeMap<String, Digest>, usize, World) {
+    let mut world = World::with_policy(policy);
     world.account.faults.borrow_mut().extend(fault);
     let base = world.commit([1, 1, 1, 1]);
     world.push("main", &[&base]).await;
@@ -31,7 +31,16 @@ async fn life(fault: Option<(usize, Fault)>) -> (BTreeMap<String, Digest>, usize
 
 #[tokio::test]
 async fn any_call_may_fail_once() {
-    let (calm, calls, world) = life(None).await;
+    any_call_of(POLICY).await;
+}
+
+#[tokio::test]
+async fn any_call_may_fail_once_where_builds_and_lines_are_apart() {
+    any_call_of(ISOLATED).await;
+}
+
+async fn any_call_of(policy: &str) {
+    let (calm, calls, world) = life(policy, None).await;
     assert!(calls > 30, "the life makes calls worth failing: {calls}");
     let builds = world.account.builds.borrow().len();
     for call in 0..calls {
@@ -40,7 +49,7 @@ async fn any_call_may_fail_once() {
             Fault::Before(Failure::Unavailable),
             Fault::After(Failure::Unavailable),
         ] {
-            let (end, _, world) = life(Some((call, fault))).await;
+            let (end, _, world) = life(policy, Some((call, fault))).await;
             assert_eq!(end, calm, "call {call} {fault:?}");
             assert_eq!(
                 world.account.builds.borrow().len(),

@@ -7,11 +7,14 @@
     reason = "a test that meets the unexpected ends"
 )]
 
+mod attacks;
 mod bad_input;
 mod events;
 mod faults;
 mod last_use;
+mod promotion;
 mod push_to_main;
 mod retention;
 mod roles;
+mod sweep;
 mod workspace;

@@ -1,0 +1,91 @@
+//! One night makes good what lost events would have said.
+
+use jiff::SignedDuration;
+use stories::world::{ISOLATED, POLICY, World};
+
+/// A life with its nights: a branch, its merge, main's build. With `lost` no event ever moves a line.
+async fn life(policy: &str, lost: bool) -> World {
+    let mut world = World::with_policy(policy);
+    world.loses_aws_events = lost;
+    world.loses_promotions = lost;
+    let base = world.commit([1, 1, 1, 1]);
+    world.push("main", &[&base]).await;
+    world.build().await;
+    let a = world.commit([2, 2, 1, 1]);
+    world.push("feature-a", &[&a]).await;
+    world.build().await;
+    let b = world.commit([1, 1, 2, 2]);
+    world.push("feature-b", &[&b]).await;
+    world.build().await;
+    let merge = world.commit([2, 2, 1, 1]);
+    world.pull_request("merged", "feature-a", &a, Some(&merge)).await;
+    world.push("main", &[&a, &merge]).await;
+    world.build().await;
+    world.wait(SignedDuration::from_hours(8));
+    world
+}
+
+fn held(world: &World) -> Vec<(String, usize)> {
+    let lines = ["main", "branch/feature-a", "branch/feature-b"].into_iter();
+    lines.map(|line| (line.to_owned(), world.line(line).map_or(0, |(_, cache)| cache.records()))).collect()
+}
+
+#[tokio::test]
+async fn one_night_without_events_reaches_the_same_lines() {
+    for policy in [POLICY, ISOLATED] {
+        let mut calm = life(policy, false).await;
+        calm.night().await;
+        let mut lost = life(policy, true).await;
+        assert!(lost.lines().is_empty(), "nothing has moved: {:?}", lost.lines());
+        lost.night().await;
+        assert_eq!(lost.lines().keys().collect::<Vec<_>>(), calm.lines().keys().collect::<Vec<_>>());
+        assert_eq!(
+            held(&lost),
+            [("main".to_owned(), 8), ("branch/feature-a".to_owned(), 5), ("branch/feature-b".to_owned(), 5)]
+        );
+        // With its events main's own build had all from the branch; without them it ran the steps itself, to the same end.
+        assert_eq!(held(&lost), held(&calm));
+    }
+}
+
+#[tokio::test]
+async fn a_night_after_a_calm_day_changes_nothing_and_reads_little() {
+    let mut world = life(ISOLATED, false).await;
+    world.night().await;
+    let lines = world.lines();
+    let before = world.account.calls.borrow().len();
+    world.wait(SignedDuration::from_mins(1));
+    world.night().await;
+    assert_eq!(world.lines(), lines);
+    let calls = world.account.calls.borrow()[before..].to_vec();
+    assert!(!calls.contains(&"registry:PutManifest"), "{calls:?}");
+    let reads = calls.iter().filter(|call| **call == "registry:GetBlob").count();
+    assert!(reads <= 2, "main, and what was merged into it: {calls:?}");
+}
+
+#[tokio::test]
+async fn a_line_that_has_lost_a_layer_is_mended_before_a_build_fails_for_it() {
+    let mut world = life(ISOLATED, false).await;
+    let (before, cache) = world.line("main").unwrap();
+    let lost = cache.blobs().next().unwrap().digest.clone();
+    world.account.lose_blob(&world.repository(), &lost);
+    world.night().await;
+    let (after, cache) = world.line("main").unwrap();
+    assert_ne!(before, after);
+    assert!(cache.blobs().all(|blob| blob.digest != lost));
+    assert!(cache.layers() >= 7, "what rests on other layers stays: {}", cache.layers());
+}
+
+#[tokio::test]
+async fn a_line_that_has_lost_its_config_begins_anew() {
+    let mut world = life(ISOLATED, false).await;
+    let image = world.account.image(&world.repository(), "app.main").unwrap();
+    let manifest: serde_json::Value = serde_json::from_slice(&image.manifest).unwrap();
+    let config = stoker::names::Digest::new(manifest["config"]["digest"].as_str().unwrap()).unwrap();
+    world.account.lose_blob(&world.repository(), &config);
+    world.night().await;
+    let head = world.commit([2, 2, 1, 1]);
+    world.push("main", &[&head]).await;
+    world.build().await;
+    assert_eq!(world.holds("main", [2, 2, 1, 1]).len(), 5);
+}
