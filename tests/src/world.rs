@@ -537,7 +537,9 @@ impl World {
                 let config = self.config(&image.manifest);
                 for found in config["records"].as_array().into_iter().flatten() {
                     let digest = Digest::new(found["digest"].as_str().unwrap()).unwrap();
-                    known.insert(digest, found["layers"][0]["createdAt"].as_str().unwrap().parse().unwrap());
+                    if let Some(made_at) = found["layers"][0]["createdAt"].as_str() {
+                        known.insert(digest, made_at.parse().unwrap());
+                    }
                 }
             }
         }

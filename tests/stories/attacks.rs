@@ -1,1 +1,426 @@
+//! What an attacker tries, and what comes of it. docs/threat-model.md has a row for each.
 
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use jiff::SignedDuration;
+use serde_json::{Value, json};
+use stoker::cache::{CONFIG_MEDIA_TYPE, MANIFEST_MEDIA_TYPE};
+use stoker::names::{Branch, Commit, Digest, Line, ProjectName, Scope, Tag, TagKind};
+use stoker::ports::BuildStatus;
+use stories::world::{ISOLATED, POLICY, Source, World, exported, exported_with};
+
+const BASE: [u32; 4] = [1, 1, 1, 1];
+
+/// Main is warm.
+async fn warm_main(policy: &str) -> World {
+    let mut world = World::with_policy(policy);
+    let base = world.commit(BASE);
+    world.push("main", &[&base]).await;
+    world.build().await;
+    world.wait(SignedDuration::from_mins(10));
+    world
+}
+
+/// All that could be part of main's cache: its digest, and every blob in it.
+fn main_of(world: &World) -> (Digest, BTreeSet<Digest>) {
+    let (digest, cache) = world.line("main").unwrap();
+    (digest, cache.blobs().map(|blob| blob.digest.clone()).collect())
+}
+
+/// A branch's build that exports whatever it likes, and then ends well.
+async fn malicious_branch(world: &mut World, manifest: Bytes, blobs: Vec<Bytes>) -> Commit {
+    let head = world.commit([1, 1, 2, 1]);
+    world.push("evil", &[&head]).await;
+    world.settle().await;
+    let build = world.running().pop().expect("the branch's build");
+    world.push_cache(&build.environment["STOKER_EXPORT"].clone(), manifest, blobs);
+    world.end(&build.id, BuildStatus::Succeeded, &head);
+    world.settle().await;
+    head
+}
+
+fn text(bytes: &Bytes) -> Value {
+    serde_json::from_slice(bytes).unwrap()
+}
+
+#[tokio::test]
+async fn attack_a_forks_branch_called_main() {
+    for policy in [POLICY, ISOLATED] {
+        let mut world = warm_main(policy).await;
+        let before = main_of(&world);
+        let builds = world.account.builds.borrow().len();
+        let evil = world.commit([9, 9, 9, 9]);
+        for action in ["opened", "synchronize", "closed", "reopened", "closed"] {
+            world.pull_request_to("main", "evil/app", action, "main", &evil, None).await;
+            world.settle().await;
+        }
+        assert_eq!(world.account.builds.borrow().len(), builds, "a fork's code is not built");
+        // Merged into another branch, and then the fork is deleted, which is not told to anybody here.
+        world.pull_request_to("other", "evil/app", "merged", "main", &evil, Some(&evil)).await;
+        world.build().await;
+        world.wait(SignedDuration::from_hours(48));
+        world.night().await;
+        world.build().await;
+        let (digest, blobs) = main_of(&world);
+        assert_eq!(digest, before.0, "closed, merged elsewhere: main's line is another's");
+        assert_eq!(blobs, before.1);
+    }
+}
+
+#[test]
+fn attack_branch_names_crafted_to_collide() {
+    let project = ProjectName::new("app").unwrap();
+    let scope = Scope::of(&project);
+    let mut names: Vec<String> = [
+        "main",
+        "Main",
+        "MAIN",
+        "ｍａｉｎ",
+        "mаin",
+        "main.",
+        ".main",
+        "pr.1",
+        "pr/1",
+        "branch.x",
+        "branch/x",
+        "x",
+        "history.main.20261121T080000Z-00000000",
+        "commit.0000000000000000000000000000000000000001",
+        "export.x",
+        "feature-a",
+        "feature_a",
+        "feature.a",
+        "feature/a",
+        "Feature-a",
+        "feature--a",
+        "feature-a-",
+        "é",
+        "e\u{301}",
+        "app.main",
+        "a__b",
+        "a_b",
+        "a__aaaaaaaaaaaaaaaa",
+        "#",
+        "@",
+        "-",
+        "\u{202e}niam",
+        "ma\u{200b}in",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    for length in [43, 44, 45, 200, 1000] {
+        names.push("x".repeat(length));
+        names.push(format!("{}y", "x".repeat(length - 1)));
+    }
+    // A name that is what another name's hashed slug is.
+    let tags: Vec<String> = names.iter().filter_map(|name| branch_tag(&scope, name)).collect();
+    names.extend(tags.iter().map(|tag| tag.rsplit_once('.').unwrap().1.to_owned()));
+    names.sort();
+    names.dedup();
+    let mut seen = BTreeSet::new();
+    for name in &names {
+        let Some(tag) = branch_tag(&scope, name) else { continue };
+        assert!(
+            tag.len() <= 128 && tag.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)),
+            "{tag}"
+        );
+        let (of, kind) = Tag::parse(&tag).expect("a tag of Stoker's");
+        assert_eq!(of, scope, "{name}");
+        assert!(
+            matches!(kind, TagKind::Line(ref line) if !line.is_main() && line.to_string().starts_with("branch.")),
+            "{name}: {tag}"
+        );
+        assert!(
+            seen.insert(tag.to_lowercase())
+                || names.iter().filter(|n| n.to_lowercase() == name.to_lowercase()).count() > 1,
+            "{name} collides at {tag}"
+        );
+    }
+    assert!(seen.len() > 40);
+}
+
+fn branch_tag(scope: &Scope, name: &str) -> Option<String> {
+    let branch = Branch::new(name).ok()?;
+    Some(Tag::line(scope, &Line::Branch(branch)).to_string())
+}
+
+#[tokio::test]
+async fn attack_a_build_that_pushes_over_anothers_export() {
+    let mut world = warm_main(ISOLATED).await;
+    let victim = world.commit([2, 2, 1, 1]);
+    world.push("feature-a", &[&victim]).await;
+    world.settle().await;
+    let build = world.running().pop().unwrap();
+    let tag = build.environment["STOKER_EXPORT"].clone();
+    // Whoever knows the commit does not know the tag: in another world the same build has another.
+    let mut other = warm_main(ISOLATED).await;
+    let same = other.commit([2, 2, 1, 1]);
+    assert_eq!(same, victim);
+    other.push("feature-a", &[&same]).await;
+    other.settle().await;
+    assert_ne!(other.running().pop().unwrap().environment["STOKER_EXPORT"], tag);
+    assert!(tag.len() >= "app.export.".len() + 8 + 1 + 32, "128 bits: {tag}");
+    // And who learns it later cannot move it.
+    world.run(&build);
+    let (manifest, blobs) = exported_with(
+        &Source { versions: [2, 2, 1, 1] },
+        |_| world.account.now(),
+        |key| format!("evil {key}"),
+    );
+    let evil: BTreeSet<Digest> = blobs.iter().map(|blob| Digest::of(blob)).collect();
+    world.push_cache(&tag, manifest, blobs);
+    world.settle().await;
+    world.push("main", &[&victim]).await;
+    world.build().await;
+    assert_eq!(world.holds("main", [2, 2, 1, 1]).len(), 5);
+    assert!(main_of(&world).1.is_disjoint(&evil));
+}
+
+#[tokio::test]
+async fn attack_a_build_that_pushes_over_lines_commits_and_history() {
+    let mut world = warm_main(ISOLATED).await;
+    let victim = world.commit([2, 2, 1, 1]);
+    world.push("feature-a", &[&victim]).await;
+    world.build().await;
+    let (manifest, blobs) = exported_with(
+        &Source { versions: [2, 2, 1, 1] },
+        |_| world.account.now(),
+        |key| format!("evil {key}"),
+    );
+    let evil: BTreeSet<Digest> = blobs.iter().map(|blob| Digest::of(blob)).collect();
+    for tag in [
+        "app.main".to_owned(),
+        "app.branch.feature-a".to_owned(),
+        format!("app.commit.{victim}"),
+        "app.history.main.20261121T080000Z-00000000".to_owned(),
+        "app.export.guessed".to_owned(),
+    ] {
+        world.push_cache(&tag, manifest.clone(), blobs.clone());
+    }
+    world.settle().await;
+    world.push("main", &[&victim]).await;
+    let ran = world.build().await;
+    world.wait(SignedDuration::from_hours(1));
+    world.night().await;
+    world.build().await;
+    assert!(ran[0].ran.is_empty(), "{ran:?}");
+    for line in ["main", "branch/feature-a"] {
+        let (_, cache) = world.line(line).unwrap();
+        assert!(cache.blobs().all(|blob| !evil.contains(&blob.digest)), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn attack_records_that_point_a_trusted_step_at_a_foreign_layer() {
+    for policy in [POLICY, ISOLATED] {
+        for promotion in ["merged", "rebuild", "off"] {
+            let policy = policy.replace("defaults:", &format!("defaults:\n  promotion: {promotion}"));
+            let mut world = warm_main(&policy).await;
+            let trusted = main_of(&world).1;
+            // The branch changes a step of its own, and forges the results of all that main has.
+            let (manifest, blobs) = exported_with(
+                &Source { versions: [1, 1, 2, 1] },
+                |_| world.account.now(),
+                |key| format!("evil {key}"),
+            );
+            let evil = |key: &str| Digest::of(format!("evil {key}").as_bytes());
+            let head = malicious_branch(&mut world, manifest, blobs).await;
+            let merge = world.commit([1, 1, 2, 1]);
+            world.pull_request("merged", "evil", &head, Some(&merge)).await;
+            world.push("main", &[&head, &merge]).await;
+            world.settle_promotions().await;
+            let after = main_of(&world).1;
+            assert!(after.is_superset(&trusted), "{promotion}");
+            for step in ["deps-a@1", "compile-a@1(deps-a@1)"] {
+                assert!(!after.contains(&evil(step)), "{promotion}: {step} is main's own, and stays so");
+            }
+            // What only the merged branch has is its own business where merges are promoted, and nowhere else.
+            assert_eq!(after.contains(&evil("deps-b@2")), promotion == "merged", "{promotion}");
+            if promotion != "merged" {
+                assert_eq!(after, trusted, "{promotion}: not a byte");
+                let ran = world.build().await;
+                assert!(ran.iter().all(|ran| ran.reads == ["main"]), "{promotion}: {ran:?}");
+                assert!(main_of(&world).1.iter().all(|blob| !blob_is_evil(&world, blob)), "{promotion}");
+            }
+        }
+    }
+}
+
+fn blob_is_evil(world: &World, digest: &Digest) -> bool {
+    world.account.raw_blob(digest).is_some_and(|blob| blob.starts_with(b"evil"))
+}
+
+#[tokio::test]
+async fn attack_an_unmerged_branch_leaves_no_byte_in_main() {
+    for policy in [POLICY, ISOLATED] {
+        let mut world = warm_main(policy).await;
+        let before = main_of(&world);
+        let (manifest, blobs) = exported_with(
+            &Source { versions: [1, 1, 2, 1] },
+            |_| world.account.now(),
+            |key| format!("evil {key}"),
+        );
+        let head = malicious_branch(&mut world, manifest, blobs).await;
+        world.pull_request("closed", "evil", &head, None).await;
+        world.wait(SignedDuration::from_hours(1));
+        world.night().await;
+        // Another commit is merged from the branch of that name than was built.
+        let innocent = world.commit(BASE);
+        world.pull_request("merged", "evil", &innocent, Some(&innocent)).await;
+        world.settle_promotions().await;
+        assert_eq!(main_of(&world), before);
+    }
+}
+
+#[tokio::test]
+async fn attack_a_webhook_replayed_after_a_week() {
+    for policy in [POLICY, ISOLATED] {
+        let mut world = warm_main(policy).await;
+        let head = world.commit([2, 2, 1, 1]);
+        world.push("feature-a", &[&head]).await;
+        world.build().await;
+        let merge = world.commit([2, 2, 1, 1]);
+        world.pull_request("merged", "feature-a", &head, Some(&merge)).await;
+        world.push("main", &[&head, &merge]).await;
+        world.build().await;
+        let newest = world.commit([3, 3, 1, 1]);
+        world.push("main", &[&newest]).await;
+        world.build().await;
+        let (before, builds) = (main_of(&world), world.account.builds.borrow().len());
+        world.wait(SignedDuration::from_hours(7 * 24 - 1));
+        for reversed in [false, true] {
+            world.replay(reversed).await;
+            assert!(world.running().is_empty(), "what was built is not built again");
+        }
+        assert_eq!(world.account.builds.borrow().len(), builds);
+        assert_eq!(main_of(&world), before, "main goes neither back nor anywhere");
+    }
+}
+
+#[tokio::test]
+async fn attack_a_merge_event_for_what_was_never_built() {
+    for policy in [POLICY, ISOLATED] {
+        let mut world = warm_main(policy).await;
+        let before = main_of(&world);
+        let never = world.commit([9, 9, 9, 9]);
+        world.pull_request("merged", "feature-a", &never, None).await;
+        world.pull_request_to("main", "evil/app", "merged", "main", &never, None).await;
+        world.settle().await;
+        assert_eq!(main_of(&world), before);
+    }
+}
+
+#[tokio::test]
+async fn attack_provenance_forged_by_the_builder() {
+    for policy in [POLICY, ISOLATED] {
+        let mut world = warm_main(policy).await;
+        let (manifest, blobs) = exported(&Source { versions: [1, 1, 2, 1] }, |_| world.account.now());
+        let mut forged = text(&manifest);
+        let other = "f".repeat(40);
+        forged["annotations"] = json!({
+            "stoker.project": "app", "stoker.line": "main", "stoker.trust": "trusted", "stoker.build": "app:1",
+            "stoker.commit": other, "stoker.built-at": "2030-01-01T00:00:00Z", "stoker.merged": other,
+            "stoker.rolled-back-at": "2031-01-01T00:00:00Z",
+        });
+        let head = malicious_branch(&mut world, Bytes::from(forged.to_string()), blobs).await;
+        for tag in ["app.branch.evil".to_owned(), format!("app.commit.{head}")] {
+            let image = world.account.image(&world.repository(), &tag).unwrap();
+            let says = &text(&image.manifest)["annotations"];
+            assert_eq!(says["stoker.commit"], head.as_str(), "{tag}");
+            assert_eq!(
+                (&says["stoker.build"], &says["stoker.trust"]),
+                (&"app:2".into(), &"branch".into()),
+                "{tag}"
+            );
+            assert_eq!(says["stoker.built-at"], "2026-11-21T08:10:00Z", "{tag}");
+            assert_eq!(
+                (&says["stoker.rolled-back-at"], &says["stoker.merged"]),
+                (&Value::Null, &Value::Null),
+                "{tag}"
+            );
+        }
+        // A commit that nobody built does not come to main by what an annotation says.
+        world.push("main", &[&Commit::new(other).unwrap(), &head]).await;
+        world.settle_promotions().await;
+        let image = world.account.image(&world.repository(), "app.main").unwrap();
+        assert_eq!(text(&image.manifest)["annotations"]["stoker.build"], "app:1");
+    }
+}
+
+#[tokio::test]
+async fn attack_a_config_bomb() {
+    let deep: Vec<Value> = (0..9000)
+        .map(|n| {
+            if n == 0 {
+                json!({"digest": digest(0)})
+            } else {
+                json!({"digest": digest(n), "inputs": [[{"link": n - 1}]]})
+            }
+        })
+        .collect();
+    let cyclic = json!([{"digest": digest(0), "inputs": [[{"link": 1}]]}, {"digest": digest(1), "inputs": [[{"link": 0}]]}]);
+    let million = format!("{{\"records\":[{}{{}}]}}", "{},".repeat(999_999));
+    let bombs = [
+        json!({ "records": deep }).to_string(),
+        json!({ "records": cyclic }).to_string(),
+        million,
+        " ".repeat(4 << 20),
+        "[".repeat(500_000),
+        format!("{{\"x\":{}1{}}}", "[".repeat(100_000), "]".repeat(100_000)),
+        json!({ "layers": [{"blob": digest(7), "parent": 0}] }).to_string(),
+    ];
+    for (number, config) in bombs.into_iter().enumerate() {
+        for claimed in [config.len(), 100] {
+            let mut world = warm_main(ISOLATED).await;
+            let before = main_of(&world);
+            let innocent = world.commit([2, 1, 1, 1]);
+            world.push("innocent", &[&innocent]).await;
+            let manifest = json!({
+                "schemaVersion": 2, "mediaType": MANIFEST_MEDIA_TYPE, "layers": [],
+                "config": {"mediaType": CONFIG_MEDIA_TYPE, "digest": Digest::of(config.as_bytes()), "size": claimed},
+            });
+            let blob = Bytes::from(config.clone());
+            let head = malicious_branch(&mut world, Bytes::from(manifest.to_string()), vec![blob]).await;
+            world.build().await;
+            world.push("main", &[&head]).await;
+            world.settle_promotions().await;
+            assert_eq!(main_of(&world).1, before.1, "bomb {number}");
+            assert_eq!(world.holds("main", BASE).len(), 5, "bomb {number}");
+            assert_eq!(world.holds("branch/innocent", [2, 1, 1, 1]).len(), 5, "bomb {number}: others go on");
+            let retried = world.dead.iter().filter(|body| !body.contains("aws.")).count();
+            assert_eq!(retried, 0, "bomb {number}: {:?}", world.dead);
+        }
+    }
+}
+
+#[tokio::test]
+async fn attack_records_of_the_future_that_would_push_out_mains() {
+    let mut world = warm_main(ISOLATED).await;
+    let layer = Bytes::from_static(b"junk");
+    let records: Vec<Value> = (0..5600)
+        .map(|n| json!({"digest": digest(n), "layers": [{"layer": 0, "createdAt": "2999-01-01T00:00:00Z"}]}))
+        .collect();
+    let config = json!({"layers": [{"blob": Digest::of(&layer), "parent": -1}], "records": records});
+    let config = Bytes::from(config.to_string());
+    let manifest = json!({
+        "schemaVersion": 2, "mediaType": MANIFEST_MEDIA_TYPE,
+        "config": {"mediaType": CONFIG_MEDIA_TYPE, "digest": Digest::of(&config), "size": config.len()},
+        "layers": [{"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": Digest::of(&layer), "size": 4}],
+    });
+    let head = malicious_branch(&mut world, Bytes::from(manifest.to_string()), vec![config, layer]).await;
+    world.push("main", &[&head]).await;
+    world.settle_promotions().await;
+    world.wait(SignedDuration::from_mins(10));
+    // The next build of main brings back what it uses, and the junk makes room.
+    let next = world.commit([1, 2, 1, 1]);
+    world.push("main", &[&next]).await;
+    world.build().await;
+    assert_eq!(world.holds("main", [1, 2, 1, 1]).len(), 5);
+    let (_, cache) = world.line("main").unwrap();
+    assert!(cache.sizes().config <= stoker::cache::SAFE_SIZE);
+}
+
+fn digest(n: usize) -> Digest {
+    Digest::of(&n.to_le_bytes())
+}

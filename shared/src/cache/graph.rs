@@ -365,6 +365,19 @@ impl Cache {
         cache
     }
 
+    /// The same cache, nothing in it made after this time: who writes a cache may claim what they like, and what claims to
+    /// be of the future would never be pruned.
+    #[must_use]
+    pub fn made_by(&self, time: Timestamp) -> Self {
+        let mut cache = self.clone();
+        for record in &mut cache.records {
+            let made = record.results.iter_mut().map(|made| &mut made.at);
+            let made = made.chain(record.chains.iter_mut().map(|made| &mut made.at));
+            made.for_each(|at| at.0 = at.0.min(time));
+        }
+        cache
+    }
+
     /// When its newest result was made. The build that exported the cache ran then, or later.
     #[must_use]
     pub fn newest(&self) -> Option<Timestamp> {

@@ -24,6 +24,8 @@ const MOUNTS_AT_ONCE: usize = 16;
 struct Source {
     cause: Cause,
     content: Content,
+    /// The build that wrote it.
+    built: Built,
 }
 
 /// A cache as it was read.
@@ -94,7 +96,7 @@ pub(super) async fn advance(
     if !adds && before.as_ref() == Some(&provenance) {
         return Ok(Outcome::Unchanged { line });
     }
-    let merged = join(known, &sources, &line);
+    let merged = join(known, &sources, &line, now);
     let limits = Limits { bytes: project.line_budget, ..Limits::default() };
     let merged = within(&merged, &limits, &line, repository);
     let records = merged.records();
@@ -202,11 +204,11 @@ async fn believed(
             };
             match rolled_back {
                 Some(time) if built.at < time => Err(format!("it was built before the line was rolled back, at {time}")),
-                _ => Ok(content),
+                _ => Ok((content, built)),
             }
         });
         Ok(match believed {
-            Ok(content) => Some(Source { cause, content }),
+            Ok((content, built)) => Some(Source { cause, content, built }),
             Err(why) => {
                 tracing::warn!(cache.digest = %image.digest, cache.repository = %repository, ?cause, why, "left alone");
                 None
@@ -300,26 +302,17 @@ async fn keep_commit(
 
 /// Joins sources to what a line holds. What main or its own builds have a result of keeps that one: a branch may add to
 /// main, and never say what a step of main results in.
-fn join(known: Option<&Cache>, sources: &[Source], line: &Line) -> Cache {
+fn join(known: Option<&Cache>, sources: &[Source], line: &Line, now: Timestamp) -> Cache {
+    let used = |source: &Source| source.content.cache.made_by(now).used_at(source.built.at);
     let (built, merged): (Vec<_>, Vec<_>) =
         sources.iter().partition(|source| matches!(source.cause, Cause::Built(..)));
-    let built: Vec<Cache> = built.iter().map(|source| used(source)).collect();
+    let built: Vec<Cache> = built.into_iter().map(used).collect();
     let own = Cache::merge(known.into_iter().chain(&built));
     let merged: Vec<Cache> = merged
         .iter()
         .map(|source| if *line == Line::Main { used(source).yielding_to(&own) } else { used(source) })
         .collect();
     Cache::merge([&own].into_iter().chain(&merged))
-}
-
-/// An export that says when a build used it. Of the build of a merged commit it is known only that it did not run before
-/// what it made.
-fn used(Source { cause, content: Content { cache, .. }, .. }: &Source) -> Cache {
-    let at = match cause {
-        Cause::Built(_, built) => Some(built.at),
-        Cause::Merged(_) => cache.newest(),
-    };
-    at.map_or_else(|| cache.clone(), |at| cache.used_at(at))
 }
 
 /// What of a line's cache fits. What does not is told in the log.
