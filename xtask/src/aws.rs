@@ -16,6 +16,10 @@ pub(crate) const KEY_ID: &str = "test";
 /// The secret of that key.
 pub(crate) const SECRET_KEY: &str = "test";
 
+/// The account that the local AWS is.
+const ACCOUNT: &str = "000000000000";
+/// The version of IAM's API.
+const IAM: &str = "2010-05-08";
 /// Longer than any function may run here.
 const TIMEOUT: Duration = Duration::from_mins(5);
 
@@ -142,18 +146,57 @@ impl Aws {
         read(request.send(body).with_context(|| format!("no answer from {url}"))?)
     }
 
-    /// The outputs of a stack.
-    pub(crate) fn stack_outputs(&self, stack: &str) -> anyhow::Result<BTreeMap<String, String>> {
-        let body = format!("Action=DescribeStacks&Version=2010-05-15&StackName={stack}");
+    /// Calls a service that speaks forms and XML, as `CloudFormation` and IAM do; answers the XML.
+    pub(crate) fn query(
+        &self,
+        service: &str,
+        version: &str,
+        action: &str,
+        parameters: &[(&str, &str)],
+    ) -> anyhow::Result<String> {
+        let mut body = format!("Action={action}&Version={version}");
+        for (name, value) in parameters {
+            body.extend(["&", name, "="]);
+            body.extend(value.bytes().map(|byte| format!("%{byte:02X}")));
+        }
         let answer = self.send(&Request {
-            service: "cloudformation",
+            service,
             method: "POST",
             path: "/",
             headers: &[("content-type", "application/x-www-form-urlencoded")],
             body: body.as_bytes(),
         })?;
         let text = answer.text();
-        ensure!(answer.status == 200, "DescribeStacks answered {}: {text}", answer.status);
+        ensure!(answer.status == 200, "{action} answered {}: {text}", answer.status);
+        Ok(text)
+    }
+
+    /// Whether IAM lets a role do something to a repository, by its policies as they are deployed.
+    pub(crate) fn may(&self, role: &str, action: &str, repository: &str) -> anyhow::Result<bool> {
+        let resource = format!("arn:aws:ecr:{REGION}:{ACCOUNT}:repository/{repository}");
+        let parameters = [
+            ("PolicySourceArn", format!("arn:aws:iam::{ACCOUNT}:role/{role}")),
+            ("ActionNames.member.1", action.to_owned()),
+            ("ResourceArns.member.1", resource),
+        ];
+        let parameters = parameters.each_ref().map(|(name, value)| (*name, value.as_str()));
+        let text = self.query("iam", IAM, "SimulatePrincipalPolicy", &parameters)?;
+        let decision = text.split_once("<EvalDecision>").and_then(|(_, rest)| rest.split_once('<'));
+        let (decision, _) = decision.context("IAM did not decide")?;
+        Ok(decision == "allowed")
+    }
+
+    /// Makes a role with one managed policy, as somebody would for a CodeBuild project.
+    pub(crate) fn make_role(&self, name: &str, policy: &str) -> anyhow::Result<()> {
+        let trust = r#"{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":"sts:AssumeRole",
+            "Principal":{"Service":"codebuild.amazonaws.com"}}]}"#;
+        self.query("iam", IAM, "CreateRole", &[("RoleName", name), ("AssumeRolePolicyDocument", trust)])?;
+        self.query("iam", IAM, "AttachRolePolicy", &[("RoleName", name), ("PolicyArn", policy)]).map(drop)
+    }
+
+    /// The outputs of a stack.
+    pub(crate) fn stack_outputs(&self, stack: &str) -> anyhow::Result<BTreeMap<String, String>> {
+        let text = self.query("cloudformation", "2010-05-15", "DescribeStacks", &[("StackName", stack)])?;
         let outputs = text.split("<OutputKey>").skip(1).filter_map(|output| {
             let (key, rest) = output.split_once("</OutputKey>")?;
             let (value, _) = rest.split_once("<OutputValue>")?.1.split_once("</OutputValue>")?;

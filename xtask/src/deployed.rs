@@ -91,6 +91,11 @@ pub(crate) fn check(stage: &Stage) -> anyhow::Result<Vec<String>> {
         aws.invoke(resolve, &json!({ "project": "other" })).map_or_else(|e| e.to_string(), |a| a.to_string());
     note("resolve-cache says what to do about an unknown project", error.contains("policy/stoker.yaml"));
 
+    note(
+        "attack: a build role that writes the trusted repository, or another's export",
+        builds_are_kept_out(stage)?,
+    );
+
     for queue in ["DeadLettersUrl", "PromotionDeadLettersUrl"] {
         let input = json!({ "QueueUrl": stage.output(queue)?, "AttributeNames": ["All"] });
         let answer = aws.call("sqs", "AmazonSQS.GetQueueAttributes", &input)?;
@@ -103,4 +108,58 @@ pub(crate) fn check(stage: &Stage) -> anyhow::Result<Vec<String>> {
     let answer = aws.invoke(resolve, &json!({ "project": "app" }))?;
     note("a second deployment keeps everything", answer["environment"]["STOKER_CACHE_FLAGS"] == flags);
     Ok(failed)
+}
+
+/// What the deployed policies let the roles of builds do, as IAM decides it: an attack that has to fail.
+fn builds_are_kept_out(stage: &Stage) -> anyhow::Result<bool> {
+    const TRUSTED: &str = "stoker/app";
+    const BUILDS: &str = "stoker-builds/app";
+    let aws = stage.world.aws();
+    aws.make_role("of-builds", stage.output("BuildPolicy")?)?;
+    aws.make_role("of-forks", stage.output("ForkBuildPolicy")?)?;
+    let mut as_expected = true;
+    let mut expect = |role: &str, action: &str, repository: &str, expected: bool| -> anyhow::Result<()> {
+        if aws.may(role, action, repository)? != expected {
+            println!(
+                "    {role}: {action} on {repository} should be {}",
+                if expected { "allowed" } else { "denied" }
+            );
+            as_expected = false;
+        }
+        Ok(())
+    };
+    let writes =
+        ["ecr:InitiateLayerUpload", "ecr:UploadLayerPart", "ecr:CompleteLayerUpload", "ecr:PutImage"];
+    for action in writes {
+        expect("of-builds", action, TRUSTED, false)?;
+        expect("of-builds", action, BUILDS, true)?;
+        expect("of-forks", action, TRUSTED, false)?;
+        expect("of-forks", action, BUILDS, false)?;
+    }
+    for role in ["of-builds", "of-forks"] {
+        expect(role, "ecr:BatchGetImage", TRUSTED, true)?;
+        expect(role, "ecr:GetDownloadUrlForLayer", TRUSTED, true)?;
+        for repository in [TRUSTED, BUILDS] {
+            // Who can list exports can find another build's tag.
+            for action in [
+                "ecr:ListImages",
+                "ecr:DescribeImages",
+                "ecr:BatchDeleteImage",
+                "ecr:PutImageTagMutability",
+                "ecr:SetRepositoryPolicy",
+            ] {
+                expect(role, action, repository, false)?;
+            }
+        }
+        for action in ["codebuild:StartBuild", "sqs:SendMessage", "events:PutEvents", "lambda:InvokeFunction"]
+        {
+            expect(role, action, TRUSTED, false)?;
+        }
+    }
+    let mutability = aws.call(
+        "ecr",
+        "AmazonEC2ContainerRegistry_V20150921.DescribeRepositories",
+        &json!({ "repositoryNames": [BUILDS] }),
+    )?;
+    Ok(as_expected && mutability["repositories"][0]["imageTagMutability"] == "IMMUTABLE")
 }

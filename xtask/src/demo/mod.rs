@@ -58,19 +58,21 @@ const LOCAL_BASE_IMAGE: &str = "localhost/base:1";
 /// The stand-in for `CodeBuild` is up at once.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The policy of the demo.
+/// The policy of the demo. The builds of `app` write to a repository of their own; `docs` is the simple setting.
 pub(crate) const POLICY: &str = "\
 version: 1
 defaults:
   retention: { mode: apply }
 projects:
-  - { name: app, repository: github.com/example/app }
+  - { name: app, repository: github.com/example/app, builds-repository: 'stoker-builds/{project}' }
   - { name: docs, repository: github.com/example/docs }
 ";
 
 /// The template's parameters in the demo.
-pub(crate) const PARAMETERS: [(&str, &str); 3] = [
+pub(crate) const PARAMETERS: [(&str, &str); 5] = [
     ("CacheRepository", "stoker/app"),
+    ("BuildsRepositoryPrefix", "stoker-builds"),
+    ("BuildsRepository", "stoker-builds/app"),
     // A branch's caches go at once, and leased ones are looked at again soon: the demo does not wait for hours.
     ("RetentionDelaySeconds", "0"),
     ("RetentionRetrySeconds", "2"),
@@ -265,7 +267,8 @@ fn how_to_talk(stage: &Stage) -> String {
     format!(
         "The world is still up:\n  \
          AWS           export AWS_ENDPOINT_URL={endpoint} AWS_DEFAULT_REGION=us-east-1 AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test\n                \
-         aws ecr describe-images --repository-name stoker/app\n  \
+         aws ecr describe-images --repository-name stoker/app       what Stoker has checked\n                \
+         aws ecr describe-images --repository-name stoker-builds/app   what builds wrote\n  \
          CodeBuild     export AWS_ENDPOINT_URL_CODEBUILD={codebuild}\n                \
          curl -s {codebuild}/control/builds\n  \
          webhook       {webhook} (Host header, at {endpoint})\n  \
