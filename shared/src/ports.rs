@@ -154,6 +154,8 @@ pub struct Build {
     pub resolved_commit: Option<String>,
     /// Its environment variables whose names begin with `STOKER_`.
     pub environment: BTreeMap<String, String>,
+    /// Whether these are what the build says of itself, and not what it was started with: it may say anything.
+    pub claims: bool,
 }
 
 /// A build to start.

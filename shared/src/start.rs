@@ -158,7 +158,7 @@ pub async fn start_once(
 /// The build of this commit of this line.
 #[must_use]
 pub fn build_of<'a>(builds: &'a [Build], line: &Line, commit: &Commit) -> Option<&'a Build> {
-    builds.iter().find(|build| {
+    builds.iter().filter(|build| !build.claims).find(|build| {
         Handed::read(&build.environment)
             .is_some_and(|handed| handed.line == *line && handed.commit.as_ref() == Some(commit))
     })
@@ -169,6 +169,7 @@ pub fn build_of<'a>(builds: &'a [Build], line: &Line, commit: &Commit) -> Option
 pub fn running<'a>(builds: &'a [Build], line: &Line) -> Option<&'a Build> {
     builds.iter().find(|build| {
         build.status == BuildStatus::InProgress
+            && !build.claims
             && Handed::read(&build.environment).is_some_and(|handed| handed.line == *line)
     })
 }

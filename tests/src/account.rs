@@ -323,6 +323,7 @@ impl StartBuilds for Account {
                 started_at: self.now(),
                 resolved_commit: order.source_version.clone(),
                 environment: order.environment.iter().map(|(n, v)| ((*n).to_owned(), v.clone())).collect(),
+                claims: false,
             });
             Ok(Ordered::Started(id))
         })

@@ -7,7 +7,7 @@ use jiff::SignedDuration;
 use serde_json::{Value, json};
 use stoker::cache::{CONFIG_MEDIA_TYPE, MANIFEST_MEDIA_TYPE};
 use stoker::names::{Branch, Commit, Digest, Line, ProjectName, Scope, Tag, TagKind};
-use stoker::ports::BuildStatus;
+use stoker::ports::{Build, BuildStatus};
 use stories::world::{ISOLATED, POLICY, Source, World, exported, exported_with};
 
 const BASE: [u32; 4] = [1, 1, 1, 1];
@@ -308,6 +308,41 @@ async fn attack_a_merge_event_for_what_was_never_built() {
         world.pull_request_to("main", "evil/app", "merged", "main", &never, None).await;
         world.settle().await;
         assert_eq!(main_of(&world), before);
+    }
+}
+
+#[tokio::test]
+async fn attack_a_build_that_claims_to_be_mains() {
+    for policy in [POLICY, ISOLATED] {
+        let mut world = warm_main(policy).await;
+        let before = main_of(&world);
+        let head = world.commit([1, 1, 2, 1]);
+        let tag = "app.export.mine";
+        let (manifest, blobs) = exported(&Source { versions: [1, 1, 2, 1] }, |_| world.account.now());
+        world.push_cache(tag, manifest, blobs);
+        // Somebody else started it, and it exports these variables.
+        let says = [
+            ("STOKER_LINE", "main"),
+            ("STOKER_EXPORT", tag),
+            ("STOKER_COMMIT", head.as_str()),
+            ("STOKER_MERGED", head.as_str()),
+        ];
+        world.account.builds.borrow_mut().push(Build {
+            id: "app:99".to_owned(),
+            project: ProjectName::new("app").unwrap(),
+            status: BuildStatus::InProgress,
+            started_at: world.account.now(),
+            resolved_commit: Some(head.to_string()),
+            environment: says.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+            claims: true,
+        });
+        world.end("app:99", BuildStatus::Succeeded, &head);
+        world.settle().await;
+        world.wait(SignedDuration::from_hours(1));
+        world.night().await;
+        assert_eq!(main_of(&world), before);
+        world.push("main", &[&head]).await;
+        assert_eq!(world.build().await.len(), 1, "nor does it keep main from being built");
     }
 }
 

@@ -1,10 +1,13 @@
 //! CodeBuild.
 
+use std::collections::BTreeMap;
+
 use aws_sdk_codebuild::operation::start_build::StartBuildError;
 use aws_sdk_codebuild::types::{self, EnvironmentVariableType, SortOrderType, StatusType};
 
 use super::{Aws, call_error, timestamp};
 use crate::error::{CallError, Failure};
+use crate::handout;
 use crate::names::ProjectName;
 use crate::ports::{Build, BuildOrder, BuildStatus, ListProjects, Ordered, ReadBuilds, StartBuilds};
 
@@ -92,21 +95,30 @@ fn build(build: &types::Build) -> Option<Build> {
         Some(StatusType::Succeeded) => BuildStatus::Succeeded,
         _ => BuildStatus::Failed,
     };
-    let handed =
+    let started_with =
         build.environment().map(types::ProjectEnvironment::environment_variables).unwrap_or_default();
-    let handed = handed.iter().map(|variable| (variable.name(), variable.value()));
+    let started_with = started_with.iter().map(|variable| (variable.name(), variable.value()));
+    let mut environment = ours(started_with);
     // A build that somebody else started was handed its caches by `resolve-cache` while it ran.
-    let exported = build.exported_environment_variables().iter();
-    let exported = exported.filter_map(|variable| Some((variable.name()?, variable.value()?)));
-    let ours = exported.chain(handed).filter(|(name, _)| name.starts_with("STOKER_"));
+    let claims = !environment.contains_key(handout::variable::LINE);
+    if claims {
+        let exported = build.exported_environment_variables().iter();
+        environment = ours(exported.filter_map(|variable| Some((variable.name()?, variable.value()?))));
+    }
     Some(Build {
         id: build.id()?.to_owned(),
         project: ProjectName::new(build.project_name()?).ok()?,
         status,
         started_at: timestamp(build.start_time()),
         resolved_commit: build.resolved_source_version().map(str::to_owned),
-        environment: ours.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
+        environment,
+        claims,
     })
+}
+
+fn ours<'a>(variables: impl Iterator<Item = (&'a str, &'a str)>) -> BTreeMap<String, String> {
+    let ours = variables.filter(|(name, _)| name.starts_with("STOKER_"));
+    ours.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
 }
 
 impl ListProjects for Aws {

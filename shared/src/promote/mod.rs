@@ -277,6 +277,12 @@ fn built_move(policy: &Policy, build: &Build) -> Result<Found, String> {
         return Err("the build has not succeeded".to_owned());
     }
     let handed = Handed::read(&build.environment).ok_or("the build was handed nothing by Stoker")?;
+    if build.claims && handed.line == Line::Main {
+        return Err(
+            "main is filled only by builds that Stoker started; this one says itself that it is main's"
+                .to_owned(),
+        );
+    }
     let export = handed.export.ok_or("the build was not to write a cache")?;
     let source = match Tag::parse(&export) {
         Some((scope, TagKind::Export(key))) if scope == Scope::of(&project.name) => Tag::export(&scope, &key),

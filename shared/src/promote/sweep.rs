@@ -91,7 +91,7 @@ async fn look(ports: &(impl Ports + CheckBlobs), project: &Project, now: Timesta
     });
     let built = exported.map(|(build, _)| Hint::Built { build: build.id.clone() }).collect();
     let mut commits = BTreeSet::new();
-    let on_main = recent.iter().rev().filter(|(_, handed)| handed.line == Line::Main);
+    let on_main = recent.iter().rev().filter(|(build, handed)| !build.claims && handed.line == Line::Main);
     let merged =
         on_main.flat_map(|(_, handed)| handed.merged.clone()).filter(|commit| commits.insert(commit.clone()));
     let merged: Vec<Commit> = merged.collect();
