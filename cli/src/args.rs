@@ -4,15 +4,17 @@ use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::cache::{diff, inspect, merge, prune, verify};
+use crate::lines::{history, list, rollback};
 
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done, or the answer is yes
-  1  the answer is no: not sound, not the same, not a cache, or it does not fit
-  2  the command line is wrong
+  1  the answer is no: not sound, not the same, not a cache, it does not fit, or there is nothing to roll back to
+  2  the command line is wrong, or names a line or project that is not there
   3  a registry or a network call failed
 
 A REF is written as Docker writes it: registry.example/app/cache:main, or ...@sha256:...
+A REPOSITORY is the same without tag and digest: registry.example/app/cache
 Credentials: Docker's (`docker login`, credential helpers), the AWS SDK's for Amazon ECR, none on loopback.";
 
 /// Tools for the layer caches that BuildKit keeps in registries.
@@ -29,6 +31,9 @@ pub(crate) enum Command {
     /// Looks at, merges, prunes, compares and checks registry caches
     #[command(subcommand, after_help = EXIT_CODES)]
     Cache(CacheCommand),
+    Lines(list::Args),
+    History(history::Args),
+    Rollback(rollback::Args),
     /// Prints a script that completes stoker's command lines
     #[command(
         after_help = "Example:\n  stoker completions bash > ~/.local/share/bash-completion/completions/stoker"

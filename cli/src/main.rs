@@ -4,6 +4,7 @@
 mod args;
 mod auth;
 mod cache;
+mod lines;
 mod problem;
 mod progress;
 mod reference;
@@ -27,7 +28,18 @@ fn main() -> ExitCode {
             print(&String::from_utf8_lossy(&script));
             ExitCode::SUCCESS
         }
-        Command::Cache(command) => run(command),
+        Command::Cache(command) => run(async {
+            match command {
+                CacheCommand::Inspect(args) => cache::inspect::run(&args).await,
+                CacheCommand::Merge(args) => cache::merge::run(&args).await,
+                CacheCommand::Prune(args) => cache::prune::run(&args).await,
+                CacheCommand::Diff(args) => cache::diff::run(&args).await,
+                CacheCommand::Verify(args) => cache::verify::run(&args).await,
+            }
+        }),
+        Command::Lines(args) => run(lines::list::run(&args)),
+        Command::History(args) => run(lines::history::run(&args)),
+        Command::Rollback(args) => run(lines::rollback::run(&args)),
     }
 }
 
@@ -43,7 +55,7 @@ impl Answer {
     }
 }
 
-fn run(command: CacheCommand) -> ExitCode {
+fn run(command: impl Future<Output = Result<Answer, Problem>>) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
@@ -51,15 +63,7 @@ fn run(command: CacheCommand) -> ExitCode {
             return tell(&Problem::failed(format!("cannot start: {error}"), "free some resources"));
         }
     };
-    let answer = runtime.block_on(async {
-        match command {
-            CacheCommand::Inspect(args) => cache::inspect::run(&args).await,
-            CacheCommand::Merge(args) => cache::merge::run(&args).await,
-            CacheCommand::Prune(args) => cache::prune::run(&args).await,
-            CacheCommand::Diff(args) => cache::diff::run(&args).await,
-            CacheCommand::Verify(args) => cache::verify::run(&args).await,
-        }
-    });
+    let answer = runtime.block_on(command);
     // Requests that nobody waits for any more are left alone.
     runtime.shutdown_background();
     match answer {

@@ -40,6 +40,11 @@ impl Problem {
 
     /// A failed call, in the words of somebody who typed a reference.
     pub(crate) fn call(doing: &str, reference: &Reference, error: &CallError) -> Self {
+        Self::call_to(&format!("{doing} {reference}"), reference, error)
+    }
+
+    /// A failed call at a reference's registry, in the words of `doing` alone.
+    pub(crate) fn call_to(doing: &str, reference: &Reference, error: &CallError) -> Self {
         let status = error.source().and_then(|cause| cause.downcast_ref::<Status>());
         let host = reference.host();
         let cause = error.source().map_or_else(|| error.to_string(), cause_of);
@@ -69,7 +74,7 @@ impl Problem {
                 "this is the registry's decision or its mistake: ask whoever runs it".to_owned(),
             ),
         };
-        Self::failed(format!("cannot {doing} {reference}: {why}"), next)
+        Self::failed(format!("cannot {doing}: {why}"), next)
     }
 
     pub(crate) fn exit_code(&self) -> ExitCode {

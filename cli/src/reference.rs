@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use stoker::names::Digest;
+use stoker::names::{Digest, Tag};
 
 /// The registry behind Docker's short names, and the name under which Docker knows it.
 const DOCKER_HUB: &str = "docker.io";
@@ -27,6 +27,10 @@ pub(crate) enum Version {
     Digest(Digest),
 }
 
+/// A repository as a whole: a reference without tag or digest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Repository(Reference);
+
 /// Text is no reference.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum NotAReference {
@@ -42,6 +46,8 @@ pub(crate) enum NotAReference {
     Tag(String),
     #[error("`{0}` is not a digest: expected `sha256:` and 64 hexadecimal digits")]
     Digest(String),
+    #[error("write the repository only, without `{0}`, as in registry.example/app/cache")]
+    HasVersion(String),
 }
 
 impl Reference {
@@ -99,6 +105,37 @@ impl FromStr for Reference {
         // As for Docker, a digest beside a tag is what counts.
         let version = digest.map_or_else(|| Version::Tag(tag.to_owned()), Version::Digest);
         Ok(Self { registry: registry.to_ascii_lowercase(), repository: whole, version })
+    }
+}
+
+impl Repository {
+    /// A reference in it, to know the registry by.
+    pub(crate) fn any(&self) -> &Reference {
+        &self.0
+    }
+
+    /// A tag of it.
+    pub(crate) fn at(&self, tag: &Tag) -> Reference {
+        Reference { version: Version::Tag(tag.to_string()), ..self.0.clone() }
+    }
+}
+
+impl FromStr for Repository {
+    type Err = NotAReference;
+
+    fn from_str(text: &str) -> Result<Self, NotAReference> {
+        // A colon before the last slash is that of a port.
+        let path = text.rfind('/').map_or(0, |slash| slash + 1);
+        match text.find('@').or_else(|| text[path..].find(':').map(|colon| path + colon)) {
+            Some(end) if !text.contains("://") => Err(NotAReference::HasVersion(text[end..].to_owned())),
+            _ => text.parse().map(Self),
+        }
+    }
+}
+
+impl fmt::Display for Repository {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.0.registry, self.0.repository)
     }
 }
 
@@ -180,6 +217,26 @@ mod tests {
         }
         let hub: Reference = "alpine".parse().unwrap();
         assert_eq!((hub.host(), hub.login()), (DOCKER_HUB_HOST, DOCKER_HUB_LOGIN));
+    }
+
+    #[test]
+    fn a_repository_has_no_tag() {
+        for (text, whole) in [
+            ("registry.example/app/cache", "registry.example/app/cache"),
+            ("localhost:5000/app", "localhost:5000/app"),
+            ("team/app", "docker.io/team/app"),
+        ] {
+            assert_eq!(text.parse::<Repository>().unwrap().to_string(), whole);
+        }
+        for (text, version) in [
+            ("localhost:5000/app:main", ":main"),
+            ("app:main", ":main"),
+            ("registry.example/app:x@sha256:12", "@sha256:12"),
+        ] {
+            let refused = Err(NotAReference::HasVersion(version.to_owned()));
+            assert_eq!(text.parse::<Repository>(), refused);
+        }
+        assert!(matches!("https://a.example/b".parse::<Repository>(), Err(NotAReference::HasScheme(_))));
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Registries as the commands see them: caches are read from them, and written to them.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -10,12 +10,12 @@ use futures_util::{StreamExt as _, TryStreamExt as _};
 use stoker::cache::{self, Cache, Descriptor, Kind, MANIFEST_MEDIA_TYPE, Manifest, Serialised};
 use stoker::error::Failure;
 use stoker::names::Digest;
-use stoker::registry::{Presence, Registry};
+use stoker::registry::{FetchedManifest, Presence, Registry};
 
 use crate::auth::{Access, Identity};
 use crate::problem::Problem;
 use crate::progress::{Progress, Unit};
-use crate::reference::{Reference, Version};
+use crate::reference::{Reference, Repository, Version};
 use crate::text;
 
 /// The size at which the specification lets registries refuse a manifest. BuildKit refuses a quarter of it: such a cache
@@ -74,6 +74,8 @@ impl Remote {
 pub(crate) struct Found {
     pub(crate) reference: Reference,
     pub(crate) digest: Digest,
+    /// What the registry calls it.
+    pub(crate) media_type: String,
     pub(crate) bytes: Bytes,
 }
 
@@ -95,8 +97,8 @@ pub(crate) async fn find(remotes: &Remotes, reference: &Reference) -> Result<Opt
     let access = remote.pull(&reference.repository);
     let answer =
         remote.registry.manifest(&access, &reference.repository, &reference.version, MANIFEST_LIMIT).await;
-    let bytes = match answer {
-        Ok(manifest) => manifest.bytes,
+    let FetchedManifest { media_type, bytes } = match answer {
+        Ok(manifest) => manifest,
         Err(error) if error.failure == Failure::NotFound => return Ok(None),
         Err(error) => return Err(Problem::call("read", reference, &error)),
     };
@@ -106,7 +108,7 @@ pub(crate) async fn find(remotes: &Remotes, reference: &Reference) -> Result<Opt
             format!("cannot read {reference}: {} answered other bytes than the digest's", reference.host());
         return Err(Problem::failed(why, "do not use this registry for it, and tell whoever runs it"));
     }
-    Ok(Some(Found { reference: reference.clone(), digest, bytes }))
+    Ok(Some(Found { reference: reference.clone(), digest, media_type, bytes }))
 }
 
 /// The manifest of a cache in what was found.
@@ -202,7 +204,26 @@ pub(crate) async fn write(remotes: &Remotes, into: &Reference, cache: &Serialise
     let config = Bytes::from(cache.config.clone());
     let repository = &into.repository;
     remote.registry.put_blob(&access, repository, &cache.config_digest, config).await.map_err(failed)?;
-    let manifest = Bytes::from(cache.manifest.clone());
-    let put = remote.registry.put_manifest(&access, repository, &into.version, MANIFEST_MEDIA_TYPE, manifest);
-    put.await.map_err(failed)
+    put_manifest(remotes, into, MANIFEST_MEDIA_TYPE, Bytes::from(cache.manifest.clone())).await
+}
+
+/// Writes a manifest; the blobs must be there.
+pub(crate) async fn put_manifest(
+    remotes: &Remotes,
+    into: &Reference,
+    media_type: &str,
+    manifest: Bytes,
+) -> Result<(), Problem> {
+    let remote = remotes.of(into);
+    let access = remote.push(&into.repository, None);
+    let put = remote.registry.put_manifest(&access, &into.repository, &into.version, media_type, manifest);
+    put.await.map_err(|error| Problem::call("write", into, &error))
+}
+
+/// Every tag of a repository.
+pub(crate) async fn tags(remotes: &Remotes, repository: &Repository) -> Result<BTreeSet<String>, Problem> {
+    let reference = repository.any();
+    let remote = remotes.of(reference);
+    let answer = remote.registry.tags(&remote.pull(&reference.repository), &reference.repository).await;
+    answer.map_err(|error| Problem::call_to(&format!("list the tags of {repository}"), reference, &error))
 }

@@ -44,6 +44,18 @@ pub struct Built {
     pub build: String,
 }
 
+/// The line that a manifest says it is on.
+#[must_use]
+pub fn line(annotations: &BTreeMap<String, String>) -> Option<Line> {
+    Line::parse(annotations.get(LINE)?).ok()
+}
+
+/// Whose code a manifest says its builds ran: a [`Trust`] as text, or anything.
+#[must_use]
+pub fn trust(annotations: &BTreeMap<String, String>) -> Option<&str> {
+    annotations.get(TRUST).map(String::as_str)
+}
+
 impl Provenance {
     /// The annotations of a manifest on `line`.
     #[must_use]

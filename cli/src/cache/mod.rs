@@ -41,7 +41,7 @@ impl Amount {
 }
 
 /// What commands print for programs.
-fn to_json(value: &impl Serialize) -> String {
+pub(crate) fn to_json(value: &impl Serialize) -> String {
     let json = serde_json::to_string_pretty(value);
     // Strings and numbers always make JSON.
     json.map_or_else(|error| error.to_string(), |json| json + "\n")

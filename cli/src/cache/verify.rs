@@ -9,7 +9,7 @@ use stoker::registry::Presence;
 use crate::Answer;
 use crate::problem::Problem;
 use crate::reference::Reference;
-use crate::remote::{self, Held, Remotes};
+use crate::remote::{self, Found, Held, Remotes};
 use crate::text::{count, percent, size};
 
 /// Missing blobs that are named; the others are counted.
@@ -48,7 +48,7 @@ pub(crate) async fn run(args: &Args) -> Result<Answer, Problem> {
 /// What is to be said of a cache.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Verdict {
+pub(crate) struct Verdict {
     reference: String,
     sound: bool,
     /// What is there, in a few words.
@@ -74,20 +74,34 @@ impl Verdict {
     fn is_sound(&self) -> bool {
         self.sound
     }
+
+    /// Why no build should be given the cache, if it should not.
+    pub(crate) fn against(&self) -> Option<String> {
+        let fatal = self.findings.iter().filter(|finding| finding.is_fatal);
+        let fatal: Vec<&str> = fatal.map(|finding| finding.what.as_str()).collect();
+        (!fatal.is_empty()).then(|| fatal.join("; "))
+    }
 }
 
 async fn check(remotes: &Remotes, reference: &Reference) -> Result<Verdict, Problem> {
-    let fatal = |problem: &Problem| {
-        let finding =
-            Finding { is_fatal: true, what: problem.text().to_owned(), next: problem.next().to_owned() };
-        Verdict::new(reference, String::new(), vec![finding])
-    };
-    let Some(found) = remote::find(remotes, reference).await? else {
-        return Ok(fatal(&remote::nothing_at(reference)));
-    };
+    match remote::find(remotes, reference).await? {
+        Some(found) => check_found(remotes, found).await,
+        None => Ok(fatal(reference, &remote::nothing_at(reference))),
+    }
+}
+
+fn fatal(reference: &Reference, problem: &Problem) -> Verdict {
+    let finding =
+        Finding { is_fatal: true, what: problem.text().to_owned(), next: problem.next().to_owned() };
+    Verdict::new(reference, String::new(), vec![finding])
+}
+
+/// Checks what was found.
+pub(crate) async fn check_found(remotes: &Remotes, found: Found) -> Result<Verdict, Problem> {
+    let reference = &found.reference.clone();
     let held = match remote::open(remotes, found).await {
         Ok(held) => held,
-        Err(problem) if problem.is_no() => return Ok(fatal(&problem)),
+        Err(problem) if problem.is_no() => return Ok(fatal(reference, &problem)),
         Err(problem) => return Err(problem),
     };
     let blobs: Vec<&Descriptor> = held.cache.blobs().collect();

@@ -4,6 +4,8 @@ mod answers;
 mod auth;
 mod hostile;
 #[cfg(test)]
+mod lines;
+#[cfg(test)]
 mod registry;
 #[cfg(test)]
 mod run;

@@ -45,7 +45,15 @@ pub(crate) struct World {
     pub(crate) manifest_instead: Option<Bytes>,
     /// Answered to every GET of a blob.
     pub(crate) blob_instead: Option<Bytes>,
-    /// Answers to manifests and blobs never end.
+    /// Tags on a page, whatever is asked for; 0 for all.
+    pub(crate) page: usize,
+    /// Where the next page of tags is, instead of here.
+    pub(crate) next_page: Option<String>,
+    /// Answered to every GET of tags.
+    pub(crate) tags_instead: Option<Bytes>,
+    /// Where a line is moved to, by somebody else, once a blob was looked for.
+    pub(crate) moved_meanwhile: Option<((String, String), Digest)>,
+    /// Answers never end.
     pub(crate) is_endless: bool,
     /// Answers this to everything.
     pub(crate) status: Option<StatusCode>,
@@ -112,6 +120,18 @@ impl Fake {
         format!("{}/{repository}:{tag}", self.address)
     }
 
+    /// Gives what a tag holds these annotations.
+    pub(crate) fn annotate(&self, repository: &str, tag: &str, annotations: &Value) -> Digest {
+        let mut manifest = self.manifest(repository, tag).unwrap();
+        manifest["annotations"] = annotations.clone();
+        let manifest = Bytes::from(manifest.to_string());
+        let digest = Digest::of(&manifest);
+        let mut world = self.world();
+        world.tags.insert((repository.to_owned(), tag.to_owned()), digest.clone());
+        world.manifests.insert((repository.to_owned(), digest.clone()), manifest);
+        digest
+    }
+
     /// What a tag holds.
     pub(crate) fn manifest(&self, repository: &str, tag: &str) -> Option<Value> {
         let world = self.world();
@@ -160,7 +180,11 @@ async fn handle(State(fake): State<Fake>, request: Request) -> Response {
     }
     let path = path.strip_prefix("/v2/").unwrap_or_default();
     if let Some((repository, version)) = path.split_once("/manifests/") {
-        return manifests(&mut world, &head.method, repository, version, body);
+        let content_type = header(&head.headers, "content-type");
+        return manifests(&mut world, &head.method, repository, version, content_type.as_deref(), body);
+    }
+    if let Some(repository) = path.strip_suffix("/tags/list") {
+        return tags(&world, repository, &query);
     }
     match path.split_once("/blobs/") {
         Some((repository, rest)) => blobs(&mut world, &head.method, repository, rest, &query, body),
@@ -207,6 +231,7 @@ fn refusal(
             let repository = path.strip_prefix("/v2/").unwrap_or_default();
             let repository = repository.split("/manifests/").next().unwrap_or_default();
             let repository = repository.split("/blobs/").next().unwrap_or_default();
+            let repository = repository.split("/tags/").next().unwrap_or_default();
             let reads = matches!(*method, Method::GET | Method::HEAD);
             let right = format!("repository:{repository}:pull{}", if reads { "" } else { ",push" });
             let number = authorization.and_then(|header| header.strip_prefix("Bearer token-")?.parse().ok());
@@ -221,8 +246,41 @@ fn refusal(
     }
 }
 
-fn manifests(world: &mut World, method: &Method, repository: &str, version: &str, body: Bytes) -> Response {
+fn tags(world: &World, repository: &str, query: &str) -> Response {
+    if world.is_endless {
+        return endless();
+    }
+    if let Some(instead) = &world.tags_instead {
+        return instead.clone().into_response();
+    }
+    let last = query.split('&').find_map(|pair| pair.strip_prefix("last=")).unwrap_or_default();
+    let own = world.tags.keys().filter(|(own, tag)| own == repository && tag.as_str() > last);
+    let all: Vec<&String> = own.map(|(_, tag)| tag).collect();
+    let page = &all[..if world.page == 0 { all.len() } else { world.page.min(all.len()) }];
+    let answer = axum::Json(json!({"name": repository, "tags": page}));
+    let here = page.last().map(|last| format!("/v2/{repository}/tags/list?last={last}"));
+    match world.next_page.clone().or(here.filter(|_| page.len() < all.len())) {
+        Some(next) => ([("link", format!("<{next}>; rel=\"next\""))], answer).into_response(),
+        None => answer.into_response(),
+    }
+}
+
+fn manifests(
+    world: &mut World,
+    method: &Method,
+    repository: &str,
+    version: &str,
+    content_type: Option<&str>,
+    body: Bytes,
+) -> Response {
+    let media_type = |manifest: &Bytes| {
+        let manifest: Value = serde_json::from_slice(manifest).unwrap_or_default();
+        manifest["mediaType"].as_str().unwrap_or("text/plain").to_owned()
+    };
     if *method == Method::PUT {
+        if content_type != Some(&media_type(&body)) {
+            return status(StatusCode::BAD_REQUEST);
+        }
         let digest = Digest::of(&body);
         world.tags.insert((repository.to_owned(), version.to_owned()), digest.clone());
         world.manifests.insert((repository.to_owned(), digest), body);
@@ -237,7 +295,10 @@ fn manifests(world: &mut World, method: &Method, repository: &str, version: &str
     let tagged = world.tags.get(&(repository.to_owned(), version.to_owned())).cloned();
     let digest = tagged.or_else(|| Digest::new(version).ok());
     let found = digest.and_then(|digest| world.manifests.get(&(repository.to_owned(), digest)));
-    found.map_or_else(|| status(StatusCode::NOT_FOUND), |manifest| manifest.clone().into_response())
+    found.map_or_else(
+        || status(StatusCode::NOT_FOUND),
+        |manifest| ([("content-type", media_type(manifest))], manifest.clone()).into_response(),
+    )
 }
 
 fn blobs(
@@ -271,6 +332,9 @@ fn blobs(
             status(StatusCode::CREATED)
         }
         _ => {
+            if let Some((tag, digest)) = world.moved_meanwhile.take_if(|_| *method == Method::HEAD) {
+                world.tags.insert(tag, digest);
+            }
             let found =
                 Digest::new(rest).ok().and_then(|digest| world.blobs.get(&(repository.to_owned(), digest)));
             match (found, &world.blobs_elsewhere) {

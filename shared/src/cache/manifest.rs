@@ -54,6 +54,21 @@ pub struct Manifest {
     pub extra: Extra,
 }
 
+impl Manifest {
+    /// The same cache with annotations of Stoker's own, as a registry stores it.
+    #[must_use]
+    pub fn annotated(&self, annotations: BTreeMap<String, String>) -> Vec<u8> {
+        super::to_json(&Self {
+            schema_version: 2,
+            media_type: MANIFEST_MEDIA_TYPE.to_owned(),
+            config: self.config.clone(),
+            layers: self.layers.clone(),
+            annotations,
+            extra: Extra::new(),
+        })
+    }
+}
+
 read_object!(Descriptor, {
     "mediaType" => media_type or required!("mediaType"),
     "digest" => digest or required!("digest"),

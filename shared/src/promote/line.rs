@@ -286,17 +286,9 @@ async fn keep_commit(
         project: Some(project.name.clone()),
         ..Provenance::default()
     };
-    let Manifest { config, layers, .. } = source.content.manifest.clone();
-    let manifest = Manifest {
-        schema_version: 2,
-        media_type: cache::MANIFEST_MEDIA_TYPE.to_owned(),
-        config,
-        layers,
-        annotations: provenance.annotations(line),
-        extra: cache::Extra::new(),
-    };
+    let manifest = source.content.manifest.annotated(provenance.annotations(line));
     let tag = Tag::commit(&Scope::of(&project.name), &built.commit);
-    let bytes = Bytes::from(cache::to_json(&manifest));
+    let bytes = Bytes::from(manifest);
     ports.put_image(&project.cache_repository, &tag, cache::MANIFEST_MEDIA_TYPE, bytes).await
 }
 

@@ -9,6 +9,7 @@ mod blobs;
 mod http;
 mod manifests;
 mod origin;
+mod tags;
 mod tokens;
 
 use std::sync::OnceLock;
