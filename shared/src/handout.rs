@@ -5,9 +5,10 @@ use std::fmt;
 
 use crate::cache::{self, Kind};
 use crate::error::CallError;
-use crate::names::{Commit, Digest, Line, Scope, Tag};
+use crate::names::{Commit, Digest, Line, Scope, Tag, TagKind};
 use crate::policy::Project;
-use crate::ports::ReadImages;
+use crate::ports::{Image, ReadImages};
+use crate::provenance::Provenance;
 
 /// Each cache source costs the build one manifest and one config to import, so a build is handed only the best.
 pub const MAX_SOURCES: usize = 8;
@@ -79,9 +80,21 @@ pub async fn resolve(
 
     let tags: Vec<Tag> = candidates.iter().map(|(_, tag)| tag.clone()).collect();
     let found = images.images(&project.cache_repository, &tags).await?;
+    let said = |image: &Image| match cache::classify(&image.manifest) {
+        Kind::Cache(manifest) => Provenance::read(&manifest.annotations),
+        Kind::Other { .. } => Provenance::default(),
+    };
+    // What a rollback took from the line must not come back by the way of a merged commit.
+    let rolled_back = found.first().and_then(Option::as_ref).and_then(|line| said(line).rolled_back);
     let mut sources: Vec<Source> = Vec::new();
     for ((label, tag), image) in candidates.into_iter().zip(found) {
         let Some(image) = image else { continue };
+        let is_commit = matches!(Tag::parse(tag.as_str()), Some((_, TagKind::Commit(_))));
+        if is_commit && said(&image).built.is_none_or(|built| rolled_back.is_some_and(|time| built.at < time))
+        {
+            tracing::info!(cache.tag = %tag, "not handed to the build: the line was rolled back since, or it is of no build");
+            continue;
+        }
         if let Err(why) = importable(&image.manifest) {
             tracing::warn!(cache.tag = %tag, cache.digest = %image.digest, why, "not handed to the build");
             continue;

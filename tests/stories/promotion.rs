@@ -266,3 +266,35 @@ async fn what_a_line_holds_says_where_it_came_from() {
     assert_eq!(world.line("main").unwrap().1.records(), 8);
     assert!(puts(&world) > before, "commits' caches are put again, which changes nothing");
 }
+
+#[tokio::test]
+async fn what_a_rollback_took_from_main_does_not_come_back() {
+    let (mut world, bad) = branch(ISOLATED).await;
+    let good = world.account.image(&world.repository(), "app.main").unwrap();
+    let merge = world.commit([2, 2, 1, 1]);
+    world.push("main", &[&bad, &merge]).await;
+    world.build().await;
+    assert_eq!(world.holds("main", [2, 2, 1, 1]).len(), 5);
+    // As `stoker rollback` writes it: the old content, and when it was put back.
+    world.wait(SignedDuration::from_mins(10));
+    let mut manifest: serde_json::Value = serde_json::from_slice(&good.manifest).unwrap();
+    manifest["annotations"]["stoker.rolled-back-at"] = world.account.now().to_string().into();
+    let manifest = bytes::Bytes::from(manifest.to_string());
+    world.account.push(
+        &world.repository(),
+        "app.main",
+        stoker::cache::MANIFEST_MEDIA_TYPE,
+        manifest,
+        Vec::new(),
+    );
+    world.wait(SignedDuration::from_mins(10));
+    world.replay(false).await;
+    world.night().await;
+    let held = world.holds("main", [2, 2, 1, 1]);
+    assert_eq!(held, ["deps-b@1", "compile-b@1(deps-b@1)"], "no event and no night brings it back");
+    let next = world.commit([2, 2, 1, 1]);
+    world.push("main", &[&bad, &merge, &next]).await;
+    let ran = world.build().await;
+    assert_eq!((ran[0].reads.as_slice(), ran[0].ran.len()), (["main".to_owned()].as_slice(), 3), "{ran:?}");
+    assert_eq!(world.holds("main", [2, 2, 1, 1]).len(), 5, "what is built anew comes to main as ever");
+}

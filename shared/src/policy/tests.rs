@@ -479,7 +479,7 @@ fn what_builds_write_is_not_what_stoker_writes() {
     assert_eq!(
         mistakes_after_version(&app("builds-repository: 'stoker/{project}'")),
         [
-            "3:77: projects[0].builds-repository: `stoker/app` is already the cache repository of `app`; they must be two"
+            "3:73: projects[0].builds-repository: `stoker/app` is already the cache repository of `app`; they must be two"
         ]
     );
     assert_eq!(
