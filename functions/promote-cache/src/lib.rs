@@ -9,12 +9,12 @@ use stoker::event::{Envelope, Event};
 use stoker::lambda::log;
 use stoker::names::{Line, ProjectName};
 use stoker::policy::Policy;
-use stoker::ports::{CheckBlobs, ListProjects};
+use stoker::ports::{Catalogue, CheckBlobs, ListProjects};
 use stoker::promote::{Answer, Hint, Outcome, Warmed, promote, sweep};
 
 /// The ports that promotion needs, those of the sweep included.
-pub trait Ports: stoker::promote::Ports + CheckBlobs + ListProjects {}
-impl<P: stoker::promote::Ports + CheckBlobs + ListProjects> Ports for P {}
+pub trait Ports: stoker::promote::Ports + CheckBlobs + Catalogue + ListProjects {}
+impl<P: stoker::promote::Ports + CheckBlobs + Catalogue + ListProjects> Ports for P {}
 
 /// Handles a batch; answers the messages that are to be tried again.
 pub async fn handle(

@@ -177,7 +177,8 @@ async fn read(
     Ok(Read { current, sources, asked, present })
 }
 
-fn blobs(manifest: &Manifest) -> Vec<Digest> {
+/// All that a cache consists of besides its manifest.
+pub(super) fn blobs(manifest: &Manifest) -> Vec<Digest> {
     let layers = manifest.layers.iter().map(|layer| layer.digest.clone());
     layers.chain([manifest.config.digest.clone()]).collect()
 }

@@ -7,14 +7,14 @@ use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use jiff::{SignedDuration, Timestamp};
 
-use super::line::read_cache;
-use super::{Answer, Error, Hint, Outcome, Ports, promote};
+use super::line::{blobs, read_cache};
+use super::{Answer, Error, Hint, Ports, promote};
 use crate::cache::{self, Cache, Kind};
-use crate::error::{CallError, Failure};
+use crate::error::CallError;
 use crate::handout::Handed;
-use crate::names::{Commit, Digest, Line, Scope, Tag};
+use crate::names::{Commit, Digest, Line, Scope, Tag, TagKind};
 use crate::policy::{Policy, Project};
-use crate::ports::{Build, BuildStatus, CheckBlobs, Image, ListProjects, read_images};
+use crate::ports::{Build, BuildStatus, Catalogue, CheckBlobs, Image, ListProjects, read_images};
 use crate::provenance::Provenance;
 use crate::warm::all_projects;
 
@@ -26,7 +26,7 @@ const PROJECTS_AT_ONCE: usize = 8;
 /// Promotes what builds of the last two days exported and merges brought, as if each event came now, and mends lines that
 /// have lost a layer. Answers what came of each hint; a project that fails does not keep the others from their turn.
 pub async fn sweep(
-    ports: &(impl Ports + CheckBlobs + ListProjects),
+    ports: &(impl Ports + CheckBlobs + Catalogue + ListProjects),
     policy: &Policy,
     now: Timestamp,
 ) -> Result<Vec<Answer>, CallError> {
@@ -37,8 +37,7 @@ pub async fn sweep(
     let (mut built, mut merged) = (Vec::new(), Vec::new());
     for one in looked {
         match one {
-            Ok(Found { mended, built: more, merged: merges }) => {
-                answers.extend(mended.into_iter().map(|outcome| Ok(vec![outcome])));
+            Ok(Found { built: more, merged: merges }) => {
                 built.extend(more);
                 merged.extend(merges);
             }
@@ -54,26 +53,24 @@ pub async fn sweep(
 /// What there is to do for one project.
 #[derive(Default)]
 struct Found {
-    mended: Vec<Outcome>,
     built: Vec<Hint>,
     merged: Vec<Hint>,
 }
 
-async fn look(ports: &(impl Ports + CheckBlobs), project: &Project, now: Timestamp) -> Result<Found, Error> {
+async fn look(
+    ports: &(impl Ports + CheckBlobs + Catalogue),
+    project: &Project,
+    now: Timestamp,
+) -> Result<Found, Error> {
     let recent = ports.recent(&project.name).await?;
     let recent = recent.iter().filter(|build| now.duration_since(build.started_at) < REACH);
     let recent: Vec<(&Build, Handed)> =
         recent.filter_map(|build| Some((build, Handed::read(&build.environment)?))).collect();
-    let lines: BTreeSet<Line> =
-        recent.iter().map(|(_, handed)| handed.line.clone()).chain([Line::Main]).collect();
     let commits: BTreeSet<Commit> =
         recent.iter().filter_map(|(build, handed)| commit_of(build, handed)).collect();
     let scope = Scope::of(&project.name);
-    let tags: Vec<Tag> = lines
-        .iter()
-        .map(|line| Tag::line(&scope, line))
-        .chain(commits.iter().map(|commit| Tag::commit(&scope, commit)))
-        .collect();
+    let commits = commits.iter().map(|commit| Tag::commit(&scope, commit));
+    let tags: Vec<Tag> = [Tag::line(&scope, &Line::Main)].into_iter().chain(commits).collect();
     let images = read_images(ports, &project.cache_repository, &tags).await?;
     let known: BTreeMap<&Tag, Image> =
         tags.iter().zip(images).filter_map(|(tag, image)| Some((tag, image?))).collect();
@@ -100,8 +97,8 @@ async fn look(ports: &(impl Ports + CheckBlobs), project: &Project, now: Timesta
         line: Line::Main,
         commits: merged,
     });
-    let mended = mend(ports, project, lines, &known).await?;
-    Ok(Found { mended, built, merged: merged.into_iter().collect() })
+    mend(ports, project).await?;
+    Ok(Found { built, merged: merged.into_iter().collect() })
 }
 
 fn commit_of(build: &Build, handed: &Handed) -> Option<Commit> {
@@ -117,60 +114,41 @@ fn provenance(image: &Image) -> Option<Provenance> {
 }
 
 /// Takes from lines what they hold on layers that cannot be read any more: a build that is handed such a cache fails.
-async fn mend(
-    ports: &(impl Ports + CheckBlobs),
-    project: &Project,
-    lines: BTreeSet<Line>,
-    known: &BTreeMap<&Tag, Image>,
-) -> Result<Vec<Outcome>, Error> {
-    let scope = Scope::of(&project.name);
-    let repository = &project.cache_repository;
-    let mut of_lines = Vec::new();
-    for line in lines {
-        let Some(image) = known.get(&Tag::line(&scope, &line)) else { continue };
-        if let Kind::Cache(manifest) = cache::classify(&image.manifest) {
-            of_lines.push((line, image, manifest));
+async fn mend(ports: &(impl Ports + CheckBlobs + Catalogue), project: &Project) -> Result<(), Error> {
+    let (scope, repository) = (Scope::of(&project.name), &project.cache_repository);
+    let images = ports.list(repository).await?;
+    let tags = images.iter().flat_map(|image| &image.tags);
+    let is_line = |tag: &&String| matches!(Tag::parse(tag), Some((of, TagKind::Line(_))) if of == scope);
+    let tags: Vec<Tag> = tags.filter(is_line).filter_map(|tag| Tag::known(tag)).collect();
+    let images = read_images(ports, repository, &tags).await?;
+    let lines = tags.into_iter().zip(images).filter_map(|(tag, image)| {
+        let image = image?;
+        match cache::classify(&image.manifest) {
+            Kind::Cache(manifest) => Some((tag, image, manifest)),
+            Kind::Other { .. } => None,
         }
-    }
-    let blobs: BTreeSet<Digest> = of_lines
-        .iter()
-        .flat_map(|(_, _, manifest)| {
-            manifest.layers.iter().map(|layer| layer.digest.clone()).chain([manifest.config.digest.clone()])
-        })
-        .collect();
-    let blobs: Vec<Digest> = blobs.into_iter().collect();
-    let lost: BTreeSet<Digest> = ports.unavailable(repository, &blobs).await?.into_iter().collect();
-    let mut outcomes = Vec::new();
-    for (line, image, manifest) in of_lines {
-        let is_lost = |digest: &Digest| lost.contains(digest);
-        if !is_lost(&manifest.config.digest) && !manifest.layers.iter().any(|layer| is_lost(&layer.digest)) {
+    });
+    let lines: Vec<_> = lines.collect();
+    let all: BTreeSet<Digest> = lines.iter().flat_map(|(_, _, manifest)| blobs(manifest)).collect();
+    let all: Vec<Digest> = all.into_iter().collect();
+    let lost: BTreeSet<Digest> = ports.unavailable(repository, &all).await?.into_iter().collect();
+    for (tag, image, manifest) in lines {
+        if !blobs(&manifest).iter().any(|blob| lost.contains(blob)) {
             continue;
         }
-        let cache = if is_lost(&manifest.config.digest) {
+        let cache = if lost.contains(&manifest.config.digest) {
             Cache::default()
         } else {
-            match read_cache(ports, repository, image).await {
-                Ok(Ok(content)) => content.cache.without_blobs(&lost),
-                Err(error) if error.failure != Failure::NotFound => return Err(error.into()),
-                Ok(Err(_)) | Err(_) => Cache::default(),
-            }
+            let content = read_cache(ports, repository, &image).await?;
+            content.map_or_else(|_| Cache::default(), |content| content.cache.without_blobs(&lost))
         };
-        let provenance = Provenance::read(&manifest.annotations);
-        let written = cache.serialise(Provenance { parent: None, ..provenance }.annotations(&line));
-        let tag = Tag::line(&scope, &line);
         tracing::error!(
-            cache.repository = %repository, %line, cache.digest = %image.digest, cache.lost_blobs = lost.len(),
+            cache.repository = %repository, cache.tag = %tag, cache.digest = %image.digest, cache.records = cache.records(),
             "a line has lost layers; it keeps what rests on none of them"
         );
+        let written = cache.serialise(manifest.annotations);
         ports.put_blob(repository, &written.config_digest, Bytes::from(written.config)).await?;
         ports.put_image(repository, &tag, cache::MANIFEST_MEDIA_TYPE, Bytes::from(written.manifest)).await?;
-        outcomes.push(Outcome::Moved {
-            line,
-            to: written.manifest_digest,
-            project: project.name.clone(),
-            records: cache.records(),
-            builds: Vec::new(),
-        });
     }
-    Ok(outcomes)
+    Ok(())
 }
