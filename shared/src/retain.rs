@@ -116,8 +116,6 @@ impl fmt::Display for Plan {
 enum Say {
     Keep(String),
     Delete(String),
-    /// The image's other tags decide.
-    Abstain,
 }
 
 /// Plans the retention of one repository. `projects` are all projects whose caches it holds.
@@ -188,7 +186,6 @@ pub fn plan(repository: &CacheRepository, projects: &[Project], world: World, no
                     Say::Keep(format!("commit {} is within the lease", key.1.short()))
                 }
             }
-            TagKind::Export(_) if image.tags.iter().any(|tag| is_commit(tag)) => Say::Abstain,
             TagKind::Export(_) if now.duration_since(image.pushed_at) > lease => {
                 Say::Delete("an export older than the lease".to_owned())
             }
@@ -202,7 +199,6 @@ pub fn plan(repository: &CacheRepository, projects: &[Project], world: World, no
             match say(tag, &image) {
                 Say::Keep(why) => return Verdict { image, action: Action::Keep, why },
                 Say::Delete(why) => deletions.push(why),
-                Say::Abstain => {}
             }
         }
         if deletions.is_empty() {
@@ -219,10 +215,6 @@ pub fn plan(repository: &CacheRepository, projects: &[Project], world: World, no
         Verdict { image, action: Action::Delete, why }
     };
     Plan { repository: repository.clone(), verdicts: images.into_iter().map(judge).collect() }
-}
-
-fn is_commit(tag: &str) -> bool {
-    matches!(Tag::parse(tag), Some((_, TagKind::Commit(_))))
 }
 
 /// Reads what the planner needs to know of a repository.

@@ -1,7 +1,7 @@
 //! What goes and what stays.
 
 use jiff::SignedDuration;
-use stories::world::World;
+use stories::world::{ISOLATED, POLICY, World};
 
 async fn branch_with_two_builds() -> World {
     let mut world = World::new();
@@ -118,5 +118,29 @@ async fn what_is_not_stokers_is_never_deleted() {
     for tag in ["latest", "v1.2.3", "other.main", "other.history.main.20200101T000000Z-00000000", "app.main"]
     {
         assert!(tags.contains_key(tag), "{tag} is gone");
+    }
+}
+
+#[tokio::test]
+async fn exports_go_after_their_lease_and_what_was_promoted_stays() {
+    for policy in [POLICY, ISOLATED] {
+        let mut world = World::with_policy(policy);
+        let base = world.commit([1, 1, 1, 1]);
+        world.push("main", &[&base]).await;
+        world.build().await;
+        let a = world.commit([2, 2, 1, 1]);
+        world.push("feature-a", &[&a]).await;
+        world.build().await;
+        let exports = |world: &World| {
+            let tags = world.account.tags(&world.builds_repository()).into_keys();
+            tags.filter(|tag| tag.contains(".export.")).count()
+        };
+        assert_eq!(exports(&world), 2);
+        world.wait(SignedDuration::from_hours(25));
+        world.night().await;
+        assert_eq!(exports(&world), 0);
+        for line in ["main", "branch/feature-a"] {
+            assert_eq!(world.line(line).unwrap().1.records(), 5, "{line}");
+        }
     }
 }

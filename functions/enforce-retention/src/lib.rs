@@ -111,6 +111,9 @@ fn gone(event: &Event) -> Option<(&stoker::names::Repository, Line)> {
 fn by_repository(projects: Vec<Project>) -> BTreeMap<CacheRepository, Vec<Project>> {
     let mut repositories: BTreeMap<CacheRepository, Vec<Project>> = BTreeMap::new();
     for project in projects {
+        if let Some(builds) = &project.builds_repository {
+            repositories.entry(builds.clone()).or_default().push(project.clone());
+        }
         repositories.entry(project.cache_repository.clone()).or_default().push(project);
     }
     repositories
