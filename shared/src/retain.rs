@@ -152,7 +152,7 @@ pub fn plan(repository: &CacheRepository, projects: &[Project], world: World, no
             match line_say(&scope, project, &line, image) {
                 Say::Keep(_) if is_line => living.insert((scope, head.clone())),
                 Say::Delete(_) => dead.insert((scope, head.clone())),
-                _ => false,
+                Say::Keep(_) => false,
             };
         }
     }
@@ -172,7 +172,7 @@ pub fn plan(repository: &CacheRepository, projects: &[Project], world: World, no
                 _ if now.duration_since(left_at) > lease => {
                     Say::Delete(format!("{line} left it at {left_at}, longer ago than the lease"))
                 }
-                _ => Say::Keep(format!("{line} left it at {left_at}, within the lease")),
+                Say::Keep(_) => Say::Keep(format!("{line} left it at {left_at}, within the lease")),
             },
             TagKind::Commit(commit) => {
                 let key = (scope, commit);

@@ -298,3 +298,34 @@ async fn what_a_rollback_took_from_main_does_not_come_back() {
     assert_eq!((ran[0].reads.as_slice(), ran[0].ran.len()), (["main".to_owned()].as_slice(), 3), "{ran:?}");
     assert_eq!(world.holds("main", [2, 2, 1, 1]).len(), 5, "what is built anew comes to main as ever");
 }
+
+#[tokio::test]
+async fn a_merge_that_brings_only_what_main_has_otherwise_is_no_news_twice() {
+    let mut world = World::with_policy(ISOLATED);
+    let now = world.account.now();
+    let a = world.commit([1, 1, 2, 1]);
+    world.push("feature-a", &[&a]).await;
+    world.build().await;
+    let b = world.commit([2, 1, 1, 1]);
+    world.push("feature-b", &[&b]).await;
+    world.build().await;
+    world.wait(SignedDuration::from_mins(10));
+    // Main's own build makes other bytes of the same steps, as real ones do.
+    let base = world.commit([1, 1, 1, 1]);
+    world.push("main", &[&base]).await;
+    world.settle().await;
+    let build = world.running().pop().unwrap();
+    let source = stories::world::Source { versions: [1, 1, 1, 1] };
+    let (manifest, blobs) = stories::world::exported_with(&source, |_| now, |key| format!("main's {key}"));
+    world.push_cache(&build.environment["STOKER_EXPORT"].clone(), manifest, blobs);
+    world.end(&build.id, stoker::ports::BuildStatus::Succeeded, &base);
+    world.settle().await;
+    for merged in [&a, &b] {
+        world.push("main", &[merged]).await;
+        world.build().await;
+    }
+    let lines = world.lines();
+    world.wait(SignedDuration::from_mins(10));
+    world.replay(false).await;
+    assert_eq!(world.lines(), lines);
+}

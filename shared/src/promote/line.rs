@@ -59,7 +59,7 @@ pub(super) async fn advance(
     };
     let before = current.as_ref().map(|(content, _)| Provenance::read(&content.manifest.annotations));
     let sources = believed(ports, &project, before.as_ref(), sources).await?;
-    let sources = brought(ports, &project, &mut present, sources).await?;
+    let mut sources = brought(ports, &project, &mut present, sources).await?;
     if sources.is_empty() {
         return Ok(Outcome::Nothing {
             why: format!("there is no cache for {line} under any of {asked} tags"),
@@ -69,6 +69,7 @@ pub(super) async fn advance(
     let mut provenance = before.clone().unwrap_or_default();
     provenance.project = Some(project.name.clone());
     let known = current.as_ref().map(|(content, _)| &content.cache);
+    let own = prepare(&mut sources, known, &line, now);
     let mut adds = known.is_none();
     let mut builds = Vec::new();
     for Source { cause, content, .. } in &sources {
@@ -96,7 +97,7 @@ pub(super) async fn advance(
     if !adds && before.as_ref() == Some(&provenance) {
         return Ok(Outcome::Unchanged { line });
     }
-    let merged = join(known, &sources, &line, now);
+    let merged = Cache::merge([&own].into_iter().chain(sources.iter().map(|source| &source.content.cache)));
     let limits = Limits { bytes: project.line_budget, ..Limits::default() };
     let merged = within(&merged, &limits, &line, repository);
     let records = merged.records();
@@ -293,19 +294,22 @@ async fn keep_commit(
     ports.put_image(&project.cache_repository, &tag, cache::MANIFEST_MEDIA_TYPE, bytes).await
 }
 
-/// Joins sources to what a line holds. What main or its own builds have a result of keeps that one: a branch may add to
-/// main, and never say what a step of main results in.
-fn join(known: Option<&Cache>, sources: &[Source], line: &Line, now: Timestamp) -> Cache {
-    let used = |source: &Source| source.content.cache.made_by(now).used_at(source.built.at);
-    let (built, merged): (Vec<_>, Vec<_>) =
-        sources.iter().partition(|source| matches!(source.cause, Cause::Built(..)));
-    let built: Vec<Cache> = built.into_iter().map(used).collect();
-    let own = Cache::merge(known.into_iter().chain(&built));
-    let merged: Vec<Cache> = merged
-        .iter()
-        .map(|source| if *line == Line::Main { used(source).yielding_to(&own) } else { used(source) })
-        .collect();
-    Cache::merge([&own].into_iter().chain(&merged))
+/// Says in each source when its build used it, and leaves of what merges bring to main only what is not main's own: what
+/// main or its builds have a result of keeps that one. A branch may add to main, and never say what a step of main results
+/// in. Answers what is main's own, or any other line's.
+fn prepare(sources: &mut [Source], known: Option<&Cache>, line: &Line, now: Timestamp) -> Cache {
+    for source in &mut *sources {
+        source.content.cache = source.content.cache.made_by(now).used_at(source.built.at);
+    }
+    let is_built = |source: &&Source| matches!(source.cause, Cause::Built(..));
+    let built = sources.iter().filter(is_built).map(|source| &source.content.cache);
+    let own = Cache::merge(known.into_iter().chain(built));
+    if *line == Line::Main {
+        for source in sources.iter_mut().filter(|source| matches!(source.cause, Cause::Merged(_))) {
+            source.content.cache = source.content.cache.yielding_to(&own);
+        }
+    }
+    own
 }
 
 /// What of a line's cache fits. What does not is told in the log.
