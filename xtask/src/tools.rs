@@ -59,7 +59,10 @@ pub(crate) fn cargo_fuzz() -> anyhow::Result<PathBuf> {
     if !program.is_file() {
         println!("installing cargo-fuzz into {}", root.display());
         let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        command.args(["install", "cargo-fuzz", "--locked", "--version", CARGO_FUZZ, "--root"]).arg(&root);
+        // Not optimised: it only starts what is.
+        command
+            .args(["install", "cargo-fuzz", "--debug", "--locked", "--version", CARGO_FUZZ, "--root"])
+            .arg(&root);
         let log = crate::home().join("logs/install-cargo-fuzz.log");
         process::run(&mut command, "installing", &log, |_| None)?;
     }

@@ -14,6 +14,8 @@ pub(super) const NO_PARENT: i64 = -1;
 pub(super) struct JsonConfig {
     pub(super) layers: Vec<JsonLayer>,
     pub(super) records: Vec<JsonRecord>,
+    /// When those records were used that do not say it themselves. Most are used together, and a line is short of bytes.
+    pub(super) used: Option<Seconds>,
     pub(super) extra: Extra,
 }
 
@@ -69,6 +71,7 @@ pub(super) struct JsonLink {
 read_object!(JsonConfig, {
     "layers" => layers or Vec::new(),
     "records" => records or Vec::new(),
+    "used" => used or None,
 });
 read_object!(JsonLayer, { "blob" => blob or required!("blob"), "parent" => parent or 0 });
 read_object!(JsonRecord, {
@@ -159,7 +162,14 @@ impl Serialize for CanonicalConfig<'_> {
             map.serialize_entry("layers", &Each(&cache.layers, |layer| CanonicalLayer(cache, layer)))?;
         }
         if !cache.records.is_empty() {
-            map.serialize_entry("records", &cache.records)?;
+            // The latest: pruning keeps what was used last. Where one record has none, it would be taken for that one's.
+            let uses: Option<Vec<Seconds>> = cache.records.iter().map(|record| record.used).collect();
+            let common = uses.and_then(|uses| uses.into_iter().max());
+            let record = |record| CanonicalRecord(record, common);
+            map.serialize_entry("records", &Each(&cache.records, record))?;
+            if let Some(used) = &common {
+                map.serialize_entry("used", used)?;
+            }
         }
         write_extra(&mut map, &cache.extra)?;
         map.end()
@@ -183,25 +193,29 @@ impl Serialize for CanonicalLayer<'_> {
     }
 }
 
-impl Serialize for Record {
+/// A record, and the use that need not be said.
+struct CanonicalRecord<'a>(&'a Record, Option<Seconds>);
+
+impl Serialize for CanonicalRecord<'_> {
     fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        let Self(record, common) = self;
         let mut map = out.serialize_map(None)?;
-        if !self.results.is_empty() {
-            map.serialize_entry("layers", &Each(&self.results, |made| CanonicalResult("layer", made)))?;
+        if !record.results.is_empty() {
+            map.serialize_entry("layers", &Each(&record.results, |made| CanonicalResult("layer", made)))?;
         }
-        if !self.chains.is_empty() {
-            map.serialize_entry("chains", &Each(&self.chains, |made| CanonicalResult("layers", made)))?;
+        if !record.chains.is_empty() {
+            map.serialize_entry("chains", &Each(&record.chains, |made| CanonicalResult("layers", made)))?;
         }
-        if !self.digest.is_empty() {
-            map.serialize_entry("digest", &self.digest)?;
+        if !record.digest.is_empty() {
+            map.serialize_entry("digest", &record.digest)?;
         }
-        if !self.links.is_empty() {
-            map.serialize_entry("inputs", &Inputs(&self.links))?;
+        if !record.links.is_empty() {
+            map.serialize_entry("inputs", &Inputs(&record.links))?;
         }
-        if let Some(used) = &self.used {
-            map.serialize_entry("used", used)?;
+        if let Some(used) = record.used.filter(|_| record.used != *common) {
+            map.serialize_entry("used", &used)?;
         }
-        write_extra(&mut map, &self.extra)?;
+        write_extra(&mut map, &record.extra)?;
         map.end()
     }
 }

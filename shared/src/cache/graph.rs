@@ -207,7 +207,10 @@ impl Cache {
         });
         let (blobs, _) = sort_and_join(blobs.collect(), |_| true, Blob::order);
         let layers = read_layers(config.layers, &blobs)?;
-        let records = read_records(config.records, &layers)?;
+        let mut records = read_records(config.records, &layers)?;
+        for record in &mut records {
+            record.used = record.used.or(config.used);
+        }
         Ok(Self { blobs, layers, records, extra: config.extra }.canonical())
     }
 

@@ -15,7 +15,11 @@ use crate::error::{CallError, Cause, Failure, chain};
 
 /// How often a request is sent before its failure is told.
 const ATTEMPTS: u32 = 3;
+/// The same where the registry asks for patience: ECR takes 10 manifests a second, and a batch of moves is up to 30. With
+/// its pauses that is some ten seconds.
+const PATIENT_ATTEMPTS: u32 = 7;
 const FIRST_PAUSE: Duration = Duration::from_millis(150);
+const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 /// For the whole of a body that is read into memory.
 const BODY_TIMEOUT: Duration = Duration::from_mins(1);
 
@@ -118,13 +122,17 @@ impl Registry {
                 Ok(response) => call.refusal(response).await,
                 Err(error) => error,
             };
-            let may_pass = matches!(error.failure, Failure::Throttled | Failure::Unavailable);
-            if !may_pass || attempt == ATTEMPTS {
+            let attempts = match error.failure {
+                Failure::Throttled => PATIENT_ATTEMPTS,
+                Failure::Unavailable => ATTEMPTS,
+                Failure::NotFound | Failure::Refused => 1,
+            };
+            if attempt >= attempts {
                 return Err(error);
             }
             tracing::debug!(call.attempt = attempt, error = chain(&error), "trying again");
             tokio::time::sleep(pause).await;
-            pause *= 3;
+            pause = (pause * 3).min(LONGEST_PAUSE);
             attempt += 1;
         }
     }

@@ -120,7 +120,14 @@ fn any_export() -> impl Strategy<Value = Export> {
     any_layers()
         .prop_flat_map(|layers| (any_records(layers.len()), Just(layers)))
         .prop_flat_map(move |(records, layers)| {
-            (Just(Config { layers, records, extra: Extra::new() }), descriptors.clone(), 0..3_u8)
+            let used = option::of(0..3_u8).prop_map(|used| used.map(|time| moment(time).as_second()));
+            let config = used.prop_map(move |used| Config {
+                layers: layers.clone(),
+                records: records.clone(),
+                used,
+                extra: Extra::new(),
+            });
+            (config, descriptors.clone(), 0..3_u8)
         })
         .prop_map(|(mut config, descriptors, variant)| {
             config.extra = extra(variant);
@@ -209,6 +216,7 @@ fn steps(config: &Config) -> BTreeMap<String, Step> {
     let mut uses = BTreeMap::new();
     for (index, Record { used, .. }) in config.records.iter().enumerate() {
         let latest = uses.entry(record(config, index)).or_insert(None);
+        let used = used.or(config.used);
         *latest = used.map(|used| Timestamp::from_second(used).unwrap()).max(*latest);
     }
     let mut keys = BTreeSet::new();
@@ -279,7 +287,11 @@ fn written(cache: &Cache) -> Serialised {
 
 fn read(written: &Serialised) -> (Config, Cache) {
     let Kind::Cache(manifest) = classify(&written.manifest) else { panic!("not a cache") };
-    (serde_json::from_slice(&written.config).unwrap(), Cache::parse(&manifest, &written.config).unwrap())
+    let mut config: Config = serde_json::from_slice(&written.config).unwrap();
+    // What is said once for all that do not say it themselves.
+    let common = config.used.take();
+    config.records.iter_mut().for_each(|record| record.used = record.used.or(common));
+    (config, Cache::parse(&manifest, &written.config).unwrap())
 }
 
 /// Limits between those that nothing fits into but an empty cache, and those that all of a cache does.
@@ -648,7 +660,7 @@ fn a_deep_graph_needs_no_stack() {
         extra: Extra::new(),
     };
     let (layers, records) = ((0..DEPTH).map(layer).collect(), (0..DEPTH).map(record).collect());
-    let config = Config { layers, records, extra: Extra::new() };
+    let config = Config { layers, records, used: None, extra: Extra::new() };
     let cache = Export { config, descriptors: vec![descriptor(0, 0)] }.cache();
     assert_eq!((cache.records(), cache.layers()), (100_000, 100_000));
     assert_eq!(Cache::merge([&cache, &cache]), cache);
@@ -696,7 +708,8 @@ fn times_and_unknown_fields_are_kept() {
         let config = |time| {
             json!({
                 "layers": [{"blob": blob(0), "parent": -1, "x": 1}],
-                "records": [{"layers": [{"layer": 0, "createdAt": time, "y": {"b": [2]}}], "z": null, "used": 1}],
+                "records": [{"layers": [{"layer": 0, "createdAt": time, "y": {"b": [2]}}], "z": null}],
+                "used": 1,
                 "v": "w",
             })
         };
@@ -715,6 +728,30 @@ fn a_number_that_is_read_again_stays_the_same() {
     let config = format!(r#"{{"v":{number}}}"#).into_bytes();
     let once = written(&Cache::parse(&manifest_of(&config, Vec::new()), &config).unwrap());
     assert_eq!(written(&read(&once).1), once);
+}
+
+#[test]
+fn a_use_that_all_records_share_is_said_once() {
+    let noted = ["a", "b", "c"].map(|digest| json!({"digest": digest, "used": 1_795_300_000}));
+    let noted = parse(&json!({ "records": noted })).unwrap();
+    assert_eq!(
+        to_text(&noted),
+        r#"{"records":[{"digest":"a"},{"digest":"b"},{"digest":"c"}],"used":1795300000}"#
+    );
+    let later = parse(
+        &json!({"records": [{"digest": "a", "used": 1_795_300_001}, {"digest": "b"}], "used": 1_795_300_000}),
+    )
+    .unwrap();
+    assert_eq!(
+        to_text(&later),
+        r#"{"records":[{"digest":"a"},{"digest":"b","used":1795300000}],"used":1795300001}"#
+    );
+    let partly = parse(&json!({"records": [{"digest": "a", "used": 7}, {"digest": "b"}]})).unwrap();
+    assert_eq!(to_text(&partly), r#"{"records":[{"digest":"a","used":7},{"digest":"b"}]}"#);
+}
+
+fn to_text(cache: &Cache) -> String {
+    String::from_utf8(to_json(&CanonicalConfig(cache))).unwrap()
 }
 
 #[test]

@@ -15,6 +15,8 @@ pub(super) struct Config {
     pub(super) layers: Vec<Layer>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) records: Vec<Record>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) used: Option<i64>,
     #[serde(flatten)]
     pub(super) extra: Extra,
 }
