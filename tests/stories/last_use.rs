@@ -68,11 +68,8 @@ async fn a_line_remembers_when_a_build_used_its_steps() {
     world.push("feature-a", &[&second]).await;
     world.build().await;
     let cache: Cache = world.line("branch/feature-a").unwrap().1;
-    let config = cache.serialise(std::collections::BTreeMap::new()).config;
-    let config: serde_json::Value = serde_json::from_slice(&config).unwrap();
-    let used = |at: jiff::Timestamp| {
-        config["records"].as_array().unwrap().iter().filter(|r| r["used"] == at.as_second()).count()
-    };
+    let steps = cache.steps();
+    let used = |at: jiff::Timestamp| steps.values().filter(|step| step.used_at == Some(at)).count();
     // Only what the second build replaced was not used by it.
     assert_eq!((used(early), used(world.account.now())), (2, 5));
 }
