@@ -1,8 +1,11 @@
 //! `stoker history`: the caches that a line has been.
 
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde::Serialize;
-use stoker::names::{Line, ProjectName};
+use stoker::names::{Digest, Line, ProjectName};
 
 use crate::Answer;
 use crate::cache::to_json;
@@ -48,9 +51,27 @@ pub(crate) async fn run(args: &Args) -> Result<Answer, Problem> {
     let remotes = Remotes::default();
     let (current, past) = places_of(&remotes, &args.repository, &args.line, args.project.as_ref()).await?;
     let places = [vec![current], past].concat();
-    let caches = read_all(&remotes, &args.repository, &places).await?;
+    let mut caches = read_all(&remotes, &args.repository, &places).await?;
+    order(&mut caches);
     let report = Report { repository: args.repository.to_string(), line: args.line.to_string(), caches };
     Ok(Answer::yes(if args.json { to_json(&report) } else { told(&report, Timestamp::now()) }))
+}
+
+/// A tag's time has whole seconds. Of caches that the line left within one, each names the one that it followed.
+fn order(caches: &mut [Entry]) {
+    let parents: BTreeMap<Digest, Option<Digest>> =
+        caches.iter().map(|entry| (entry.digest.clone(), entry.origin.parent.clone())).collect();
+    let mut ages = BTreeMap::new();
+    let mut next = caches.first().map(|entry| entry.digest.clone());
+    while let Some(digest) = next.filter(|digest| !ages.contains_key(digest)) {
+        next = parents.get(&digest).cloned().flatten();
+        ages.insert(digest, ages.len());
+    }
+    if let [_, past @ ..] = caches {
+        past.sort_by_key(|entry| {
+            (Reverse(entry.left_at), ages.get(&entry.digest).copied().unwrap_or(usize::MAX))
+        });
+    }
 }
 
 const FIRST: [Column; 1] =
@@ -63,4 +84,34 @@ fn told(report: &Report, now: Timestamp) -> String {
          them:\n  stoker rollback {repository} {line} --to DIGEST\n",
         render(caches, &FIRST, now)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lines::Origin;
+
+    #[test]
+    fn what_a_line_left_within_one_second_is_told_in_the_order_of_parents() {
+        let entry = |name: &str, parent: Option<&str>, left_at: Option<&str>| Entry {
+            line: "main".to_owned(),
+            scope: "app".to_owned(),
+            tag: name.to_owned(),
+            digest: Digest::of(name.as_bytes()),
+            left_at: left_at.map(|time| format!("2026-11-21T08:00:{time}Z").parse().unwrap()),
+            origin: Origin { parent: parent.map(|name| Digest::of(name.as_bytes())), ..Origin::default() },
+            importable: true,
+            holds: None,
+            why: None,
+        };
+        let mut caches = [
+            entry("d", Some("c"), None),
+            entry("b", Some("a"), Some("01")),
+            entry("a", Some("gone"), Some("01")),
+            entry("c", Some("b"), Some("01")),
+            entry("stray", None, Some("00")),
+        ];
+        order(&mut caches);
+        assert_eq!(caches.map(|entry| entry.tag), ["d", "c", "b", "a", "stray"]);
+    }
 }

@@ -13,7 +13,7 @@ use stoker::provenance::Provenance;
 
 use crate::Answer;
 use crate::cache::{to_json, verify};
-use crate::lines::{Place, places_of, project_name};
+use crate::lines::{Place, annotations, places_of, project_name};
 use crate::problem::Problem;
 use crate::reference::Repository;
 use crate::remote::{self, Found, Remotes};
@@ -201,10 +201,15 @@ async fn target(
     let Args { repository, line, to, .. } = args;
     let see = format!("see `stoker history {repository} {line}`");
     let is = |digest: &Digest, place: &Place| digest.short().starts_with(place.digits());
-    let meant: Vec<&Place> = match to {
-        Some(to) => past.iter().filter(|place| to.means(place)).collect(),
-        // A move that failed halfway has kept what the line still is.
-        None => past.iter().find(|place| !is(&current.digest, place)).into_iter().collect(),
+    let meant: Vec<&Place> = if let Some(to) = to {
+        past.iter().filter(|place| to.means(place)).collect()
+    } else {
+        // What the line says that it followed; the times of history have whole seconds. Otherwise the newest, but a move that
+        // failed halfway has kept what the line still is.
+        let parent = Provenance::read(&annotations(current)).parent;
+        let followed = past.iter().find(|place| parent.as_ref().is_some_and(|parent| is(parent, place)));
+        let newest = || past.iter().find(|place| !is(&current.digest, place));
+        followed.or_else(newest).into_iter().collect()
     };
     let mut found = BTreeMap::new();
     for place in meant {
