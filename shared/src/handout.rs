@@ -80,10 +80,7 @@ pub async fn resolve(
 
     let tags: Vec<Tag> = candidates.iter().map(|(_, tag)| tag.clone()).collect();
     let found = images.images(&project.cache_repository, &tags).await?;
-    let said = |image: &Image| match cache::classify(&image.manifest) {
-        Kind::Cache(manifest) => Provenance::read(&manifest.annotations),
-        Kind::Other { .. } => Provenance::default(),
-    };
+    let said = |image: &Image| Provenance::of_manifest(&image.manifest).unwrap_or_default();
     // What a rollback took from the line must not come back by the way of a merged commit.
     let rolled_back = found.first().and_then(Option::as_ref).and_then(|line| said(line).rolled_back);
     let mut sources: Vec<Source> = Vec::new();

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
+use crate::cache::{self, Kind};
 use crate::handout::Trust;
 use crate::names::{Commit, Digest, Line, ProjectName};
 
@@ -74,6 +75,15 @@ impl Provenance {
         annotations.extend(self.parent.iter().map(|digest| (PARENT.to_owned(), digest.to_string())));
         annotations.extend(self.rolled_back.iter().map(|time| (ROLLED_BACK.to_owned(), time.to_string())));
         annotations
+    }
+
+    /// What a cache's manifest says of itself; `None` for the manifest of anything else.
+    #[must_use]
+    pub fn of_manifest(manifest: &[u8]) -> Option<Self> {
+        match cache::classify(manifest) {
+            Kind::Cache(manifest) => Some(Self::read(&manifest.annotations)),
+            Kind::Other { .. } => None,
+        }
     }
 
     /// Reads a manifest's annotations; what is missing or malformed is left out.

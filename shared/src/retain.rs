@@ -9,7 +9,6 @@ use std::fmt;
 use futures_util::future::try_join_all;
 use jiff::Timestamp;
 
-use crate::cache::{self, Kind};
 use crate::error::CallError;
 use crate::handout::Handed;
 use crate::names::{CacheRepository, Commit, Digest, LineKey, Scope, Tag, TagKind};
@@ -236,10 +235,10 @@ pub async fn observe(
         })
         .collect();
     let on_lines = read_images(ports, repository, &on_lines).await?;
-    let heads = on_lines.into_iter().flatten().filter_map(|image| match cache::classify(&image.manifest) {
-        Kind::Cache(manifest) => Some((image.digest, Provenance::read(&manifest.annotations).built?.commit)),
-        Kind::Other { .. } => None,
-    });
+    let heads = on_lines
+        .into_iter()
+        .flatten()
+        .filter_map(|image| Some((image.digest, Provenance::of_manifest(&image.manifest)?.built?.commit)));
     let heads = heads.collect();
     let builds = try_join_all(projects.iter().map(|project| ports.recent(&project.name))).await?;
     let leased = builds

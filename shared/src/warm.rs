@@ -84,10 +84,7 @@ pub async fn warm_if_needed(
 ) -> Result<Warmed, CallError> {
     let main = Tag::line(&Scope::of(&project.name), &Line::Main);
     let image = ports.images(&project.cache_repository, &[main]).await?.into_iter().flatten().next();
-    let provenance = image.and_then(|image| match crate::cache::classify(&image.manifest) {
-        crate::cache::Kind::Cache(manifest) => Some(Provenance::read(&manifest.annotations)),
-        crate::cache::Kind::Other { .. } => None,
-    });
+    let provenance = image.and_then(|image| Provenance::of_manifest(&image.manifest));
     let builds = ports.recent(&project.name).await?;
     let reason = match decide(project, provenance.as_ref(), &builds, now) {
         Decision::Skip(why) => return Ok(Warmed::Skipped(why)),

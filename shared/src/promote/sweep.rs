@@ -80,7 +80,7 @@ async fn look(
             Line::Main => Some(Tag::line(&scope, &Line::Main)),
             _ => commit_of(build, handed).map(|commit| Tag::commit(&scope, &commit)),
         };
-        let newest = tag.and_then(|tag| provenance(known.get(&tag)?)?.built);
+        let newest = tag.and_then(|tag| Provenance::of_manifest(&known.get(&tag)?.manifest)?.built);
         newest.is_some_and(|newest| newest.at >= build.started_at)
     };
     let exported = recent.iter().filter(|(build, handed)| {
@@ -104,13 +104,6 @@ async fn look(
 fn commit_of(build: &Build, handed: &Handed) -> Option<Commit> {
     let resolved = build.resolved_commit.as_deref().and_then(|commit| Commit::new(commit).ok());
     resolved.or_else(|| handed.commit.clone())
-}
-
-fn provenance(image: &Image) -> Option<Provenance> {
-    match cache::classify(&image.manifest) {
-        Kind::Cache(manifest) => Some(Provenance::read(&manifest.annotations)),
-        Kind::Other { .. } => None,
-    }
 }
 
 /// Takes from lines what they hold on layers that cannot be read any more: a build that is handed such a cache fails.
