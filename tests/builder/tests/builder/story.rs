@@ -246,20 +246,30 @@ struct Explained<'a> {
 }
 
 impl Explained<'_> {
-    /// Each of these steps has to have a result that was dropped. Or the whole cache had none either, and the step was
-    /// not asked for because of one that needs it; then that one's was dropped. (Such a cache is nothing strange: a
-    /// build exports no result of what it never had to look at.)
+    /// Each of these steps has to have a result that was dropped. Or the whole cache had none either, and the step was not
+    /// asked for because of one that needs it; then a record of that one was dropped, even if its result was still found
+    /// by its content. (Such a cache is nothing strange: a build exports no result of what it never had to look at.)
     fn check(&self, missed: &[String]) -> anyhow::Result<()> {
         let (whole, pruned) = (Graph::of(self.whole)?, Graph::of(self.pruned)?);
         let target: BTreeSet<&str> = self.target.blobs().map(|blob| blob.digest.as_str()).collect();
         let dockerfile = self.stage.case.target.source.dockerfile("base");
+        let is_dropped = |id: &String, results: &BTreeSet<String>| {
+            pruned.records.get(id).is_none_or(|left| !results.is_subset(left))
+        };
+        let dropped = whole.records.iter().filter(|(id, results)| is_dropped(id, results));
+        let blobs = dropped.flat_map(|(_, results)| results).filter(|blob| target.contains(blob.as_str()));
+        let marks: BTreeSet<&str> =
+            blobs.filter_map(|blob| self.stage.marks.get(blob)).map(String::as_str).collect();
         // What a step needs stands before it.
-        let mut last_dropped = None;
+        let is_of_dropped =
+            |line: &str| self.stage.case.marks(line).next_back().is_some_and(|mark| marks.contains(mark));
+        let lines: Vec<&str> = dockerfile.lines().collect();
+        let last_dropped = lines.iter().rposition(|line| is_of_dropped(line));
         let mut without_result = Vec::new();
         for step in missed {
             let mark = self.stage.case.marks(step).next_back().context("a step without a mark")?;
             let instruction = step.split_once("] ").map_or(step.as_str(), |(_, instruction)| instruction);
-            let line = dockerfile.lines().position(|line| line == instruction).context("no such step")?;
+            let line = lines.iter().position(|line| *line == instruction).context("no such step")?;
             let is_of_step = |blob: &String| {
                 self.stage.marks.get(blob).is_some_and(|m| m == mark) && target.contains(blob.as_str())
             };
@@ -267,11 +277,7 @@ impl Explained<'_> {
             let mut results = results.peekable();
             if results.peek().is_none() {
                 without_result.push((line, step));
-            } else if results
-                .any(|(id, results)| pruned.records.get(id).is_none_or(|left| !results.is_subset(left)))
-            {
-                last_dropped = last_dropped.max(Some(line));
-            } else {
+            } else if !results.any(|(id, results)| is_dropped(id, results)) {
                 bail!("{step} ran, although no record of it was dropped");
             }
         }
