@@ -97,7 +97,9 @@ pub(super) async fn advance(
     if !adds && before.as_ref() == Some(&provenance) {
         return Ok(Outcome::Unchanged { line });
     }
-    let merged = Cache::merge([&own].into_iter().chain(sources.iter().map(|source| &source.content.cache)));
+    // What builds made is part of `own`.
+    let merged = sources.iter().filter(|source| matches!(source.cause, Cause::Merged(_)));
+    let merged = Cache::merge([&own].into_iter().chain(merged.map(|source| &source.content.cache)));
     let limits = Limits { bytes: project.line_budget, ..Limits::default() };
     let merged = within(&merged, &limits, &line, repository);
     let records = merged.records();
@@ -254,12 +256,7 @@ async fn brought(
                     Mounted::Done => {}
                     Mounted::Missing => missing = true,
                     Mounted::Refused => {
-                        let registry_answer = "the registry does not mount blobs";
-                        return Err(Error::NotMounted {
-                            registry_answer,
-                            from: from.clone(),
-                            to: to.clone(),
-                        });
+                        return Err(Error::NotMounted { from: from.clone(), to: to.clone() });
                     }
                 }
             }

@@ -136,13 +136,11 @@ pub enum Error {
     },
     /// The registry does not make a blob of one repository one of another.
     #[error(
-        "{registry_answer}: layers of {from} cannot be had in {to} without moving their bytes. In ECR switch it on with `aws \
+        "the registry does not mount blobs: layers of {from} cannot be had in {to} without moving their bytes. In ECR switch it on with `aws \
          ecr put-account-setting --name BLOB_MOUNTING --value ENABLED`, and encrypt both repositories with the same key; \
          otherwise leave `builds-repository` out of the policy"
     )]
     NotMounted {
-        /// What the registry said.
-        registry_answer: &'static str,
         /// The builds repository.
         from: CacheRepository,
         /// The trusted one.
