@@ -2,7 +2,6 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use stoker::names::Scope;
 use stoker::policy::Policy;
 
 fuzz_target!(|text: &str| match Policy::parse("p", text) {
@@ -10,7 +9,9 @@ fuzz_target!(|text: &str| match Policy::parse("p", text) {
         for project in policy.named_projects() {
             assert_eq!(policy.project(&project.name).as_ref(), Some(&project));
             assert!(policy.projects_of(&project.repository).contains(&project));
-            assert!(policy.project_of_scope(&Scope::of(&project.name)).is_some());
+            for scope in project.scopes() {
+                assert_eq!(policy.project_of_export(project.exports(), scope).as_ref(), Some(&project));
+            }
         }
     }
     Err(mistakes) => assert!(mistakes.iter().count() > 0 && !mistakes.to_string().is_empty()),

@@ -6,7 +6,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::names::{Branch, CacheRepository, Commit, Digest, ProjectName, Repository};
+use crate::names::{Branch, CacheRepository, Commit, Digest, ProjectName, Repository, Revision};
 
 /// The `source` of the events that Stoker itself puts on its bus.
 pub const SOURCE: &str = "stoker";
@@ -27,6 +27,35 @@ pub struct BranchPushed {
     pub default_branch: Branch,
     /// Whether `branch` is the default branch. EventBridge patterns cannot compare two fields.
     pub to_default_branch: bool,
+    /// Its head before; `None` for a new branch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<Commit>,
+    /// Every file that the push added, changed or removed; `None` where the forge does not tell them all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paths: Option<Vec<String>>,
+    /// Whether the head's message, or the push, asks the forge's own CI to stay away, as `[skip ci]` does.
+    #[serde(default)]
+    pub skips_ci: bool,
+    /// When it was pushed by the forge's clock, where that is part of what the forge signed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pushed_at: Option<Timestamp>,
+}
+
+/// What changed about a pull request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Change {
+    /// It was opened or reopened, or is a draft no more.
+    #[default]
+    Opened,
+    /// Its branch got new commits, which is a push of its own where the branch is not a fork's.
+    Pushed,
+    /// It is to be merged into another branch than before.
+    Retargeted,
+    /// Its labels are others than before.
+    Labelled,
+    /// It was merged or closed.
+    Ended,
 }
 
 /// A pull request: opened, updated, merged or closed.
@@ -39,7 +68,7 @@ pub struct PullRequest {
     /// The branch it comes from, in the fork where `from_fork`.
     pub branch: Branch,
     /// The head of that branch.
-    pub commit: Commit,
+    pub commit: Revision,
     /// The branch it is to be merged into.
     pub base: Branch,
     /// The repository's default branch at that moment.
@@ -48,7 +77,34 @@ pub struct PullRequest {
     pub from_fork: bool,
     /// The commit on the base branch that a merge made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub merge_commit: Option<Commit>,
+    pub merge_commit: Option<Revision>,
+    /// What changed.
+    #[serde(default)]
+    pub change: Change,
+    /// Whether its author says that it is not to be reviewed yet.
+    #[serde(default)]
+    pub draft: bool,
+    /// Its labels.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub labels: Vec<String>,
+    /// The git reference by which the forge serves the head from the repository that the pull request is for, such as
+    /// `refs/pull/7/head`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
+    /// When this happened by the forge's clock, where that is part of what the forge signed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub updated_at: Option<Timestamp>,
+}
+
+/// Somebody approved a pull request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Approval {
+    /// The pull request as it is now.
+    pub pull_request: PullRequest,
+    /// Who approved, by the forge's name for that account.
+    pub approver: String,
+    /// The head that was approved: it may not be the head any more.
+    pub commit: Revision,
 }
 
 /// A branch is gone.
@@ -60,6 +116,9 @@ pub struct BranchDeleted {
     pub branch: Branch,
     /// The repository's default branch at that moment.
     pub default_branch: Branch,
+    /// When it went by the forge's clock, where that is part of what the forge signed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deleted_at: Option<Timestamp>,
 }
 
 /// AWS's "CodeBuild Build State Change", as far as Stoker reads it. The rest of the event is not typed here: a real
@@ -101,14 +160,91 @@ pub struct ImageAction {
     pub image_tag: Option<String>,
 }
 
+/// A tick of the night.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NightlyWarm {
+    /// How many ticks a night has: each is for its share of the projects.
+    #[serde(default = "one")]
+    pub slots: u32,
+    /// Minutes between two ticks.
+    #[serde(default = "one")]
+    pub every_minutes: u32,
+}
+
+fn one() -> u32 {
+    1
+}
+
+/// One project's turn in the night.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WarmWanted {
+    /// The project.
+    pub project: ProjectName,
+}
+
+/// A build that Stoker started has failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BuildFailed {
+    /// The project.
+    pub project: ProjectName,
+    /// The build's id.
+    pub build: String,
+    /// Its line, as text.
+    pub line: String,
+    /// The commit that it was to build, where that was known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<Commit>,
+    /// Why it was started.
+    pub reason: String,
+    /// How it ended, in `CodeBuild`'s words.
+    pub status: String,
+}
+
+/// A push has been waiting for its build for long.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BuildDelayed {
+    /// The repository.
+    pub repository: Repository,
+    /// The line, as text.
+    pub line: String,
+    /// What stands in its way.
+    pub why: String,
+    /// How often a start was tried.
+    pub tries: u32,
+}
+
+/// A project's builds of main reuse far less than before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WarmthFell {
+    /// The project.
+    pub project: ProjectName,
+    /// The build.
+    pub build: String,
+    /// Share of its steps that came out of the cache, in percent.
+    pub reused_percent: u8,
+    /// The same of the build before.
+    pub before_percent: u8,
+}
+
+/// A forge's webhook was refused.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WebhookRefused {
+    /// The forge that it seems to come from.
+    pub forge: String,
+    /// Why.
+    pub why: String,
+}
+
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "detail-type", content = "detail")]
 pub enum Event {
     /// A branch got new commits.
     BranchPushed(BranchPushed),
-    /// A pull request was opened, reopened or got new commits.
+    /// A pull request was opened, or changed in a way that a build may want to know of.
     PullRequestUpdated(PullRequest),
+    /// Somebody approved a pull request.
+    PullRequestApproved(Approval),
     /// A pull request was merged.
     PullRequestMerged(PullRequest),
     /// A pull request was closed without a merge.
@@ -116,7 +252,9 @@ pub enum Event {
     /// A branch is gone.
     BranchDeleted(BranchDeleted),
     /// The nightly schedule asks which projects' main wants warming.
-    NightlyWarm {},
+    NightlyWarm(NightlyWarm),
+    /// One project's main may want warming.
+    WarmWanted(WarmWanted),
     /// The nightly schedule asks to make good what lost events would have said.
     NightlySweep {},
     /// The nightly schedule asks for retention over all projects.
@@ -127,6 +265,14 @@ pub enum Event {
     /// An image was pushed or deleted.
     #[serde(rename = "ECR Image Action")]
     ImageAction(ImageAction),
+    /// Tells people that a build that Stoker started has failed.
+    BuildFailed(BuildFailed),
+    /// Tells people that a push has been waiting for its build for long.
+    BuildDelayed(BuildDelayed),
+    /// Tells people that a project's builds of main reuse far less than before.
+    WarmthFell(WarmthFell),
+    /// Tells people that a forge's webhook is refused.
+    WebhookRefused(WebhookRefused),
 }
 
 impl Event {
@@ -136,14 +282,20 @@ impl Event {
         match self {
             Self::BranchPushed(_) => "BranchPushed",
             Self::PullRequestUpdated(_) => "PullRequestUpdated",
+            Self::PullRequestApproved(_) => "PullRequestApproved",
             Self::PullRequestMerged(_) => "PullRequestMerged",
             Self::PullRequestClosed(_) => "PullRequestClosed",
             Self::BranchDeleted(_) => "BranchDeleted",
-            Self::NightlyWarm {} => "NightlyWarm",
+            Self::NightlyWarm(_) => "NightlyWarm",
+            Self::WarmWanted(_) => "WarmWanted",
             Self::NightlySweep {} => "NightlySweep",
             Self::NightlyRetention {} => "NightlyRetention",
             Self::BuildStateChange(_) => "CodeBuild Build State Change",
             Self::ImageAction(_) => "ECR Image Action",
+            Self::BuildFailed(_) => "BuildFailed",
+            Self::BuildDelayed(_) => "BuildDelayed",
+            Self::WarmthFell(_) => "WarmthFell",
+            Self::WebhookRefused(_) => "WebhookRefused",
         }
     }
 
@@ -155,7 +307,22 @@ impl Event {
             Self::PullRequestUpdated(pull)
             | Self::PullRequestMerged(pull)
             | Self::PullRequestClosed(pull) => Some(&pull.repository),
+            Self::PullRequestApproved(approval) => Some(&approval.pull_request.repository),
             Self::BranchDeleted(deleted) => Some(&deleted.repository),
+            _ => None,
+        }
+    }
+
+    /// When it happened by the forge's clock, where that is part of what the forge signed.
+    #[must_use]
+    pub fn signed_at(&self) -> Option<Timestamp> {
+        match self {
+            Self::BranchPushed(push) => push.pushed_at,
+            Self::PullRequestUpdated(pull)
+            | Self::PullRequestMerged(pull)
+            | Self::PullRequestClosed(pull) => pull.updated_at,
+            Self::PullRequestApproved(approval) => approval.pull_request.updated_at,
+            Self::BranchDeleted(deleted) => deleted.deleted_at,
             _ => None,
         }
     }
@@ -214,7 +381,8 @@ mod tests {
     #[test]
     fn the_schedules_input_needs_no_envelope() {
         let json = r#"{"source":"stoker","detail-type":"NightlyWarm","detail":{}}"#;
-        assert_eq!(Envelope::parse(json).unwrap().event, Event::NightlyWarm {});
+        let once = NightlyWarm { slots: 1, every_minutes: 1 };
+        assert_eq!(Envelope::parse(json).unwrap().event, Event::NightlyWarm(once));
     }
 
     #[test]

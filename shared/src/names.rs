@@ -169,6 +169,43 @@ name_type!(
 );
 
 name_type!(
+    /// A git commit as a forge names it: its whole hash, or the start of it where the forge tells no more.
+    Revision,
+    "revision",
+    "expected 7 to 64 hexadecimal digits, and not all of them zero",
+    |v| v.to_ascii_lowercase(),
+    |v| (7..=64).contains(&v.len()) && v.chars().all(|c| c.is_ascii_hexdigit()) && v.contains(|c| c != '0')
+);
+
+name_type!(
+    /// The name of an image target: a stage of a Dockerfile, or a target of `docker buildx bake`.
+    TargetName,
+    "target",
+    "expected 1 to 40 letters, digits, `-` and `_`, the first a letter",
+    |v| v,
+    |v| {
+        (1..=40).contains(&v.len())
+            && v.starts_with(|c: char| c.is_ascii_alphabetic())
+            && v.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
+    }
+);
+
+name_type!(
+    /// A platform that images are built for, such as `linux/arm64`.
+    Platform,
+    "platform",
+    "write it as os/architecture or os/architecture/variant, such as `linux/arm64`",
+    |v| v,
+    |v| {
+        (2..=3).contains(&v.split('/').count())
+            && v.len() <= 40
+            && v.split('/').all(|part| {
+                !part.is_empty() && part.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+            })
+    }
+);
+
+name_type!(
     /// The name of a git branch, without `refs/heads/`.
     Branch,
     "branch",
@@ -216,15 +253,56 @@ impl Commit {
     }
 }
 
-/// One lineage of caches: a project, and later its image target and platform.
+impl From<Commit> for Revision {
+    fn from(commit: Commit) -> Self {
+        Self(commit.0)
+    }
+}
+
+impl Revision {
+    /// The commit, if this is its whole hash.
+    #[must_use]
+    pub fn commit(&self) -> Option<Commit> {
+        Commit::new(self.as_str()).ok()
+    }
+
+    /// Whether this is `commit`, or the start of its hash.
+    #[must_use]
+    pub fn names(&self, commit: &Commit) -> bool {
+        commit.as_str().starts_with(self.as_str())
+    }
+
+    /// At most its first 8 hexadecimal digits, for people.
+    #[must_use]
+    pub fn short(&self) -> &str {
+        self.0.get(..8).unwrap_or(&self.0)
+    }
+}
+
+/// One lineage of caches: a project, an image target of it and a platform. Platforms never share a cache.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Scope(String);
 
 impl Scope {
-    /// The scope of a project's only target.
+    /// The scope of a project with one image and one platform, neither of which its policy names.
     #[must_use]
     pub fn of(project: &ProjectName) -> Self {
         Self(slug(project.as_str()))
+    }
+
+    /// The scope of a project's target on a platform. It is always hashed, so no project's name can spell it.
+    #[must_use]
+    pub fn of_target(
+        project: &ProjectName,
+        target: Option<&TargetName>,
+        platform: Option<&Platform>,
+    ) -> Self {
+        if target.is_none() && platform.is_none() {
+            return Self::of(project);
+        }
+        let target = target.map_or("", TargetName::as_str);
+        let platform = platform.map_or("", Platform::as_str);
+        Self(slug(&format!("{project}.{target}.{platform}")))
     }
 }
 

@@ -6,8 +6,8 @@ use serde::de::Error as _;
 use sha2::Sha256;
 
 use super::{MAX_BODY, Meaning, Refusal};
-use crate::event::{BranchDeleted, BranchPushed, Event, PullRequest};
-use crate::names::{Branch, Commit, Repository};
+use crate::event::{BranchDeleted, BranchPushed, Change, Event, PullRequest};
+use crate::names::{Branch, Commit, Repository, Revision};
 
 /// The header that carries the signature.
 pub const SIGNATURE_HEADER: &str = "x-hub-signature-256";
@@ -91,6 +91,7 @@ fn read_push(body: &[u8]) -> Result<Meaning, serde_json::Error> {
             repository,
             branch,
             default_branch,
+            deleted_at: None,
         })));
     }
     Ok(Meaning::Event(Event::BranchPushed(BranchPushed {
@@ -100,6 +101,10 @@ fn read_push(body: &[u8]) -> Result<Meaning, serde_json::Error> {
         commit: Commit::new(push.after).map_err(serde_json::Error::custom)?,
         commits: push.commits.into_iter().map(|commit| commit.id).collect(),
         default_branch,
+        before: None,
+        paths: None,
+        skips_ci: false,
+        pushed_at: None,
     })))
 }
 
@@ -112,7 +117,7 @@ struct HeadRepository {
 struct Head {
     #[serde(rename = "ref")]
     reference: Branch,
-    sha: Commit,
+    sha: Revision,
     /// Null when the fork has been deleted.
     repo: Option<HeadRepository>,
 }
@@ -131,7 +136,7 @@ struct PullRequestBody {
     #[serde(default)]
     merged: bool,
     #[serde(default)]
-    merge_commit_sha: Option<Commit>,
+    merge_commit_sha: Option<Revision>,
 }
 
 #[derive(Deserialize)]
@@ -156,6 +161,15 @@ fn read_pull_request(body: &[u8]) -> Result<Meaning, serde_json::Error> {
         from_fork,
         // Before the merge this field holds GitHub's trial merge, which no branch contains.
         merge_commit: pull.merge_commit_sha.filter(|_| merged),
+        change: match payload.action.as_str() {
+            "synchronize" => Change::Pushed,
+            "closed" => Change::Ended,
+            _ => Change::Opened,
+        },
+        draft: false,
+        labels: Vec::new(),
+        reference: Some(format!("refs/pull/{}/head", pull.number)),
+        updated_at: None,
     };
     Ok(match payload.action.as_str() {
         "opened" | "reopened" | "synchronize" => Meaning::Event(Event::PullRequestUpdated(pull)),

@@ -15,8 +15,9 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use jiff::SignedDuration;
+use wildmatch::WildMatch;
 
-use crate::names::{Branch, CacheRepository, Line, ProjectName, Repository, Scope};
+use crate::names::{Branch, CacheRepository, Line, Platform, ProjectName, Repository, Scope, TargetName};
 pub use document::{MAX_BYTES, MAX_INDENT, Mistake, Mistakes};
 pub use schema::{MAXIMUM_DURATION, MINIMUM_DURATION, MINIMUM_LEASE};
 
@@ -29,7 +30,7 @@ pub struct Policy {
 }
 
 /// A project and what the policy says of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Project {
     /// The CodeBuild project.
     pub name: ProjectName,
@@ -41,6 +42,14 @@ pub struct Project {
     pub cache_repository: CacheRepository,
     /// Where its builds write, if that is not where the lines live: then nobody but Stoker has to write there.
     pub builds_repository: Option<CacheRepository>,
+    /// What it builds, each with caches of its own: at least one.
+    pub targets: Vec<Target>,
+    /// Which builds Stoker starts.
+    pub builds: Builds,
+    /// What builds write.
+    pub export: Export,
+    /// More caches that every build is handed after its own, as values of `--cache-from`. They are as trusted as main.
+    pub more_sources: Vec<String>,
     /// What a merge does to main's cache.
     pub promotion: Promotion,
     /// Most bytes of layers in the cache of one line, compressed; `None` is no limit.
@@ -57,6 +66,176 @@ impl Project {
     pub fn exports(&self) -> &CacheRepository {
         self.builds_repository.as_ref().unwrap_or(&self.cache_repository)
     }
+
+    /// Its lineages of caches, one for each target.
+    pub fn scopes(&self) -> impl Iterator<Item = &Scope> {
+        self.targets.iter().map(|target| &target.scope)
+    }
+
+    /// Whether caches of this scope are its own.
+    #[must_use]
+    pub fn has_scope(&self, scope: &Scope) -> bool {
+        self.scopes().any(|own| own == scope)
+    }
+}
+
+/// An image that a project builds, for one platform.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// Its name; `None` for a project's only image.
+    pub name: Option<TargetName>,
+    /// Its platform; `None` for the builder's own.
+    pub platform: Option<Platform>,
+    /// Where its caches are.
+    pub scope: Scope,
+}
+
+impl Target {
+    /// A project's target.
+    #[must_use]
+    pub fn new(project: &ProjectName, name: Option<TargetName>, platform: Option<Platform>) -> Self {
+        let scope = Scope::of_target(project, name.as_ref(), platform.as_ref());
+        Self { name, platform, scope }
+    }
+
+    /// What tells its environment variables from another target's: empty, or such as `_API` or `_API_LINUX_ARM64`.
+    #[must_use]
+    pub fn suffix(&self) -> String {
+        let parts = self.parts().flat_map(|part| ["_".to_owned(), part.to_ascii_uppercase()]);
+        parts.collect::<String>().replace(['-', '/'], "_")
+    }
+
+    /// What `docker buildx bake` calls it, such as `api` or `api-linux-arm64`; `default` without name and platform.
+    #[must_use]
+    pub fn bake_name(&self) -> String {
+        let parts: Vec<String> = self.parts().map(|part| part.replace('/', "-")).collect();
+        if parts.is_empty() { "default".to_owned() } else { parts.join("-") }
+    }
+
+    fn parts(&self) -> impl Iterator<Item = &str> {
+        self.name.iter().map(TargetName::as_str).chain(self.platform.iter().map(Platform::as_str))
+    }
+}
+
+/// Which builds of a project Stoker starts.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Builds {
+    /// Whether it starts any. Where somebody else starts them, they ask `resolve-cache`.
+    pub start: bool,
+    /// Whether the push of a branch starts one. The default branch's pushes always do.
+    pub on_push: bool,
+    /// Whether a pull request's opening starts one, and the pushes to it where `on_push` does not hold.
+    pub on_pull_request: bool,
+    /// The branches that are built.
+    pub branches: Globs,
+    /// The files of which one must have changed.
+    pub paths: Globs,
+    /// Whether marks such as `[skip ci]` in the head's message are heeded.
+    pub skip_marks: bool,
+    /// Labels of a pull request that keep it from being built.
+    pub skip_labels: Vec<String>,
+    /// Whether draft pull requests start builds.
+    pub drafts: bool,
+    /// What becomes of a line's running build when a newer push of it is built.
+    pub superseded: Superseded,
+    /// What becomes of pull requests from forks.
+    pub forks: Forks,
+}
+
+/// What becomes of a build that a newer push has overtaken. Builds of main always end by themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Superseded {
+    /// It runs to its end.
+    Finish,
+    /// It is stopped.
+    Stop,
+}
+
+/// What becomes of pull requests from forks. Their builds read main's cache and write none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Forks {
+    /// When they are built.
+    pub build: ForkBuilds,
+    /// The `CodeBuild` project that builds them: it has a role and secrets of its own. Always there unless `build` is
+    /// [`ForkBuilds::None`].
+    pub project: Option<ProjectName>,
+    /// Accounts of the forge whose approval counts, in lower case.
+    pub approvers: Vec<String>,
+}
+
+/// When pull requests from forks are built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ForkBuilds {
+    /// Never.
+    None,
+    /// Always.
+    ReadOnly,
+    /// Once one of the approvers has approved exactly this head.
+    AfterApproval,
+}
+
+/// Globs over branches or paths, where `*` stands for any characters, `/` included.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Globs {
+    pub(crate) included: Vec<WildMatch>,
+    pub(crate) excluded: Vec<WildMatch>,
+}
+
+impl Globs {
+    /// Whether some glob matches, and none that begins with `!` does.
+    #[must_use]
+    pub fn matches(&self, text: &str) -> bool {
+        let any = |globs: &[WildMatch]| globs.iter().any(|glob| glob.matches(text));
+        (self.included.is_empty() || any(&self.included)) && !any(&self.excluded)
+    }
+
+    /// Whether everything matches, as nothing is said.
+    #[must_use]
+    pub fn match_all(&self) -> bool {
+        self.included.is_empty() && self.excluded.is_empty()
+    }
+}
+
+/// What builds write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Export {
+    /// Which builds write a cache.
+    pub builds: ExportBuilds,
+    /// What of a build goes into it.
+    pub mode: CacheMode,
+    /// How layers are compressed; `None` leaves it to `BuildKit`.
+    pub compression: Option<Compression>,
+}
+
+/// Which builds write a cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExportBuilds {
+    /// All but those of forks.
+    All,
+    /// Only those of the default branch.
+    Main,
+}
+
+/// What of a build goes into its cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CacheMode {
+    /// Every step.
+    Max,
+    /// The layers of the image.
+    Min,
+}
+
+/// How layers are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compression {
+    /// `gzip`
+    Gzip,
+    /// `zstd`
+    Zstd,
+    /// `estargz`
+    Estargz,
+    /// `uncompressed`
+    Uncompressed,
 }
 
 /// What a merge does to the cache of the branch that is merged into, above all to main's.
@@ -83,10 +262,25 @@ impl Promotion {
 }
 
 /// How main's cache is filled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Warm {
+    /// Whether main is built after a merge that no ordinary build of main has covered.
+    pub after_merge: bool,
     /// A cache of main that is older than this is filled again.
     pub stale_after: SignedDuration,
+    /// How often main is built from scratch, so that base images and packages do not rot in its cache; `None` is never.
+    pub refresh: Option<SignedDuration>,
+    /// Images of this registry, such as `library/python:3.12`; when one changes, main's cache is filled again.
+    pub base_images: Vec<BaseImage>,
+}
+
+/// An image of the account's registry that Dockerfiles build upon.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BaseImage {
+    /// Its repository.
+    pub repository: CacheRepository,
+    /// Its tag.
+    pub tag: String,
 }
 
 /// How caches are deleted.
@@ -149,10 +343,29 @@ struct Settings {
     default_branch: Branch,
     cache_repository: Template,
     builds_repository: Option<Template>,
+    /// Names and platforms; empty for one image on the builder's own platform.
+    targets: Vec<(Option<TargetName>, Option<Platform>)>,
+    builds: Builds,
+    /// `builds.forks.project`, which may hold `{project}`.
+    fork_project: Option<Template>,
+    export: Export,
+    more_sources: Vec<String>,
     promotion: Promotion,
     line_budget: Option<u64>,
     warm: Warm,
     retention: Retention,
+}
+
+impl Settings {
+    fn targets_of(&self, project: &ProjectName) -> Vec<Target> {
+        if self.targets.is_empty() {
+            return vec![Target::new(project, None, None)];
+        }
+        let target = |(name, platform): &(Option<TargetName>, Option<Platform>)| {
+            Target::new(project, name.clone(), platform.clone())
+        };
+        self.targets.iter().map(target).collect()
+    }
 }
 
 impl Rule {
@@ -167,9 +380,22 @@ impl Rule {
                 Some(template) => Some(CacheRepository::new(template.of(name)).ok()?),
                 None => None,
             },
+            targets: self.settings.targets_of(name),
+            builds: Builds {
+                forks: Forks {
+                    project: match &self.settings.fork_project {
+                        Some(template) => Some(ProjectName::new(template.of(name)).ok()?),
+                        None => None,
+                    },
+                    ..self.settings.builds.forks.clone()
+                },
+                ..self.settings.builds.clone()
+            },
+            export: self.settings.export,
+            more_sources: self.settings.more_sources.clone(),
             promotion: self.settings.promotion,
             line_budget: self.settings.line_budget,
-            warm: self.settings.warm,
+            warm: self.settings.warm.clone(),
             retention: self.settings.retention,
         })
     }
@@ -211,7 +437,7 @@ impl Policy {
         let built_from = |rule: &Rule| {
             let name = match &rule.names {
                 Names::One(name) => name.clone(),
-                Names::Glob(_) => ProjectName::new(rule.repository.project_in(repository)?).ok()?,
+                Names::Glob(_) => ProjectName::new(rule.repository.project_in(repository.as_str())?).ok()?,
             };
             let project = rule.resolve(&name)?;
             let is_its_rule = self.rule_of(&name).is_some_and(|first| std::ptr::eq(first, rule));
@@ -220,15 +446,21 @@ impl Policy {
         self.rules.iter().filter_map(built_from).collect()
     }
 
-    /// The project that this scope is of.
+    /// The project whose builds export to this scope of this repository.
     ///
-    /// `None` also for a project of a glob rule whose name is hashed in the scope: the hash does not tell it.
+    /// `None` also for a project of a glob rule whose name cannot be told from either, as it is hashed in the scope and in
+    /// lower case in the repository.
     #[must_use]
-    pub fn project_of_scope(&self, scope: &Scope) -> Option<Project> {
+    pub fn project_of_export(&self, repository: &CacheRepository, scope: &Scope) -> Option<Project> {
         let named = self.rules.iter().filter_map(|rule| rule.names.plain()).cloned();
         let spelled = ProjectName::new(scope.to_string()).ok();
-        let name = named.chain(spelled).find(|name| Scope::of(name) == *scope)?;
-        self.project(&name)
+        let in_repository = self.rules.iter().filter_map(|rule| {
+            let template =
+                rule.settings.builds_repository.as_ref().unwrap_or(&rule.settings.cache_repository);
+            ProjectName::new(template.project_in(repository.as_str())?).ok()
+        });
+        let mut projects = named.chain(spelled).chain(in_repository).filter_map(|name| self.project(&name));
+        projects.find(|project| project.has_scope(scope) && project.exports() == repository)
     }
 
     /// The projects of the rules that name one, in their order.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use wildmatch::WildMatch;
 
-use crate::names::{ProjectName, Repository};
+use crate::names::ProjectName;
 
 /// Stands for the project's name in lower case.
 pub(super) const PROJECT: &str = "{project}";
@@ -86,13 +86,13 @@ impl Template {
     }
 
     /// The only name that [`Template::of`] can have made this repository from, if it did.
-    pub(super) fn project_in<'r>(&self, repository: &'r Repository) -> Option<&'r str> {
+    pub(super) fn project_in<'r>(&self, repository: &'r str) -> Option<&'r str> {
         let template = self.0.to_lowercase();
         let places = template.matches(PROJECT).count();
         let literal = template.len() - places * PROJECT.len();
         let start = template.find(PROJECT)?;
-        let length = repository.as_str().len().checked_sub(literal)? / places;
-        repository.as_str().get(start..start + length)
+        let length = repository.len().checked_sub(literal)? / places;
+        repository.get(start..start + length)
     }
 }
 

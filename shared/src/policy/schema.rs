@@ -6,7 +6,10 @@ use jiff::SignedDuration;
 
 use super::document::{Fields, Mistake, Node, Place, load, read, shown};
 use super::pattern::{Names, PROJECT, Template};
-use super::{Mode, Promotion, Retention, Rule, Settings, Warm};
+use super::{
+    Builds, CacheMode, Export, ExportBuilds, ForkBuilds, Forks, Globs, Mode, Promotion, Retention, Rule,
+    Settings, Superseded, Warm,
+};
 use crate::names::{Branch, CacheRepository, ProjectName, Repository};
 
 /// Shortest duration in a policy.
@@ -103,9 +106,30 @@ fn built_in() -> Result<Settings, String> {
         default_branch: branch("main")?,
         cache_repository: cache_repository("stoker/{project}")?,
         builds_repository: None,
+        targets: Vec::new(),
+        builds: Builds {
+            start: true,
+            on_push: true,
+            on_pull_request: true,
+            branches: Globs { included: Vec::new(), excluded: Vec::new() },
+            paths: Globs { included: Vec::new(), excluded: Vec::new() },
+            skip_marks: true,
+            skip_labels: vec!["skip-ci".to_owned()],
+            drafts: true,
+            superseded: Superseded::Finish,
+            forks: Forks { build: ForkBuilds::None, project: None, approvers: Vec::new() },
+        },
+        fork_project: None,
+        export: Export { builds: ExportBuilds::All, mode: CacheMode::Max, compression: None },
+        more_sources: Vec::new(),
         promotion: Promotion::Merged,
         line_budget: None,
-        warm: Warm { stale_after: SignedDuration::from_hours(7 * 24) },
+        warm: Warm {
+            after_merge: true,
+            stale_after: SignedDuration::from_hours(7 * 24),
+            refresh: None,
+            base_images: Vec::new(),
+        },
         retention: Retention {
             mode: Mode::Report,
             lease: SignedDuration::from_hours(24),

@@ -198,16 +198,19 @@ fn a_name_under_a_glob_that_no_ecr_repository_can_have_is_none() {
 }
 
 #[test]
-fn a_scope_tells_its_project_unless_only_a_hash_of_the_name_is_left() {
+fn an_export_tells_its_project_by_scope_and_repository() {
     let long = format!("team-{}", "x".repeat(60));
     let policy =
         policy(&format!("{TWO_RULES}  - {{ name: {}, repository: github.com/example/z }}\n", "z".repeat(60)));
-    for project in ["app", "team-web", &"z".repeat(60)] {
-        let found = policy.project_of_scope(&Scope::of(&name(project))).unwrap();
-        assert_eq!(found.name.as_str(), project);
+    for known in ["app", "team-web", &long, &"z".repeat(60)] {
+        let project = policy.project(&name(known)).unwrap();
+        for scope in project.scopes() {
+            assert_eq!(policy.project_of_export(project.exports(), scope).as_ref(), Some(&project));
+        }
     }
-    assert_eq!(policy.project_of_scope(&Scope::of(&name(&long))), None);
-    assert_eq!(policy.project_of_scope(&Scope::of(&name("other"))), None);
+    let app = policy.project(&name("app")).unwrap();
+    assert_eq!(policy.project_of_export(app.exports(), &Scope::of(&name("team-web"))), None);
+    assert_eq!(policy.project_of_export(app.exports(), &Scope::of(&name("other"))), None);
 }
 
 #[test]

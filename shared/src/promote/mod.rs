@@ -69,7 +69,7 @@ impl Hint {
             Event::PullRequestMerged(pull) if !pull.from_fork => Some(Self::Merged {
                 repository: pull.repository.clone(),
                 line: Line::of_branch(&pull.base, &pull.default_branch),
-                commits: vec![pull.commit.clone()],
+                commits: pull.commit.commit().into_iter().collect(),
             }),
             Event::BranchPushed(push) if push.to_default_branch => Some(Self::Merged {
                 repository: push.repository.clone(),
@@ -305,8 +305,7 @@ async fn exported_move(
     let Some((scope, TagKind::Export(key))) = Tag::parse(tag) else {
         return Ok(Err("the tag is no export's".to_owned()));
     };
-    let Some(project) = policy.project_of_scope(&scope).filter(|project| project.exports() == repository)
-    else {
+    let Some(project) = policy.project_of_export(repository, &scope) else {
         return Ok(Err("the policy names no project for the tag".to_owned()));
     };
     let image = ports.images(repository, &[Tag::export(&scope, &key)]).await?.into_iter().flatten().next();
