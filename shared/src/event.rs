@@ -135,6 +135,12 @@ pub struct BuildStateChange {
 }
 
 impl BuildStateChange {
+    /// Whether it ended badly. One that somebody stopped did not.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        ["FAILED", "FAULT", "TIMED_OUT"].contains(&self.build_status.as_str())
+    }
+
     /// The build's id, `project:uuid`.
     #[must_use]
     pub fn id(&self) -> &str {

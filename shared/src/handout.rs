@@ -3,39 +3,55 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use jiff::Timestamp;
+use serde_json::json;
+
 use crate::cache::{self, Kind};
 use crate::error::CallError;
 use crate::names::{Commit, Digest, Line, Scope, Tag, TagKind};
-use crate::policy::Project;
-use crate::ports::{Image, ReadImages};
+use crate::policy::{CacheMode, Compression, ExportBuilds, Project, Target};
+use crate::ports::{Image, ReadImages, read_images};
 use crate::provenance::Provenance;
 
 /// Each cache source costs the build one manifest and one config to import, so a build is handed only the best.
 pub const MAX_SOURCES: usize = 8;
-/// How many merged commits are looked up: with the lines they fit one request of 100 tags.
+/// How many merged commits are looked up: with the lines of one target they fit one request of 100 tags.
 pub(crate) const MAX_COMMITS: usize = 90;
 
-/// Names of the environment variables that a build sees.
+/// Names of the environment variables that a build sees. Those marked with (*) are there once for each target, with
+/// [`Target::suffix`] at the end of their names.
 pub mod variable {
-    /// The flags for `docker buildx build`, ready for the command line.
+    /// (*) The flags for `docker buildx build`, ready for the command line.
     pub const FLAGS: &str = "STOKER_CACHE_FLAGS";
-    /// The values for `--cache-from`, separated by spaces.
+    /// (*) The values for `--cache-from`, separated by spaces.
     pub const FROM: &str = "STOKER_CACHE_FROM";
-    /// The value for `--cache-to`; absent for a build that must not write.
+    /// (*) The value for `--cache-to`; absent for a build that must not write.
     pub const TO: &str = "STOKER_CACHE_TO";
+    /// (*) The caches to read as plain references, separated by spaces, for tools with flags of their own.
+    pub const REFS: &str = "STOKER_CACHE_REFS";
+    /// (*) The reference to export to; absent for a build that must not write.
+    pub const EXPORT_REF: &str = "STOKER_EXPORT_REF";
+    /// A file for `docker buildx bake --file`: the caches of every target.
+    pub const BAKE: &str = "STOKER_BAKE";
     /// The build's line.
     pub const LINE: &str = "STOKER_LINE";
     /// The commit that the build was started for.
     pub const COMMIT: &str = "STOKER_COMMIT";
-    /// The tag that the build exports to.
+    /// The tags that the build exports to, one for each target, separated by spaces.
     pub const EXPORT: &str = "STOKER_EXPORT";
     /// The lines and commits whose caches the build reads, for people.
     pub const READS: &str = "STOKER_READS";
     /// Commits that a push or a merge brought to the build's line, for the nightly sweep.
     pub const MERGED: &str = "STOKER_MERGED";
+    /// When the forge got the push, where it says so.
+    pub const PUSHED_AT: &str = "STOKER_PUSHED_AT";
+    /// There where the build is from scratch: its cache takes the place of its line's.
+    pub const REFRESH: &str = "STOKER_REFRESH";
+    /// A digest over the base images that the policy names, as they were when the build was started.
+    pub const BASES: &str = "STOKER_BASES";
     /// Why the build was started.
     pub const REASON: &str = "STOKER_REASON";
-    /// Whose code the build runs: `trusted` or `branch`.
+    /// Whose code the build runs: `trusted`, `branch` or `fork`.
     pub const TRUST: &str = "STOKER_TRUST";
 }
 
@@ -51,6 +67,23 @@ pub struct Wanted {
     pub merged: Vec<Commit>,
 }
 
+impl Wanted {
+    /// Where to look in one scope, the nearest first: for each tag, what people call it.
+    #[must_use]
+    pub fn tags(&self, scope: &Scope) -> Vec<(String, Tag)> {
+        let mut tags = vec![(self.line.to_string(), Tag::line(scope, &self.line))];
+        for commit in self.merged.iter().rev().take(MAX_COMMITS) {
+            tags.push((format!("commit/{}", commit.short()), Tag::commit(scope, commit)));
+        }
+        for line in self.base.iter().chain([&Line::Main]) {
+            tags.push((line.to_string(), Tag::line(scope, line)));
+        }
+        let mut known = BTreeSet::new();
+        tags.retain(|(_, tag)| known.insert(tag.clone()));
+        tags
+    }
+}
+
 /// A cache that a build is handed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source {
@@ -60,26 +93,27 @@ pub struct Source {
     pub digest: Digest,
 }
 
-/// Resolves what a build wants to the caches that exist and that BuildKit can import, the nearest first, with one
-/// request.
+/// Resolves what a build wants to the caches that exist and that BuildKit can import, the nearest first: for each target
+/// of the project, in their order. One request answers for 100 tags.
 pub async fn resolve(
     images: &impl ReadImages,
     project: &Project,
     wanted: &Wanted,
-) -> Result<Vec<Source>, CallError> {
-    let scope = Scope::of(&project.name);
-    let mut candidates = vec![(wanted.line.to_string(), Tag::line(&scope, &wanted.line))];
-    for commit in wanted.merged.iter().rev().take(MAX_COMMITS) {
-        candidates.push((format!("commit/{}", commit.short()), Tag::commit(&scope, commit)));
-    }
-    for line in wanted.base.iter().chain([&Line::Main]) {
-        candidates.push((line.to_string(), Tag::line(&scope, line)));
-    }
-    let mut known = BTreeSet::new();
-    candidates.retain(|(_, tag)| known.insert(tag.clone()));
+) -> Result<Vec<Vec<Source>>, CallError> {
+    let candidates: Vec<Vec<(String, Tag)>> = project.scopes().map(|scope| wanted.tags(scope)).collect();
+    let tags: Vec<Tag> = candidates.iter().flatten().map(|(_, tag)| tag.clone()).collect();
+    let mut found = read_images(images, &project.cache_repository, &tags).await?.into_iter();
+    Ok(candidates
+        .into_iter()
+        .map(|candidates| {
+            let found: Vec<_> = found.by_ref().take(candidates.len()).collect();
+            usable(candidates, found)
+        })
+        .collect())
+}
 
-    let tags: Vec<Tag> = candidates.iter().map(|(_, tag)| tag.clone()).collect();
-    let found = images.images(&project.cache_repository, &tags).await?;
+/// Of the caches of one target those that a build is handed.
+fn usable(candidates: Vec<(String, Tag)>, found: Vec<Option<Image>>) -> Vec<Source> {
     let said = |image: &Image| Provenance::of_manifest(&image.manifest).unwrap_or_default();
     // What a rollback took from the line must not come back by the way of a merged commit.
     let rolled_back = found.first().and_then(Option::as_ref).and_then(|line| said(line).rolled_back);
@@ -100,7 +134,7 @@ pub async fn resolve(
             sources.push(Source { label, digest: image.digest });
         }
     }
-    Ok(sources)
+    sources
 }
 
 /// Whether BuildKit will import a cache with this manifest, as far as the manifest tells; otherwise why not.
@@ -124,13 +158,19 @@ pub enum Trust {
     Trusted,
     /// Code of another branch of the same repository.
     Branch,
+    /// Code of a fork: its builds write nothing.
+    Fork,
 }
 
 impl Trust {
     /// The trust of a build for this line.
     #[must_use]
     pub fn of(line: &Line) -> Self {
-        if *line == Line::Main { Self::Trusted } else { Self::Branch }
+        match line {
+            Line::Main => Self::Trusted,
+            Line::Branch(_) => Self::Branch,
+            Line::PullRequest(_) => Self::Fork,
+        }
     }
 }
 
@@ -139,8 +179,20 @@ impl fmt::Display for Trust {
         f.write_str(match self {
             Self::Trusted => "trusted",
             Self::Branch => "branch",
+            Self::Fork => "fork",
         })
     }
+}
+
+/// What a build is handed for one target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// The target.
+    pub target: Target,
+    /// What it reads.
+    pub sources: Vec<Source>,
+    /// Where it exports to; `None` where it must not write.
+    pub export: Option<Tag>,
 }
 
 /// Everything a build is handed.
@@ -152,53 +204,109 @@ pub struct Handout {
     pub commit: Option<Commit>,
     /// Why it starts.
     pub reason: String,
-    /// What it reads.
-    pub sources: Vec<Source>,
+    /// Its targets.
+    pub parts: Vec<Part>,
     /// The commits that came to its line with what it builds.
     pub merged: Vec<Commit>,
-    /// Where it exports to; `None` for a build that must not write.
-    pub export: Option<Tag>,
+    /// When the forge got the push.
+    pub pushed_at: Option<Timestamp>,
+    /// Whether it is from scratch.
+    pub refresh: bool,
+    /// A digest over the base images.
+    pub bases: Option<String>,
+}
+
+/// Whether a build of this line writes a cache.
+#[must_use]
+pub fn exports(project: &Project, line: &Line, trust: Trust) -> bool {
+    trust != Trust::Fork && (project.export.builds == ExportBuilds::All || *line == Line::Main)
 }
 
 impl Handout {
     /// The environment of a build of `project`. `registry` is the host that serves its repositories.
     #[must_use]
-    pub fn environment(&self, registry: &str, project: &Project) -> Vec<(&'static str, String)> {
-        let image = format!("{registry}/{}", project.cache_repository);
-        let exports = format!("{registry}/{}", project.exports());
-        let from: Vec<String> = self
-            .sources
-            .iter()
-            .map(|source| format!("type=registry,ref={image}@{}", source.digest))
-            .collect();
-        // ECR takes a cache only as an image manifest, and a cache that could not be written must not fail a build.
-        let to = self.export.as_ref().map(|tag| {
-            format!(
-                "type=registry,ref={exports}:{tag},mode=max,image-manifest=true,oci-mediatypes=true,ignore-error=true"
-            )
-        });
-        let flags: Vec<String> = from
-            .iter()
-            .map(|from| format!("--cache-from {from}"))
-            .chain(to.iter().map(|to| format!("--cache-to {to}")))
-            .collect();
-        let reads: Vec<&str> = self.sources.iter().map(|source| source.label.as_str()).collect();
+    pub fn environment(&self, registry: &str, project: &Project) -> Vec<(String, String)> {
+        let mut environment = Vec::new();
+        let mut bake = serde_json::Map::new();
+        for part in &self.parts {
+            let Flags { from, to, refs, export_ref } = part.flags(registry, project);
+            let flags = from.iter().map(|from| format!("--cache-from {from}"));
+            let flags: Vec<String> = flags.chain(to.iter().map(|to| format!("--cache-to {to}"))).collect();
+            let mut say = |name: &str, value: String| {
+                environment.push((format!("{name}{}", part.target.suffix()), value));
+            };
+            say(variable::FLAGS, flags.join(" "));
+            say(variable::FROM, from.join(" "));
+            say(variable::REFS, refs.join(" "));
+            to.iter().for_each(|to| say(variable::TO, to.clone()));
+            export_ref.into_iter().for_each(|export| say(variable::EXPORT_REF, export));
+            let to: Vec<String> = to.into_iter().collect();
+            bake.insert(part.target.bake_name(), json!({ "cache-from": from, "cache-to": to }));
+        }
+        environment.push((variable::BAKE.to_owned(), json!({ "target": bake }).to_string()));
 
-        let mut environment = vec![
-            (variable::FLAGS, flags.join(" ")),
-            (variable::FROM, from.join(" ")),
-            (variable::LINE, self.line.to_string()),
-            (variable::TRUST, Trust::of(&self.line).to_string()),
-            (variable::READS, reads.join(" ")),
-            (variable::REASON, self.reason.clone()),
-        ];
-        environment.extend(to.map(|to| (variable::TO, to)));
-        environment.extend(self.export.as_ref().map(|tag| (variable::EXPORT, tag.to_string())));
-        environment.extend(self.commit.as_ref().map(|commit| (variable::COMMIT, commit.to_string())));
+        let mut say = |name: &str, value: Option<String>| {
+            environment.extend(value.map(|value| (name.to_owned(), value)));
+        };
+        let mut reads: Vec<&str> = Vec::new();
+        for source in self.parts.iter().flat_map(|part| &part.sources) {
+            if !reads.contains(&source.label.as_str()) {
+                reads.push(&source.label);
+            }
+        }
+        let exports: Vec<&str> =
+            self.parts.iter().filter_map(|part| part.export.as_ref()).map(Tag::as_str).collect();
         let merged: Vec<&str> =
             self.merged.iter().rev().take(MAX_COMMITS).rev().map(Commit::as_str).collect();
-        environment.extend((!merged.is_empty()).then(|| (variable::MERGED, merged.join(" "))));
+        say(variable::LINE, Some(self.line.to_string()));
+        say(variable::TRUST, Some(Trust::of(&self.line).to_string()));
+        say(variable::READS, Some(reads.join(" ")));
+        say(variable::REASON, Some(self.reason.clone()));
+        say(variable::EXPORT, (!exports.is_empty()).then(|| exports.join(" ")));
+        say(variable::COMMIT, self.commit.as_ref().map(Commit::to_string));
+        say(variable::MERGED, (!merged.is_empty()).then(|| merged.join(" ")));
+        say(variable::PUSHED_AT, self.pushed_at.map(|time| time.to_string()));
+        say(variable::REFRESH, self.refresh.then(|| "true".to_owned()));
+        say(variable::BASES, self.bases.clone());
         environment
+    }
+}
+
+/// What a target reads and writes, in BuildKit's words and as plain references.
+struct Flags {
+    from: Vec<String>,
+    to: Option<String>,
+    refs: Vec<String>,
+    export_ref: Option<String>,
+}
+
+impl Part {
+    fn flags(&self, registry: &str, project: &Project) -> Flags {
+        let image = format!("{registry}/{}", project.cache_repository);
+        let refs: Vec<String> =
+            self.sources.iter().map(|source| format!("{image}@{}", source.digest)).collect();
+        let own = refs.iter().map(|reference| format!("type=registry,ref={reference}"));
+        let from = own.chain(project.more_sources.iter().cloned()).collect();
+        let export_ref = self.export.as_ref().map(|tag| format!("{registry}/{}:{tag}", project.exports()));
+        let mode = match project.export.mode {
+            CacheMode::Max => "max",
+            CacheMode::Min => "min",
+        };
+        let compression = match project.export.compression {
+            None => "",
+            Some(Compression::Gzip) => ",compression=gzip",
+            Some(Compression::Zstd) => ",compression=zstd",
+            Some(Compression::Estargz) => ",compression=estargz",
+            Some(Compression::Uncompressed) => ",compression=uncompressed",
+        };
+        // ECR takes a cache only as an image manifest, and a cache that could not be written must not fail a build.
+        let to = export_ref.as_ref().map(|reference| {
+            format!(
+                "type=registry,ref={reference},mode={mode},image-manifest=true,oci-mediatypes=true,\
+                 ignore-error=true{compression}"
+            )
+        });
+        Flags { from, to, refs, export_ref }
     }
 }
 
@@ -209,12 +317,18 @@ pub struct Handed {
     pub line: Line,
     /// The commit it was started for.
     pub commit: Option<Commit>,
-    /// The tag it was told to export to.
-    pub export: Option<String>,
+    /// The tags it was told to export to, one for each target.
+    pub exports: Vec<String>,
     /// The caches it was told to read.
     pub digests: BTreeSet<Digest>,
     /// The commits that came to its line with what it built.
     pub merged: Vec<Commit>,
+    /// When the forge got the push.
+    pub pushed_at: Option<Timestamp>,
+    /// Whether it was to build from scratch.
+    pub refresh: bool,
+    /// A digest over the base images as they were.
+    pub bases: Option<String>,
 }
 
 impl Handed {
@@ -222,16 +336,18 @@ impl Handed {
     #[must_use]
     pub fn read(environment: &BTreeMap<String, String>) -> Option<Self> {
         let value = |name: &str| environment.get(name).map(String::as_str);
-        let digests = value(variable::FROM).unwrap_or_default().split_whitespace();
-        let digests = digests.filter_map(|from| Digest::new(from.rsplit_once('@')?.1).ok()).collect();
-        let merged = value(variable::MERGED).unwrap_or_default().split_whitespace();
-        let merged = merged.filter_map(|commit| Commit::new(commit).ok()).collect();
+        let words = |name: &str| value(name).unwrap_or_default().split_whitespace();
+        let from = environment.iter().filter(|(name, _)| name.starts_with(variable::FROM));
+        let from = from.flat_map(|(_, sources)| sources.split_whitespace());
         Some(Self {
-            merged,
             line: Line::parse(value(variable::LINE)?).ok()?,
             commit: value(variable::COMMIT).and_then(|commit| Commit::new(commit).ok()),
-            export: value(variable::EXPORT).map(str::to_owned),
-            digests,
+            exports: words(variable::EXPORT).map(str::to_owned).collect(),
+            digests: from.filter_map(|from| Digest::new(from.rsplit_once('@')?.1).ok()).collect(),
+            merged: words(variable::MERGED).filter_map(|commit| Commit::new(commit).ok()).collect(),
+            pushed_at: value(variable::PUSHED_AT).and_then(|time| time.parse().ok()),
+            refresh: value(variable::REFRESH).is_some(),
+            bases: value(variable::BASES).map(str::to_owned),
         })
     }
 }
@@ -239,7 +355,7 @@ impl Handed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::names::{Branch, ProjectName};
+    use crate::names::{Branch, Platform, ProjectName, TargetName};
     use crate::policy::Policy;
 
     fn project(more: &str) -> Project {
@@ -248,54 +364,118 @@ mod tests {
         Policy::parse("p", &policy).unwrap().named_projects().remove(0)
     }
 
-    fn handout() -> Handout {
-        let scope = Scope::of(&ProjectName::new("app").unwrap());
+    fn part(project: &Project, target: Target) -> Part {
+        Part {
+            export: Some(Tag::export(&target.scope, "key")),
+            sources: vec![Source {
+                label: "main".to_owned(),
+                digest: Digest::of(project.name.as_str().as_bytes()),
+            }],
+            target,
+        }
+    }
+
+    fn handout(project: &Project) -> Handout {
         Handout {
             line: Line::Branch(Branch::new("feature-a").unwrap()),
             commit: Some(Commit::new("ab".repeat(20)).unwrap()),
             reason: "push".to_owned(),
-            sources: vec![Source { label: "main".to_owned(), digest: Digest::of(b"main") }],
+            parts: project.targets.iter().map(|target| part(project, target.clone())).collect(),
             merged: vec![Commit::new("cd".repeat(20)).unwrap()],
-            export: Some(Tag::export(&scope, "key")),
+            pushed_at: Some("2026-11-21T08:00:00Z".parse().unwrap()),
+            refresh: false,
+            bases: None,
         }
+    }
+
+    fn environment(handout: &Handout, project: &Project) -> BTreeMap<String, String> {
+        handout.environment("registry.example", project).into_iter().collect()
     }
 
     #[test]
     fn the_flags_are_ready_for_the_command_line() {
         let project = project(", builds-repository: stoker/builds");
-        let environment: BTreeMap<_, _> =
-            handout().environment("registry.example", &project).into_iter().collect();
+        let environment = environment(&handout(&project), &project);
+        let main = format!("registry.example/stoker/app@{}", Digest::of(b"app"));
+        let to = "type=registry,ref=registry.example/stoker/builds:app.export.key,mode=max,image-manifest=true,\
+                  oci-mediatypes=true,ignore-error=true";
         assert_eq!(
             environment[variable::FLAGS],
-            format!(
-                "--cache-from type=registry,ref=registry.example/stoker/app@{} --cache-to type=registry,\
-                 ref=registry.example/stoker/builds:app.export.key,mode=max,image-manifest=true,oci-mediatypes=true,\
-                 ignore-error=true",
-                Digest::of(b"main")
-            )
+            format!("--cache-from type=registry,ref={main} --cache-to {to}")
         );
+        assert_eq!(environment[variable::REFS], main);
+        assert_eq!(environment[variable::EXPORT_REF], "registry.example/stoker/builds:app.export.key");
+        let bake: serde_json::Value = serde_json::from_str(&environment[variable::BAKE]).unwrap();
+        let from = format!("type=registry,ref={main}");
+        assert_eq!(bake, json!({"target": {"default": {"cache-from": [from], "cache-to": [to]}}}));
+    }
+
+    #[test]
+    fn the_policy_says_what_is_written_and_what_else_is_read() {
+        let mut project = project("");
+        project.export.mode = CacheMode::Min;
+        project.export.compression = Some(Compression::Zstd);
+        project.more_sources.push("type=registry,ref=example.com/app:latest".to_owned());
+        let environment = environment(&handout(&project), &project);
+        assert!(environment[variable::TO].contains(",mode=min,"));
+        assert!(environment[variable::TO].ends_with(",compression=zstd"));
+        let from: Vec<&str> = environment[variable::FROM].split(' ').collect();
+        assert_eq!(from.last(), Some(&"type=registry,ref=example.com/app:latest"));
+    }
+
+    #[test]
+    fn every_target_has_variables_of_its_own() {
+        let mut project = project("");
+        let target = |name: &str, platform: Option<&str>| {
+            let platform = platform.map(|platform| Platform::new(platform).unwrap());
+            Target::new(&project.name, Some(TargetName::new(name).unwrap()), platform)
+        };
+        project.targets = vec![target("api", Some("linux/arm64")), target("web-ui", None)];
+        let handout = handout(&project);
+        let environment = environment(&handout, &project);
+        assert!(!environment.contains_key(variable::FLAGS), "whose would they be?");
+        assert!(
+            environment["STOKER_CACHE_FLAGS_API_LINUX_ARM64"].contains("stoker/app:app-api-linux-arm64__")
+        );
+        assert!(environment["STOKER_CACHE_FLAGS_WEB_UI"].contains("stoker/app:app-web-ui-__"));
+        let bake: serde_json::Value = serde_json::from_str(&environment[variable::BAKE]).unwrap();
+        assert!(bake["target"]["api-linux-arm64"]["cache-to"][0].as_str().unwrap().contains("arm64"));
+        let handed = Handed::read(&environment).unwrap();
+        assert_eq!(handed.exports.len(), 2);
+        assert_eq!(handed.digests.len(), 1);
     }
 
     #[test]
     fn what_was_handed_reads_back() {
-        let handout = handout();
-        let environment = handout.environment("registry.example", &project(""));
-        let environment = environment.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-        let handed = Handed::read(&environment).unwrap();
+        let project = project("");
+        let handout = Handout { refresh: true, bases: Some("b".to_owned()), ..handout(&project) };
+        let handed = Handed::read(&environment(&handout, &project)).unwrap();
         assert_eq!(handed.line, handout.line);
         assert_eq!(handed.commit, handout.commit);
-        assert_eq!(handed.export, handout.export.map(|tag| tag.to_string()));
-        assert_eq!(handed.digests, BTreeSet::from([Digest::of(b"main")]));
+        assert_eq!(handed.exports, ["app.export.key"]);
+        assert_eq!(handed.digests, BTreeSet::from([Digest::of(b"app")]));
         assert_eq!(handed.merged, handout.merged);
+        assert_eq!(
+            (handed.pushed_at, handed.refresh, handed.bases),
+            (handout.pushed_at, true, handout.bases)
+        );
         assert_eq!(Handed::read(&BTreeMap::new()), None);
     }
 
     #[test]
     fn a_build_that_must_not_write_gets_no_cache_to() {
-        let handout = Handout { export: None, ..handout() };
-        let environment = handout.environment("registry.example", &project(""));
-        assert!(
-            environment.iter().all(|(name, value)| *name != variable::TO && !value.contains("--cache-to"))
-        );
+        let mut project = project("");
+        let mut handout = handout(&project);
+        handout.parts[0].export = None;
+        let environment = environment(&handout, &project);
+        assert!(environment.iter().all(|(name, value)| !name.starts_with(variable::TO)
+            && !name.starts_with(variable::EXPORT)
+            && !value.contains("--cache-to")
+            && !value.contains("mode=max")));
+        let (main, branch) = (Line::Main, &handout.line);
+        assert!(!exports(&project, &Line::PullRequest(1), Trust::Fork));
+        assert!(exports(&project, &main, Trust::Trusted) && exports(&project, branch, Trust::Branch));
+        project.export.builds = ExportBuilds::Main;
+        assert!(exports(&project, &main, Trust::Trusted) && !exports(&project, branch, Trust::Branch));
     }
 }

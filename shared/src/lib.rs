@@ -8,6 +8,7 @@ pub mod emf;
 pub mod error;
 pub mod event;
 pub mod forge;
+pub mod gate;
 pub mod handout;
 #[cfg(feature = "aws")]
 pub mod lambda;

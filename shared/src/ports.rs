@@ -101,6 +101,12 @@ pub trait CheckBlobs {
     ) -> Result<Vec<Digest>, CallError>;
 }
 
+/// Looks up what a tag points to.
+pub trait FindDigests {
+    /// The digest of the image or the index under a tag; `None` where there is none.
+    async fn digest_of(&self, repository: &CacheRepository, tag: &str) -> Result<Option<Digest>, CallError>;
+}
+
 /// An image as the registry's catalogue lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListedImage {
@@ -166,7 +172,7 @@ pub struct BuildOrder {
     /// The commit to build; `None` builds the head of the project's default source version.
     pub source_version: Option<String>,
     /// Environment variables beside the project's own.
-    pub environment: Vec<(&'static str, String)>,
+    pub environment: Vec<(String, String)>,
     /// Orders with the same token within five minutes are one build.
     pub token: String,
 }
@@ -188,14 +194,24 @@ pub trait StartBuilds {
     async fn start(&self, order: &BuildOrder) -> Result<Ordered, CallError>;
 }
 
+/// Stops builds.
+pub trait StopBuilds {
+    /// Stops one; one that has ended stays as it is.
+    async fn stop(&self, id: &str) -> Result<(), CallError>;
+}
+
 /// Reads builds.
 pub trait ReadBuilds {
-    /// The newest builds of a project, at most 100; none when there is no such project.
-    async fn recent(&self, project: &ProjectName) -> Result<Vec<Build>, CallError>;
+    /// The builds of a project, the newest first: at least the newest 100, and all since `since` or the newest
+    /// [`MAX_BUILDS`]. None when there is no such project.
+    async fn recent(&self, project: &ProjectName, since: Option<Timestamp>) -> Result<Vec<Build>, CallError>;
 
     /// The builds with these ids; those that CodeBuild does not know are left out.
     async fn get(&self, ids: &[String]) -> Result<Vec<Build>, CallError>;
 }
+
+/// How far back builds are read at most.
+pub const MAX_BUILDS: usize = 1000;
 
 /// Lists projects.
 pub trait ListProjects {

@@ -16,8 +16,12 @@ const COMMIT: &str = "stoker.commit";
 const BUILD: &str = "stoker.build";
 const BUILT_AT: &str = "stoker.built-at";
 const MERGED: &str = "stoker.merged";
+const MERGED_AT: &str = "stoker.merged-at";
 const PARENT: &str = "stoker.parent";
 const ROLLED_BACK: &str = "stoker.rolled-back-at";
+const REFRESHED: &str = "stoker.refreshed-at";
+const BASES: &str = "stoker.bases";
+const REUSED: &str = "stoker.reused-percent";
 
 /// What a line's manifest says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -28,10 +32,18 @@ pub struct Provenance {
     pub built: Option<Built>,
     /// The commit whose cache a merge brought in last.
     pub merged: Option<Commit>,
+    /// When that was.
+    pub merged_at: Option<Timestamp>,
     /// The cache that the line left for this one.
     pub parent: Option<Digest>,
     /// When somebody last rolled the line back: what was built before comes to it no more.
     pub rolled_back: Option<Timestamp>,
+    /// When the build from scratch started that took the line's place.
+    pub refreshed: Option<Timestamp>,
+    /// A digest over the base images that a build of the line was started with.
+    pub bases: Option<String>,
+    /// How many of a hundred steps of the newest build came out of the cache.
+    pub reused_percent: Option<u8>,
 }
 
 /// A build whose export a line holds.
@@ -72,8 +84,12 @@ impl Provenance {
             annotations.insert(BUILT_AT.to_owned(), built.at.to_string());
         }
         annotations.extend(self.merged.iter().map(|commit| (MERGED.to_owned(), commit.to_string())));
+        annotations.extend(self.merged_at.iter().map(|time| (MERGED_AT.to_owned(), time.to_string())));
         annotations.extend(self.parent.iter().map(|digest| (PARENT.to_owned(), digest.to_string())));
         annotations.extend(self.rolled_back.iter().map(|time| (ROLLED_BACK.to_owned(), time.to_string())));
+        annotations.extend(self.refreshed.iter().map(|time| (REFRESHED.to_owned(), time.to_string())));
+        annotations.extend(self.bases.iter().map(|bases| (BASES.to_owned(), bases.clone())));
+        annotations.extend(self.reused_percent.iter().map(|share| (REUSED.to_owned(), share.to_string())));
         annotations
     }
 
@@ -101,8 +117,12 @@ impl Provenance {
             project: value(PROJECT).and_then(|name| ProjectName::new(name.as_str()).ok()),
             built: built(),
             merged: value(MERGED).and_then(|commit| Commit::new(commit).ok()),
+            merged_at: value(MERGED_AT).and_then(|time| time.parse().ok()),
             parent: value(PARENT).and_then(|digest| Digest::new(digest).ok()),
             rolled_back: value(ROLLED_BACK).and_then(|time| time.parse().ok()),
+            refreshed: value(REFRESHED).and_then(|time| time.parse().ok()),
+            bases: value(BASES).cloned(),
+            reused_percent: value(REUSED).and_then(|share| share.parse().ok()),
         }
     }
 }

@@ -121,8 +121,10 @@ enum Say {
 #[must_use]
 pub fn plan(repository: &CacheRepository, projects: &[Project], world: World, now: Timestamp) -> Plan {
     let World { images, heads, leased, gone } = world;
-    let scopes: BTreeMap<Scope, &Project> =
-        projects.iter().map(|project| (Scope::of(&project.name), project)).collect();
+    let scopes: BTreeMap<Scope, &Project> = projects
+        .iter()
+        .flat_map(|project| project.scopes().map(move |scope| (scope.clone(), project)))
+        .collect();
 
     let line_say = |scope: &Scope, project: &Project, line: &LineKey, image: &ListedImage| {
         let is_gone = |gone: &&Gone| gone.scope == *scope && gone.line == *line && image.pushed_at <= gone.at;
@@ -240,7 +242,7 @@ pub async fn observe(
         .flatten()
         .filter_map(|image| Some((image.digest, Provenance::of_manifest(&image.manifest)?.built?.commit)));
     let heads = heads.collect();
-    let builds = try_join_all(projects.iter().map(|project| ports.recent(&project.name))).await?;
+    let builds = try_join_all(projects.iter().map(|project| ports.recent(&project.name, None))).await?;
     let leased = builds
         .iter()
         .flatten()

@@ -2,15 +2,14 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
 use crate::error::{CallError, chain};
-use crate::handout::{Handed, Handout, Source, Wanted, resolve};
-use crate::names::{Commit, Line, Scope, Tag};
-use crate::policy::Project;
-use crate::ports::{
-    Build, BuildOrder, BuildStatus, Ordered, ReadBuilds, ReadImages, StartBuilds, read_images,
-};
+use crate::handout::{Handed, Handout, Part, Source, Trust, Wanted, exports, resolve};
+use crate::names::{Commit, Line, ProjectName, Scope, Tag};
+use crate::policy::{Project, Superseded};
+use crate::ports::{Build, BuildOrder, BuildStatus, Ordered, ReadImages, StartBuilds, read_images};
 
 /// How often a build's start looks for a cache that is about to come, and how long it waits between.
 const PATIENCE: u32 = 5;
@@ -23,8 +22,18 @@ pub struct Request {
     pub wanted: Wanted,
     /// What it builds.
     pub subject: Subject,
+    /// Whose code that is.
+    pub trust: Trust,
     /// Why, for people.
     pub reason: String,
+    /// The `CodeBuild` project that runs it: another than the caches' own for a fork's code.
+    pub built_by: ProjectName,
+    /// The git reference to fetch a commit by that no branch of the repository holds.
+    pub reference: Option<String>,
+    /// When the forge got the push, where it says so.
+    pub pushed_at: Option<Timestamp>,
+    /// The line's head before.
+    pub overtakes: Option<Commit>,
 }
 
 /// What a build builds.
@@ -36,6 +45,10 @@ pub enum Subject {
     Head {
         /// Names the occasion, such as a night.
         key: String,
+        /// From scratch: what it exports takes the place of its line's cache.
+        refresh: bool,
+        /// A digest over the base images, where the policy names some.
+        bases: Option<String>,
     },
 }
 
@@ -46,12 +59,17 @@ pub enum Outcome {
     Started {
         /// Its id.
         id: String,
-        /// What it was handed.
+        /// What it was handed, over all its targets.
         sources: Vec<Source>,
     },
     /// This commit of this line has been built, or is being built.
     AlreadyBuilt {
         /// The id of that build.
+        id: String,
+    },
+    /// A newer push of this line has been built, and the policy wants no build of what it has overtaken.
+    Overtaken {
+        /// The id of the newer build.
         id: String,
     },
     /// Another delivery ordered the same build a moment ago.
@@ -60,7 +78,7 @@ pub enum Outcome {
     NoSuchProject,
 }
 
-/// Starts a build unless it has been started before. `recent` are the project's newest builds.
+/// Starts a build unless it has been started before. `recent` are the newest builds of the project that runs it.
 ///
 /// Two guards make it once: CodeBuild's own idempotency token holds for five minutes and covers deliveries that race
 /// each other; the project's build history covers those that come later.
@@ -71,43 +89,98 @@ pub async fn start(
     request: &Request,
     recent: &[Build],
 ) -> Result<Outcome, CallError> {
+    let line = &request.wanted.line;
     if let Subject::Commit(commit) = &request.subject
-        && let Some(build) = build_of(recent, &request.wanted.line, commit)
+        && let Some(build) = build_of(recent, line, commit)
     {
         return Ok(Outcome::AlreadyBuilt { id: build.id.clone() });
     }
-    // A build without caches is cold; a build that is not started is worse.
+    let newer = |handed: &Handed| handed.pushed_at > request.pushed_at && request.pushed_at.is_some();
+    if stops(project, line)
+        && let Some((build, _)) = of_line(recent, line).find(|(_, handed)| newer(handed))
+    {
+        return Ok(Outcome::Overtaken { id: build.id.clone() });
+    }
+    let handout = handout(ports, project, request, recent).await;
+    let order = BuildOrder {
+        project: request.built_by.clone(),
+        source_version: handout.commit.as_ref().map(|commit| match &request.reference {
+            Some(reference) => format!("{reference}^{{{commit}}}"),
+            None => commit.to_string(),
+        }),
+        environment: handout.environment(registry, project),
+        token: token(&request.built_by, line, &request.subject),
+    };
+    Ok(match ports.start(&order).await? {
+        Ordered::Started(id) => {
+            let sources = handout.parts.into_iter().flat_map(|part| part.sources).collect();
+            Outcome::Started { id, sources }
+        }
+        Ordered::AlreadyOrdered => Outcome::AlreadyOrdered,
+        Ordered::NoSuchProject => Outcome::NoSuchProject,
+    })
+}
+
+/// Whether a newer push of a line stops the builds that it overtakes.
+fn stops(project: &Project, line: &Line) -> bool {
+    project.builds.superseded == Superseded::Stop && *line != Line::Main
+}
+
+/// The running builds that a request overtakes, where the policy wants them stopped: those of older pushes of its line.
+#[must_use]
+pub fn overtaken<'a>(project: &Project, request: &Request, recent: &'a [Build]) -> Vec<&'a Build> {
+    let line = &request.wanted.line;
+    if !stops(project, line) {
+        return Vec::new();
+    }
+    let older = |handed: &Handed| {
+        let by_time = handed.pushed_at < request.pushed_at && handed.pushed_at.is_some();
+        by_time || (handed.commit.is_some() && handed.commit == request.overtakes)
+    };
+    let running = of_line(recent, line).filter(|(build, _)| build.status == BuildStatus::InProgress);
+    running.filter(|(_, handed)| older(handed)).map(|(build, _)| build).collect()
+}
+
+/// What the build is handed. A build without caches is cold; a build that is not started is worse.
+async fn handout(
+    images: &impl ReadImages,
+    project: &Project,
+    request: &Request,
+    recent: &[Build],
+) -> Handout {
+    let (commit, refresh, bases) = match &request.subject {
+        Subject::Commit(commit) => (Some(commit.clone()), false, None),
+        Subject::Head { refresh, bases, .. } => (None, *refresh, bases.clone()),
+    };
     let mut wanted = request.wanted.clone();
     if !project.promotion.into_line(&wanted.line) {
         wanted.merged.clear();
     }
-    let sources = patient_resolve(ports, project, &wanted, recent).await.unwrap_or_else(|error| {
-        tracing::error!(error = chain(&error), project = %project.name, "the build starts without caches");
-        Vec::new()
-    });
-    let commit = match &request.subject {
-        Subject::Commit(commit) => Some(commit.clone()),
-        Subject::Head { .. } => None,
+    let resolved = if refresh {
+        Ok(project.targets.iter().map(|_| Vec::new()).collect())
+    } else {
+        patient_resolve(images, project, &wanted, recent).await
     };
-    let handout = Handout {
+    let resolved = resolved.unwrap_or_else(|error| {
+        tracing::error!(error = chain(&error), project = %project.name, "the build starts without caches");
+        project.targets.iter().map(|_| Vec::new()).collect()
+    });
+    let writes = exports(project, &request.wanted.line, request.trust);
+    let parts = project.targets.iter().zip(resolved).map(|(target, sources)| Part {
+        export: writes.then(|| export_tag(&target.scope, &request.subject)).flatten(),
+        target: target.clone(),
+        sources,
+    });
+    Handout {
         line: request.wanted.line.clone(),
         reason: request.reason.clone(),
-        export: export_tag(project, &request.subject),
+        parts: parts.collect(),
         merged: request.wanted.merged.clone(),
-        sources,
-        commit: commit.clone(),
-    };
-    let order = BuildOrder {
-        project: project.name.clone(),
-        source_version: commit.map(String::from),
-        environment: handout.environment(registry, project),
-        token: token(project, &request.wanted.line, &request.subject),
-    };
-    Ok(match ports.start(&order).await? {
-        Ordered::Started(id) => Outcome::Started { id, sources: handout.sources },
-        Ordered::AlreadyOrdered => Outcome::AlreadyOrdered,
-        Ordered::NoSuchProject => Outcome::NoSuchProject,
-    })
+        pushed_at: request.pushed_at,
+        commit,
+        refresh,
+        bases,
+    }
 }
 
 /// [`resolve`], which waits a moment for the cache of a merged commit whose build has just ended: that is about to be
@@ -117,22 +190,22 @@ async fn patient_resolve(
     project: &Project,
     wanted: &Wanted,
     recent: &[Build],
-) -> Result<Vec<Source>, CallError> {
+) -> Result<Vec<Vec<Source>>, CallError> {
     let is_built = |commit: &&Commit| {
         recent.iter().any(|build| {
             build.status == BuildStatus::Succeeded
-                && Handed::read(&build.environment)
-                    .is_some_and(|handed| handed.export.is_some() && handed.commit.as_ref() == Some(commit))
+                && Handed::read(&build.environment).is_some_and(|handed| {
+                    !handed.exports.is_empty() && handed.commit.as_ref() == Some(commit)
+                })
         })
     };
-    let scope = Scope::of(&project.name);
     // Main's own builds leave no commit's cache.
     let awaited: Vec<Tag> = wanted
         .merged
         .iter()
         .filter(|commit| build_of(recent, &wanted.line, commit).is_none())
         .filter(is_built)
-        .map(|commit| Tag::commit(&scope, commit))
+        .flat_map(|commit| project.scopes().map(move |scope| Tag::commit(scope, commit)))
         .collect();
     for _ in 0..PATIENCE {
         let found = read_images(images, &project.cache_repository, &awaited).await?;
@@ -144,57 +217,46 @@ async fn patient_resolve(
     resolve(images, project, wanted).await
 }
 
-/// [`start`], asking CodeBuild for the recent builds.
-pub async fn start_once(
-    ports: &(impl ReadImages + StartBuilds + ReadBuilds),
-    registry: &str,
-    project: &Project,
-    request: &Request,
-) -> Result<Outcome, CallError> {
-    let recent = ports.recent(&project.name).await?;
-    start(ports, registry, project, request, &recent).await
+/// The builds of a line that were started with it, the newest first. What others say of themselves is not believed.
+pub fn of_line<'a>(builds: &'a [Build], line: &Line) -> impl Iterator<Item = (&'a Build, Handed)> {
+    builds.iter().filter(|build| !build.claims).filter_map(move |build| {
+        Some((build, Handed::read(&build.environment).filter(|handed| handed.line == *line)?))
+    })
 }
 
 /// The build of this commit of this line.
 #[must_use]
 pub fn build_of<'a>(builds: &'a [Build], line: &Line, commit: &Commit) -> Option<&'a Build> {
-    builds.iter().filter(|build| !build.claims).find(|build| {
-        Handed::read(&build.environment)
-            .is_some_and(|handed| handed.line == *line && handed.commit.as_ref() == Some(commit))
-    })
+    of_line(builds, line).find(|(_, handed)| handed.commit.as_ref() == Some(commit)).map(|(build, _)| build)
 }
 
 /// A build of this line that has not ended.
 #[must_use]
 pub fn running<'a>(builds: &'a [Build], line: &Line) -> Option<&'a Build> {
-    builds.iter().find(|build| {
-        build.status == BuildStatus::InProgress
-            && !build.claims
-            && Handed::read(&build.environment).is_some_and(|handed| handed.line == *line)
-    })
+    of_line(builds, line).map(|(build, _)| build).find(|build| build.status == BuildStatus::InProgress)
 }
 
 /// The tag for a build's export: of 128 bits that nobody can guess, so that no other build can write it first. `None`
 /// where the system has no such bits; the build then writes no cache.
 #[must_use]
-pub fn export_tag(project: &Project, subject: &Subject) -> Option<Tag> {
+pub fn export_tag(scope: &Scope, subject: &Subject) -> Option<Tag> {
     let start = match subject {
         Subject::Commit(commit) => commit.short(),
         Subject::Head { .. } => "head",
     };
     let mut secret = [0; 16];
     if let Err(error) = getrandom::fill(&mut secret) {
-        tracing::error!(error = chain(&error), project = %project.name, "the build gets no tag to write to");
+        tracing::error!(error = chain(&error), %scope, "the build gets no tag to write to");
         return None;
     }
-    Some(Tag::export(&Scope::of(&project.name), &format!("{start}-{}", hex::encode(secret))))
+    Some(Tag::export(scope, &format!("{start}-{}", hex::encode(secret))))
 }
 
 /// CodeBuild's idempotency tokens are per account: at most 64 characters. The same request always has the same.
-fn token(project: &Project, line: &Line, subject: &Subject) -> String {
+fn token(built_by: &ProjectName, line: &Line, subject: &Subject) -> String {
     let what = match subject {
         Subject::Commit(commit) => commit.as_str(),
-        Subject::Head { key } => key.as_str(),
+        Subject::Head { key, .. } => key.as_str(),
     };
-    hex::encode(Sha256::digest(format!("{}\n{line}\n{what}", project.name)))
+    hex::encode(Sha256::digest(format!("{built_by}\n{line}\n{what}")))
 }

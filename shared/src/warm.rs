@@ -3,23 +3,32 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use futures_util::future::{try_join, try_join_all};
 use jiff::{SignedDuration, Timestamp};
+use sha2::{Digest as _, Sha256};
 
 use crate::error::CallError;
-use crate::handout::Wanted;
-use crate::names::{Commit, Line, ProjectName, Scope, Tag};
+use crate::event::{BranchPushed, Event, NightlyWarm};
+use crate::gate::{Verdict, gate};
+use crate::handout::{Handed, Trust, Wanted};
+use crate::names::{Commit, Line, ProjectName, Tag};
 use crate::policy::Project;
-use crate::ports::{Build, ListProjects, ReadBuilds, ReadImages, StartBuilds};
+use crate::ports::{Build, FindDigests, ListProjects, ReadBuilds, ReadImages, StartBuilds, read_images};
 use crate::provenance::Provenance;
-use crate::start::{self, Outcome, Request, Subject};
+use crate::start::{self, Outcome, Request, Subject, of_line};
 
-/// Whether to warm a project's main at night.
+/// A merge's cache that is so much older than the newest build of main was in time for that build.
+const MERGE_GRACE: SignedDuration = SignedDuration::from_mins(15);
+
+/// Whether to warm a project's main.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
     /// Warm it.
     Warm(Reason),
     /// Leave it, and why.
     Skip(String),
+    /// Look again later, and why.
+    Wait(String),
 }
 
 /// Why main wants warming.
@@ -29,11 +38,17 @@ pub enum Reason {
     Missing,
     /// Main has a cache that no build of main has filled yet.
     NeverBuilt,
+    /// Something was merged that no build of main has built.
+    Moved,
     /// The newest build that filled main's cache is older than the policy allows.
     Stale {
         /// Its age.
         age: SignedDuration,
     },
+    /// An image that the project builds upon has changed.
+    BaseMoved,
+    /// Main is due to be built from scratch.
+    Refresh,
 }
 
 impl fmt::Display for Reason {
@@ -41,28 +56,120 @@ impl fmt::Display for Reason {
         match self {
             Self::Missing => f.write_str("main has no cache"),
             Self::NeverBuilt => f.write_str("no build has filled main's cache yet"),
+            Self::Moved => f.write_str("main has moved"),
             Self::Stale { age } => write!(f, "main's cache was filled {} h ago", age.as_hours()),
+            Self::BaseMoved => f.write_str("a base image has changed"),
+            Self::Refresh => f.write_str("main is due to be built from scratch"),
         }
     }
 }
 
-/// Decides whether to warm main: `main` is the provenance of its cache, `builds` the project's newest builds.
+/// Decides whether to warm main at night. `main` is the provenance of its cache in each scope, `bases` a digest over the
+/// base images as they are, `builds` the project's newest builds.
 #[must_use]
-pub fn decide(project: &Project, main: Option<&Provenance>, builds: &[Build], now: Timestamp) -> Decision {
+pub fn decide(
+    project: &Project,
+    main: &[Option<Provenance>],
+    bases: Option<&str>,
+    builds: &[Build],
+    now: Timestamp,
+) -> Decision {
     if let Some(build) = start::running(builds, &Line::Main) {
         return Decision::Skip(format!("{} is filling main's cache", build.id));
     }
-    match main.map(|main| &main.built) {
-        None => Decision::Warm(Reason::Missing),
-        Some(None) => Decision::Warm(Reason::NeverBuilt),
-        Some(Some(built)) => {
-            let age = now.duration_since(built.at);
-            if age > project.warm.stale_after {
-                Decision::Warm(Reason::Stale { age })
-            } else {
-                Decision::Skip(format!("{} filled main's cache {} min ago", built.build, age.as_mins()))
-            }
+    let known: Vec<&Provenance> = main.iter().flatten().collect();
+    if known.len() < main.len() {
+        return Decision::Warm(Reason::Missing);
+    }
+    let built: Vec<_> = known.iter().filter_map(|main| main.built.as_ref()).collect();
+    let Some(oldest) = built.iter().min_by_key(|built| built.at).filter(|_| built.len() == known.len())
+    else {
+        return Decision::Warm(Reason::NeverBuilt);
+    };
+    let age = now.duration_since(oldest.at);
+    let has_moved = known
+        .iter()
+        .any(|main| main.merged_at.is_some_and(|merged| merged.duration_since(oldest.at) > MERGE_GRACE));
+    if known.iter().any(|main| refresh_is_due(project, main, now)) {
+        Decision::Warm(Reason::Refresh)
+    } else if has_moved {
+        Decision::Warm(Reason::Moved)
+    } else if bases.is_some_and(|bases| known.iter().any(|main| main.bases.as_deref() != Some(bases))) {
+        Decision::Warm(Reason::BaseMoved)
+    } else if age > project.warm.stale_after {
+        Decision::Warm(Reason::Stale { age })
+    } else {
+        Decision::Skip(format!("{} filled main's cache {} min ago", oldest.build, age.as_mins()))
+    }
+}
+
+/// A line that never was refreshed is, in a night of its own: a fleet that begins with it does not build all at once.
+fn refresh_is_due(project: &Project, main: &Provenance, now: Timestamp) -> bool {
+    let Some(every) = project.warm.refresh else { return false };
+    match main.refreshed {
+        Some(at) => now.duration_since(at) > every,
+        None => {
+            let nights = u64::try_from(every.as_hours() / 24).unwrap_or_default().max(1);
+            let night = u64::try_from(now.as_second() / (24 * 60 * 60)).unwrap_or_default();
+            (share(&project.name) + night).is_multiple_of(nights)
         }
+    }
+}
+
+/// A number that is a project's own and spreads projects evenly.
+fn share(project: &ProjectName) -> u64 {
+    let digest = Sha256::digest(project.as_str());
+    digest.iter().take(4).fold(0, |number, byte| number << 8 | u64::from(*byte))
+}
+
+/// Whether a tick of the night at `at` is a project's turn. Over the ticks of a night every project has one.
+#[must_use]
+pub fn is_turn_of(project: &ProjectName, tick: NightlyWarm, at: Timestamp) -> bool {
+    let slots = u64::from(tick.slots.max(1));
+    let minute = u64::try_from(at.as_second() / 60).unwrap_or_default();
+    share(project) % slots == (minute / u64::from(tick.every_minutes.max(1))) % slots
+}
+
+/// A push to the default branch that has had time to be built in the ordinary way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MainPushed {
+    /// The push.
+    pub push: BranchPushed,
+    /// When AWS got to know of it, by the clock that also dates builds.
+    pub at: Timestamp,
+}
+
+/// Decides whether to warm main after pushes to it, of which only the newest matters: a build of main's head has all.
+/// Of a burst, one build runs and one waits.
+#[must_use]
+pub fn decide_after_push(project: &Project, pushed: &MainPushed, builds: &[Build]) -> Decision {
+    let push = &pushed.push;
+    if !project.warm.after_merge {
+        return Decision::Skip("the policy wants no warming after a merge (warm.after-merge)".to_owned());
+    }
+    if let Verdict::Leave(leave) = gate(project, &Event::BranchPushed(push.clone()))
+        && ["builds.paths", "builds.skip-marks"].contains(&leave.rule)
+    {
+        return Decision::Skip(leave.to_string());
+    }
+    // Somebody else's build of the very commit counts too: CodeBuild says what it built.
+    let of_commit = |build: &&Build| build.resolved_commit.as_deref() == Some(push.commit.as_str());
+    let covers = |(build, handed): &(&Build, Handed)| match &handed.commit {
+        None => build.started_at >= pushed.at,
+        Some(commit) => {
+            *commit == push.commit || (push.pushed_at.is_some() && handed.pushed_at >= push.pushed_at)
+        }
+    };
+    let covering = builds
+        .iter()
+        .find(of_commit)
+        .or_else(|| of_line(builds, &Line::Main).find(covers).map(|(build, _)| build));
+    if let Some(build) = covering {
+        return Decision::Skip(format!("{} builds it", build.id));
+    }
+    match start::running(builds, &Line::Main) {
+        Some(build) => Decision::Wait(format!("{} is still building what main was before", build.id)),
+        None => Decision::Warm(Reason::Moved),
     }
 }
 
@@ -73,40 +180,100 @@ pub enum Warmed {
     Asked(Outcome),
     /// Main wants no warming, and why.
     Skipped(String),
+    /// It is to be looked at again later, and why.
+    Waits(String),
 }
 
-/// Warms a project's main if it wants that.
+/// The ports that warming needs.
+pub trait Ports: ReadImages + ReadBuilds + StartBuilds + FindDigests {}
+impl<P: ReadImages + ReadBuilds + StartBuilds + FindDigests> Ports for P {}
+
+/// Warms a project's main if it wants that, on its turn in the night.
 pub async fn warm_if_needed(
-    ports: &(impl ReadImages + ReadBuilds + StartBuilds),
+    ports: &impl Ports,
     registry: &str,
     project: &Project,
     now: Timestamp,
 ) -> Result<Warmed, CallError> {
-    let main = Tag::line(&Scope::of(&project.name), &Line::Main);
-    let image = ports.images(&project.cache_repository, &[main]).await?.into_iter().flatten().next();
-    let provenance = image.and_then(|image| Provenance::of_manifest(&image.manifest));
-    let builds = ports.recent(&project.name).await?;
-    let reason = match decide(project, provenance.as_ref(), &builds, now) {
+    let mains: Vec<Tag> = project.scopes().map(|scope| Tag::line(scope, &Line::Main)).collect();
+    let read = read_images(ports, &project.cache_repository, &mains);
+    let (images, bases) = try_join(read, bases(ports, project)).await?;
+    let mains: Vec<_> = images.into_iter().map(|image| Provenance::of_manifest(&image?.manifest)).collect();
+    let builds = ports.recent(&project.name, None).await?;
+    let reason = match decide(project, &mains, bases.as_deref(), &builds, now) {
         Decision::Skip(why) => return Ok(Warmed::Skipped(why)),
+        Decision::Wait(why) => return Ok(Warmed::Waits(why)),
         Decision::Warm(reason) => reason,
     };
-    let request = Request {
-        wanted: Wanted { line: Line::Main, base: None, merged: Vec::new() },
-        // The schedule may fire twice: within the minute that is the same order, later the running build is seen.
-        subject: Subject::Head { key: now.strftime("%Y-%m-%dT%H:%M").to_string() },
-        reason: format!("nightly: {reason}"),
-    };
+    let refresh = reason == Reason::Refresh;
+    let request = head(project, format!("nightly: {reason}"), &builds, Vec::new(), refresh, bases);
     start::start(ports, registry, project, &request, &builds).await.map(Warmed::Asked)
 }
 
-/// The request that a merge makes: main's head with the merged branch's cache, whether or not that has been promoted.
-#[must_use]
-pub fn after_merge(number: u64, merged: Commit, merge_commit: Commit) -> Request {
-    Request {
-        wanted: Wanted { line: Line::Main, base: None, merged: vec![merged] },
-        subject: Subject::Commit(merge_commit),
-        reason: format!("merge of #{number}"),
+/// Warms a project's main after pushes to it, the newest of which is `pushed`, if nothing else builds it.
+pub async fn warm_after_push(
+    ports: &(impl ReadImages + ReadBuilds + StartBuilds),
+    registry: &str,
+    project: &Project,
+    pushed: &MainPushed,
+    merged: Vec<Commit>,
+) -> Result<Warmed, CallError> {
+    let builds = ports.recent(&project.name, Some(pushed.at)).await?;
+    match decide_after_push(project, pushed, &builds) {
+        Decision::Skip(why) => return Ok(Warmed::Skipped(why)),
+        Decision::Wait(why) => return Ok(Warmed::Waits(why)),
+        Decision::Warm(_) => {}
     }
+    let request = head(project, "main has moved".to_owned(), &builds, merged, false, None);
+    Ok(match start::start(ports, registry, project, &request, &builds).await? {
+        // Of a push that came after that order was given, nobody knows yet whether the build has it.
+        Outcome::AlreadyOrdered => Warmed::Waits("a build of main was ordered a moment ago".to_owned()),
+        outcome => Warmed::Asked(outcome),
+    })
+}
+
+/// A build of main's head. Two that are asked for at the same time see the same builds, and are one order.
+fn head(
+    project: &Project,
+    reason: String,
+    builds: &[Build],
+    merged: Vec<Commit>,
+    refresh: bool,
+    bases: Option<String>,
+) -> Request {
+    let newest = of_line(builds, &Line::Main).next().map_or("none", |(build, _)| build.id.as_str());
+    Request {
+        wanted: Wanted { line: Line::Main, base: None, merged },
+        subject: Subject::Head { key: format!("after {newest}"), refresh, bases },
+        trust: Trust::Trusted,
+        reason,
+        built_by: project.name.clone(),
+        reference: None,
+        pushed_at: None,
+        overtakes: None,
+    }
+}
+
+/// A digest over the base images that the policy names, as they are now; `None` where it names none that are there.
+async fn bases(ports: &impl FindDigests, project: &Project) -> Result<Option<String>, CallError> {
+    let images = &project.warm.base_images;
+    let found = images.iter().map(|image| ports.digest_of(&image.repository, &image.tag));
+    let found = try_join_all(found).await?;
+    let mut hash = Sha256::new();
+    let mut any = false;
+    for (image, digest) in images.iter().zip(found) {
+        match digest {
+            Some(digest) => {
+                any = true;
+                hash.update(format!("{}:{}@{digest}\n", image.repository, image.tag));
+            }
+            None => tracing::warn!(
+                project.name = %project.name, image.repository = %image.repository, image.tag = image.tag,
+                "a base image of the policy is not in the registry"
+            ),
+        }
+    }
+    Ok(any.then(|| hex::encode(hash.finalize())))
 }
 
 /// Every project that the policy names, and that exists where the policy names by glob.

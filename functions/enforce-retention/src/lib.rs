@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use stoker::error::{CallError, Disposition};
 use stoker::event::{Envelope, Event};
 use stoker::lambda::log;
-use stoker::names::{CacheRepository, Line, Scope};
+use stoker::names::{CacheRepository, Line};
 use stoker::policy::{Policy, Project};
 use stoker::ports::{Catalogue, ListProjects, ReadBuilds, ReadImages};
 use stoker::retain::{Action, Applied, Gone, enforce};
@@ -79,12 +79,15 @@ async fn handle_gone(
     ports: &impl Ports,
     now: Timestamp,
 ) -> Result<Vec<Applied>, CallError> {
-    let at = envelope.time.unwrap_or(now);
     let Some((repository, line)) = gone(&envelope.event) else { return Ok(Vec::new()) };
+    // The forge's own time, where it has signed one: the webhook may come again when the branch lives once more.
+    let told_at = envelope.time.unwrap_or(now);
+    let at = envelope.event.signed_at().map_or(told_at, |signed| signed.min(told_at));
     let mut all = Vec::new();
     for project in policy.projects_of(repository) {
         // The repository may hold other projects' caches: those are not named here, and what is not named is kept.
-        let gone = vec![Gone { scope: Scope::of(&project.name), line: line.key(), at }];
+        let gone =
+            project.scopes().map(|scope| Gone { scope: scope.clone(), line: line.key(), at }).collect();
         let repository = project.cache_repository.clone();
         let applied = enforce(ports, &repository, &[project], gone, now).await?;
         tell(&applied);

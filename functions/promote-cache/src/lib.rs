@@ -4,17 +4,20 @@ use aws_lambda_events::sqs::{BatchItemFailure, SqsBatchResponse, SqsEvent};
 use jiff::Timestamp;
 use stoker::cache::Warmth;
 use stoker::emf::{self, Unit};
-use stoker::error::Disposition;
-use stoker::event::{Envelope, Event};
+use stoker::error::{Disposition, chain};
+use stoker::event::{Envelope, Event, WarmthFell};
 use stoker::lambda::log;
 use stoker::names::{Line, ProjectName};
 use stoker::policy::Policy;
-use stoker::ports::{Catalogue, CheckBlobs, ListProjects};
+use stoker::ports::{Catalogue, CheckBlobs, ListProjects, Publish};
 use stoker::promote::{Answer, Hint, Outcome, Warmed, promote, sweep};
 
 /// The ports that promotion needs, those of the sweep included.
-pub trait Ports: stoker::promote::Ports + CheckBlobs + Catalogue + ListProjects {}
-impl<P: stoker::promote::Ports + CheckBlobs + Catalogue + ListProjects> Ports for P {}
+pub trait Ports: stoker::promote::Ports + CheckBlobs + Catalogue + ListProjects + Publish {}
+impl<P: stoker::promote::Ports + CheckBlobs + Catalogue + ListProjects + Publish> Ports for P {}
+
+/// Main's builds that reused at least this much, in percent, and then less than half of what they did, have cooled.
+const WARM_PERCENT: u8 = 50;
 
 /// Handles a batch; answers the messages that are to be tried again.
 pub async fn handle(
@@ -46,6 +49,7 @@ pub async fn handle(
     }
     let mut failed = Vec::new();
     let answers = promote(ports, policy, &hints, now).await;
+    notify(ports, &answers).await;
     failed.extend(
         ids.into_iter().zip(answers).filter_map(|(id, answer)| (!tell_all(&answer, now)).then_some(id)),
     );
@@ -69,6 +73,7 @@ pub async fn handle(
 async fn swept(ports: &impl Ports, policy: &Policy, now: Timestamp) -> bool {
     match sweep(ports, policy, now).await {
         Ok(answers) => {
+            notify(ports, &answers).await;
             let failed = answers.iter().filter(|answer| !tell_all(answer, now)).count();
             tracing::info!(hints = answers.len(), failed, "sweep");
             failed == 0
@@ -77,6 +82,34 @@ async fn swept(ports: &impl Ports, policy: &Policy, now: Timestamp) -> bool {
             log(error.disposition(), &error);
             false
         }
+    }
+}
+
+/// Puts on the bus what people may want to be told. Whoever is not told finds it in the log.
+async fn notify(ports: &impl Publish, answers: &[Answer]) {
+    let outcomes = answers.iter().flatten().flatten();
+    let notices: Vec<Event> = outcomes.flat_map(notices).collect();
+    if !notices.is_empty()
+        && let Err(error) = ports.publish(&notices).await
+    {
+        tracing::warn!(error = chain(&error), "nobody is told of it");
+    }
+}
+
+fn notices(outcome: &Outcome) -> Vec<Event> {
+    match outcome {
+        Outcome::Failed(failed) => vec![Event::BuildFailed(failed.clone())],
+        Outcome::Moved { line: Line::Main, project, builds, .. } => {
+            let fell = builds.iter().filter_map(|Warmed { build, warmth, before_percent }| {
+                let (reused_percent, before_percent) = (warmth.reused_percent()?, (*before_percent)?);
+                (before_percent >= WARM_PERCENT && reused_percent < before_percent / 2).then(|| {
+                    let (project, build) = (project.clone(), build.clone());
+                    Event::WarmthFell(WarmthFell { project, build, reused_percent, before_percent })
+                })
+            });
+            fell.collect()
+        }
+        _ => Vec::new(),
     }
 }
 
@@ -94,7 +127,7 @@ fn tell(outcome: &Outcome, now: Timestamp) {
     match outcome {
         Outcome::Moved { line, to, project, records, builds } => {
             tracing::info!(%line, cache.digest = %to, cache.records = records, "line moved");
-            for Warmed { build, warmth } in builds {
+            for Warmed { build, warmth, .. } in builds {
                 tracing::info!(
                     %line, project.name = %project, build.id = build,
                     steps.reused_count = warmth.reused, steps.built_count = warmth.built(),
@@ -104,13 +137,19 @@ fn tell(outcome: &Outcome, now: Timestamp) {
                 measure(project, line, warmth, now);
             }
         }
+        Outcome::Failed(failed) => {
+            tracing::error!(
+                project.name = %failed.project, build.id = failed.build, line = failed.line, build.reason = failed.reason,
+                build.status = failed.status, "a build that Stoker started has failed"
+            );
+            put(now, &[("Project", failed.project.as_str())], &[("BuildsFailed", Unit::Count, 1)]);
+        }
         Outcome::Unchanged { line } => tracing::info!(%line, "the line holds it already"),
         Outcome::Nothing { why } => tracing::info!(why, "nothing to promote"),
     }
 }
 
 /// Turns a build's warmth into metrics.
-#[expect(clippy::print_stdout, reason = "a line on standard output is how a metric leaves a function")]
 fn measure(project: &ProjectName, line: &Line, warmth: &Warmth, now: Timestamp) {
     let kind = match line {
         Line::Main => "main",
@@ -124,5 +163,10 @@ fn measure(project: &ProjectName, line: &Line, warmth: &Warmth, now: Timestamp) 
         ("BytesBuilt", Unit::Bytes, warmth.built_bytes),
     ];
     let dimensions = [("Project", project.as_str()), ("Line", kind)];
-    println!("{}", emf::record(now, &dimensions, &metrics));
+    put(now, &dimensions, &metrics);
+}
+
+#[expect(clippy::print_stdout, reason = "a line on standard output is how a metric leaves a function")]
+fn put(now: Timestamp, dimensions: &[(&str, &str)], metrics: &[emf::Metric]) {
+    println!("{}", emf::record(now, dimensions, metrics));
 }

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use stoker::error::CallError;
-use stoker::handout::{Handout, Wanted, resolve};
-use stoker::names::{Branch, Commit, Line, ProjectName};
-use stoker::policy::Policy;
+use stoker::handout::{Handout, Part, Trust, Wanted, exports, resolve};
+use stoker::names::{Branch, Commit, Line, Platform, ProjectName, TargetName};
+use stoker::policy::{Policy, Project, Target};
 use stoker::ports::ReadImages;
 use stoker::start::{Subject, export_tag};
 
@@ -25,13 +25,24 @@ pub struct Question {
     /// The branch that the build's pull request is for.
     #[serde(default)]
     pub base: Option<Branch>,
+    /// The number of a pull request from a fork: such a build is told nowhere to export to, whatever else is asked.
+    #[serde(default)]
+    pub fork_pull_request: Option<u64>,
+    /// Only this target of the project: its variables then have no suffix.
+    #[serde(default)]
+    pub target: Option<TargetName>,
+    /// Only this platform; as `target`.
+    #[serde(default)]
+    pub platform: Option<Platform>,
 }
 
 /// The answer: the environment that `start-build` would have handed the same build.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Answer {
     /// Environment variables by name.
-    pub environment: BTreeMap<&'static str, String>,
+    pub environment: BTreeMap<String, String>,
+    /// The same as lines for `eval` in a POSIX shell.
+    pub shell: String,
 }
 
 /// The question cannot be answered.
@@ -39,31 +50,89 @@ pub struct Answer {
 pub enum Error {
     /// The question is not one.
     #[error(
-        "the question is not valid; ask {{\"project\": ..., \"branch\": ..., \"commit\": ..., \"base\": ...}}"
+        "the question is not valid; ask {{\"project\": ..., \"branch\": ..., \"commit\": ..., \"base\": ..., \
+         \"fork-pull-request\": ..., \"target\": ..., \"platform\": ...}}, of which only the project has to be there"
     )]
     Question(#[from] serde_json::Error),
     /// The policy does not name the project.
     #[error("the policy names no project {0}; add it to policy/stoker.yaml and deploy")]
     UnknownProject(ProjectName),
+    /// The project has no such target.
+    #[error("the project has no such target; its policy names {known}")]
+    UnknownTarget {
+        /// Those that there are.
+        known: String,
+    },
     /// The registry did not answer.
     #[error("the caches could not be looked up; a build without them is cold, not red")]
     Call(#[from] CallError),
 }
 
-/// Answers a question, with one request to the registry.
+/// Answers a question, with one request to the registry for every 100 lines that have to be looked at.
 pub async fn handle(
     question: serde_json::Value,
     policy: &Policy,
     registry: &str,
     images: &impl ReadImages,
 ) -> Result<Answer, Error> {
-    let Question { project, branch, commit, base } = serde_json::from_value(question)?;
-    let project = policy.project(&project).ok_or(Error::UnknownProject(project))?;
+    let question: Question = serde_json::from_value(question)?;
+    let project = policy.project(&question.project);
+    let mut project = project.ok_or_else(|| Error::UnknownProject(question.project.clone()))?;
+    project.targets = asked_for(&project, &question)?;
     let line_of = |branch: &Branch| Line::of_branch(branch, &project.default_branch);
-    let line = branch.as_ref().map_or(Line::Main, line_of);
-    let wanted = Wanted { line: line.clone(), base: base.as_ref().map(line_of), merged: Vec::new() };
+    let (line, trust) = match (question.fork_pull_request, &question.branch) {
+        (Some(number), _) => (Line::PullRequest(number), Trust::Fork),
+        (None, Some(branch)) => (line_of(branch), Trust::of(&line_of(branch))),
+        (None, None) => (Line::Main, Trust::Trusted),
+    };
+    let wanted = Wanted { line: line.clone(), base: question.base.as_ref().map(line_of), merged: Vec::new() };
     let sources = resolve(images, &project, &wanted).await?;
-    let export = commit.as_ref().and_then(|commit| export_tag(&project, &Subject::Commit(commit.clone())));
-    let handout = Handout { line, commit, reason: "asked".to_owned(), merged: Vec::new(), sources, export };
-    Ok(Answer { environment: handout.environment(registry, &project).into_iter().collect() })
+    let subject = question.commit.clone().filter(|_| exports(&project, &line, trust)).map(Subject::Commit);
+    let parts = project.targets.iter().zip(sources).map(|(target, sources)| Part {
+        export: subject.as_ref().and_then(|subject| export_tag(&target.scope, subject)),
+        // Whoever asks for one knows which it is.
+        target: if is_whole(&question) {
+            target.clone()
+        } else {
+            Target { name: None, platform: None, ..target.clone() }
+        },
+        sources,
+    });
+    let handout = Handout {
+        parts: parts.collect(),
+        line,
+        commit: question.commit,
+        reason: "asked".to_owned(),
+        merged: Vec::new(),
+        pushed_at: None,
+        refresh: false,
+        bases: None,
+    };
+    let environment: BTreeMap<String, String> = handout.environment(registry, &project).into_iter().collect();
+    let shell =
+        environment.iter().map(|(name, value)| format!("export {name}={}\n", quoted(value))).collect();
+    Ok(Answer { environment, shell })
+}
+
+fn is_whole(question: &Question) -> bool {
+    question.target.is_none() && question.platform.is_none()
+}
+
+/// The targets that the question is about.
+fn asked_for(project: &Project, question: &Question) -> Result<Vec<Target>, Error> {
+    let is_asked_for = |target: &&Target| {
+        let (name, platform) = (&question.target, &question.platform);
+        (name.is_none() || target.name == *name) && (platform.is_none() || target.platform == *platform)
+    };
+    let targets: Vec<Target> = project.targets.iter().filter(is_asked_for).cloned().collect();
+    if targets.is_empty() || (!is_whole(question) && targets.len() > 1) {
+        let known: Vec<String> = project.targets.iter().map(Target::bake_name).collect();
+        return Err(Error::UnknownTarget { known: known.join(", ") });
+    }
+    Ok(targets)
+}
+
+/// A word of the POSIX shell that means exactly this text.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "'\\''"))
 }

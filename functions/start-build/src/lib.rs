@@ -1,92 +1,175 @@
-//! Starts a build of what was pushed: `BranchPushed` and `PullRequestUpdated`.
+//! Starts the builds of what was pushed. Its queue holds what cannot be built yet: a limit of the account delays a build
+//! and never loses it.
 
-use stoker::error::CallError;
-use stoker::event::{Envelope, Event};
-use stoker::handout::Wanted;
-use stoker::names::{Line, ProjectName};
-use stoker::policy::Policy;
-use stoker::ports::{ReadBuilds, ReadImages, StartBuilds};
-use stoker::start::{Outcome, Request, Subject, start_once};
+use std::collections::{BTreeMap, BTreeSet};
 
-/// Starts the builds that an event asks for: one for each project of its repository.
+use aws_lambda_events::sqs::{BatchItemFailure, SqsBatchResponse, SqsEvent, SqsMessage};
+use jiff::Timestamp;
+use stoker::emf::{self, Unit};
+use stoker::error::{CallError, Disposition, Failure, chain};
+use stoker::event::{BuildDelayed, Envelope, Event};
+use stoker::gate::{Verdict, gate};
+use stoker::lambda::log;
+use stoker::names::ProjectName;
+use stoker::policy::{Policy, Project};
+use stoker::ports::{Publish, ReadBuilds, ReadImages, StartBuilds, StopBuilds};
+use stoker::start::{Outcome, Request, overtaken, start};
+
+/// After so many tries of one message people are told that its build is delayed: half an hour at two minutes each.
+pub const TRIES_UNTIL_TOLD: u32 = 15;
+
+/// The ports that starting needs.
+pub trait Ports: ReadImages + ReadBuilds + StartBuilds + StopBuilds + Publish {}
+impl<P: ReadImages + ReadBuilds + StartBuilds + StopBuilds + Publish> Ports for P {}
+
+/// A build that a message of the batch wants.
+struct Want {
+    message: usize,
+    project: Project,
+    request: Request,
+}
+
+/// Starts the builds that a batch of events asks for; answers the messages that are to come again.
 ///
-/// A project that fails does not keep the others from starting; the first error is returned at the end, and the
-/// retry finds the others already built.
+/// Projects take turns, so that one with many pushes does not keep the others waiting. A project that is throttled is not
+/// tried again within the batch; once two are, the account is, and nobody is.
 pub async fn handle(
-    envelope: &Envelope,
+    batch: &SqsEvent,
     policy: &Policy,
     registry: &str,
-    ports: &(impl ReadImages + ReadBuilds + StartBuilds),
-) -> Result<Vec<(ProjectName, Outcome)>, CallError> {
-    let Some(request) = request(&envelope.event) else {
-        tracing::debug!(event.kind = envelope.event.detail_type(), "nothing to build");
-        return Ok(Vec::new());
-    };
-    let projects =
-        envelope.event.repository().map(|repository| policy.projects_of(repository)).unwrap_or_default();
-    if projects.is_empty() {
-        tracing::debug!(
-            event.kind = envelope.event.detail_type(),
-            "no project of the policy builds this repository"
-        );
-    }
-    let mut outcomes = Vec::new();
-    let mut first_error = None;
-    for project in projects {
-        match start_once(ports, registry, &project, &request).await {
-            Ok(outcome) => {
-                tell(&project.name, &request, &outcome);
-                outcomes.push((project.name, outcome));
+    ports: &impl Ports,
+    now: Timestamp,
+) -> SqsBatchResponse {
+    let mut wants: BTreeMap<ProjectName, Vec<Want>> = BTreeMap::new();
+    for (message, record) in batch.records.iter().enumerate() {
+        let envelope = match Envelope::parse(record.body.as_deref().unwrap_or_default()) {
+            Ok(envelope) => envelope,
+            Err(unknown) => {
+                log(Disposition::Drop, &unknown);
+                continue;
             }
-            Err(error) => first_error = first_error.or(Some(error)),
+        };
+        for (project, request) in wanted(&envelope.event, policy) {
+            let of_project = wants.entry(project.name.clone()).or_default();
+            of_project.push(Want { message, project, request });
         }
     }
-    first_error.map_or(Ok(outcomes), Err)
-}
-
-/// The build that an event asks for, if any.
-#[must_use]
-pub fn request(event: &Event) -> Option<Request> {
-    match event {
-        Event::BranchPushed(push) => {
-            let line = Line::of_branch(&push.branch, &push.default_branch);
-            // What a merge brought to main is handed to main's build at once: it need not wait for the promotion.
-            let merged = if line == Line::Main { push.commits.clone() } else { Vec::new() };
-            Some(Request {
-                wanted: Wanted { line, base: None, merged },
-                subject: Subject::Commit(push.commit.clone()),
-                reason: "push".to_owned(),
-            })
+    let mut throttled: BTreeSet<ProjectName> = BTreeSet::new();
+    let mut failed: BTreeMap<usize, String> = BTreeMap::new();
+    for Want { message, project, request } in in_turns(wants) {
+        if throttled.contains(&project.name) || throttled.len() > 1 {
+            failed.entry(message).or_insert_with(|| "the account's limit is reached".to_owned());
+            continue;
         }
-        // A fork's code is not built by Stoker: its pull requests may have been reviewed by nobody.
-        Event::PullRequestUpdated(pull) if pull.from_fork => None,
-        Event::PullRequestUpdated(pull) => {
-            let base = Line::of_branch(&pull.base, &pull.default_branch);
-            Some(Request {
-                wanted: Wanted {
-                    line: Line::of_branch(&pull.branch, &pull.default_branch),
-                    base: (base != Line::Main).then_some(base),
-                    merged: Vec::new(),
-                },
-                subject: Subject::Commit(pull.commit.clone()),
-                reason: format!("pull request #{}", pull.number),
-            })
+        match start_once(ports, registry, &project, &request).await {
+            Ok(outcome) => tell(&project.name, &request, &outcome, now),
+            Err(error) => {
+                log(error.disposition(), &error);
+                if error.failure == Failure::Throttled {
+                    throttled.insert(project.name);
+                }
+                failed.insert(message, chain(&error));
+            }
         }
-        _ => None,
     }
+    let mut response = SqsBatchResponse::default();
+    for (message, why) in failed {
+        let record = &batch.records[message];
+        tell_if_late(ports, record, &why).await;
+        let mut failure = BatchItemFailure::default();
+        failure.item_identifier = record.message_id.clone().unwrap_or_default();
+        response.batch_item_failures.push(failure);
+    }
+    response
 }
 
-fn tell(project: &ProjectName, request: &Request, outcome: &Outcome) {
+/// The builds that an event asks for, by project. Why the others ask for none is told in the log.
+fn wanted(event: &Event, policy: &Policy) -> Vec<(Project, Request)> {
+    let projects = event.repository().map(|repository| policy.projects_of(repository)).unwrap_or_default();
+    if projects.is_empty() {
+        tracing::debug!(event.kind = event.detail_type(), "no project of the policy builds this repository");
+    }
+    let gated = projects.into_iter().filter_map(|project| match gate(&project, event) {
+        Verdict::Build(request) => Some((project, request)),
+        Verdict::Leave(leave) => {
+            tracing::info!(
+                project.name = %project.name, event.kind = event.detail_type(), policy.rule = leave.rule, leave.why,
+                "not built"
+            );
+            None
+        }
+    });
+    gated.collect()
+}
+
+/// First everybody's first, then everybody's second.
+fn in_turns(wants: BTreeMap<ProjectName, Vec<Want>>) -> Vec<Want> {
+    let numbered = wants.into_values().flat_map(|of_project| of_project.into_iter().enumerate());
+    let mut numbered: Vec<(usize, Want)> = numbered.collect();
+    numbered.sort_by_key(|(turn, _)| *turn);
+    numbered.into_iter().map(|(_, want)| want).collect()
+}
+
+/// Starts a build unless it has been started before, and stops what it overtakes. All builds since the push are looked
+/// at, so that one that comes again late starts nothing.
+async fn start_once(
+    ports: &(impl ReadImages + ReadBuilds + StartBuilds + StopBuilds),
+    registry: &str,
+    project: &Project,
+    request: &Request,
+) -> Result<Outcome, CallError> {
+    let recent = ports.recent(&request.built_by, request.pushed_at).await?;
+    let outcome = start(ports, registry, project, request, &recent).await?;
+    if matches!(outcome, Outcome::Started { .. }) {
+        for build in overtaken(project, request, &recent) {
+            match ports.stop(&build.id).await {
+                Ok(()) => tracing::info!(build.id = build.id, "stopped: a newer push has overtaken it"),
+                // It costs minutes, and the build that counts has started.
+                Err(error) => {
+                    tracing::warn!(error = chain(&error), build.id = build.id, "an overtaken build runs on");
+                }
+            }
+        }
+    }
+    Ok(outcome)
+}
+
+#[expect(clippy::print_stdout, reason = "a line on standard output is how a metric leaves a function")]
+fn tell(project: &ProjectName, request: &Request, outcome: &Outcome, now: Timestamp) {
     let line = &request.wanted.line;
     match outcome {
         Outcome::Started { id, sources } => {
             let reads = sources.iter().map(|source| source.label.as_str()).collect::<Vec<_>>().join(" ");
             tracing::info!(build.id = id, build.reason = request.reason, %line, reads, "build started");
+            let metrics = [("BuildsStarted", Unit::Count, 1)];
+            println!("{}", emf::record(now, &[("Project", project.as_str())], &metrics));
         }
         Outcome::AlreadyBuilt { id } => {
             tracing::info!(build.id = id, %line, "this commit of the line has its build");
         }
+        Outcome::Overtaken { id } => tracing::info!(build.id = id, %line, "a newer push has its build"),
         Outcome::AlreadyOrdered => tracing::info!(%project, %line, "the same build was ordered a moment ago"),
-        Outcome::NoSuchProject => tracing::debug!(%project, "CodeBuild has no such project"),
+        Outcome::NoSuchProject => {
+            tracing::warn!(project = %request.built_by, "CodeBuild has no such project")
+        }
+    }
+}
+
+/// Tells people, once, of a push that has been waiting for long.
+async fn tell_if_late(ports: &impl Publish, record: &SqsMessage, why: &str) {
+    let tries = record.attributes.get("ApproximateReceiveCount").and_then(|tries| tries.parse().ok());
+    let Some(TRIES_UNTIL_TOLD) = tries else { return };
+    let Ok(Envelope { event, .. }) = Envelope::parse(record.body.as_deref().unwrap_or_default()) else {
+        return;
+    };
+    let Some(repository) = event.repository().cloned() else { return };
+    let line = match &event {
+        Event::BranchPushed(push) => push.branch.to_string(),
+        _ => event.detail_type().to_owned(),
+    };
+    tracing::error!(%repository, line, why, tries = TRIES_UNTIL_TOLD, "a push is still waiting for its build");
+    let late = BuildDelayed { repository, line, why: why.to_owned(), tries: TRIES_UNTIL_TOLD };
+    if let Err(error) = ports.publish(&[Event::BuildDelayed(late)]).await {
+        tracing::warn!(error = chain(&error), "nobody is told of it");
     }
 }

@@ -1,9 +1,8 @@
 //! The Lambda function `start-build`.
 
+use aws_lambda_events::sqs::SqsEvent;
 use lambda_runtime::{Error, LambdaEvent, run, service_fn};
-use stoker::error::Disposition;
-use stoker::event::Envelope;
-use stoker::lambda::{boundary, registry};
+use stoker::lambda::registry;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
@@ -12,15 +11,9 @@ async fn main() -> Result<(), Error> {
     let policy = &stoker::lambda::policy()?;
     let aws = &stoker::lambda::aws(name);
     let registry = &registry();
-    run(service_fn(|event: LambdaEvent<serde_json::Value>| async move {
-        let envelope = match Envelope::from_value(event.payload) {
-            Ok(envelope) => envelope,
-            Err(unknown) => return boundary(Disposition::Drop, &unknown),
-        };
-        match start_build::handle(&envelope, policy, registry, aws).await {
-            Ok(_) => Ok(()),
-            Err(error) => boundary(error.disposition(), &error),
-        }
+    run(service_fn(|event: LambdaEvent<SqsEvent>| async move {
+        let now = jiff::Timestamp::now();
+        Ok::<_, Error>(start_build::handle(&event.payload, policy, registry, aws, now).await)
     }))
     .await
 }

@@ -1,72 +1,159 @@
-//! Keeps main's cache filled: after a merge, and every night where it is missing or stale.
+//! Keeps main's cache filled: after pushes to it that nothing else builds, and every night where it wants it.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use aws_lambda_events::sqs::{BatchItemFailure, SqsBatchResponse, SqsEvent};
 use jiff::Timestamp;
-use stoker::error::CallError;
-use stoker::event::{Envelope, Event};
-use stoker::names::ProjectName;
+use stoker::emf::{self, Unit};
+use stoker::error::{CallError, Disposition};
+use stoker::event::{Envelope, Event, NightlyWarm, WarmWanted};
+use stoker::lambda::log;
+use stoker::names::{Commit, ProjectName};
 use stoker::policy::{Policy, Project};
-use stoker::ports::{ListProjects, ReadBuilds, ReadImages, StartBuilds};
-use stoker::start::{Outcome, start_once};
-use stoker::warm::{Warmed, after_merge, all_projects, warm_if_needed};
+use stoker::ports::{ListProjects, Publish};
+use stoker::start::Outcome;
+use stoker::warm::{MainPushed, Warmed, all_projects, is_turn_of, warm_after_push, warm_if_needed};
+
+/// How many events are put on the bus at once.
+const EVENTS_AT_ONCE: usize = 500;
 
 /// The ports that warming needs.
-pub trait Ports: ReadImages + ReadBuilds + StartBuilds + ListProjects {}
-impl<P: ReadImages + ReadBuilds + StartBuilds + ListProjects> Ports for P {}
+pub trait Ports: stoker::warm::Ports + ListProjects + Publish {}
+impl<P: stoker::warm::Ports + ListProjects + Publish> Ports for P {}
 
-/// Handles a merge or the nightly tick. A project that fails does not keep the others from being warmed; the first
-/// error is returned at the end, and the retry finds the others warm.
+/// Why a project's main is looked at.
+#[derive(Default)]
+struct Occasion {
+    /// The messages that ask for it.
+    messages: Vec<usize>,
+    /// The newest push to main among them.
+    pushed: Option<MainPushed>,
+    /// All that the pushes brought.
+    merged: Vec<Commit>,
+    /// Its turn in the night has come.
+    night: bool,
+}
+
+/// Handles a batch of pushes to main, of projects whose turn in the night has come, and of the night's ticks; answers the
+/// messages that are to come again. However many of them are of one project, it is looked at once.
 pub async fn handle(
-    envelope: &Envelope,
+    batch: &SqsEvent,
     policy: &Policy,
     registry: &str,
     ports: &impl Ports,
     now: Timestamp,
-) -> Result<Vec<(ProjectName, Warmed)>, CallError> {
-    let projects = match &envelope.event {
-        Event::NightlyWarm {} => all_projects(ports, policy).await?,
-        Event::PullRequestMerged(pull) if pull.base == pull.default_branch => {
-            policy.projects_of(&pull.repository)
-        }
-        _ => Vec::new(),
-    };
-    let mut all = Vec::new();
-    let mut first_error = None;
-    for project in projects {
-        match warm(&envelope.event, registry, &project, ports, now).await {
-            Ok(warmed) => {
-                tell(&project.name, &warmed);
-                all.push((project.name, warmed));
+) -> SqsBatchResponse {
+    let mut occasions: BTreeMap<ProjectName, (Project, Occasion)> = BTreeMap::new();
+    let mut again = BTreeSet::new();
+    for (index, message) in batch.records.iter().enumerate() {
+        let envelope = match Envelope::parse(message.body.as_deref().unwrap_or_default()) {
+            Ok(envelope) => envelope,
+            Err(unknown) => {
+                log(Disposition::Drop, &unknown);
+                continue;
             }
-            Err(error) => first_error = first_error.or(Some(error)),
+        };
+        match envelope.event {
+            Event::NightlyWarm(tick) => {
+                if let Err(error) = tick_of_the_night(ports, policy, tick, envelope.time.unwrap_or(now)).await
+                {
+                    log(error.disposition(), &error);
+                    again.insert(index);
+                }
+            }
+            Event::WarmWanted(WarmWanted { project }) => {
+                let Some(project) = policy.project(&project) else { continue };
+                let (_, occasion) =
+                    occasions.entry(project.name.clone()).or_insert((project, Occasion::default()));
+                occasion.messages.push(index);
+                occasion.night = true;
+            }
+            Event::BranchPushed(push) if push.to_default_branch => {
+                let at = envelope.time.unwrap_or(now);
+                for project in policy.projects_of(&push.repository) {
+                    let (_, occasion) =
+                        occasions.entry(project.name.clone()).or_insert((project, Occasion::default()));
+                    occasion.messages.push(index);
+                    occasion.merged.extend(push.commits.iter().cloned());
+                    if occasion.pushed.as_ref().is_none_or(|newest| newest.at <= at) {
+                        occasion.pushed = Some(MainPushed { push: push.clone(), at });
+                    }
+                }
+            }
+            _ => {}
         }
     }
-    first_error.map_or(Ok(all), Err)
+    for (project, occasion) in occasions.into_values() {
+        let messages = occasion.messages.clone();
+        match warm(&project, occasion, registry, ports, now).await {
+            Ok(warmed) => {
+                tell(&project.name, &warmed, now);
+                if matches!(warmed, Warmed::Waits(_)) {
+                    again.extend(messages);
+                }
+            }
+            Err(error) => {
+                log(error.disposition(), &error);
+                again.extend(messages);
+            }
+        }
+    }
+    let mut response = SqsBatchResponse::default();
+    for index in again {
+        let mut failure = BatchItemFailure::default();
+        failure.item_identifier = batch.records[index].message_id.clone().unwrap_or_default();
+        response.batch_item_failures.push(failure);
+    }
+    response
 }
 
 async fn warm(
-    event: &Event,
-    registry: &str,
     project: &Project,
+    occasion: Occasion,
+    registry: &str,
     ports: &impl Ports,
     now: Timestamp,
 ) -> Result<Warmed, CallError> {
-    let Event::PullRequestMerged(pull) = event else {
-        return warm_if_needed(ports, registry, project, now).await;
+    let after_push = match &occasion.pushed {
+        Some(pushed) => Some(warm_after_push(ports, registry, project, pushed, occasion.merged).await?),
+        None => None,
     };
-    // The push to main that the merge made asks for the same build; whichever comes first starts it.
-    let Some(merge_commit) = pull.merge_commit.clone() else {
-        return Ok(Warmed::Skipped("the forge does not tell the merge's commit".to_owned()));
-    };
-    let request = after_merge(pull.number, pull.commit.clone(), merge_commit);
-    start_once(ports, registry, project, &request).await.map(Warmed::Asked)
+    match after_push {
+        Some(Warmed::Skipped(_)) | None if occasion.night => {
+            warm_if_needed(ports, registry, project, now).await
+        }
+        Some(warmed) => Ok(warmed),
+        None => Ok(Warmed::Skipped("nobody asked".to_owned())),
+    }
 }
 
-fn tell(project: &ProjectName, warmed: &Warmed) {
+/// Puts the projects whose turn it is on the bus: from there they come one by one, as the account's limits allow.
+async fn tick_of_the_night(
+    ports: &impl Ports,
+    policy: &Policy,
+    tick: NightlyWarm,
+    at: Timestamp,
+) -> Result<(), CallError> {
+    let projects = all_projects(ports, policy).await?;
+    let turns = projects.into_iter().map(|project| project.name).filter(|name| is_turn_of(name, tick, at));
+    let turns: Vec<Event> = turns.map(|project| Event::WarmWanted(WarmWanted { project })).collect();
+    tracing::info!(projects = turns.len(), "a tick of the night");
+    for events in turns.chunks(EVENTS_AT_ONCE) {
+        ports.publish(events).await?;
+    }
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "a line on standard output is how a metric leaves a function")]
+fn tell(project: &ProjectName, warmed: &Warmed, now: Timestamp) {
     match warmed {
         Warmed::Asked(Outcome::Started { id, .. }) => {
             tracing::info!(build.id = id, "build started to warm main");
+            let metrics = [("WarmBuildsStarted", Unit::Count, 1)];
+            println!("{}", emf::record(now, &[("Project", project.as_str())], &metrics));
         }
         Warmed::Asked(other) => tracing::info!(%project, outcome = ?other, "main is not warmed again"),
         Warmed::Skipped(why) => tracing::info!(%project, why, "main wants no warming"),
+        Warmed::Waits(why) => tracing::info!(%project, why, "main's warming waits"),
     }
 }

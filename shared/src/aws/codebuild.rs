@@ -5,11 +5,15 @@ use std::collections::BTreeMap;
 use aws_sdk_codebuild::operation::start_build::StartBuildError;
 use aws_sdk_codebuild::types::{self, EnvironmentVariableType, SortOrderType, StatusType};
 
+use jiff::Timestamp;
+
 use super::{Aws, call_error, timestamp};
 use crate::error::{CallError, Failure};
 use crate::handout;
 use crate::names::ProjectName;
-use crate::ports::{Build, BuildOrder, BuildStatus, ListProjects, Ordered, ReadBuilds, StartBuilds};
+use crate::ports::{
+    Build, BuildOrder, BuildStatus, ListProjects, MAX_BUILDS, Ordered, ReadBuilds, StartBuilds, StopBuilds,
+};
 
 /// How many ids one `BatchGetBuilds` may name.
 const BUILDS_PER_CALL: usize = 100;
@@ -20,7 +24,7 @@ impl StartBuilds for Aws {
         let mut environment = Vec::new();
         for (name, value) in &order.environment {
             let variable = types::EnvironmentVariable::builder()
-                .name(*name)
+                .name(name)
                 .value(value)
                 .r#type(EnvironmentVariableType::Plaintext)
                 .build()
@@ -60,21 +64,35 @@ fn is_token_mismatch(message: Option<&str>) -> bool {
     message.contains("mismatch") || message.contains("token")
 }
 
+impl StopBuilds for Aws {
+    async fn stop(&self, id: &str) -> Result<(), CallError> {
+        let answer = self.codebuild().stop_build().id(id).send().await;
+        answer.map(drop).map_err(|error| call_error("codebuild:StopBuild", id, error))
+    }
+}
+
 impl ReadBuilds for Aws {
-    async fn recent(&self, project: &ProjectName) -> Result<Vec<Build>, CallError> {
-        let answer = self
-            .codebuild()
-            .list_builds_for_project()
-            .project_name(project.as_str())
-            .sort_order(SortOrderType::Descending)
-            .send()
-            .await
-            .map_err(|error| call_error("codebuild:ListBuildsForProject", project, error));
-        match answer {
-            Ok(answer) => self.get(answer.ids()).await,
-            Err(error) if error.failure == Failure::NotFound => Ok(Vec::new()),
-            Err(error) => Err(error),
+    async fn recent(&self, project: &ProjectName, since: Option<Timestamp>) -> Result<Vec<Build>, CallError> {
+        let ids = self.codebuild().list_builds_for_project().project_name(project.as_str());
+        let mut pages = ids.sort_order(SortOrderType::Descending).into_paginator().send();
+        let mut builds: Vec<Build> = Vec::new();
+        while let Some(page) = pages.next().await {
+            let page = page.map_err(|error| call_error("codebuild:ListBuildsForProject", project, error));
+            let page = match page {
+                Ok(page) => page,
+                Err(error) if error.failure == Failure::NotFound => break,
+                Err(error) => return Err(error),
+            };
+            let mut of_page = self.get(page.ids()).await?;
+            // CodeBuild does not promise to answer in the order of the question.
+            of_page.sort_by_key(|build| std::cmp::Reverse(build.started_at));
+            builds.extend(of_page);
+            let reaches = |since| builds.last().is_none_or(|oldest| oldest.started_at < since);
+            if since.is_none_or(reaches) || builds.len() >= MAX_BUILDS {
+                break;
+            }
         }
+        Ok(builds)
     }
 
     async fn get(&self, ids: &[String]) -> Result<Vec<Build>, CallError> {

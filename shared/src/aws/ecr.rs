@@ -11,7 +11,8 @@ use super::{Aws, call_error, timestamp};
 use crate::error::{CallError, Failure};
 use crate::names::{CacheRepository, Digest, Tag};
 use crate::ports::{
-    Catalogue, CheckBlobs, Image, ListedImage, MountBlobs, Mounted, ReadBlobs, ReadImages, WriteImages,
+    Catalogue, CheckBlobs, FindDigests, Image, ListedImage, MountBlobs, Mounted, ReadBlobs, ReadImages,
+    WriteImages,
 };
 use crate::registry::{self, Authorize};
 
@@ -196,6 +197,22 @@ impl CheckBlobs for Aws {
             available.extend(layers.filter_map(|layer| Some(layer.layer_digest()?.to_owned())));
         }
         Ok(digests.iter().filter(|digest| !available.contains(digest.as_str())).cloned().collect())
+    }
+}
+
+impl FindDigests for Aws {
+    async fn digest_of(&self, repository: &CacheRepository, tag: &str) -> Result<Option<Digest>, CallError> {
+        let id = ImageIdentifier::builder().image_tag(tag).build();
+        let answer =
+            self.ecr().describe_images().repository_name(repository.as_str()).image_ids(id).send().await;
+        match answer.map_err(|error| call_error("ecr:DescribeImages", repository, error)) {
+            Ok(answer) => {
+                let digest = answer.image_details().first().and_then(|image| image.image_digest());
+                Ok(digest.and_then(|digest| Digest::new(digest).ok()))
+            }
+            Err(error) if error.failure == Failure::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 }
 

@@ -30,6 +30,12 @@ impl Warmth {
     pub fn built(&self) -> usize {
         self.steps - self.reused
     }
+
+    /// How many of a hundred steps were reused; `None` without steps.
+    #[must_use]
+    pub fn reused_percent(&self) -> Option<u8> {
+        u8::try_from((self.reused * 100).checked_div(self.steps)?).ok()
+    }
 }
 
 impl Cache {

@@ -11,6 +11,7 @@ mod schema;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -27,6 +28,10 @@ use pattern::{Names, Template};
 #[derive(Debug, Clone)]
 pub struct Policy {
     rules: Vec<Rule>,
+    /// The rules that name a project, by its name and by its repository: a policy may have one for each of thousands.
+    by_name: HashMap<ProjectName, usize>,
+    by_repository: HashMap<Repository, Vec<usize>>,
+    globs: Vec<usize>,
 }
 
 /// A project and what the policy says of it.
@@ -404,7 +409,24 @@ impl Rule {
 impl Policy {
     /// Reads a document; `source` is what messages call it, such as its path.
     pub fn parse(source: &str, text: &str) -> Result<Self, Mistakes> {
-        schema::parse(text).map(|rules| Self { rules }).map_err(|all| Mistakes::new(source, all))
+        schema::parse(text).map(Self::of_rules).map_err(|all| Mistakes::new(source, all))
+    }
+
+    fn of_rules(rules: Vec<Rule>) -> Self {
+        let mut by_name = HashMap::new();
+        let mut by_repository: HashMap<Repository, Vec<usize>> = HashMap::new();
+        let mut globs = Vec::new();
+        for (index, rule) in rules.iter().enumerate() {
+            let Some(name) = rule.names.plain() else {
+                globs.push(index);
+                continue;
+            };
+            by_name.entry(name.clone()).or_insert(index);
+            if let Ok(repository) = Repository::new(rule.repository.of(name)) {
+                by_repository.entry(repository).or_default().push(index);
+            }
+        }
+        Self { rules, by_name, by_repository, globs }
     }
 
     /// Reads the document in a file.
@@ -434,7 +456,8 @@ impl Policy {
     /// name has upper-case letters needs a rule of its own to be found by its repository.
     #[must_use]
     pub fn projects_of(&self, repository: &Repository) -> Vec<Project> {
-        let built_from = |rule: &Rule| {
+        let built_from = |&index: &usize| {
+            let rule = &self.rules[index];
             let name = match &rule.names {
                 Names::One(name) => name.clone(),
                 Names::Glob(_) => ProjectName::new(rule.repository.project_in(repository.as_str())?).ok()?,
@@ -443,7 +466,10 @@ impl Policy {
             let is_its_rule = self.rule_of(&name).is_some_and(|first| std::ptr::eq(first, rule));
             (is_its_rule && project.repository == *repository).then_some(project)
         };
-        self.rules.iter().filter_map(built_from).collect()
+        let named = self.by_repository.get(repository).into_iter().flatten();
+        let mut rules: Vec<usize> = named.chain(&self.globs).copied().collect();
+        rules.sort_unstable();
+        rules.iter().filter_map(built_from).collect()
     }
 
     /// The project whose builds export to this scope of this repository.
@@ -477,6 +503,9 @@ impl Policy {
     }
 
     fn rule_of(&self, name: &ProjectName) -> Option<&Rule> {
-        self.rules.iter().find(|rule| rule.names.matches(name))
+        let named = self.by_name.get(name).copied();
+        let glob = self.globs.iter().copied().find(|&index| self.rules[index].names.matches(name));
+        let first = named.into_iter().chain(glob).min()?;
+        self.rules.get(first)
     }
 }

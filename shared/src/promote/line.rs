@@ -28,6 +28,13 @@ struct Source {
     built: Built,
 }
 
+impl Source {
+    /// When it was built, if that was from scratch.
+    fn refreshed_at(&self) -> Option<Timestamp> {
+        matches!(&self.cause, Cause::Built(_, _, told) if told.refresh).then_some(self.built.at)
+    }
+}
+
 /// A cache as it was read.
 pub(super) struct Content {
     pub(super) manifest: Manifest,
@@ -42,13 +49,12 @@ pub(super) async fn advance(
     moves: Vec<Move>,
     now: Timestamp,
 ) -> Result<Outcome, Error> {
-    let Some(project) = moves.first().map(|one| one.project.clone()) else {
+    let Some((project, scope)) = moves.first().map(|one| (one.project.clone(), one.scope.clone())) else {
         return Ok(Outcome::Nothing { why: "nobody asked for a move".to_owned() });
     };
     let repository = &project.cache_repository;
-    let scope = Scope::of(&project.name);
     let line_tag = Tag::line(&scope, &line);
-    let Read { current, sources, asked, mut present } = read(ports, &project, &line, moves).await?;
+    let Read { current, sources, asked, mut present } = read(ports, &project, &scope, &line, moves).await?;
     let current = match current {
         None => None,
         Some(image) => {
@@ -68,7 +74,14 @@ pub(super) async fn advance(
 
     let mut provenance = before.clone().unwrap_or_default();
     provenance.project = Some(project.name.clone());
-    let known = current.as_ref().map(|(content, _)| &content.cache);
+    // A build from scratch takes the place of what the line held before it: otherwise nothing in it would ever be new.
+    let refreshed = sources.iter().filter_map(Source::refreshed_at).max();
+    if let Some(at) = refreshed.filter(|at| provenance.refreshed.is_none_or(|known| known < *at)) {
+        provenance.refreshed = Some(at);
+        sources.retain(|source| source.built.at >= at);
+    }
+    let is_replaced = provenance.refreshed != before.as_ref().and_then(|before| before.refreshed);
+    let known = current.as_ref().map(|(content, _)| &content.cache).filter(|_| !is_replaced);
     let own = prepare(&mut sources, known, &line, now);
     let mut adds = known.is_none();
     let mut builds = Vec::new();
@@ -76,23 +89,30 @@ pub(super) async fn advance(
         let is_new = known.is_none_or(|known| !known.contains(&content.cache));
         adds |= is_new;
         match cause {
-            Cause::Built(_, built) => {
+            Cause::Built(_, built, told) => {
                 let was_newest = before.as_ref().and_then(|before| before.built.as_ref());
                 if is_new || was_newest.is_none_or(|newest| newest.at < built.at) {
                     let warmth = content.cache.built_since(built.at);
-                    builds.push(Warmed { build: built.build.clone(), warmth });
+                    let before_percent = before.as_ref().and_then(|before| before.reused_percent);
+                    builds.push(Warmed { build: built.build.clone(), warmth, before_percent });
                 }
                 if provenance.built.as_ref().is_none_or(|newest| newest.at < built.at) {
                     provenance.built = Some(built.clone());
+                    provenance.reused_percent = content.cache.built_since(built.at).reused_percent();
+                    provenance.bases = told.bases.clone().or(provenance.bases);
                 }
             }
-            Cause::Merged(commit) if is_new => provenance.merged = Some(commit.clone()),
+            Cause::Merged(commit) if is_new => {
+                provenance.merged = Some(commit.clone());
+                provenance.merged_at = Some(now);
+            }
             Cause::Merged(_) => {}
         }
     }
     // Only other branches' builds need a commit's cache: what is on main is in main's line.
     if line != Line::Main {
-        try_join_all(sources.iter().map(|source| keep_commit(ports, &project, &line, source))).await?;
+        try_join_all(sources.iter().map(|source| keep_commit(ports, &project, &scope, &line, source)))
+            .await?;
     }
     if !adds && before.as_ref() == Some(&provenance) {
         return Ok(Outcome::Unchanged { line });
@@ -141,20 +161,20 @@ struct Read {
 async fn read(
     ports: &impl ReadImages,
     project: &Project,
+    scope: &Scope,
     line: &Line,
     moves: Vec<Move>,
 ) -> Result<Read, Error> {
-    let scope = Scope::of(&project.name);
     let mut built: BTreeMap<Tag, Cause> = BTreeMap::new();
     let mut merged: BTreeMap<Tag, Cause> = BTreeMap::new();
     for Move { cause, .. } in moves {
         match &cause {
-            Cause::Built(tag, _) => built.insert(tag.clone(), cause),
-            Cause::Merged(commit) => merged.insert(Tag::commit(&scope, commit), cause),
+            Cause::Built(tag, ..) => built.insert(tag.clone(), cause),
+            Cause::Merged(commit) => merged.insert(Tag::commit(scope, commit), cause),
         };
     }
     // Main comes along for the blobs that need no mounting, as a new branch has most of its blobs from there.
-    let lines = [Tag::line(&scope, line), Tag::line(&scope, &Line::Main)];
+    let lines = [Tag::line(scope, line), Tag::line(scope, &Line::Main)];
     let own: Vec<Tag> = lines.into_iter().chain(merged.keys().cloned()).collect();
     let exports: Vec<Tag> = built.keys().cloned().collect();
     let (own, exports) = if project.builds_repository.is_some() {
@@ -203,7 +223,7 @@ async fn believed(
         let content = read_cache(ports, repository, &image).await?;
         let believed = content.and_then(|content| {
             let built = match &cause {
-                Cause::Built(_, built) => built.clone(),
+                Cause::Built(_, built, _) => built.clone(),
                 Cause::Merged(commit) => built_of(&content.manifest, project, commit)?,
             };
             match rolled_back {
@@ -245,7 +265,7 @@ async fn brought(
     let to = &project.cache_repository;
     let mut brought = Vec::new();
     for source in sources {
-        if let Cause::Built(tag, _) = &source.cause {
+        if let Cause::Built(tag, ..) = &source.cause {
             let needed: BTreeSet<Digest> =
                 blobs(&source.content.manifest).into_iter().filter(|blob| !present.contains(blob)).collect();
             let mounts = stream::iter(&needed).map(|blob| ports.mount(to, from, blob));
@@ -276,17 +296,18 @@ async fn brought(
 async fn keep_commit(
     ports: &impl Ports,
     project: &Project,
+    scope: &Scope,
     line: &Line,
     source: &Source,
 ) -> Result<(), CallError> {
-    let Cause::Built(_, built) = &source.cause else { return Ok(()) };
+    let Cause::Built(_, built, _) = &source.cause else { return Ok(()) };
     let provenance = Provenance {
         built: Some(built.clone()),
         project: Some(project.name.clone()),
         ..Provenance::default()
     };
     let manifest = source.content.manifest.annotated(provenance.annotations(line));
-    let tag = Tag::commit(&Scope::of(&project.name), &built.commit);
+    let tag = Tag::commit(scope, &built.commit);
     let bytes = Bytes::from(manifest);
     ports.put_image(&project.cache_repository, &tag, cache::MANIFEST_MEDIA_TYPE, bytes).await
 }

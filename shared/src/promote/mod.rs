@@ -12,12 +12,16 @@ use jiff::Timestamp;
 
 use crate::cache::{self, Warmth};
 use crate::error::{CallError, Disposition};
-use crate::event::Event;
-use crate::handout::{Handed, MAX_COMMITS, importable};
-use crate::names::{CacheRepository, Commit, Digest, Line, ProjectName, Repository, Scope, Tag, TagKind};
+use crate::event::{BuildFailed, Event};
+use crate::handout::{Handed, MAX_COMMITS, importable, variable};
+use crate::names::{
+    CacheRepository, Commit, Digest, Line, ProjectName, Repository, Revision, Scope, Tag, TagKind,
+};
 use crate::policy::{Policy, Project};
-use crate::ports::{Build, BuildStatus, MountBlobs, ReadBlobs, ReadBuilds, ReadImages, WriteImages};
-use crate::provenance::Built;
+use crate::ports::{
+    Build, BuildStatus, MountBlobs, ReadBlobs, ReadBuilds, ReadImages, WriteImages, read_images,
+};
+use crate::provenance::{Built, Provenance};
 pub use sweep::sweep;
 
 /// The ports that promotion needs.
@@ -31,6 +35,13 @@ pub enum Hint {
     Built {
         /// Its id.
         build: String,
+    },
+    /// A build has failed.
+    Failed {
+        /// Its id.
+        build: String,
+        /// How, in `CodeBuild`'s words.
+        status: String,
     },
     /// An export arrived; its build may have ended long ago, and its event been lost.
     Exported {
@@ -47,6 +58,8 @@ pub enum Hint {
         line: Line,
         /// The commits.
         commits: Vec<Commit>,
+        /// The line of the branch that was merged and the start of its head's hash, where the forge tells no more.
+        head: Option<(Line, Revision)>,
     },
 }
 
@@ -58,6 +71,9 @@ impl Hint {
             Event::BuildStateChange(change) if change.build_status == "SUCCEEDED" => {
                 Some(Self::Built { build: change.id().to_owned() })
             }
+            Event::BuildStateChange(change) if change.has_failed() => {
+                Some(Self::Failed { build: change.id().to_owned(), status: change.build_status.clone() })
+            }
             Event::ImageAction(action) if action.action_type == "PUSH" && action.result == "SUCCESS" => {
                 // Lines, commits and history are Stoker's own writes: the story ends here.
                 let tag = action.image_tag.clone()?;
@@ -66,15 +82,21 @@ impl Hint {
                     .then(|| Self::Exported { repository: action.repository_name.clone(), tag })
             }
             // A fork's head was built by nobody that main could believe.
-            Event::PullRequestMerged(pull) if !pull.from_fork => Some(Self::Merged {
-                repository: pull.repository.clone(),
-                line: Line::of_branch(&pull.base, &pull.default_branch),
-                commits: pull.commit.commit().into_iter().collect(),
-            }),
+            Event::PullRequestMerged(pull) if !pull.from_fork => {
+                let commit = pull.commit.commit();
+                let branch = Line::of_branch(&pull.branch, &pull.default_branch);
+                Some(Self::Merged {
+                    repository: pull.repository.clone(),
+                    line: Line::of_branch(&pull.base, &pull.default_branch),
+                    head: commit.is_none().then(|| (branch, pull.commit.clone())),
+                    commits: commit.into_iter().collect(),
+                })
+            }
             Event::BranchPushed(push) if push.to_default_branch => Some(Self::Merged {
                 repository: push.repository.clone(),
                 line: Line::Main,
                 commits: push.commits.clone(),
+                head: None,
             }),
             _ => None,
         }
@@ -102,6 +124,8 @@ pub enum Outcome {
         /// The line.
         line: Line,
     },
+    /// A build that Stoker started has failed: people want to know.
+    Failed(BuildFailed),
     /// There is nothing to promote, and why.
     Nothing {
         /// Why.
@@ -116,6 +140,8 @@ pub struct Warmed {
     pub build: String,
     /// How warm it was.
     pub warmth: Warmth,
+    /// How many of a hundred steps of its line's build before came out of the cache, where that is known.
+    pub before_percent: Option<u8>,
 }
 
 /// Promotion failed.
@@ -176,6 +202,7 @@ struct Move {
     /// The hint's place in the batch.
     hint: usize,
     project: Project,
+    scope: Scope,
     cause: Cause,
 }
 
@@ -183,20 +210,29 @@ struct Move {
 #[derive(Debug, Clone)]
 enum Cause {
     /// A build's export, under this tag of the repository that builds write to.
-    Built(Tag, Built),
+    Built(Tag, Built, Told),
     /// A commit's cache.
     Merged(Commit),
 }
 
+/// What else a build was started with.
+#[derive(Debug, Clone, Default)]
+struct Told {
+    /// It was to build from scratch.
+    refresh: bool,
+    /// A digest over the base images.
+    bases: Option<String>,
+}
+
 /// The moves of one line, which are one read and one write of it.
-type Moves = BTreeMap<(ProjectName, Line), Vec<Move>>;
+type Moves = BTreeMap<(ProjectName, Scope, Line), Vec<Move>>;
 
 /// Handles a batch of hints; answers each in its place. Lines are handled at the same time and fail apart; an error
 /// of a line is the answer to every hint for it.
 pub async fn promote(ports: &impl Ports, policy: &Policy, hints: &[Hint], now: Timestamp) -> Vec<Answer> {
     let mut answers: Vec<Answer> = hints.iter().map(|_| Ok(Vec::new())).collect();
     let moves = gather(ports, policy, hints, &mut answers).await;
-    let moved = join_all(moves.into_iter().map(|((_, line), moves)| async move {
+    let moved = join_all(moves.into_iter().map(|((_, _, line), moves)| async move {
         let hints: BTreeSet<usize> = moves.iter().map(|one| one.hint).collect();
         (hints, line::advance(ports, line, moves, now).await.map_err(Arc::new))
     }))
@@ -228,7 +264,7 @@ async fn gather(ports: &impl Ports, policy: &Policy, hints: &[Hint], answers: &m
         name.is_some_and(|name| policy.project(&name).is_some())
     };
     let built = hints.iter().filter_map(|hint| match hint {
-        Hint::Built { build } if is_served(build) => Some(build.clone()),
+        Hint::Built { build } | Hint::Failed { build, .. } if is_served(build) => Some(build.clone()),
         _ => None,
     });
     let ids: Vec<String> = built.collect::<BTreeSet<_>>().into_iter().collect();
@@ -237,28 +273,34 @@ async fn gather(ports: &impl Ports, policy: &Policy, hints: &[Hint], answers: &m
 
     for (index, hint) in hints.iter().enumerate() {
         let gathered = match (hint, &builds) {
-            (Hint::Built { build }, _) if !is_served(build) => {
+            (Hint::Built { build } | Hint::Failed { build, .. }, _) if !is_served(build) => {
                 Ok(Err("the policy does not name the project".to_owned()))
             }
-            (Hint::Built { .. }, Err(error)) => Err(Arc::clone(error)),
+            (Hint::Built { .. } | Hint::Failed { .. }, Err(error)) => Err(Arc::clone(error)),
+            (Hint::Failed { build, status }, Ok(builds)) => {
+                let build = builds.iter().find(|known| known.id == *build);
+                answers[index] = Ok(vec![failed(build, status)]);
+                continue;
+            }
             (Hint::Built { build }, Ok(builds)) => Ok(match builds.iter().find(|known| known.id == *build) {
                 None => Err("CodeBuild does not know the build".to_owned()),
-                Some(build) => built_move(policy, build).map(|one| vec![one]),
+                Some(build) => built_moves(policy, build),
             }),
             (Hint::Exported { repository, tag }, _) => {
                 exported_move(ports, policy, repository, tag).await.map_err(|e| Arc::new(e.into()))
             }
-            (Hint::Merged { repository, line, commits }, _) => {
-                Ok(Ok(merged_moves(policy, repository, line, commits)))
+            (Hint::Merged { repository, line, commits, head }, _) => {
+                let moves = merged_moves(ports, policy, repository, line, commits, head.as_ref()).await;
+                moves.map(Ok).map_err(|error| Arc::new(error.into()))
             }
         };
         match gathered {
             Err(error) => answers[index] = Err(error),
             Ok(Err(why)) => answers[index] = Ok(vec![Outcome::Nothing { why }]),
             Ok(Ok(found)) => {
-                for (project, line, cause) in found {
-                    let key = (project.name.clone(), line);
-                    moves.entry(key).or_default().push(Move { hint: index, project, cause });
+                for Found { project, scope, line, cause } in found {
+                    let key = (project.name.clone(), scope.clone(), line);
+                    moves.entry(key).or_default().push(Move { hint: index, project, scope, cause });
                 }
             }
         }
@@ -266,10 +308,17 @@ async fn gather(ports: &impl Ports, policy: &Policy, hints: &[Hint], answers: &m
     moves
 }
 
-type Found = (Project, Line, Cause);
+/// A move, and of what.
+struct Found {
+    project: Project,
+    scope: Scope,
+    line: Line,
+    cause: Cause,
+}
 
-/// The move that a build's end asks for, if it is a build that Stoker handed an export tag and that ended well.
-fn built_move(policy: &Policy, build: &Build) -> Result<Found, String> {
+/// The moves that a build's end asks for, one for each target that it exported, if it is a build that Stoker handed
+/// export tags and that ended well.
+fn built_moves(policy: &Policy, build: &Build) -> Result<Vec<Found>, String> {
     let project = policy.project(&build.project).ok_or("the policy does not name the project")?;
     if build.status != BuildStatus::Succeeded {
         return Err("the build has not succeeded".to_owned());
@@ -281,18 +330,43 @@ fn built_move(policy: &Policy, build: &Build) -> Result<Found, String> {
                 .to_owned(),
         );
     }
-    let export = handed.export.ok_or("the build was not to write a cache")?;
-    let source = match Tag::parse(&export) {
-        Some((scope, TagKind::Export(key))) if scope == Scope::of(&project.name) => Tag::export(&scope, &key),
-        _ => return Err("the build's export tag is not one of its scope".to_owned()),
-    };
+    if handed.exports.is_empty() {
+        return Err("the build was not to write a cache".to_owned());
+    }
     let resolved = build.resolved_commit.as_deref().and_then(|commit| Commit::new(commit).ok());
     let commit = resolved.or_else(|| handed.commit.clone()).ok_or("the build's commit is not known")?;
-    if handed.commit.is_some_and(|told| told != commit) {
+    if handed.commit.as_ref().is_some_and(|told| *told != commit) {
         return Err("the build built another commit than it was told to".to_owned());
     }
     let built = Built { at: build.started_at, commit, build: build.id.clone() };
-    Ok((project, handed.line, Cause::Built(source, built)))
+    // What a build says of itself must not push out what its line holds.
+    let told =
+        if build.claims { Told::default() } else { Told { refresh: handed.refresh, bases: handed.bases } };
+    let moves = handed.exports.iter().map(|export| match Tag::parse(export) {
+        Some((scope, TagKind::Export(key))) if project.has_scope(&scope) => {
+            let cause = Cause::Built(Tag::export(&scope, &key), built.clone(), told.clone());
+            Ok(Found { project: project.clone(), scope, line: handed.line.clone(), cause })
+        }
+        _ => Err("the build's export tag is not one of its project's".to_owned()),
+    });
+    moves.collect()
+}
+
+/// A failure that concerns Stoker's users: of a build that Stoker started.
+fn failed(build: Option<&Build>, status: &str) -> Outcome {
+    let started = build.filter(|build| !build.claims);
+    let Some((build, handed)) = started.and_then(|build| Some((build, Handed::read(&build.environment)?)))
+    else {
+        return Outcome::Nothing { why: "the build that failed was not started by Stoker".to_owned() };
+    };
+    Outcome::Failed(BuildFailed {
+        project: build.project.clone(),
+        build: build.id.clone(),
+        line: handed.line.to_string(),
+        commit: handed.commit,
+        reason: build.environment.get(variable::REASON).cloned().unwrap_or_default(),
+        status: status.to_owned(),
+    })
 }
 
 /// Looks at an export that arrived, and for its build: usually that is still running, and its end is the next hint.
@@ -324,22 +398,54 @@ async fn exported_move(
             }
         }
     }
-    let builds = ports.recent(&project.name).await?;
-    let exported =
-        |build: &&Build| Handed::read(&build.environment).is_some_and(|h| h.export.as_deref() == Some(tag));
+    let builds = ports.recent(&project.name, None).await?;
+    let exported = |build: &&Build| {
+        Handed::read(&build.environment).is_some_and(|handed| handed.exports.iter().any(|own| own == tag))
+    };
     Ok(match builds.iter().find(exported) {
         None => Err("no build of Stoker's was told to write the export".to_owned()),
-        Some(build) => built_move(policy, build).map(|one| vec![one]),
+        Some(build) => built_moves(policy, build),
     })
 }
 
-fn merged_moves(policy: &Policy, repository: &Repository, line: &Line, commits: &[Commit]) -> Vec<Found> {
-    let newest = commits.iter().rev().take(MAX_COMMITS);
-    let projects = policy.projects_of(repository).into_iter();
-    projects
-        .filter(|project| project.promotion.into_line(line))
-        .flat_map(|project| {
-            newest.clone().map(move |commit| (project.clone(), line.clone(), Cause::Merged(commit.clone())))
-        })
-        .collect()
+async fn merged_moves(
+    ports: &impl ReadImages,
+    policy: &Policy,
+    repository: &Repository,
+    line: &Line,
+    commits: &[Commit],
+    head: Option<&(Line, Revision)>,
+) -> Result<Vec<Found>, CallError> {
+    let mut moves = Vec::new();
+    for project in policy.projects_of(repository) {
+        if !project.promotion.into_line(line) {
+            continue;
+        }
+        let named = match head {
+            Some((branch, head)) => whole(ports, &project, branch, head).await?,
+            None => None,
+        };
+        for commit in named.iter().chain(commits.iter().rev()).take(MAX_COMMITS) {
+            moves.extend(project.scopes().map(|scope| Found {
+                project: project.clone(),
+                scope: scope.clone(),
+                line: line.clone(),
+                cause: Cause::Merged(commit.clone()),
+            }));
+        }
+    }
+    Ok(moves)
+}
+
+/// The commit whose hash begins like this, if it is the newest that the branch's line holds a build of.
+async fn whole(
+    ports: &impl ReadImages,
+    project: &Project,
+    branch: &Line,
+    head: &Revision,
+) -> Result<Option<Commit>, CallError> {
+    let lines: Vec<Tag> = project.scopes().map(|scope| Tag::line(scope, branch)).collect();
+    let images = read_images(ports, &project.cache_repository, &lines).await?;
+    let built = images.iter().flatten().filter_map(|image| Provenance::of_manifest(&image.manifest)?.built);
+    Ok(built.map(|built| built.commit).find(|commit| head.names(commit)))
 }

@@ -62,29 +62,33 @@ async fn look(
     project: &Project,
     now: Timestamp,
 ) -> Result<Found, Error> {
-    let recent = ports.recent(&project.name).await?;
+    let recent = ports.recent(&project.name, Some(now - REACH)).await?;
     let recent = recent.iter().filter(|build| now.duration_since(build.started_at) < REACH);
     let recent: Vec<(&Build, Handed)> =
         recent.filter_map(|build| Some((build, Handed::read(&build.environment)?))).collect();
     let commits: BTreeSet<Commit> =
         recent.iter().filter_map(|(build, handed)| commit_of(build, handed)).collect();
-    let scope = Scope::of(&project.name);
-    let commits = commits.iter().map(|commit| Tag::commit(&scope, commit));
-    let tags: Vec<Tag> = [Tag::line(&scope, &Line::Main)].into_iter().chain(commits).collect();
+    let of_scope = |scope: &Scope| {
+        let commits: Vec<Tag> = commits.iter().map(|commit| Tag::commit(scope, commit)).collect();
+        [Tag::line(scope, &Line::Main)].into_iter().chain(commits)
+    };
+    let tags: Vec<Tag> = project.scopes().flat_map(of_scope).collect();
     let images = read_images(ports, &project.cache_repository, &tags).await?;
     let known: BTreeMap<&Tag, Image> =
         tags.iter().zip(images).filter_map(|(tag, image)| Some((tag, image?))).collect();
 
-    let is_known = |build: &Build, handed: &Handed| {
+    let is_known_in = |build: &Build, handed: &Handed, scope: &Scope| {
         let tag = match &handed.line {
-            Line::Main => Some(Tag::line(&scope, &Line::Main)),
-            _ => commit_of(build, handed).map(|commit| Tag::commit(&scope, &commit)),
+            Line::Main => Some(Tag::line(scope, &Line::Main)),
+            _ => commit_of(build, handed).map(|commit| Tag::commit(scope, &commit)),
         };
         let newest = tag.and_then(|tag| Provenance::of_manifest(&known.get(&tag)?.manifest)?.built);
         newest.is_some_and(|newest| newest.at >= build.started_at)
     };
+    let is_known =
+        |build: &Build, handed: &Handed| project.scopes().all(|scope| is_known_in(build, handed, scope));
     let exported = recent.iter().filter(|(build, handed)| {
-        build.status == BuildStatus::Succeeded && handed.export.is_some() && !is_known(build, handed)
+        build.status == BuildStatus::Succeeded && !handed.exports.is_empty() && !is_known(build, handed)
     });
     let built = exported.map(|(build, _)| Hint::Built { build: build.id.clone() }).collect();
     let mut commits = BTreeSet::new();
@@ -96,6 +100,7 @@ async fn look(
         repository: project.repository.clone(),
         line: Line::Main,
         commits: merged,
+        head: None,
     });
     mend(ports, project).await?;
     Ok(Found { built, merged: merged.into_iter().collect() })
@@ -108,10 +113,10 @@ fn commit_of(build: &Build, handed: &Handed) -> Option<Commit> {
 
 /// Takes from lines what they hold on layers that cannot be read any more: a build that is handed such a cache fails.
 async fn mend(ports: &(impl Ports + CheckBlobs + Catalogue), project: &Project) -> Result<(), Error> {
-    let (scope, repository) = (Scope::of(&project.name), &project.cache_repository);
+    let repository = &project.cache_repository;
     let images = ports.list(repository).await?;
     let tags = images.iter().flat_map(|image| &image.tags);
-    let is_line = |tag: &&String| matches!(Tag::parse(tag), Some((of, TagKind::Line(_))) if of == scope);
+    let is_line = |tag: &&String| matches!(Tag::parse(tag), Some((scope, TagKind::Line(_))) if project.has_scope(&scope));
     let tags: Vec<Tag> = tags.filter(is_line).filter_map(|tag| Tag::known(tag)).collect();
     let images = read_images(ports, repository, &tags).await?;
     let lines = tags.into_iter().zip(images).filter_map(|(tag, image)| {
