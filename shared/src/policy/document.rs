@@ -6,12 +6,16 @@ use std::fmt;
 
 use saphyr::{LoadableYamlNode as _, MarkedYaml, Marker, Scalar, YamlData};
 
+use super::pattern::PROJECT;
+
 /// Largest document, in bytes.
 pub const MAX_BYTES: usize = 1024 * 1024;
 /// Deepest indentation, in columns, of all but comments. Bounds the nesting, and with it the stack that the YAML parser takes.
 pub const MAX_INDENT: usize = 40;
 /// No field's name comes close; the distance to longer ones is not worth its time.
 const LONGEST_GUESS: usize = 40;
+/// What to do about `{project}/caches`, which YAML takes for fields.
+const BRACES: &str = "; a value that starts with `{` has to be in quotes";
 
 /// One thing that is wrong with a document, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -137,7 +141,7 @@ impl<'y> Node<'y> {
             }
             YamlData::Value(Scalar::String(_)) | YamlData::Representation(..) => ("text", ""),
             YamlData::Sequence(_) => ("a list", ""),
-            YamlData::Mapping(_) => ("fields", ""),
+            YamlData::Mapping(_) => ("fields", BRACES),
             YamlData::Tagged(..) | YamlData::Alias(_) | YamlData::BadValue => {
                 ("a tagged value", "; a value that starts with `!` has to be in quotes")
             }
@@ -368,8 +372,10 @@ pub(super) fn load(text: &str) -> Result<MarkedYaml<'_>, Mistake> {
     let documents = MarkedYaml::load_from_str(text).map_err(|error| {
         let place = Place::marked(*error.marker(), String::new());
         let line = text.lines().nth(place.line.saturating_sub(1)).unwrap_or_default();
+        let before: String = line.chars().take(place.column - 1).collect();
         let hint = match line.chars().nth(place.column - 1) {
             Some('*') => "; a value that starts with `*` has to be in quotes",
+            _ if before.trim_end().ends_with(PROJECT) => BRACES,
             _ => "",
         };
         place.mistake(format!("this is not a YAML document: {}{hint}", error.info()))

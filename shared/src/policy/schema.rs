@@ -193,7 +193,7 @@ fn missing_of_forks(settings: &Settings) -> Vec<(&'static str, &'static str)> {
     let mut missing = Vec::new();
     if forks.build != ForkBuilds::None && settings.fork_project.is_none() {
         let text = "forks are built by a CodeBuild project of their own, whose role writes nothing: set \
-                    `builds.forks.project`, such as `{project}-forks`";
+                    `builds.forks.project`, such as `\"{project}-forks\"`";
         missing.push(("builds.forks.project", text));
     }
     if forks.build == ForkBuilds::AfterApproval && forks.approvers.is_empty() {
@@ -209,7 +209,7 @@ fn wrong_fork_project(
     template: &Template,
     served: &BTreeMap<&ProjectName, &Draft<'_>>,
 ) -> Option<String> {
-    let need = "forks need a project of their own, such as `{project}-forks`, whose role writes nothing";
+    let need = "forks need a project of their own, such as `\"{project}-forks\"`, whose role writes nothing";
     let taken = |fork: &ProjectName| {
         let rule = served.get(fork)?.fields.place.path();
         Some(format!("`{fork}` is the project of {rule}; {need}"))

@@ -911,9 +911,24 @@ fn a_glob_that_excludes_without_quotes_is_told_to_take_some() {
 }
 
 #[test]
+fn a_template_that_begins_with_a_brace_is_told_to_take_quotes() {
+    for text in ["cache-repository: {project}/caches", "builds:\n    forks:\n      project: {project}-forks"]
+    {
+        let found = mistakes_after_version(&format!("defaults:\n  {text}\n"));
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].ends_with("; a value that starts with `{` has to be in quotes"), "{found:?}");
+    }
+    for text in ["{ project: {project}-forks }", "{ project: {project} }"] {
+        let found = mistakes_after_version(&format!("defaults: {{ builds: {{ forks: {text} }} }}\n"));
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].ends_with("; a value that starts with `{` has to be in quotes"), "{found:?}");
+    }
+}
+
+#[test]
 fn forks_are_built_by_a_project_of_their_own() {
     let project = "builds.forks.project";
-    let need = "forks need a project of their own, such as `{project}-forks`, whose role writes nothing";
+    let need = "forks need a project of their own, such as `\"{project}-forks\"`, whose role writes nothing";
     let forks = |fields: &str| mistake_in_rule(&format!("builds: {{ forks: {{ {fields} }} }}"));
     for text in ["app", "'{project}'", "APP"] {
         let found = forks(&format!("build: read-only, project: {text}"));
@@ -923,7 +938,7 @@ fn forks_are_built_by_a_project_of_their_own() {
     assert_eq!(
         forks("build: read-only"),
         "projects[0].builds.forks.build: forks are built by a CodeBuild project of their own, whose role writes nothing: \
-         set `builds.forks.project`, such as `{project}-forks`"
+         set `builds.forks.project`, such as `\"{project}-forks\"`"
     );
     assert_eq!(
         forks("build: after-approval, project: app-forks"),
@@ -971,7 +986,7 @@ fn no_project_that_a_rule_serves_by_name_builds_forks() {
 "
         ))
     };
-    let need = "forks need a project of their own, such as `{project}-forks`, whose role writes nothing";
+    let need = "forks need a project of their own, such as `\"{project}-forks\"`, whose role writes nothing";
     for (web, forks, wrong) in [
         ("team-web", "{project}-forks", "`team-web-forks` is the project of projects[1]"),
         ("team-web", "api", "`api` is the project of projects[0]"),
