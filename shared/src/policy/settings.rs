@@ -30,13 +30,13 @@ pub(super) const SETTINGS: &[&str] = &[
     "warm",
     "retention",
 ];
-const TARGET: &[&str] = &["name", "platforms"];
-const BUILDS: &[&str] =
+pub(super) const TARGET: &[&str] = &["name", "platforms"];
+pub(super) const BUILDS: &[&str] =
     &["start", "on", "branches", "paths", "skip-marks", "skip-labels", "drafts", "superseded", "forks"];
-const FORKS: &[&str] = &["build", "project", "approvers"];
-const EXPORT: &[&str] = &["builds", "mode", "compression"];
-const WARM: &[&str] = &["after-merge", "stale-after", "refresh", "base-images"];
-const RETENTION: &[&str] = &["mode", "lease", "idle-branch"];
+pub(super) const FORKS: &[&str] = &["build", "project", "approvers"];
+pub(super) const EXPORT: &[&str] = &["builds", "mode", "compression"];
+pub(super) const WARM: &[&str] = &["after-merge", "stale-after", "refresh", "base-images"];
+pub(super) const RETENTION: &[&str] = &["mode", "lease", "idle-branch"];
 
 /// What holds where a document says nothing.
 pub(super) fn built_in() -> Result<Settings, String> {

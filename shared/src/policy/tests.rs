@@ -66,6 +66,39 @@ fn the_glob_that_the_shipped_policy_explains_works_once_it_is_no_comment() {
 }
 
 #[test]
+fn the_shipped_policy_and_the_reference_have_every_field() {
+    let shipped = include_str!("../../../policy/stoker.yaml");
+    let reference = include_str!("../../../docs/policy.md");
+    let sections = [
+        settings::SETTINGS,
+        settings::BUILDS,
+        settings::FORKS,
+        settings::EXPORT,
+        settings::WARM,
+        settings::RETENTION,
+    ];
+    for field in sections.concat() {
+        assert!(shipped.contains(&format!("  {field}:")), "{field}");
+        let titled = format!("{field}`: ");
+        assert!(reference.contains(&format!("\n| `{field}` |")) || reference.contains(&titled), "{field}");
+    }
+    for field in settings::TARGET {
+        assert!(reference.contains(&format!("\n| `targets[].{field}` |")), "{field}");
+    }
+}
+
+#[test]
+fn the_example_of_the_reference_is_a_policy() {
+    let reference = include_str!("../../../docs/policy.md");
+    let (_, rest) = reference.split_once("```yaml\n").unwrap();
+    let policy = policy(rest.split_once("```").unwrap().0);
+    let app = policy.project(&name("app")).unwrap();
+    assert_eq!(app.targets.len(), 3);
+    assert_eq!(app.builds.forks.project, Some(name("app-forks")));
+    assert_eq!(policy.project(&name("team-web")).unwrap().warm.refresh, Some(DAY * 30));
+}
+
+#[test]
 fn what_a_document_leaves_out_has_the_built_in_value() {
     let app = policy(TWO_RULES).project(&name("app")).unwrap();
     let expected = Project {
