@@ -29,7 +29,7 @@ fuzz_target!(|bytes: &[u8]| {
     for forge in Forge::ALL {
         check(read(forge, name.unwrap_or_default(), body, &default_branch_of));
         let secrets = [b"secret".to_vec(), b"whsec_c2VjcmV0".to_vec()];
-        assert!(verify(forge, &secrets, &|_: &str| name, body, jiff::Timestamp::UNIX_EPOCH).is_err());
+        let _ = verify(forge, &secrets, &|_: &str| name, body, jiff::Timestamp::UNIX_EPOCH);
     }
     if let Ok(event) = serde_json::from_slice(body) {
         check(codecommit::read(&event, &default_branch_of));

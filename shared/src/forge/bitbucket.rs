@@ -175,7 +175,7 @@ struct PullRequestBody {
 }
 
 #[derive(Deserialize)]
-struct Actor {
+struct User {
     #[serde(default)]
     account_id: Option<String>,
 }
@@ -184,12 +184,12 @@ struct Actor {
 struct ApprovalBody {
     #[serde(default)]
     date: Moment,
+    #[serde(default)]
+    user: Option<User>,
 }
 
 #[derive(Deserialize)]
 struct PullRequestPayload {
-    #[serde(default)]
-    actor: Option<Actor>,
     #[serde(default)]
     approval: Option<ApprovalBody>,
     repository: RepositoryPayload,
@@ -207,14 +207,21 @@ fn read_pull_request(
         return Ok(Meaning::Ignored(NO_PROJECT));
     };
     let pull = payload.pullrequest;
+    let (merged, ended) = (pull.state == "MERGED", pull.state != "OPEN");
+    // The header is not signed: what was signed has to say the same.
+    let change = match event {
+        "pullrequest:created" if !ended => Change::Opened,
+        "pullrequest:updated" if !ended => Change::Pushed,
+        "pullrequest:approved" if !ended => Change::default(),
+        "pullrequest:fulfilled" if merged => Change::Ended,
+        "pullrequest:rejected" if ended && !merged => Change::Ended,
+        _ => return Ok(Meaning::Ignored("a pull request in another state than this event leaves it in")),
+    };
     let Some(ShortCommit { hash: commit }) = pull.source.commit else {
         return Ok(Meaning::Ignored("a pull request without a head"));
     };
     let source = pull.source.repository.as_ref().map(|source| &source.full_name);
-    let merged = event == "pullrequest:fulfilled";
-    let approved = event == "pullrequest:approved";
-    let approved_at = payload.approval.and_then(|approval| approval.date.0);
-    let pull_request = PullRequest {
+    let mut pull_request = PullRequest {
         from_fork: source != Some(&payload.repository.full_name),
         repository,
         number: pull.id,
@@ -223,29 +230,22 @@ fn read_pull_request(
         base: pull.destination.branch.name,
         default_branch,
         merge_commit: pull.merge_commit.map(|commit| commit.hash).filter(|_| merged),
-        change: match event {
-            "pullrequest:updated" => Change::Pushed,
-            "pullrequest:fulfilled" | "pullrequest:rejected" => Change::Ended,
-            _ => Change::Opened,
-        },
+        change,
         draft: pull.draft,
         labels: Vec::new(),
         reference: None,
-        // An approval need not change the pull request's own date, which may be weeks ago.
-        updated_at: if approved { approved_at } else { pull.updated_on.0 },
+        updated_at: pull.updated_on.0,
     };
-    Ok(match event {
-        "pullrequest:fulfilled" => Meaning::one(Event::PullRequestMerged(pull_request)),
-        "pullrequest:rejected" => Meaning::one(Event::PullRequestClosed(pull_request)),
-        "pullrequest:approved" if pull.state != "OPEN" => Meaning::Ignored("an approval of what has ended"),
-        "pullrequest:approved" => {
-            // Nicknames are neither unique nor lasting: anybody could take that of an approver.
-            let id = payload.actor.and_then(|actor| actor.account_id);
-            let Some(approver) = id.and_then(|id| payload::account(&id)) else {
-                return Ok(Meaning::Ignored("an approval by nobody"));
-            };
-            Meaning::one(Event::PullRequestApproved(Approval { pull_request, approver, commit }))
-        }
-        _ => Meaning::one(Event::PullRequestUpdated(pull_request)),
-    })
+    if event == "pullrequest:approved" {
+        // Nicknames are neither unique nor lasting: anybody could take that of an approver.
+        let id = payload.approval.as_ref().and_then(|approval| approval.user.as_ref()?.account_id.as_deref());
+        let Some(approver) = id.and_then(payload::account) else {
+            return Ok(Meaning::Ignored("an approval by nobody"));
+        };
+        // An approval need not change the pull request's own date, which may be weeks ago.
+        pull_request.updated_at = payload.approval.and_then(|approval| approval.date.0);
+        let approval = Approval { pull_request, approver, commit };
+        return Ok(Meaning::one(Event::PullRequestApproved(approval)));
+    }
+    Ok(payload::pull_request(pull_request, merged))
 }

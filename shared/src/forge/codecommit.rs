@@ -179,9 +179,5 @@ fn read_pull_request(
         reference: None,
         updated_at: envelope.time.0,
     };
-    Ok(Meaning::one(match change {
-        Change::Ended if merged => Event::PullRequestMerged(pull),
-        Change::Ended => Event::PullRequestClosed(pull),
-        _ => Event::PullRequestUpdated(pull),
-    }))
+    Ok(payload::pull_request(pull, merged))
 }

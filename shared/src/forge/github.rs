@@ -216,11 +216,7 @@ fn read_pull_request(body: &[u8]) -> Result<Meaning, serde_json::Error> {
     };
     let merged = change == Change::Ended && payload.pull_request.merged;
     let pull = payload.pull_request.event(payload.repository, change, merged)?;
-    Ok(Meaning::one(match change {
-        Change::Ended if merged => Event::PullRequestMerged(pull),
-        Change::Ended => Event::PullRequestClosed(pull),
-        _ => Event::PullRequestUpdated(pull),
-    }))
+    Ok(payload::pull_request(pull, merged))
 }
 
 #[derive(Deserialize)]

@@ -293,9 +293,5 @@ fn read_merge_request(body: &[u8]) -> Result<Meaning, serde_json::Error> {
         let approval = Approval { pull_request: pull, approver, commit };
         return Ok(Meaning::one(Event::PullRequestApproved(approval)));
     }
-    Ok(Meaning::one(match change {
-        Change::Ended if merged => Event::PullRequestMerged(pull),
-        Change::Ended => Event::PullRequestClosed(pull),
-        _ => Event::PullRequestUpdated(pull),
-    }))
+    Ok(payload::pull_request(pull, merged))
 }

@@ -219,7 +219,8 @@ pub fn read(
 pub fn check_age(event: &mut Event, now: Timestamp) -> Result<(), Refusal> {
     let Some(signed_at) = event.signed_at() else { return Ok(()) };
     let age = now.duration_since(signed_at);
-    if age > MAX_AGE {
+    // A deletion that comes again deletes nothing that was pushed after it, and its date is the repository's last push.
+    if age > MAX_AGE && !matches!(event, Event::BranchDeleted(_)) {
         return Err(Refusal::Stale);
     }
     if age < -MAX_AHEAD {

@@ -6,6 +6,8 @@ use jiff::Timestamp;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
+use super::Meaning;
+use crate::event::{Change, Event, PullRequest};
 use crate::names::{Branch, Commit, Repository};
 
 /// Most paths of a push that an event carries.
@@ -68,6 +70,15 @@ pub(super) fn repository(web_address: &str) -> Result<Repository, serde_json::Er
 pub(super) fn branch(reference: &str) -> Result<Option<Branch>, serde_json::Error> {
     let branch = reference.strip_prefix("refs/heads/").map(Branch::new).transpose();
     branch.map_err(serde_json::Error::custom)
+}
+
+/// What a pull request means by what changed about it.
+pub(super) fn pull_request(pull: PullRequest, merged: bool) -> Meaning {
+    Meaning::one(match pull.change {
+        Change::Ended if merged => Event::PullRequestMerged(pull),
+        Change::Ended => Event::PullRequestClosed(pull),
+        _ => Event::PullRequestUpdated(pull),
+    })
 }
 
 /// A label, or the name of an account, unless nobody would write one as long.
