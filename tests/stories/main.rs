@@ -18,5 +18,6 @@ mod retention;
 mod roles;
 mod starting;
 mod sweep;
+mod table;
 mod warming;
 mod workspace;
