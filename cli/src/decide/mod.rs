@@ -23,15 +23,16 @@ mod render;
 use input::{Asked, Given, Sender};
 use lookup::{Handed, Registry};
 
-/// Says what Stoker would do with an event under a policy: which function does what for which project, which key of the \
-/// policy says so, and what each build would be handed
+/// Says what Stoker would do with an event under a policy, which key of the policy says so, and what each build would be handed
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   stoker decide --offline events/receive-webhook-push.json
   stoker decide --forge github --event push --offline payload.json
-  pbpaste | stoker decide --forge gitlab --event 'Merge Request Hook' --offline
-  stoker decide --registry 123456789012.dkr.ecr.eu-central-1.amazonaws.com events/start-build-branch-pushed.json
+  stoker decide --forge gitlab --event 'Merge Request Hook' --offline < payload.json
+  gh api repos/example/app/hooks/1/deliveries/2 --jq .request.payload |
+    stoker decide --forge github --event pull_request --offline
+  stoker decide --registry 123456789012.dkr.ecr.eu-central-1.amazonaws.com event.json
   stoker decide --offline --policy new.yaml --json event.json | jq -r .summary
   echo '{\"source\":\"stoker\",\"detail-type\":\"NightlyWarm\",\"detail\":{\"slots\":4,\"every_minutes\":15}}' |
     stoker decide --offline --at 2026-11-21T02:15:00Z

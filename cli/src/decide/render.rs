@@ -31,7 +31,8 @@ fn event(told: &Told, offline: bool) -> String {
         vec![
             entry.function.to_owned(),
             entry.project.as_ref().map_or_else(none, ToString::to_string),
-            plain(&entry.summary),
+            // The key has a column of its own.
+            plain(entry.summary.split(": ").next().unwrap_or_default()),
             entry.rule.to_owned(),
             entry.policy_entry.clone().unwrap_or_else(none),
             plain(&entry.text),
