@@ -16,5 +16,6 @@ mod promotion;
 mod push_to_main;
 mod retention;
 mod roles;
+mod snippets;
 mod sweep;
 mod workspace;
