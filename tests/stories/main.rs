@@ -17,5 +17,7 @@ mod push_to_main;
 mod retention;
 mod roles;
 mod snippets;
+mod starting;
 mod sweep;
+mod warming;
 mod workspace;
