@@ -42,7 +42,7 @@ fn snippets() -> Vec<(String, String, String)> {
                 let (language, text) = open.take().unwrap();
                 found.push((heading.clone(), language, text));
             }
-            (None, Some((_, text))) => *text += &format!("{line}\n"),
+            (None, Some((_, text))) => text.extend([line, "\n"]),
             (None, None) => {
                 if let Some(title) = line.strip_prefix("## ") {
                     title.clone_into(&mut heading);
