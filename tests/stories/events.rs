@@ -68,7 +68,7 @@ async fn what_is_sent_again_later_is_refused_and_told_once() {
     let refusals = Refusals::default();
     let account = account();
     let later = sent_at() + SignedDuration::from_hours(5 * 24);
-    for name in ["push", "branch-deleted", "gitlab-push-signed", "bitbucket-pull-request-merged"] {
+    for name in ["push", "pull-request-opened", "gitlab-push-signed", "bitbucket-pull-request-merged"] {
         let response = receive_webhook::handle(&webhook(name), &policy, &account, &refusals, later).await;
         assert_eq!(response.status_code, 403, "{name}");
     }
