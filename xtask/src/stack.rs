@@ -187,7 +187,7 @@ pub(crate) fn programs() -> anyhow::Result<BTreeMap<String, PathBuf>> {
             programs.insert(entry.file_name().to_string_lossy().into_owned(), program);
         }
     }
-    ensure!(programs.len() == 6, "{} functions are built rather than 6", programs.len());
+    ensure!(programs.len() == 7, "{} functions are built rather than 7", programs.len());
     Ok(programs)
 }
 
