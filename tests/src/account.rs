@@ -9,8 +9,9 @@ use stoker::error::{CallError, Failure};
 use stoker::event::Event;
 use stoker::names::{CacheRepository, Digest, ProjectName, Tag};
 use stoker::ports::{
-    Build, BuildOrder, BuildStatus, Catalogue, CheckBlobs, Image, ListProjects, ListedImage, MountBlobs,
-    Mounted, Ordered, Publish, ReadBlobs, ReadBuilds, ReadImages, ReadSecrets, StartBuilds, WriteImages,
+    Build, BuildOrder, BuildStatus, Catalogue, CheckBlobs, FindDigests, Image, ListProjects, ListedImage,
+    MAX_BUILDS, MountBlobs, Mounted, Ordered, Publish, ReadBlobs, ReadBuilds, ReadImages, ReadSecrets,
+    StartBuilds, StopBuilds, WriteImages,
 };
 
 /// How one call goes wrong.
@@ -48,6 +49,8 @@ pub struct Account {
     /// Every build, the oldest first.
     pub builds: RefCell<Vec<Build>>,
     tokens: RefCell<HashMap<String, (BuildOrder, Timestamp, String)>>,
+    /// How many builds may run at once; `None` is as many as one likes.
+    pub limit: Cell<Option<usize>>,
     /// The CodeBuild projects there are.
     pub projects: RefCell<Vec<ProjectName>>,
     /// Events put on the bus and not yet taken.
@@ -313,6 +316,15 @@ impl StartBuilds for Account {
                 let same = known == order;
                 return Ok(if same { Ordered::Started(id.clone()) } else { Ordered::AlreadyOrdered });
             }
+            let running = |build: &&Build| build.status == BuildStatus::InProgress;
+            if self
+                .limit
+                .get()
+                .is_some_and(|limit| self.builds.borrow().iter().filter(running).count() >= limit)
+            {
+                let operation = "codebuild:StartBuild";
+                return Err(CallError::new(operation, &order.project, Failure::Throttled, "a limit"));
+            }
             let mut builds = self.builds.borrow_mut();
             let id = format!("{}:{}", order.project, builds.len() + 1);
             tokens.insert(order.token.clone(), (order.clone(), self.now(), id.clone()));
@@ -321,8 +333,11 @@ impl StartBuilds for Account {
                 project: order.project.clone(),
                 status: BuildStatus::InProgress,
                 started_at: self.now(),
-                resolved_commit: order.source_version.clone(),
-                environment: order.environment.iter().map(|(n, v)| ((*n).to_owned(), v.clone())).collect(),
+                resolved_commit: order.source_version.as_deref().map(|version| {
+                    let pinned = version.split_once("^{").and_then(|(_, commit)| commit.strip_suffix('}'));
+                    pinned.unwrap_or(version).to_owned()
+                }),
+                environment: order.environment.iter().cloned().collect(),
                 claims: false,
             });
             Ok(Ordered::Started(id))
@@ -330,11 +345,34 @@ impl StartBuilds for Account {
     }
 }
 
+impl StopBuilds for Account {
+    async fn stop(&self, id: &str) -> Result<(), CallError> {
+        self.call("codebuild:StopBuild", || {
+            let mut builds = self.builds.borrow_mut();
+            let running = |build: &&mut Build| build.id == id && build.status == BuildStatus::InProgress;
+            if let Some(build) = builds.iter_mut().find(running) {
+                build.status = BuildStatus::Failed;
+            }
+            Ok(())
+        })
+    }
+}
+
+impl FindDigests for Account {
+    async fn digest_of(&self, repository: &CacheRepository, tag: &str) -> Result<Option<Digest>, CallError> {
+        self.call("ecr:DescribeImages", || Ok(self.image(repository, tag).map(|image| image.digest)))
+    }
+}
+
 impl ReadBuilds for Account {
-    async fn recent(&self, project: &ProjectName) -> Result<Vec<Build>, CallError> {
+    async fn recent(&self, project: &ProjectName, since: Option<Timestamp>) -> Result<Vec<Build>, CallError> {
         self.call("codebuild:ListBuildsForProject", || {
             let builds = self.builds.borrow();
-            Ok(builds.iter().rev().filter(|build| build.project == *project).take(100).cloned().collect())
+            let newest = builds.iter().rev().filter(|build| build.project == *project).take(MAX_BUILDS);
+            let is_asked = |(index, build): &(usize, &Build)| {
+                *index < 100 || since.is_some_and(|since| build.started_at >= since)
+            };
+            Ok(newest.enumerate().take_while(is_asked).map(|(_, build)| build.clone()).collect())
         })
     }
 

@@ -4,14 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use aws_lambda_events::lambda_function_urls::LambdaFunctionUrlRequest;
-use aws_lambda_events::sqs::{SqsEvent, SqsMessage};
+use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent, SqsMessage};
 use bytes::Bytes;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use sha2::Sha256;
 use stoker::cache::{self, Cache, Kind};
-use stoker::event::{Envelope, Event};
+use stoker::event::{Envelope, Event, NightlyWarm};
 use stoker::handout::Handed;
 use stoker::names::{CacheRepository, Commit, Digest, Line, ProjectName, Scope, Tag};
 use stoker::policy::Policy;
@@ -20,6 +20,8 @@ use stoker::ports::{Build, BuildStatus};
 use crate::account::Account;
 
 const SECRET: &[u8] = b"a secret for stories";
+/// How often what waits is tried before a story goes on.
+const TRIES: usize = 3;
 /// Host of the registry in the story.
 pub const REGISTRY: &str = "registry.example";
 
@@ -86,7 +88,10 @@ pub struct World {
     sources: HashMap<Commit, Source>,
     promotions: Vec<Message>,
     retentions: Vec<Message>,
-    invocations: Vec<(&'static str, String, u32)>,
+    starts: Vec<Message>,
+    warms: Vec<Message>,
+    /// What people were told.
+    pub notices: Vec<Event>,
     /// Events that were given up.
     pub dead: Vec<String>,
     /// Every signed webhook so far: its event, its body.
@@ -99,6 +104,8 @@ pub struct World {
     pub loses_promotions: bool,
     /// What the forge calls the default branch.
     pub default_branch: String,
+    /// Each branch's head.
+    heads: HashMap<String, Commit>,
     next: u32,
 }
 
@@ -157,13 +164,16 @@ impl World {
             sources: HashMap::new(),
             promotions: Vec::new(),
             retentions: Vec::new(),
-            invocations: Vec::new(),
+            starts: Vec::new(),
+            warms: Vec::new(),
+            notices: Vec::new(),
             dead: Vec::new(),
             deliveries: Vec::new(),
             aws_events: Vec::new(),
             loses_aws_events: false,
             loses_promotions: false,
             default_branch: "main".to_owned(),
+            heads: HashMap::new(),
             next: 0,
         }
     }
@@ -196,7 +206,7 @@ impl World {
     fn forge_repository(&self) -> Value {
         json!({
             "full_name": "example/app", "html_url": "https://github.com/example/app",
-            "default_branch": self.default_branch,
+            "default_branch": self.default_branch, "pushed_at": self.account.now().as_second(),
         })
     }
 
@@ -204,8 +214,10 @@ impl World {
     pub async fn push(&mut self, branch: &str, commits: &[&Commit]) {
         let ids: Vec<Value> = commits.iter().map(|commit| json!({ "id": commit.as_str() })).collect();
         let head = commits.last().expect("a push has a head");
+        let before = self.heads.insert(branch.to_owned(), (*head).clone());
+        let before = before.map_or_else(|| "0".repeat(40), |commit| commit.to_string());
         let body = json!({
-            "ref": format!("refs/heads/{branch}"), "before": "0".repeat(40), "after": head.as_str(),
+            "ref": format!("refs/heads/{branch}"), "before": before, "after": head.as_str(),
             "created": false, "deleted": false, "forced": false, "commits": ids, "repository": self.forge_repository(),
         });
         self.deliver("push", &body).await;
@@ -304,17 +316,34 @@ impl World {
             let body = serde_json::to_string(&envelope).unwrap();
             match &envelope.event {
                 Event::BranchPushed(push) => {
-                    self.invocations.push(("start-build", body.clone(), 0));
-                    if push.to_default_branch && !self.loses_promotions {
-                        self.enqueue_promotion(body);
+                    let start = self.message(body.clone());
+                    self.starts.push(start);
+                    if push.to_default_branch {
+                        let warm = self.message(body.clone());
+                        self.warms.push(warm);
+                        if !self.loses_promotions {
+                            self.enqueue_promotion(body);
+                        }
                     }
                 }
-                Event::PullRequestUpdated(_) => self.invocations.push(("start-build", body, 0)),
+                Event::PullRequestUpdated(_) | Event::PullRequestApproved(_) => {
+                    let start = self.message(body);
+                    self.starts.push(start);
+                }
                 Event::PullRequestMerged(_) => {
-                    self.invocations.push(("warm-main", body.clone(), 0));
                     if !self.loses_promotions {
                         self.enqueue_promotion(body);
                     }
+                }
+                Event::WarmWanted(_) => {
+                    let warm = self.message(body);
+                    self.warms.push(warm);
+                }
+                Event::BuildFailed(_)
+                | Event::BuildDelayed(_)
+                | Event::WarmthFell(_)
+                | Event::WebhookRefused(_) => {
+                    self.notices.push(envelope.event);
                 }
                 Event::BranchDeleted(_) | Event::PullRequestClosed(_) => {
                     let message = self.message(body);
@@ -335,13 +364,20 @@ impl World {
         self.promotions.push(message);
     }
 
-    /// Lets everything that is under way end: invocations, then queues, trying again as often as AWS would.
+    /// Lets everything that is under way end: promotions, then starts, then, as if their delay had passed, warming and
+    /// retention. What is tried again waits for the next time.
     pub async fn settle(&mut self) {
-        while !(self.invocations.is_empty() && self.promotions.is_empty()) {
-            self.invoke().await;
-            self.promote().await;
+        for _ in 0..TRIES {
+            while !self.promotions.is_empty() {
+                self.promote().await;
+            }
+            self.start().await;
+        }
+        for _ in 0..TRIES {
+            self.warm().await;
         }
         self.retain().await;
+        self.route();
     }
 
     /// Lets only the promotions happen.
@@ -351,30 +387,30 @@ impl World {
         }
     }
 
-    /// Lets only the invocations of `start-build` and `warm-main` happen.
-    pub async fn settle_invocations(&mut self) {
-        while !self.invocations.is_empty() {
-            self.invoke().await;
-        }
+    /// Lets only builds start.
+    pub async fn settle_starts(&mut self) {
+        self.start().await;
+    }
+
+    /// The messages that wait for a build to start, and those that wait for main to be warmed.
+    #[must_use]
+    pub fn waiting(&self) -> (usize, usize) {
+        (self.starts.len(), self.warms.len())
     }
 
     /// Lets `start-build` be asked now, and the promotions that wait come seconds after.
     pub async fn start_before_promotions(&mut self, delay: std::time::Duration) {
-        let invocations = std::mem::take(&mut self.invocations);
+        let starts = std::mem::take(&mut self.starts);
         let promotions = std::mem::take(&mut self.promotions);
         let (account, policy, now) = (&self.account, &self.policy, self.account.now());
-        let start = async {
-            for (_, body, _) in invocations.iter().filter(|(function, ..)| *function == "start-build") {
-                let envelope = Envelope::parse(body).unwrap();
-                start_build::handle(&envelope, policy, REGISTRY, account).await.unwrap();
-            }
-        };
         let promote = async {
             tokio::time::sleep(delay).await;
             promote_cache::handle(&sqs(&promotions), policy, account, now).await
         };
-        let ((), response) = tokio::join!(start, promote);
-        assert!(response.batch_item_failures.is_empty());
+        let batch = sqs(&starts);
+        let start = start_build::handle(&batch, policy, REGISTRY, account, now);
+        let (started, promoted) = tokio::join!(start, promote);
+        assert!(started.batch_item_failures.is_empty() && promoted.batch_item_failures.is_empty());
     }
 
     /// Every message that waits is handled by an invocation of its own, all at once.
@@ -389,41 +425,57 @@ impl World {
         }
     }
 
-    async fn invoke(&mut self) {
-        for (function, body, failures) in std::mem::take(&mut self.invocations) {
-            let envelope = Envelope::parse(&body).unwrap();
-            self.account.acting.set(function);
-            let failed = if function == "start-build" {
-                start_build::handle(&envelope, &self.policy, REGISTRY, &self.account).await.is_err()
-            } else {
-                let now = self.account.now();
-                warm_main::handle(&envelope, &self.policy, REGISTRY, &self.account, now).await.is_err()
-            };
-            if failed && failures < 2 {
-                self.invocations.push((function, body, failures + 1));
-            } else if failed {
-                self.dead.push(body);
-            }
+    /// One look at the pushes that wait.
+    pub async fn start(&mut self) {
+        let batch = std::mem::take(&mut self.starts);
+        let now = self.account.now();
+        self.account.acting.set("start-build");
+        for some in batch.chunks(10) {
+            let response = start_build::handle(&sqs(some), &self.policy, REGISTRY, &self.account, now).await;
+            let again = self.failed(some, &response, 720);
+            self.starts.extend(again);
         }
+        self.route();
     }
 
-    async fn promote(&mut self) {
-        let take = self.promotions.len().min(10);
-        let mut batch: Vec<Message> = self.promotions.drain(..take).collect();
+    /// One look at what wants main warmed.
+    pub async fn warm(&mut self) {
+        let batch = std::mem::take(&mut self.warms);
         let now = self.account.now();
-        self.account.acting.set("promote-cache");
-        let response = promote_cache::handle(&sqs(&batch), &self.policy, &self.account, now).await;
-        let failed: BTreeSet<String> =
-            response.batch_item_failures.into_iter().map(|failure| failure.item_identifier).collect();
-        batch.retain(|message| failed.contains(&message.id));
-        for mut message in batch {
-            message.receives += 1;
-            if message.receives < 5 {
-                self.promotions.push(message);
+        self.account.acting.set("warm-main");
+        for some in batch.chunks(10) {
+            let response = warm_main::handle(&sqs(some), &self.policy, REGISTRY, &self.account, now).await;
+            let again = self.failed(some, &response, 480);
+            self.warms.extend(again);
+        }
+        self.route();
+    }
+
+    /// The messages that come again; those that have come too often are given up.
+    fn failed(&mut self, batch: &[Message], response: &SqsBatchResponse, at_most: u32) -> Vec<Message> {
+        let failed: BTreeSet<&str> =
+            response.batch_item_failures.iter().map(|failure| failure.item_identifier.as_str()).collect();
+        let mut again = Vec::new();
+        for message in batch.iter().filter(|message| failed.contains(message.id.as_str())) {
+            let message = Message { receives: message.receives + 1, ..message.clone() };
+            if message.receives < at_most {
+                again.push(message);
             } else {
                 self.dead.push(message.body);
             }
         }
+        again
+    }
+
+    async fn promote(&mut self) {
+        let take = self.promotions.len().min(10);
+        let batch: Vec<Message> = self.promotions.drain(..take).collect();
+        let now = self.account.now();
+        self.account.acting.set("promote-cache");
+        let response = promote_cache::handle(&sqs(&batch), &self.policy, &self.account, now).await;
+        let again = self.failed(&batch, &response, 5);
+        self.promotions.extend(again);
+        self.route();
     }
 
     /// One round of the retention queue; what is still leased stays in it.
@@ -443,9 +495,12 @@ impl World {
         let sweep = Envelope { time: None, source: "stoker".to_owned(), event: Event::NightlySweep {} };
         self.enqueue_promotion(serde_json::to_string(&sweep).unwrap());
         self.settle_promotions().await;
-        let tick = Envelope { time: None, source: "stoker".to_owned(), event: Event::NightlyWarm {} };
-        self.account.acting.set("warm-main");
-        warm_main::handle(&tick, &self.policy, REGISTRY, &self.account, now).await.unwrap();
+        let tick = Event::NightlyWarm(NightlyWarm { slots: 1, every_minutes: 1 });
+        let tick = Envelope { time: None, source: "stoker".to_owned(), event: tick };
+        let tick = self.message(serde_json::to_string(&tick).unwrap());
+        self.warms.push(tick);
+        self.warm().await;
+        self.warm().await;
         self.account.acting.set("enforce-retention");
         enforce_retention::handle_nightly(&self.account, &self.policy, now).await.unwrap();
         self.settle().await;
@@ -479,8 +534,9 @@ impl World {
         let ran =
             source.steps().into_iter().map(|(key, _)| key).filter(|key| !known.contains_key(&record(key)));
         let ran = ran.map(|key| key.split_once(['@', '(']).expect("a step's key").0.to_owned()).collect();
-        let tag = handed.export.expect("every build of the stories exports");
-        self.export(&tag, &source, |key| known.get(&record(key)).copied().unwrap_or(now));
+        for tag in &handed.exports {
+            self.export(tag, &source, |key| known.get(&record(key)).copied().unwrap_or(now));
+        }
         self.end(&build.id, BuildStatus::Succeeded, &head);
         let reads = build.environment["STOKER_READS"].split_whitespace().map(str::to_owned).collect();
         Ran { id: build.id.clone(), line: handed.line.to_string(), ran, reads }
@@ -604,6 +660,8 @@ fn sqs(batch: &[Message]) -> SqsEvent {
             let mut record = SqsMessage::default();
             record.message_id = Some(message.id.clone());
             record.body = Some(message.body.clone());
+            let receives = (message.receives + 1).to_string();
+            record.attributes.insert("ApproximateReceiveCount".to_owned(), receives);
             record
         })
         .collect();

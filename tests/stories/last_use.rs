@@ -98,7 +98,7 @@ async fn a_promotion_tells_once_how_warm_its_build_was() {
     };
     let now = world.account.now();
     let warmed = told(promote(&world.account, &policy, &[hint(), hint()], now).await);
-    let [Warmed { build: id, warmth }] = &warmed[..] else { panic!("{warmed:?}") };
+    let [Warmed { build: id, warmth, .. }] = &warmed[..] else { panic!("{warmed:?}") };
     assert_eq!(*id, build.id);
     let Warmth { steps, reused, reused_bytes, built_bytes } = *warmth;
     assert_eq!((steps, reused), (5, 3));

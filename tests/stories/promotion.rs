@@ -185,7 +185,7 @@ async fn nobody_waits_for_what_was_never_built() {
     let merge = world.commit([3, 3, 3, 3]);
     world.push("main", &[&other, &merge]).await;
     let before = world.account.calls.borrow().len();
-    world.settle_invocations().await;
+    world.settle_starts().await;
     let calls = world.account.calls.borrow()[before..].to_vec();
     assert_eq!(calls.iter().filter(|call| **call == "ecr:BatchGetImage").count(), 1, "{calls:?}");
 }
@@ -204,7 +204,7 @@ async fn two_promotions_of_one_line_at_once_lose_nothing_for_longer_than_a_night
     world.account.yields.set(false);
     let held = |world: &World| world.holds("main", [2, 2, 2, 2]).len();
     assert!(held(&world) < 4, "one has written over the other: {}", held(&world));
-    world.settle_invocations().await;
+    world.settle_starts().await;
     world.night().await;
     assert_eq!(held(&world), 4, "all but the last step");
 }

@@ -112,7 +112,7 @@ async fn mains_build_reads_the_merged_branch_even_before_the_promotion() {
     let (mut world, [_, a, _]) = two_branches().await;
     let merge = world.commit([2, 2, 1, 1]);
     world.push("main", &[&a, &merge]).await;
-    world.settle_invocations().await;
+    world.settle_starts().await;
     let build = world.running().pop().expect("a build of main");
     assert_eq!(build.environment["STOKER_READS"], format!("main commit/{}", a.short()));
     let ran = world.run(&build);

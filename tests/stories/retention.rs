@@ -61,7 +61,7 @@ async fn a_branch_created_anew_survives_the_late_event_of_its_deletion() {
     world.wait(SignedDuration::from_mins(5));
     let again = world.commit([2, 9, 1, 1]);
     world.push("feature-a", &[&again]).await;
-    world.settle_invocations().await;
+    world.settle_starts().await;
     let build = world.running().pop().unwrap();
     world.run(&build);
     world.settle_promotions().await;

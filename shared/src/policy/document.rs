@@ -1,9 +1,12 @@
 //! YAML with places: what was wrong where, and reading fields so that nothing wrong goes by.
 
+use std::collections::HashSet;
 use std::error::Error;
 use std::fmt;
 
 use saphyr::{LoadableYamlNode as _, MarkedYaml, Marker, Scalar, YamlData};
+
+use super::pattern::PROJECT;
 
 /// Largest document, in bytes.
 pub const MAX_BYTES: usize = 1024 * 1024;
@@ -11,6 +14,8 @@ pub const MAX_BYTES: usize = 1024 * 1024;
 pub const MAX_INDENT: usize = 40;
 /// No field's name comes close; the distance to longer ones is not worth its time.
 const LONGEST_GUESS: usize = 40;
+/// What to do about `{project}/caches`, which YAML takes for fields.
+const BRACES: &str = "; a value that starts with `{` has to be in quotes";
 
 /// One thing that is wrong with a document, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -136,8 +141,10 @@ impl<'y> Node<'y> {
             }
             YamlData::Value(Scalar::String(_)) | YamlData::Representation(..) => ("text", ""),
             YamlData::Sequence(_) => ("a list", ""),
-            YamlData::Mapping(_) => ("fields", ""),
-            YamlData::Tagged(..) | YamlData::Alias(_) | YamlData::BadValue => ("a tagged value", ""),
+            YamlData::Mapping(_) => ("fields", BRACES),
+            YamlData::Tagged(..) | YamlData::Alias(_) | YamlData::BadValue => {
+                ("a tagged value", "; a value that starts with `!` has to be in quotes")
+            }
         };
         let hint = if what == "text" { hint } else { "" };
         self.place.mistake(format!("expected {what}, found {seen}{hint}"))
@@ -147,6 +154,14 @@ impl<'y> Node<'y> {
         match self.data {
             YamlData::Value(Scalar::String(text)) => Ok(text),
             _ => Err(self.expected("text")),
+        }
+    }
+
+    fn flag(&self) -> Result<bool, Mistake> {
+        match self.data {
+            YamlData::Value(Scalar::Boolean(value)) => Ok(*value),
+            YamlData::Value(Scalar::String(text)) => Err(self.place.mistake(no_flag(text))),
+            _ => Err(self.expected("`true` or `false`")),
         }
     }
 
@@ -160,6 +175,36 @@ impl<'y> Node<'y> {
         };
         let item = |(i, yaml)| Node::new(yaml, format!("{}[{i}]", self.place.path));
         items.iter().enumerate().map(item).collect()
+    }
+
+    /// The entries of a list that has no more than `most`.
+    pub(super) fn short_list(&self, most: usize, found: &mut Vec<Mistake>) -> Vec<Node<'y>> {
+        let mut entries = self.list(found);
+        if entries.len() > most {
+            found.push(self.place.mistake(format!("{} entries, more than {most}", entries.len())));
+            entries.truncate(most);
+        }
+        entries
+    }
+
+    /// The values of a list of at most so many texts, each of which is there once.
+    pub(super) fn texts<T>(
+        &self,
+        most: usize,
+        parse: impl Fn(&str) -> Result<T, String>,
+        found: &mut Vec<Mistake>,
+    ) -> Vec<T> {
+        let mut seen = HashSet::new();
+        let mut values = Vec::new();
+        for entry in self.short_list(most, found) {
+            match entry.text() {
+                Ok(text) if !seen.insert(text) => {
+                    found.push(entry.place.mistake(format!("`{}` is there twice", shown(text))));
+                }
+                _ => values.extend(read(&entry, &parse, found)),
+            }
+        }
+        values
     }
 
     /// The fields of a section; one with nothing in it has none.
@@ -200,6 +245,22 @@ impl<'y> Fields<'y> {
         self.entries.iter().find(|(own, _)| *own == name).map(|(_, node)| node)
     }
 
+    /// The place of a field in the sections of this one, such as `builds.forks.build`, if it is written there.
+    pub(super) fn place_of(&self, path: &str) -> Option<Place> {
+        let mut names = path.split('.');
+        let first = self.get(names.next()?)?;
+        let mut place = first.place.clone();
+        let mut data = first.data;
+        for name in names {
+            let YamlData::Mapping(mapping) = data else { return None };
+            let is_field = |key: &MarkedYaml<'_>| key.data.as_str() == Some(name);
+            let (_, value) = mapping.iter().find(|(key, _)| is_field(key))?;
+            place = Place::marked(value.span.start, place.field(name).path);
+            data = &value.data;
+        }
+        Some(place)
+    }
+
     /// The field that must be there.
     pub(super) fn require(&self, name: &str, found: &mut Vec<Mistake>) -> Option<&Node<'y>> {
         let field = self.get(name);
@@ -229,6 +290,29 @@ impl<'y> Fields<'y> {
             *target = value;
         }
     }
+
+    /// As [`Fields::set`], for `true` and `false`.
+    pub(super) fn set_flag(&self, name: &str, target: &mut bool, found: &mut Vec<Mistake>) {
+        match self.get(name).map(Node::flag) {
+            Some(Ok(value)) => *target = value,
+            Some(Err(mistake)) => found.push(mistake),
+            None => {}
+        }
+    }
+
+    /// As [`Fields::set`], for a list of at most so many texts: it replaces the whole list.
+    pub(super) fn set_list<T>(
+        &self,
+        name: &str,
+        most: usize,
+        parse: impl Fn(&str) -> Result<T, String>,
+        target: &mut Vec<T>,
+        found: &mut Vec<Mistake>,
+    ) {
+        if let Some(node) = self.get(name) {
+            *target = node.texts(most, parse, found);
+        }
+    }
 }
 
 /// The value of a field that is text.
@@ -244,6 +328,16 @@ pub(super) fn read<T>(
 /// The start of a text, safe to print.
 pub(super) fn shown(text: &str) -> String {
     text.chars().take(80).flat_map(char::escape_default).collect()
+}
+
+/// What is wrong with a text in the place of `true` or `false`.
+fn no_flag(text: &str) -> String {
+    let right = match text.to_ascii_lowercase().as_str() {
+        "true" | "yes" | "y" | "on" => "`true`",
+        "false" | "no" | "n" | "off" => "`false`",
+        _ => "`true` or `false`",
+    };
+    format!("`{}` is text; write {right}, without quotes", shown(text))
 }
 
 fn unknown_field(name: &str, known: &[&str]) -> String {
@@ -278,8 +372,10 @@ pub(super) fn load(text: &str) -> Result<MarkedYaml<'_>, Mistake> {
     let documents = MarkedYaml::load_from_str(text).map_err(|error| {
         let place = Place::marked(*error.marker(), String::new());
         let line = text.lines().nth(place.line.saturating_sub(1)).unwrap_or_default();
+        let before: String = line.chars().take(place.column - 1).collect();
         let hint = match line.chars().nth(place.column - 1) {
             Some('*') => "; a value that starts with `*` has to be in quotes",
+            _ if before.trim_end().ends_with(PROJECT) => BRACES,
             _ => "",
         };
         place.mistake(format!("this is not a YAML document: {}{hint}", error.info()))

@@ -8,8 +8,10 @@
 mod document;
 mod pattern;
 mod schema;
+mod settings;
 #[cfg(test)]
 mod tests;
+mod values;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -20,7 +22,7 @@ use wildmatch::WildMatch;
 
 use crate::names::{Branch, CacheRepository, Line, Platform, ProjectName, Repository, Scope, TargetName};
 pub use document::{MAX_BYTES, MAX_INDENT, Mistake, Mistakes};
-pub use schema::{MAXIMUM_DURATION, MINIMUM_DURATION, MINIMUM_LEASE};
+pub use values::{MAXIMUM_DURATION, MINIMUM_DURATION, MINIMUM_LEASE, MINIMUM_REFRESH};
 
 use pattern::{Names, Template};
 
@@ -106,24 +108,33 @@ impl Target {
     /// What tells its environment variables from another target's: empty, or such as `_API` or `_API_LINUX_ARM64`.
     #[must_use]
     pub fn suffix(&self) -> String {
-        let parts = self.parts().flat_map(|part| ["_".to_owned(), part.to_ascii_uppercase()]);
-        parts.collect::<String>().replace(['-', '/'], "_")
+        suffix_of(self.name.as_ref(), self.platform.as_ref())
     }
 
     /// What `docker buildx bake` calls it, such as `api` or `api-linux-arm64`; `default` without name and platform.
     #[must_use]
     pub fn bake_name(&self) -> String {
-        let parts: Vec<String> = self.parts().map(|part| part.replace('/', "-")).collect();
+        let parts: Vec<String> =
+            parts_of(self.name.as_ref(), self.platform.as_ref()).map(|part| part.replace('/', "-")).collect();
         if parts.is_empty() { "default".to_owned() } else { parts.join("-") }
     }
+}
 
-    fn parts(&self) -> impl Iterator<Item = &str> {
-        self.name.iter().map(TargetName::as_str).chain(self.platform.iter().map(Platform::as_str))
-    }
+fn parts_of<'p>(
+    name: Option<&'p TargetName>,
+    platform: Option<&'p Platform>,
+) -> impl Iterator<Item = &'p str> {
+    name.map(TargetName::as_str).into_iter().chain(platform.map(Platform::as_str))
+}
+
+fn suffix_of(name: Option<&TargetName>, platform: Option<&Platform>) -> String {
+    let parts = parts_of(name, platform).flat_map(|part| ["_".to_owned(), part.to_ascii_uppercase()]);
+    parts.collect::<String>().replace(['-', '/'], "_")
 }
 
 /// Which builds of a project Stoker starts.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of the document")]
 pub struct Builds {
     /// Whether it starts any. Where somebody else starts them, they ask `resolve-cache`.
     pub start: bool,
@@ -374,7 +385,7 @@ impl Settings {
 }
 
 impl Rule {
-    /// What this rule says of a project; `None` when the name makes no valid repository.
+    /// What this rule says of a project; `None` when the name makes no valid repository, or project for forks.
     fn resolve(&self, name: &ProjectName) -> Option<Project> {
         Some(Project {
             name: name.clone(),

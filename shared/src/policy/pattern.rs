@@ -1,4 +1,4 @@
-//! Globs over project names, and names with `{project}` in them.
+//! Globs over project names, and names of repositories and projects with `{project}` in them.
 
 use std::fmt;
 
@@ -45,6 +45,14 @@ impl Names {
         }
     }
 
+    /// Whether these match a name that is this one but for upper and lower case.
+    pub(super) fn may_match(&self, name: &ProjectName) -> bool {
+        match self {
+            Self::One(own) => own.as_str().eq_ignore_ascii_case(name.as_str()),
+            Self::Glob(glob) => WildMatch::new_case_insensitive(&glob.pattern()).matches(name.as_str()),
+        }
+    }
+
     /// Whether these certainly match all that `other` matches.
     pub(super) fn cover(&self, other: &Self) -> bool {
         match (self, other) {
@@ -67,7 +75,7 @@ impl fmt::Display for Names {
     }
 }
 
-/// The name of a repository, with `{project}` where the project's name goes.
+/// The name of a repository or of a project, with `{project}` where the project's name goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Template(String);
 
@@ -80,7 +88,12 @@ impl Template {
         self.0.contains(PROJECT)
     }
 
-    /// The repository's name for one project.
+    /// Whether this is the project's name and nothing else.
+    pub(super) fn is_project(&self) -> bool {
+        self.0 == PROJECT
+    }
+
+    /// The name for one project.
     pub(super) fn of(&self, project: &ProjectName) -> String {
         self.0.replace(PROJECT, &project.as_str().to_ascii_lowercase())
     }

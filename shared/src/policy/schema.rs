@@ -1,48 +1,18 @@
 //! What a policy document may say: its fields, their values, and what rules must not do to each other.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
-use jiff::SignedDuration;
-
-use super::document::{Fields, Mistake, Node, Place, load, read, shown};
+use super::document::{Fields, Mistake, Node, Place, load, read};
 use super::pattern::{Names, PROJECT, Template};
-use super::{
-    Builds, CacheMode, Export, ExportBuilds, ForkBuilds, Forks, Globs, Mode, Promotion, Retention, Rule,
-    Settings, Superseded, Warm,
-};
-use crate::names::{Branch, CacheRepository, ProjectName, Repository};
-
-/// Shortest duration in a policy.
-pub const MINIMUM_DURATION: SignedDuration = SignedDuration::from_mins(1);
-/// Longest duration in a policy: ten years, so that none leaves the calendar when it is taken from a time.
-pub const MAXIMUM_DURATION: SignedDuration = SignedDuration::from_hours(3650 * 24);
-/// Shortest lease, if that is more than [`MINIMUM_DURATION`].
-pub const MINIMUM_LEASE: SignedDuration = SignedDuration::ZERO;
+use super::settings::{SETTINGS, built_in, settings};
+use super::values::repository;
+use super::{ForkBuilds, Rule, Settings};
+use crate::names::{CacheRepository, ProjectName, Repository};
 
 const VERSION: i64 = 1;
 const DOCUMENT: &[&str] = &["version", "defaults", "projects"];
-const DEFAULTS: &[&str] = &[
-    "default-branch",
-    "cache-repository",
-    "builds-repository",
-    "promotion",
-    "line-budget",
-    "warm",
-    "retention",
-];
-const RULE: &[&str] = &[
-    "name",
-    "repository",
-    "default-branch",
-    "cache-repository",
-    "builds-repository",
-    "promotion",
-    "line-budget",
-    "warm",
-    "retention",
-];
-const WARM: &[&str] = &["stale-after"];
-const RETENTION: &[&str] = &["mode", "lease", "idle-branch"];
+/// What only a rule can say, beside [`SETTINGS`].
+const RULE: &[&str] = &["name", "repository"];
 
 /// Reads a document into its rules, or finds all that is wrong with it.
 pub(super) fn parse(text: &str) -> Result<Vec<Rule>, Vec<Mistake>> {
@@ -62,7 +32,7 @@ pub(super) fn parse(text: &str) -> Result<Vec<Rule>, Vec<Mistake>> {
         }
     }
     let defaults = settings(
-        &document.section("defaults", DEFAULTS, &mut found),
+        &document.section("defaults", SETTINGS, &mut found),
         built_in().map_err(|wrong| vec![root.place.mistake(wrong)])?,
         &mut found,
     );
@@ -73,6 +43,7 @@ pub(super) fn parse(text: &str) -> Result<Vec<Rule>, Vec<Mistake>> {
     }
     check_order(&drafts, &mut found);
     check_sharing(&drafts, &mut found);
+    check_forks(&drafts, &mut found);
     if found.is_empty() { Ok(drafts.into_iter().filter_map(Draft::into_rule).collect()) } else { Err(found) }
 }
 
@@ -95,67 +66,20 @@ impl Draft<'_> {
     }
 
     /// Where the rule says a field. A default is not written in the rule, so its name stands for it.
-    fn place_of(&self, field: &str) -> &Place {
-        let node = self.fields.get(field).or_else(|| self.fields.get("name"));
-        node.map_or(&self.fields.place, |node| &node.place)
+    fn place_of(&self, field: &str) -> Place {
+        let written = self.fields.place_of(field).or_else(|| self.fields.place_of("name"));
+        written.unwrap_or_else(|| self.fields.place.clone())
+    }
+
+    /// Whether a field of this rule, or of the defaults, has a mistake already.
+    fn has_mistake(&self, field: &str, found: &[Mistake]) -> bool {
+        let (own, default) = (format!("{}.{field}", self.fields.place.path()), format!("defaults.{field}"));
+        found.iter().any(|mistake| mistake.path.starts_with(&own) || mistake.path.starts_with(&default))
     }
 }
 
-fn built_in() -> Result<Settings, String> {
-    Ok(Settings {
-        default_branch: branch("main")?,
-        cache_repository: cache_repository("stoker/{project}")?,
-        builds_repository: None,
-        targets: Vec::new(),
-        builds: Builds {
-            start: true,
-            on_push: true,
-            on_pull_request: true,
-            branches: Globs { included: Vec::new(), excluded: Vec::new() },
-            paths: Globs { included: Vec::new(), excluded: Vec::new() },
-            skip_marks: true,
-            skip_labels: vec!["skip-ci".to_owned()],
-            drafts: true,
-            superseded: Superseded::Finish,
-            forks: Forks { build: ForkBuilds::None, project: None, approvers: Vec::new() },
-        },
-        fork_project: None,
-        export: Export { builds: ExportBuilds::All, mode: CacheMode::Max, compression: None },
-        more_sources: Vec::new(),
-        promotion: Promotion::Merged,
-        line_budget: None,
-        warm: Warm {
-            after_merge: true,
-            stale_after: SignedDuration::from_hours(7 * 24),
-            refresh: None,
-            base_images: Vec::new(),
-        },
-        retention: Retention {
-            mode: Mode::Report,
-            lease: SignedDuration::from_hours(24),
-            idle_branch: SignedDuration::from_hours(30 * 24),
-        },
-    })
-}
-
-/// What a section sets, over what holds without it.
-fn settings(fields: &Fields<'_>, mut base: Settings, found: &mut Vec<Mistake>) -> Settings {
-    fields.set("default-branch", branch, &mut base.default_branch, found);
-    fields.set("cache-repository", cache_repository, &mut base.cache_repository, found);
-    fields.set("builds-repository", builds_repository, &mut base.builds_repository, found);
-    fields.set("promotion", promotion, &mut base.promotion, found);
-    fields.set("line-budget", line_budget, &mut base.line_budget, found);
-    let warm = fields.section("warm", WARM, found);
-    warm.set("stale-after", duration, &mut base.warm.stale_after, found);
-    let retention = fields.section("retention", RETENTION, found);
-    retention.set("mode", mode, &mut base.retention.mode, found);
-    retention.set("lease", lease, &mut base.retention.lease, found);
-    retention.set("idle-branch", duration, &mut base.retention.idle_branch, found);
-    base
-}
-
 fn draft<'y>(entry: &Node<'y>, defaults: &Settings, found: &mut Vec<Mistake>) -> Draft<'y> {
-    let fields = entry.fields(RULE, found);
+    let fields = entry.fields(&[RULE, SETTINGS].concat(), found);
     let names = fields.require("name", found).and_then(|node| read(node, Names::parse, found));
     let repository = fields.require("repository", found).and_then(|node| read(node, repository, found));
     let settings = settings(&fields, defaults.clone(), found);
@@ -246,97 +170,78 @@ fn check_sharing(drafts: &[Draft<'_>], found: &mut Vec<Mistake>) {
     }
 }
 
-fn branch(text: &str) -> Result<Branch, String> {
-    Branch::new(text).map_err(|e| e.to_string())
-}
-
-fn repository(text: &str) -> Result<Template, String> {
-    let path = std::path::Path::new(text);
-    if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("git")) {
-        return Err(format!("write `{}` without the `.git` at its end", shown(text)));
-    }
-    template(text, |name| Repository::new(name).map(drop).map_err(|e| e.to_string()))
-}
-
-fn cache_repository(text: &str) -> Result<Template, String> {
-    template(text, |name| CacheRepository::new(name).map(drop).map_err(|e| e.to_string()))
-}
-
-fn builds_repository(text: &str) -> Result<Option<Template>, String> {
-    if text == "none" { Ok(None) } else { cache_repository(text).map(Some) }
-}
-
-fn promotion(text: &str) -> Result<Promotion, String> {
-    match text {
-        "merged" => Ok(Promotion::Merged),
-        "rebuild" => Ok(Promotion::Rebuild),
-        "off" => Ok(Promotion::Off),
-        other => Err(format!("`{}` is no promotion; write `merged`, `rebuild` or `off`", shown(other))),
+/// Builds of forks run in a project of their own: one that a rule serves may have a role that writes caches.
+fn check_forks(drafts: &[Draft<'_>], found: &mut Vec<Mistake>) {
+    let named = drafts.iter().filter_map(|draft| Some((draft.project()?, draft)));
+    let served: BTreeMap<&ProjectName, &Draft<'_>> = named.collect();
+    for draft in drafts {
+        for (field, text) in missing_of_forks(&draft.settings) {
+            if !draft.has_mistake(field, found) {
+                found.push(draft.place_of("builds.forks.build").mistake(text));
+            }
+        }
+        let (Some(names), Some(template)) = (&draft.names, &draft.settings.fork_project) else { continue };
+        if let Some(wrong) = wrong_fork_project(names, template, &served) {
+            found.push(draft.place_of("builds.forks.project").mistake(wrong));
+        }
     }
 }
 
-/// Checks a name with a sample in the place of `{project}`.
-fn template(text: &str, check: impl FnOnce(String) -> Result<(), String>) -> Result<Template, String> {
-    let sample = text.replace(PROJECT, "project");
-    if sample.contains(['{', '}']) {
-        return Err(format!("`{}` has braces that are not `{PROJECT}`", shown(text)));
+/// The fields that building forks needs and that are not there, and what to say then.
+fn missing_of_forks(settings: &Settings) -> Vec<(&'static str, &'static str)> {
+    let forks = &settings.builds.forks;
+    let mut missing = Vec::new();
+    if forks.build != ForkBuilds::None && settings.fork_project.is_none() {
+        let text = "forks are built by a CodeBuild project of their own, whose role writes nothing: set \
+                    `builds.forks.project`, such as `\"{project}-forks\"`";
+        missing.push(("builds.forks.project", text));
     }
-    check(sample).map(|()| Template::new(text))
-}
-
-fn mode(text: &str) -> Result<Mode, String> {
-    match text {
-        "report" => Ok(Mode::Report),
-        "apply" => Ok(Mode::Apply),
-        other => Err(format!("`{}` is not a mode; write `report` or `apply`", shown(other))),
+    if forks.build == ForkBuilds::AfterApproval && forks.approvers.is_empty() {
+        let text = "forks are built after an approval, and nobody's counts: set `builds.forks.approvers`, such as \
+                    `[octocat]`";
+        missing.push(("builds.forks.approvers", text));
     }
+    missing
 }
 
-fn line_budget(text: &str) -> Result<Option<u64>, String> {
-    if text == "none" {
-        return Ok(None);
-    }
-    let rule = "write a number and `MB` or `GB`, such as `500MB` or `10GB`, or `none`";
-    let wrong = || format!("`{}` is not a size: {rule}", shown(text));
-    let units = [("MB", 1_000_000), ("GB", 1_000_000_000)];
-    let (number, unit) = units
-        .into_iter()
-        .find_map(|(name, unit)| Some((text.strip_suffix(name)?, unit)))
-        .filter(|(number, _)| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
-        .ok_or_else(wrong)?;
-    match number.parse().unwrap_or(u64::MAX).saturating_mul(unit) {
-        0 => Err(format!("`{}` would leave no cache: at least 1MB", shown(text))),
-        bytes => Ok(Some(bytes)),
-    }
-}
-
-fn duration(text: &str) -> Result<SignedDuration, String> {
-    duration_from(MINIMUM_DURATION, text)
-}
-
-fn lease(text: &str) -> Result<SignedDuration, String> {
-    duration_from(MINIMUM_LEASE.max(MINIMUM_DURATION), text)
-}
-
-fn duration_from(shortest: SignedDuration, text: &str) -> Result<SignedDuration, String> {
-    let rule = "write a number and `m`, `h` or `d`, such as `30m`, `24h` or `7d`";
-    let wrong = || format!("`{}` is not a duration: {rule}", shown(text));
-    let unit = text.chars().last().ok_or_else(wrong)?;
-    let seconds = match unit {
-        'm' => 60,
-        'h' => 60 * 60,
-        'd' => 24 * 60 * 60,
-        _ => return Err(wrong()),
+fn wrong_fork_project(
+    names: &Names,
+    template: &Template,
+    served: &BTreeMap<&ProjectName, &Draft<'_>>,
+) -> Option<String> {
+    let need = "forks need a project of their own, such as `\"{project}-forks\"`, whose role writes nothing";
+    let taken = |fork: &ProjectName| {
+        let rule = served.get(fork)?.fields.place.path();
+        Some(format!("`{fork}` is the project of {rule}; {need}"))
     };
-    let number = text.strip_suffix(unit).filter(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()));
-    // Digits that do not fit are a duration, only too long a one.
-    let number = number.ok_or_else(wrong)?.parse().unwrap_or(i64::MAX);
-    let value = SignedDuration::from_secs(number.saturating_mul(seconds));
-    if value < shortest {
-        Err(format!("`{}` is too short: at least {shortest:#}", shown(text)))
-    } else if value > MAXIMUM_DURATION {
-        Err(format!("`{}` is too long: at most 3650d", shown(text)))
-    } else {
-        Ok(value)
+    match names {
+        Names::One(name) => match ProjectName::new(template.of(name)) {
+            Err(wrong) => Some(wrong.to_string()),
+            Ok(fork) if fork.as_str().eq_ignore_ascii_case(name.as_str()) => {
+                Some(format!("`{fork}` is the project itself; {need}"))
+            }
+            Ok(fork) => taken(&fork),
+        },
+        Names::Glob(_) if template.is_project() => {
+            Some(format!("`{template}` is the project itself; {need}"))
+        }
+        Names::Glob(_) if template.has_project() => {
+            let is_made = |fork: &&ProjectName| {
+                let project = template.project_in(fork.as_str()).and_then(|name| ProjectName::new(name).ok());
+                project.is_some_and(|project| {
+                    template.of(&project) == fork.as_str()
+                        && names.may_match(&project)
+                        && !served.contains_key(&project)
+                })
+            };
+            taken(served.keys().copied().find(is_made)?)
+        }
+        Names::Glob(_) => {
+            let fork = ProjectName::new(template.to_string()).ok()?;
+            let own = || {
+                names.matches(&fork).then(|| format!("`{fork}` is one of the projects of `{names}`; {need}"))
+            };
+            taken(&fork).or_else(own)
+        }
     }
 }

@@ -33,6 +33,11 @@ fn names(projects: &[Project]) -> Vec<&str> {
     projects.iter().map(|project| project.name.as_str()).collect()
 }
 
+fn globs(included: &[&str], excluded: &[&str]) -> Globs {
+    let all = |globs: &[&str]| globs.iter().map(|glob| WildMatch::new(glob)).collect();
+    Globs { included: all(included), excluded: all(excluded) }
+}
+
 const DAY: SignedDuration = SignedDuration::from_hours(24);
 
 const TWO_RULES: &str = r#"
@@ -61,6 +66,39 @@ fn the_glob_that_the_shipped_policy_explains_works_once_it_is_no_comment() {
 }
 
 #[test]
+fn the_shipped_policy_and_the_reference_have_every_field() {
+    let shipped = include_str!("../../../policy/stoker.yaml");
+    let reference = include_str!("../../../docs/policy.md");
+    let sections = [
+        settings::SETTINGS,
+        settings::BUILDS,
+        settings::FORKS,
+        settings::EXPORT,
+        settings::WARM,
+        settings::RETENTION,
+    ];
+    for field in sections.concat() {
+        assert!(shipped.contains(&format!("  {field}:")), "{field}");
+        let titled = format!("{field}`: ");
+        assert!(reference.contains(&format!("\n| `{field}` |")) || reference.contains(&titled), "{field}");
+    }
+    for field in settings::TARGET {
+        assert!(reference.contains(&format!("\n| `targets[].{field}` |")), "{field}");
+    }
+}
+
+#[test]
+fn the_example_of_the_reference_is_a_policy() {
+    let reference = include_str!("../../../docs/policy.md");
+    let (_, rest) = reference.split_once("```yaml\n").unwrap();
+    let policy = policy(rest.split_once("```").unwrap().0);
+    let app = policy.project(&name("app")).unwrap();
+    assert_eq!(app.targets.len(), 3);
+    assert_eq!(app.builds.forks.project, Some(name("app-forks")));
+    assert_eq!(policy.project(&name("team-web")).unwrap().warm.refresh, Some(DAY * 30));
+}
+
+#[test]
 fn what_a_document_leaves_out_has_the_built_in_value() {
     let app = policy(TWO_RULES).project(&name("app")).unwrap();
     let expected = Project {
@@ -69,9 +107,24 @@ fn what_a_document_leaves_out_has_the_built_in_value() {
         default_branch: Branch::new("main").unwrap(),
         cache_repository: CacheRepository::new("stoker/app").unwrap(),
         builds_repository: None,
+        targets: vec![Target { name: None, platform: None, scope: Scope::of(&name("app")) }],
+        builds: Builds {
+            start: true,
+            on_push: true,
+            on_pull_request: true,
+            branches: globs(&[], &[]),
+            paths: globs(&[], &[]),
+            skip_marks: true,
+            skip_labels: vec!["skip-ci".to_owned()],
+            drafts: true,
+            superseded: Superseded::Finish,
+            forks: Forks { build: ForkBuilds::None, project: None, approvers: Vec::new() },
+        },
+        export: Export { builds: ExportBuilds::All, mode: CacheMode::Max, compression: None },
+        more_sources: Vec::new(),
         promotion: Promotion::Merged,
         line_budget: None,
-        warm: Warm { stale_after: DAY * 7 },
+        warm: Warm { after_merge: true, stale_after: DAY * 7, refresh: None, base_images: Vec::new() },
         retention: Retention { mode: Mode::Report, lease: DAY, idle_branch: DAY * 30 },
     };
     assert_eq!(app, expected);
@@ -363,8 +416,22 @@ fn bad_names_are_refused() {
         repository("example/app")
             .contains("3:30: projects[0].repository: repository `example/app` is not valid")
     );
-    assert!(repository("https://github.com/a/b").contains("write it as host/owner/name"));
-    assert!(repository("github.com/a/b.git").contains("write `github.com/a/b.git` without the `.git`"));
+    for address in [
+        "https://github.com/a/b",
+        "github.com/a/b.git",
+        "https://github.com/a/b.git",
+        "https://me:secret@github.com/a/b.GIT/",
+        "git@github.com:a/b.git",
+        "ssh://git@github.com/a/b.git",
+    ] {
+        let expected = "3:30: projects[0].repository: write it as `github.com/a/b`: host and path, without scheme, user \
+                        and `.git`";
+        assert_eq!(repository(address), expected, "{address}");
+    }
+    assert!(
+        repository("https://github.com/{project}/b.git").contains("write it as `github.com/{project}/b`:")
+    );
+    assert!(repository("https://b.git").contains("write it as host/owner/name"));
     assert!(repository("github.com/a/{name}").contains("has braces that are not `{project}`"));
     let rest = "name: app, repository: a/b/c";
     assert!(rule(&format!("{rest}, default-branch: 'a b'")).concat().contains("branch `a b` is not valid"));
@@ -499,6 +566,555 @@ fn what_builds_write_is_not_what_stoker_writes() {
     assert_eq!(policy.project(&name("web")).unwrap().exports().as_str(), "stoker/web");
 }
 
+/// Every field that can be set, none with its built-in value.
+const EVERY_SETTING: &str = r#"
+  default-branch: trunk
+  cache-repository: caches/{project}
+  builds-repository: builds/{project}
+  targets:
+    - { name: api, platforms: [linux/amd64, linux/arm64] }
+    - name: worker
+  builds:
+    start: false
+    on: [pull-request]
+    branches: ["team/*", "!team/old-*"]
+    paths: ["src/*", "!*.md"]
+    skip-marks: false
+    skip-labels: [wip, do not build]
+    drafts: false
+    superseded: stop
+    forks: { build: after-approval, project: "{project}-forks", approvers: [Octocat, "renovate[bot]"] }
+  export: { builds: main, mode: min, compression: zstd }
+  more-sources:
+    - type=registry,ref=example.com/app:latest
+    - localhost:5000/team/app
+  promotion: rebuild
+  line-budget: 10GB
+  warm: { after-merge: false, stale-after: 1d, refresh: 14d, base-images: ["library/python:3.12", "base:1"] }
+  retention: { mode: apply, lease: 2d, idle-branch: 3d }
+"#;
+
+fn target(project: &str, target: Option<&str>, platform: Option<&str>) -> Target {
+    let target = target.map(|text| TargetName::new(text).unwrap());
+    Target::new(&name(project), target, platform.map(|text| Platform::new(text).unwrap()))
+}
+
+fn base_image(repository: &str, tag: &str) -> BaseImage {
+    BaseImage { repository: CacheRepository::new(repository).unwrap(), tag: tag.to_owned() }
+}
+
+fn project_with_every_setting() -> Project {
+    Project {
+        name: name("app"),
+        repository: repository("github.com/example/app"),
+        default_branch: Branch::new("trunk").unwrap(),
+        cache_repository: CacheRepository::new("caches/app").unwrap(),
+        builds_repository: Some(CacheRepository::new("builds/app").unwrap()),
+        targets: vec![
+            target("app", Some("api"), Some("linux/amd64")),
+            target("app", Some("api"), Some("linux/arm64")),
+            target("app", Some("worker"), None),
+        ],
+        builds: Builds {
+            start: false,
+            on_push: false,
+            on_pull_request: true,
+            branches: globs(&["team/*"], &["team/old-*"]),
+            paths: globs(&["src/*"], &["*.md"]),
+            skip_marks: false,
+            skip_labels: vec!["wip".to_owned(), "do not build".to_owned()],
+            drafts: false,
+            superseded: Superseded::Stop,
+            forks: Forks {
+                build: ForkBuilds::AfterApproval,
+                project: Some(name("app-forks")),
+                approvers: vec!["octocat".to_owned(), "renovate[bot]".to_owned()],
+            },
+        },
+        export: Export {
+            builds: ExportBuilds::Main,
+            mode: CacheMode::Min,
+            compression: Some(Compression::Zstd),
+        },
+        more_sources: vec![
+            "type=registry,ref=example.com/app:latest".to_owned(),
+            "type=registry,ref=localhost:5000/team/app".to_owned(),
+        ],
+        promotion: Promotion::Rebuild,
+        line_budget: Some(10_000_000_000),
+        warm: Warm {
+            after_merge: false,
+            stale_after: DAY,
+            refresh: Some(DAY * 14),
+            base_images: vec![base_image("library/python", "3.12"), base_image("base", "1")],
+        },
+        retention: Retention { mode: Mode::Apply, lease: DAY * 2, idle_branch: DAY * 3 },
+    }
+}
+
+#[test]
+fn every_setting_can_be_a_default_and_be_set_in_a_rule() {
+    let rule = "  - name: app\n    repository: github.com/example/app\n";
+    let in_rule = EVERY_SETTING.replace("\n  ", "\n    ");
+    for text in [
+        format!("version: 1\ndefaults:{EVERY_SETTING}projects:\n{rule}"),
+        format!("version: 1\nprojects:\n{}{in_rule}", rule.trim_end()),
+    ] {
+        assert_eq!(policy(&text).project(&name("app")), Some(project_with_every_setting()), "{text}");
+    }
+}
+
+#[test]
+fn a_section_in_a_rule_changes_only_what_it_names_and_a_list_is_replaced() {
+    let rule = "  - name: app
+    repository: github.com/example/app
+    targets: []
+    builds: { on: [push], skip-labels: [], branches: ['*'], forks: { build: read-only } }
+    export: { mode: max }
+    more-sources: []
+    warm: { refresh: none, base-images: [] }
+";
+    let app = policy(&format!("version: 1\ndefaults:{EVERY_SETTING}projects:\n{rule}"));
+    let app = app.project(&name("app")).unwrap();
+    let mut expected = project_with_every_setting();
+    expected.targets = vec![target("app", None, None)];
+    expected.builds.on_push = true;
+    expected.builds.on_pull_request = false;
+    expected.builds.skip_labels.clear();
+    expected.builds.branches = globs(&[], &[]);
+    expected.builds.forks.build = ForkBuilds::ReadOnly;
+    expected.export.mode = CacheMode::Max;
+    expected.more_sources.clear();
+    expected.warm.refresh = None;
+    expected.warm.base_images.clear();
+    assert_eq!(app, expected);
+}
+
+/// The only mistake of a document with these defaults, without its line, column and `defaults.`.
+fn mistake_in_defaults(fields: &str) -> String {
+    let found = mistakes_after_version(&format!("defaults: {{ {fields} }}"));
+    assert_eq!(found.len(), 1, "{fields}: {found:?}");
+    found[0].split_once(": defaults.").unwrap().1.to_owned()
+}
+
+/// The only mistake of a rule `app` with these fields, without its line and column.
+fn mistake_in_rule(fields: &str) -> String {
+    let rule = "name: app, repository: github.com/example/app";
+    let found = mistakes_after_version(&format!("projects: [{{ {rule}, {fields} }}]"));
+    assert_eq!(found.len(), 1, "{fields}: {found:?}");
+    found[0].split_once(": ").unwrap().1.to_owned()
+}
+
+#[test]
+fn a_switch_is_true_or_false() {
+    let start = |text: &str| mistake_in_defaults(&format!("builds: {{ start: {text} }}"));
+    let expected =
+        |wrong: &str, right: &str| format!("builds.start: `{wrong}` is text; write {right}, without quotes");
+    for text in ["yes", "on", "'true'"] {
+        assert_eq!(start(text), expected(text.trim_matches('\''), "`true`"));
+    }
+    for text in ["no", "off", "'false'"] {
+        assert_eq!(start(text), expected(text.trim_matches('\''), "`false`"));
+    }
+    assert_eq!(start("maybe"), expected("maybe", "`true` or `false`"));
+    assert_eq!(start("1"), "builds.start: expected `true` or `false`, found a number");
+    assert_eq!(start(""), "builds.start: expected `true` or `false`, found nothing");
+    for field in ["builds: { skip-marks: x }", "builds: { drafts: x }", "warm: { after-merge: x }"] {
+        assert!(mistake_in_defaults(field).ends_with("`x` is text; write `true` or `false`, without quotes"));
+    }
+}
+
+#[test]
+fn a_word_that_is_not_known_is_told_which_are() {
+    for (field, expected) in [
+        ("promotion: x", "promotion: `x` is no promotion; write `merged`, `rebuild` or `off`"),
+        (
+            "builds: { on: [x] }",
+            "builds.on[0]: `x` is nothing that starts builds; write `push` or `pull-request`",
+        ),
+        ("builds: { superseded: x }", "builds.superseded: `x` is no way to end; write `finish` or `stop`"),
+        (
+            "builds: { forks: { build: x } }",
+            "builds.forks.build: `x` is no way to build forks; write `none`, `read-only` or `after-approval`",
+        ),
+        ("export: { builds: x }", "export.builds: `x` is not which builds export; write `all` or `main`"),
+        ("export: { mode: x }", "export.mode: `x` is no mode of a cache; write `max` or `min`"),
+        (
+            "export: { compression: x }",
+            "export.compression: `x` is no compression; write `default`, `gzip`, `zstd`, `estargz` or `uncompressed`",
+        ),
+        ("retention: { mode: x }", "retention.mode: `x` is not a mode; write `report` or `apply`"),
+    ] {
+        assert_eq!(mistake_in_defaults(field), expected);
+    }
+}
+
+#[test]
+fn every_compression_is_known() {
+    for (text, expected) in [
+        ("default", None),
+        ("gzip", Some(Compression::Gzip)),
+        ("zstd", Some(Compression::Zstd)),
+        ("estargz", Some(Compression::Estargz)),
+        ("uncompressed", Some(Compression::Uncompressed)),
+    ] {
+        let rule = format!("name: app, repository: a.b/c/d, export: {{ compression: {text} }}");
+        let policy = policy(&format!("version: 1\nprojects: [{{ {rule} }}]"));
+        assert_eq!(policy.project(&name("app")).unwrap().export.compression, expected);
+    }
+}
+
+#[test]
+fn a_list_has_texts_each_once_and_not_too_many() {
+    assert_eq!(
+        mistakes_after_version("defaults: { builds: { skip-labels: [a, 1, b, a, ''], on: push } }"),
+        [
+            "2:40: defaults.builds.skip-labels[1]: expected text, found a number; put it in quotes",
+            "2:46: defaults.builds.skip-labels[3]: `a` is there twice",
+            "2:49: defaults.builds.skip-labels[4]: `` is no label: expected 1 to 100 characters, none of them a control \
+             character",
+            "2:58: defaults.builds.on: expected a list, found text",
+        ]
+    );
+    let many: Vec<_> = (0..101).map(|i| format!("l{i}")).collect();
+    assert_eq!(
+        mistake_in_defaults(&format!("builds: {{ skip-labels: [{}] }}", many.join(", "))),
+        "builds.skip-labels: 101 entries, more than 100"
+    );
+    policy(&format!("version: 1\ndefaults: {{ builds: {{ skip-labels: [{}] }} }}", many[1..].join(", ")));
+    let long = mistake_in_defaults(&format!("builds: {{ skip-labels: [{}] }}", "x".repeat(101)));
+    assert!(long.ends_with("none of them a control character"), "{long}");
+}
+
+#[test]
+fn builds_of_branches_start_on_something() {
+    let expected = "builds.on: nothing would start a build of a branch; write `push`, `pull-request` or both, or set \
+                    `start: false` if somebody else starts the builds";
+    assert_eq!(mistake_in_defaults("builds: { on: [] }"), expected);
+    assert_eq!(mistake_in_defaults("builds: { on: }"), expected);
+    assert_eq!(mistake_in_defaults("builds: { on: [push, push] }"), "builds.on[1]: `push` is there twice");
+}
+
+#[test]
+fn targets_are_told_apart() {
+    let targets = |text: &str| mistake_in_defaults(&format!("targets: [{text}]"));
+    assert_eq!(
+        targets("{ name: a }, { platforms: [linux/amd64] }"),
+        "targets[1]: the field `name` is missing; only a single target can do without"
+    );
+    assert_eq!(
+        targets("{}"),
+        "targets[0]: a target has a `name`, `platforms` or both; leave `targets` out for one image"
+    );
+    assert_eq!(
+        targets("{ name: a, platforms: [] }"),
+        "targets[0].platforms: there is no platform in this list; leave it out for the builder's own"
+    );
+    assert_eq!(targets("{ name: a }, { name: a }"), "targets[1]: `a` is there twice");
+    assert_eq!(
+        targets("{ name: a, platforms: [linux/arm64] }, { name: a, platforms: [linux/amd64, linux/arm64] }"),
+        "targets[1]: `a` for `linux/arm64` is there twice"
+    );
+    assert_eq!(
+        targets("{ name: a, platforms: [linux/arm64, linux/arm64] }"),
+        "targets[0].platforms[1]: `linux/arm64` is there twice"
+    );
+    assert_eq!(
+        targets("{ name: a-b }, { name: A_b }"),
+        "targets[1]: `A_b` cannot be told from `a-b`: the variables of both would end with `_A_B`; call one of them \
+         otherwise"
+    );
+    assert_eq!(
+        targets("{ name: a, platforms: [linux/arm64] }, { name: a-linux-arm64 }"),
+        "targets[1]: `a-linux-arm64` cannot be told from `a` for `linux/arm64`: the variables of both would end with \
+         `_A_LINUX_ARM64`; call one of them otherwise"
+    );
+    assert!(targets("{ name: '1a' }").starts_with("targets[0].name: target `1a` is not valid"));
+    assert!(
+        targets("{ platforms: [arm64] }").starts_with("targets[0].platforms[0]: platform `arm64` is not")
+    );
+    assert_eq!(
+        targets("{ name: a, platform: linux/arm64 }"),
+        "targets[0]: there is no field `platform` here; did you mean `platforms`?"
+    );
+    assert_eq!(targets("api"), "targets[0]: expected fields, found text");
+}
+
+#[test]
+fn a_single_target_needs_no_name() {
+    let rule = "name: app, repository: a.b/c/d, targets: [{ platforms: [linux/amd64, linux/arm64/v8] }]";
+    let project = policy(&format!("version: 1\nprojects: [{{ {rule} }}]")).project(&name("app")).unwrap();
+    let suffixes: Vec<_> = project.targets.iter().map(Target::suffix).collect();
+    assert_eq!(suffixes, ["_LINUX_AMD64", "_LINUX_ARM64_V8"]);
+    let bake_names: Vec<_> = project.targets.iter().map(Target::bake_name).collect();
+    assert_eq!(bake_names, ["linux-amd64", "linux-arm64-v8"]);
+}
+
+#[test]
+fn there_are_at_most_a_hundred_targets_all_platforms_counted() {
+    let targets = |count: usize| {
+        let target = |i| format!("{{ name: t{i}, platforms: [linux/amd64, linux/arm64] }}");
+        format!("targets: [{}]", (0..count).map(target).collect::<Vec<_>>().join(", "))
+    };
+    policy(&format!("version: 1\ndefaults: {{ {} }}", targets(50)));
+    let expected = "targets: 102 targets, each platform of each counted; at most 100";
+    assert_eq!(mistake_in_defaults(&targets(51)), expected);
+}
+
+fn branches_and_paths(branches: &str, paths: &str) -> (Globs, Globs) {
+    let rule = format!("name: app, repository: a.b/c/d, builds: {{ branches: {branches}, paths: {paths} }}");
+    let project = policy(&format!("version: 1\nprojects: [{{ {rule} }}]")).project(&name("app")).unwrap();
+    (project.builds.branches, project.builds.paths)
+}
+
+#[test]
+fn a_glob_of_branches_or_paths_spans_slashes_and_an_exclamation_mark_excludes() {
+    let (branches, paths) = branches_and_paths("['*', '!dependabot/*']", "['src/*', 'a?.rs', '!*.md']");
+    for built in ["main", "feature/a/b", "dependabot", "x/dependabot/y"] {
+        assert!(branches.matches(built), "{built}");
+    }
+    assert!(!branches.matches("dependabot/cargo/serde"));
+    for built in ["src/a", "src/b/c.rs", "ab.rs"] {
+        assert!(paths.matches(built), "{built}");
+    }
+    for not_built in ["src/read.md", "docs/src/a", "a.rs", "abc.rs", "SRC/a", ""] {
+        assert!(!paths.matches(not_built), "{not_built}");
+    }
+    assert!(!branches.match_all() && !paths.match_all());
+}
+
+#[test]
+fn what_is_only_excluded_leaves_all_else_in() {
+    let (branches, _) = branches_and_paths("['!wip/*', '!tmp']", "['*']");
+    assert!(branches.matches("main") && branches.matches("tmp/a"));
+    assert!(!branches.matches("wip/a") && !branches.matches("tmp"));
+    assert!(!branches.match_all());
+}
+
+#[test]
+fn a_lone_star_says_as_much_as_nothing() {
+    let (branches, paths) = branches_and_paths("[main, '**']", "['*']");
+    assert!(branches.match_all() && paths.match_all());
+    assert!(branches.matches("any/thing") && paths.matches(""));
+}
+
+#[test]
+fn a_glob_that_matches_nothing_or_excludes_everything_is_refused() {
+    let glob = |field: &str, text: &str| {
+        let found = mistake_in_defaults(&format!("builds: {{ {field}: ['{text}'] }}"));
+        found.strip_prefix(&format!("builds.{field}[0]: ")).unwrap().to_owned()
+    };
+    for field in ["branches", "paths"] {
+        assert_eq!(glob(field, "!*"), "`!*` excludes everything; write which to exclude");
+        for empty in ["", "!"] {
+            let expected =
+                format!("`{empty}` is no glob: write what is to match, with `*` for any characters");
+            assert_eq!(glob(field, empty), expected);
+        }
+        assert!(glob(field, &"x".repeat(513)).ends_with("is too long: at most 512 characters"));
+        for list in ["[]", ""] {
+            assert_eq!(
+                mistake_in_defaults(&format!("builds: {{ {field}: {list} }}")),
+                format!(
+                    "builds.{field}: there is no glob in this list; write `[\"*\"]` to let everything match"
+                )
+            );
+        }
+    }
+    assert_eq!(
+        glob("branches", "!my fix"),
+        "`my fix` matches no branch: a branch has no spaces and none of `~^:[\\` and `..`"
+    );
+    assert_eq!(glob("branches", "refs/heads/fix-*"), "write `fix-*`, without the `refs/heads/`");
+    let root = "a path begins at the root of the repository, without";
+    assert_eq!(glob("paths", "/src/*"), format!("`/src/*` matches no file: {root} a `/` before it"));
+    assert_eq!(glob("paths", "./src/*"), format!("`./src/*` matches no file: {root} `.` or `..` in it"));
+    assert_eq!(glob("paths", "src/"), "`src/` matches no file; write `src/*` for all in that directory");
+    let control = mistake_in_defaults(r#"builds: { paths: ["a\tb"] }"#);
+    assert_eq!(control, r"builds.paths[0]: `a\tb` has a control character in it");
+    branches_and_paths("['fix-?']", "['app/[id]/my page.tsx', '.github/*']");
+}
+
+#[test]
+fn a_glob_that_excludes_without_quotes_is_told_to_take_some() {
+    for text in ["[!old]", "[!old , a]", "[!old/*]"] {
+        let found = mistakes_after_version(&format!("defaults: {{ builds: {{ branches: {text} }} }}"));
+        assert!(found[0].ends_with("; a value that starts with `!` has to be in quotes"), "{found:?}");
+    }
+}
+
+#[test]
+fn a_template_that_begins_with_a_brace_is_told_to_take_quotes() {
+    for text in ["cache-repository: {project}/caches", "builds:\n    forks:\n      project: {project}-forks"]
+    {
+        let found = mistakes_after_version(&format!("defaults:\n  {text}\n"));
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].ends_with("; a value that starts with `{` has to be in quotes"), "{found:?}");
+    }
+    for text in ["{ project: {project}-forks }", "{ project: {project} }"] {
+        let found = mistakes_after_version(&format!("defaults: {{ builds: {{ forks: {text} }} }}\n"));
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].ends_with("; a value that starts with `{` has to be in quotes"), "{found:?}");
+    }
+}
+
+#[test]
+fn forks_are_built_by_a_project_of_their_own() {
+    let project = "builds.forks.project";
+    let need = "forks need a project of their own, such as `\"{project}-forks\"`, whose role writes nothing";
+    let forks = |fields: &str| mistake_in_rule(&format!("builds: {{ forks: {{ {fields} }} }}"));
+    for text in ["app", "'{project}'", "APP"] {
+        let found = forks(&format!("build: read-only, project: {text}"));
+        assert!(found.starts_with(&format!("projects[0].{project}: `")), "{found}");
+        assert!(found.ends_with(&format!("` is the project itself; {need}")), "{found}");
+    }
+    assert_eq!(
+        forks("build: read-only"),
+        "projects[0].builds.forks.build: forks are built by a CodeBuild project of their own, whose role writes nothing: \
+         set `builds.forks.project`, such as `\"{project}-forks\"`"
+    );
+    assert_eq!(
+        forks("build: after-approval, project: app-forks"),
+        "projects[0].builds.forks.build: forks are built after an approval, and nobody's counts: set \
+         `builds.forks.approvers`, such as `[octocat]`"
+    );
+    assert!(forks("project: '{name}'").ends_with("`{name}` has braces that are not `{project}`"));
+    assert!(forks("project: 'a b'").contains("project name `a b` is not valid"));
+    // What is wrong is not missing too.
+    assert!(forks("build: read-only, project: 'a b'").contains("project name `a b` is not valid"));
+    let approvers = forks("build: after-approval, project: app-forks, approvers: ['@me']");
+    assert_eq!(
+        approvers,
+        "projects[0].builds.forks.approvers[0]: `@me` is no account: write its name, such as `octocat`, without `@`; a \
+         team has none"
+    );
+}
+
+#[test]
+fn what_forks_lack_by_default_is_told_where_a_rule_needs_it() {
+    let found = mistakes_after_version(
+        "defaults: { builds: { forks: { build: after-approval } } }
+projects:
+  - { name: app, repository: github.com/example/app }
+  - { name: web, repository: github.com/example/web, builds: { forks: { build: none } } }
+",
+    );
+    assert_eq!(found.len(), 2);
+    assert!(
+        found[0].starts_with("4:13: projects[0].name: forks are built by a CodeBuild project"),
+        "{found:?}"
+    );
+    assert!(found[1].starts_with("4:13: projects[0].name: forks are built after an approval"), "{found:?}");
+}
+
+#[test]
+fn no_project_that_a_rule_serves_by_name_builds_forks() {
+    let rules = |web: &str, forks: &str| {
+        let forks = format!("builds: {{ forks: {{ build: read-only, project: '{forks}' }} }}");
+        mistakes_after_version(&format!(
+            "projects:
+  - {{ name: api, repository: github.com/example/api }}
+  - {{ name: team-web-forks, repository: github.com/example/forks }}
+  - {{ name: '{web}', repository: 'github.com/example/{{project}}', {forks} }}
+"
+        ))
+    };
+    let need = "forks need a project of their own, such as `\"{project}-forks\"`, whose role writes nothing";
+    for (web, forks, wrong) in [
+        ("team-web", "{project}-forks", "`team-web-forks` is the project of projects[1]"),
+        ("team-web", "api", "`api` is the project of projects[0]"),
+        ("team-*", "api", "`api` is the project of projects[0]"),
+        ("team-*", "{project}-forks", "`team-web-forks` is the project of projects[1]"),
+        ("Team-*", "{project}-forks", "`team-web-forks` is the project of projects[1]"),
+        ("team-*", "{project}", "`{project}` is the project itself"),
+        ("team-*", "team-forks", "`team-forks` is one of the projects of `team-*`"),
+    ] {
+        let found = rules(web, forks);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].ends_with(&format!(".builds.forks.project: {wrong}; {need}")), "{found:?}");
+    }
+}
+
+#[test]
+fn a_project_of_forks_may_be_of_a_glob_or_of_many() {
+    let policy = policy(
+        "version: 1
+defaults: { builds: { forks: { build: read-only, project: '{project}-forks' } } }
+projects:
+  - { name: Web, repository: github.com/example/web }
+  - { name: api, repository: github.com/example/api, builds: { forks: { build: none, project: none } } }
+  - { name: app, repository: github.com/example/app, builds: { forks: { project: shared } } }
+  - { name: lib, repository: github.com/example/lib, builds: { forks: { project: shared } } }
+  - { name: 'team-*', repository: 'github.com/example/{project}' }
+",
+    );
+    let forks = |project: &str| policy.project(&name(project)).unwrap().builds.forks.project;
+    assert_eq!(forks("Web"), Some(name("web-forks")));
+    assert_eq!(forks("api"), None);
+    assert_eq!((forks("app"), forks("lib")), (Some(name("shared")), Some(name("shared"))));
+    assert_eq!(forks("team-a"), Some(name("team-a-forks")));
+}
+
+#[test]
+fn more_sources_are_images_of_registries() {
+    let source = |text: &str| {
+        let found = mistake_in_defaults(&format!("more-sources: [\"{text}\"]"));
+        found.strip_prefix("more-sources[0]: ").unwrap().to_owned()
+    };
+    let form = "write `type=registry,ref=` and an image, such as `type=registry,ref=example.com/app:latest`";
+    for text in
+        ["type=s3,region=x", "type=registry", "type=registry,ref=a.b/c,x=y", "ref=a.b/c,type=registry"]
+    {
+        assert_eq!(source(text), format!("`{text}` is no source that is taken: {form}"));
+    }
+    for text in ["a.b/c d", "a.b/c;d", "$a.b/c", "a.b/`c`", "a.b/c'd'", "a.b/é"] {
+        assert!(
+            source(text).ends_with(&format!("has more in it than letters, digits and `._:/@+-`: {form}"))
+        );
+    }
+    for text in
+        ["", "app", "library/app", "a.b/", "a.b/c:", "a.b/C", "a..b/c", "-a.b/c", "a.b:port/c", "a.b/c@x"]
+    {
+        assert_eq!(source(text), format!("`{text}` is no image in a registry: {form}"));
+    }
+    assert!(source(&format!("a.b/{}", "c".repeat(510))).ends_with("is too long: at most 512 characters"));
+    let digest = format!("123.dkr.ecr.eu-west-1.amazonaws.com/a/b:1@sha256:{}", "a".repeat(64));
+    policy(&format!(
+        "version: 1\ndefaults: {{ more-sources: ['{digest}', a.b/c, 'localhost/c:1', 'h:1/c'] }}"
+    ));
+    assert_eq!(
+        mistake_in_defaults("more-sources: [a.b/a, a.b/b, a.b/c, a.b/d, a.b/e]"),
+        "more-sources: 5 entries, more than 4"
+    );
+}
+
+#[test]
+fn main_is_refreshed_no_more_than_once_a_day() {
+    let refresh = |text: &str| mistake_in_defaults(&format!("warm: {{ refresh: {text} }}"));
+    assert_eq!(refresh("23h"), "warm.refresh: `23h` is too short: at least 24h; or `none` for never");
+    assert_eq!(
+        refresh("weekly"),
+        "warm.refresh: `weekly` is not a duration: write a number and `m`, `h` or `d`, such as `30m`, `24h` or `7d`; or \
+         `none` for never"
+    );
+    policy("version: 1\ndefaults: { warm: { refresh: 1d } }");
+}
+
+#[test]
+fn a_base_image_has_a_repository_and_a_tag() {
+    let image = |text: &str| mistake_in_defaults(&format!("warm: {{ base-images: ['{text}'] }}"));
+    let rule = "write the repository in this account's ECR and the tag, such as `library/python:3.12`";
+    for text in
+        ["library/python", "python:", "Python:3", "a b:1", "python@sha256:00", "python:3:4", "python:-3"]
+    {
+        assert_eq!(image(text), format!("warm.base-images[0]: `{text}` is no base image: {rule}"));
+    }
+    assert!(
+        image("1.dkr.ecr.eu-west-1.amazonaws.com/python:3")
+            .ends_with(&format!("{rule}, without the registry's host"))
+    );
+}
+
 #[test]
 fn all_mistakes_are_reported_at_once_in_the_order_of_the_document() {
     let text = r#"version: 1
@@ -538,6 +1154,58 @@ policy.yaml:18:17: projects[3].repository: expected text, found a number; put it
     let mistakes = Policy::parse("policy.yaml", text).unwrap_err();
     assert_eq!(format!("\n{mistakes}"), expected);
     assert_eq!(mistakes.iter().count(), 13);
+}
+
+#[test]
+fn all_mistakes_of_the_settings_are_reported_at_once() {
+    let text = r#"version: 1
+defaults:
+  targets:
+    - name: 1
+    - platforms: [arm64]
+  builds:
+    start: yes
+    on: [tag]
+    branches: ["!*"]
+    path: ["src/*"]
+    skip-labels: wip
+    superseded: kill
+    forks: { build: after-approval, project: none }
+  export: { builds: some, mode: mid, compression: lz4 }
+  more-sources: [app]
+  warm: { after-merge: 1, refresh: 1h, base-images: [python] }
+projects:
+  - name: app
+    repository: github.com/example/app
+    builds: { forks: { project: app } }
+"#;
+    let places: Vec<String> = Policy::parse("p", text)
+        .unwrap_err()
+        .iter()
+        .map(|mistake| format!("{}:{} {}", mistake.line, mistake.column, mistake.path))
+        .collect();
+    assert_eq!(
+        places,
+        [
+            "4:13 defaults.targets[0].name",
+            "5:19 defaults.targets[1].platforms[0]",
+            "7:12 defaults.builds.start",
+            "8:10 defaults.builds.on[0]",
+            "9:16 defaults.builds.branches[0]",
+            "10:5 defaults.builds",
+            "11:18 defaults.builds.skip-labels",
+            "12:17 defaults.builds.superseded",
+            "14:21 defaults.export.builds",
+            "14:33 defaults.export.mode",
+            "14:51 defaults.export.compression",
+            "15:18 defaults.more-sources[0]",
+            "16:24 defaults.warm.after-merge",
+            "16:36 defaults.warm.refresh",
+            "16:54 defaults.warm.base-images[0]",
+            "18:11 projects[0].name",
+            "20:33 projects[0].builds.forks.project",
+        ]
+    );
 }
 
 #[test]
@@ -644,6 +1312,7 @@ proptest! {
         parts in prop::collection::vec(
             prop::sample::select(vec![
                 "version: 1\n", "defaults:", "projects:", "name: ", "repository: ", "warm:", "retention: ", "app",
+                "targets: ", "platforms: ", "builds: ", "forks: ", "on: ", "branches: ", "more-sources: ", "!a", "true",
                 "github.com/a/{project}", "7d", "0", "~", "\n", "\n  ", "\n    ", "- ", "? ", ": ", "[", "]", "{", "}",
                 ", ", "\"", "'", "|", ">", "#", " ", "\t", "*", "&a ", "!t ", "!!str ", "<<", "%", "---\n", "...\n",
                 "\r\n", "\u{feff}", "\0", "é", "\u{85}", "\\", "@", "`",
@@ -652,6 +1321,14 @@ proptest! {
         )
     ) {
         let _ = Policy::parse("p", &parts.concat());
+    }
+
+    #[test]
+    fn more_sources_mean_nothing_to_a_shell(text in "\\PC{0,40}|[a-z.:/@=,;$`'\" -]{0,20}") {
+        if let Ok(source) = values::more_source(&text) {
+            let reference = source.strip_prefix("type=registry,ref=").unwrap();
+            prop_assert!(reference.chars().all(|c| c.is_ascii_alphanumeric() || "._:/@+-".contains(c)));
+        }
     }
 
     #[test]

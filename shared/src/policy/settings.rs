@@ -1,0 +1,208 @@
+//! What `defaults` and every rule can set: the fields, what holds without them, and how each is read.
+
+use std::collections::HashMap;
+
+use jiff::SignedDuration;
+
+use super::document::{Fields, Mistake, Node, read};
+use super::values::{self, MAX_ENTRIES};
+use super::{
+    Builds, CacheMode, Export, ExportBuilds, ForkBuilds, Forks, Globs, Mode, Promotion, Retention, Settings,
+    Superseded, Warm, suffix_of,
+};
+use crate::names::{Platform, TargetName};
+
+/// Most targets of a project, each platform of each counted.
+const MAX_TARGETS: usize = 100;
+/// Most caches of others: each costs every build a request.
+const MAX_SOURCES: usize = 4;
+
+pub(super) const SETTINGS: &[&str] = &[
+    "default-branch",
+    "cache-repository",
+    "builds-repository",
+    "targets",
+    "builds",
+    "export",
+    "more-sources",
+    "promotion",
+    "line-budget",
+    "warm",
+    "retention",
+];
+pub(super) const TARGET: &[&str] = &["name", "platforms"];
+pub(super) const BUILDS: &[&str] =
+    &["start", "on", "branches", "paths", "skip-marks", "skip-labels", "drafts", "superseded", "forks"];
+pub(super) const FORKS: &[&str] = &["build", "project", "approvers"];
+pub(super) const EXPORT: &[&str] = &["builds", "mode", "compression"];
+pub(super) const WARM: &[&str] = &["after-merge", "stale-after", "refresh", "base-images"];
+pub(super) const RETENTION: &[&str] = &["mode", "lease", "idle-branch"];
+
+/// What holds where a document says nothing.
+pub(super) fn built_in() -> Result<Settings, String> {
+    Ok(Settings {
+        default_branch: values::branch("main")?,
+        cache_repository: values::cache_repository("stoker/{project}")?,
+        builds_repository: None,
+        targets: Vec::new(),
+        builds: Builds {
+            start: true,
+            on_push: true,
+            on_pull_request: true,
+            branches: Globs { included: Vec::new(), excluded: Vec::new() },
+            paths: Globs { included: Vec::new(), excluded: Vec::new() },
+            skip_marks: true,
+            skip_labels: vec!["skip-ci".to_owned()],
+            drafts: true,
+            superseded: Superseded::Finish,
+            forks: Forks { build: ForkBuilds::None, project: None, approvers: Vec::new() },
+        },
+        fork_project: None,
+        export: Export { builds: ExportBuilds::All, mode: CacheMode::Max, compression: None },
+        more_sources: Vec::new(),
+        promotion: Promotion::Merged,
+        line_budget: None,
+        warm: Warm {
+            after_merge: true,
+            stale_after: SignedDuration::from_hours(7 * 24),
+            refresh: None,
+            base_images: Vec::new(),
+        },
+        retention: Retention {
+            mode: Mode::Report,
+            lease: SignedDuration::from_hours(24),
+            idle_branch: SignedDuration::from_hours(30 * 24),
+        },
+    })
+}
+
+/// What a section sets, over what holds without it.
+pub(super) fn settings(fields: &Fields<'_>, mut base: Settings, found: &mut Vec<Mistake>) -> Settings {
+    fields.set("default-branch", values::branch, &mut base.default_branch, found);
+    fields.set("cache-repository", values::cache_repository, &mut base.cache_repository, found);
+    fields.set("builds-repository", values::builds_repository, &mut base.builds_repository, found);
+    if let Some(node) = fields.get("targets") {
+        base.targets = targets(node, found);
+    }
+    let section = fields.section("builds", BUILDS, found);
+    builds(&section, &mut base.builds, found);
+    let forks = section.section("forks", FORKS, found);
+    forks.set("build", values::fork_builds, &mut base.builds.forks.build, found);
+    forks.set("project", values::fork_project, &mut base.fork_project, found);
+    forks.set_list("approvers", MAX_ENTRIES, values::approver, &mut base.builds.forks.approvers, found);
+    let export = fields.section("export", EXPORT, found);
+    export.set("builds", values::export_builds, &mut base.export.builds, found);
+    export.set("mode", values::cache_mode, &mut base.export.mode, found);
+    export.set("compression", values::compression, &mut base.export.compression, found);
+    fields.set_list("more-sources", MAX_SOURCES, values::more_source, &mut base.more_sources, found);
+    fields.set("promotion", values::promotion, &mut base.promotion, found);
+    fields.set("line-budget", values::line_budget, &mut base.line_budget, found);
+    let warm = fields.section("warm", WARM, found);
+    warm.set_flag("after-merge", &mut base.warm.after_merge, found);
+    warm.set("stale-after", values::duration, &mut base.warm.stale_after, found);
+    warm.set("refresh", values::refresh, &mut base.warm.refresh, found);
+    warm.set_list("base-images", MAX_ENTRIES, values::base_image, &mut base.warm.base_images, found);
+    let retention = fields.section("retention", RETENTION, found);
+    retention.set("mode", values::mode, &mut base.retention.mode, found);
+    retention.set("lease", values::lease, &mut base.retention.lease, found);
+    retention.set("idle-branch", values::duration, &mut base.retention.idle_branch, found);
+    base
+}
+
+fn builds(fields: &Fields<'_>, builds: &mut Builds, found: &mut Vec<Mistake>) {
+    fields.set_flag("start", &mut builds.start, found);
+    if let Some(node) = fields.get("on") {
+        let before = found.len();
+        let events = node.texts(MAX_ENTRIES, values::event, found);
+        builds.on_push = events.iter().any(|(push, _)| *push);
+        builds.on_pull_request = events.iter().any(|(_, pull_request)| *pull_request);
+        if events.is_empty() && found.len() == before {
+            let wrong =
+                "nothing would start a build of a branch; write `push`, `pull-request` or both, or set";
+            found.push(
+                node.place.mistake(format!("{wrong} `start: false` if somebody else starts the builds")),
+            );
+        }
+    }
+    if let Some(node) = fields.get("branches") {
+        builds.branches = values::branches(node, found);
+    }
+    if let Some(node) = fields.get("paths") {
+        builds.paths = values::paths(node, found);
+    }
+    fields.set_flag("skip-marks", &mut builds.skip_marks, found);
+    fields.set_list("skip-labels", MAX_ENTRIES, values::label, &mut builds.skip_labels, found);
+    fields.set_flag("drafts", &mut builds.drafts, found);
+    fields.set("superseded", values::superseded, &mut builds.superseded, found);
+}
+
+type NameAndPlatform = (Option<TargetName>, Option<Platform>);
+
+/// The targets of a list, no two of which are told apart by nothing.
+fn targets(node: &Node<'_>, found: &mut Vec<Mistake>) -> Vec<NameAndPlatform> {
+    let entries = node.short_list(MAX_TARGETS, found);
+    let mut all = Vec::new();
+    let mut suffixes: HashMap<String, String> = HashMap::new();
+    for entry in &entries {
+        for target in entry_targets(entry, entries.len() == 1, found) {
+            let suffix = suffix_of(target.0.as_ref(), target.1.as_ref());
+            let title = title(&target);
+            if let Some(other) = suffixes.get(&suffix) {
+                let wrong = if *other == title {
+                    format!("{title} is there twice")
+                } else {
+                    let why = format!("the variables of both would end with `{suffix}`");
+                    format!("{title} cannot be told from {other}: {why}; call one of them otherwise")
+                };
+                found.push(entry.place.mistake(wrong));
+            }
+            suffixes.entry(suffix).or_insert(title);
+            all.push(target);
+        }
+    }
+    if all.len() > MAX_TARGETS {
+        let wrong = format!("{} targets, each platform of each counted; at most {MAX_TARGETS}", all.len());
+        found.push(node.place.mistake(wrong));
+    }
+    all
+}
+
+/// The targets of one entry: one for each of its platforms. None if something is wrong with it.
+fn entry_targets(entry: &Node<'_>, is_only: bool, found: &mut Vec<Mistake>) -> Vec<NameAndPlatform> {
+    let before = found.len();
+    let fields = entry.fields(TARGET, found);
+    let name = fields.get("name").and_then(|node| read(node, values::target_name, found));
+    let platforms = fields.get("platforms").map(|node| {
+        let platforms = node.texts(MAX_TARGETS, values::platform, found);
+        if platforms.is_empty() && found.len() == before {
+            let wrong = "there is no platform in this list; leave it out for the builder's own";
+            found.push(node.place.mistake(wrong));
+        }
+        platforms
+    });
+    if found.len() == before && name.is_none() {
+        if !is_only {
+            let wrong = "the field `name` is missing; only a single target can do without";
+            found.push(entry.place.mistake(wrong));
+        } else if platforms.is_none() {
+            let wrong = "a target has a `name`, `platforms` or both; leave `targets` out for one image";
+            found.push(entry.place.mistake(wrong));
+        }
+    }
+    if found.len() > before {
+        return Vec::new();
+    }
+    match platforms {
+        None => vec![(name, None)],
+        Some(platforms) => platforms.into_iter().map(|platform| (name.clone(), Some(platform))).collect(),
+    }
+}
+
+fn title((name, platform): &NameAndPlatform) -> String {
+    match (name, platform) {
+        (Some(name), Some(platform)) => format!("`{name}` for `{platform}`"),
+        (Some(name), None) => format!("`{name}`"),
+        (None, Some(platform)) => format!("`{platform}`"),
+        (None, None) => "the only image".to_owned(),
+    }
+}
