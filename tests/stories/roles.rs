@@ -63,7 +63,7 @@ async fn bad_hour(account: &Account, policy: &Policy) {
     };
     account.acting.set("start-build");
     let told = start_build::TRIES_UNTIL_TOLD;
-    for (commit, before, receives) in [("a", "0", 1), ("b", "a", 1), ("c", "b", told)] {
+    for (commit, before, receives) in [("a", "9", 1), ("b", "a", 1), ("c", "b", told)] {
         let fault = (account.calls.borrow().len(), Fault::Before(Failure::Throttled));
         account.faults.borrow_mut().extend((receives > 1).then_some(fault));
         let batch = message("stoker", "BranchPushed", &push(commit, before), receives);
