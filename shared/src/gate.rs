@@ -9,15 +9,6 @@ use crate::names::{Commit, Line};
 use crate::policy::{ForkBuilds, Project};
 use crate::start::{Request, Subject};
 
-/// Whether an event starts a build.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
-    /// It does.
-    Build(Request),
-    /// It does not.
-    Leave(Leave),
-}
-
 /// Why an event starts no build.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Leave {
@@ -39,16 +30,14 @@ fn leave(rule: &'static str, why: impl Into<String>) -> Leave {
     Leave { rule, why: why.into() }
 }
 
-/// Decides. The event has to be of the project's repository.
-#[must_use]
-pub fn gate(project: &Project, event: &Event) -> Verdict {
-    let gated = match event {
+/// The build that an event starts, or why it starts none. The event has to be of the project's repository.
+pub fn gate(project: &Project, event: &Event) -> Result<Request, Leave> {
+    match event {
         Event::BranchPushed(push) => pushed(project, push),
         Event::PullRequestUpdated(pull) => updated(project, pull),
         Event::PullRequestApproved(approval) => approved(project, approval),
         _ => Err(leave("event", "nothing to build")),
-    };
-    gated.map_or_else(Verdict::Leave, Verdict::Build)
+    }
 }
 
 fn pushed(project: &Project, push: &BranchPushed) -> Gated {

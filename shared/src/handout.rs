@@ -238,8 +238,10 @@ impl Handout {
             say(variable::FLAGS, flags.join(" "));
             say(variable::FROM, from.join(" "));
             say(variable::REFS, refs.join(" "));
-            to.iter().for_each(|to| say(variable::TO, to.clone()));
-            export_ref.into_iter().for_each(|export| say(variable::EXPORT_REF, export));
+            if let (Some(to), Some(export)) = (&to, export_ref) {
+                say(variable::TO, to.clone());
+                say(variable::EXPORT_REF, export);
+            }
             let to: Vec<String> = to.into_iter().collect();
             bake.insert(part.target.bake_name(), json!({ "cache-from": from, "cache-to": to }));
         }
@@ -355,7 +357,7 @@ impl Handed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::names::{Branch, Platform, ProjectName, TargetName};
+    use crate::names::{Branch, Platform, TargetName};
     use crate::policy::Policy;
 
     fn project(more: &str) -> Project {

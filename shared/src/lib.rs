@@ -4,6 +4,7 @@
 #[cfg(feature = "aws")]
 pub mod aws;
 pub mod cache;
+pub mod decide;
 pub mod emf;
 pub mod error;
 pub mod event;

@@ -242,7 +242,10 @@ pub async fn observe(
         .flatten()
         .filter_map(|image| Some((image.digest, Provenance::of_manifest(&image.manifest)?.built?.commit)));
     let heads = heads.collect();
-    let builds = try_join_all(projects.iter().map(|project| ports.recent(&project.name, None))).await?;
+    // Builds of forks run in a project of their own and read the same caches.
+    let running =
+        projects.iter().flat_map(|project| [Some(&project.name), project.builds.forks.project.as_ref()]);
+    let builds = try_join_all(running.flatten().map(|project| ports.recent(project, None))).await?;
     let leased = builds
         .iter()
         .flatten()

@@ -148,25 +148,40 @@ async fn handout(
     request: &Request,
     recent: &[Build],
 ) -> Handout {
-    let (commit, refresh, bases) = match &request.subject {
-        Subject::Commit(commit) => (Some(commit.clone()), false, None),
-        Subject::Head { refresh, bases, .. } => (None, *refresh, bases.clone()),
-    };
+    if matches!(request.subject, Subject::Head { refresh: true, .. }) {
+        return hand_out(project, request, Vec::new());
+    }
+    let sources = patient_resolve(images, project, &wanted(project, request), recent).await;
+    hand_out(
+        project,
+        request,
+        sources.unwrap_or_else(|error| {
+            tracing::error!(error = chain(&error), project = %project.name, "the build starts without caches");
+            Vec::new()
+        }),
+    )
+}
+
+/// What a request may read.
+#[must_use]
+pub fn wanted(project: &Project, request: &Request) -> Wanted {
     let mut wanted = request.wanted.clone();
     if !project.promotion.into_line(&wanted.line) {
         wanted.merged.clear();
     }
-    let resolved = if refresh {
-        Ok(project.targets.iter().map(|_| Vec::new()).collect())
-    } else {
-        patient_resolve(images, project, &wanted, recent).await
+    wanted
+}
+
+/// What a build is handed, with what was found for each target.
+#[must_use]
+pub fn hand_out(project: &Project, request: &Request, sources: Vec<Vec<Source>>) -> Handout {
+    let (commit, refresh, bases) = match &request.subject {
+        Subject::Commit(commit) => (Some(commit.clone()), false, None),
+        Subject::Head { refresh, bases, .. } => (None, *refresh, bases.clone()),
     };
-    let resolved = resolved.unwrap_or_else(|error| {
-        tracing::error!(error = chain(&error), project = %project.name, "the build starts without caches");
-        project.targets.iter().map(|_| Vec::new()).collect()
-    });
     let writes = exports(project, &request.wanted.line, request.trust);
-    let parts = project.targets.iter().zip(resolved).map(|(target, sources)| Part {
+    let sources = sources.into_iter().chain(std::iter::repeat_with(Vec::new));
+    let parts = project.targets.iter().zip(sources).map(|(target, sources)| Part {
         export: writes.then(|| export_tag(&target.scope, &request.subject)).flatten(),
         target: target.clone(),
         sources,

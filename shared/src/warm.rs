@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::error::CallError;
 use crate::event::{BranchPushed, Event, NightlyWarm};
-use crate::gate::{Verdict, gate};
+use crate::gate::gate;
 use crate::handout::{Handed, Trust, Wanted};
 use crate::names::{Commit, Line, ProjectName, Tag};
 use crate::policy::Project;
@@ -106,14 +106,12 @@ pub fn decide(
 /// A line that never was refreshed is, in a night of its own: a fleet that begins with it does not build all at once.
 fn refresh_is_due(project: &Project, main: &Provenance, now: Timestamp) -> bool {
     let Some(every) = project.warm.refresh else { return false };
-    match main.refreshed {
-        Some(at) => now.duration_since(at) > every,
-        None => {
-            let nights = u64::try_from(every.as_hours() / 24).unwrap_or_default().max(1);
-            let night = u64::try_from(now.as_second() / (24 * 60 * 60)).unwrap_or_default();
-            (share(&project.name) + night).is_multiple_of(nights)
-        }
+    if let Some(at) = main.refreshed {
+        return now.duration_since(at) > every;
     }
+    let nights = u64::try_from(every.as_hours() / 24).unwrap_or_default().max(1);
+    let night = u64::try_from(now.as_second() / (24 * 60 * 60)).unwrap_or_default();
+    (share(&project.name) + night).is_multiple_of(nights)
 }
 
 /// A number that is a project's own and spreads projects evenly.
@@ -147,7 +145,7 @@ pub fn decide_after_push(project: &Project, pushed: &MainPushed, builds: &[Build
     if !project.warm.after_merge {
         return Decision::Skip("the policy wants no warming after a merge (warm.after-merge)".to_owned());
     }
-    if let Verdict::Leave(leave) = gate(project, &Event::BranchPushed(push.clone()))
+    if let Err(leave) = gate(project, &Event::BranchPushed(push.clone()))
         && ["builds.paths", "builds.skip-marks"].contains(&leave.rule)
     {
         return Decision::Skip(leave.to_string());
@@ -262,15 +260,14 @@ async fn bases(ports: &impl FindDigests, project: &Project) -> Result<Option<Str
     let mut hash = Sha256::new();
     let mut any = false;
     for (image, digest) in images.iter().zip(found) {
-        match digest {
-            Some(digest) => {
-                any = true;
-                hash.update(format!("{}:{}@{digest}\n", image.repository, image.tag));
-            }
-            None => tracing::warn!(
+        if let Some(digest) = digest {
+            any = true;
+            hash.update(format!("{}:{}@{digest}\n", image.repository, image.tag));
+        } else {
+            tracing::warn!(
                 project.name = %project.name, image.repository = %image.repository, image.tag = image.tag,
                 "a base image of the policy is not in the registry"
-            ),
+            );
         }
     }
     Ok(any.then(|| hex::encode(hash.finalize())))

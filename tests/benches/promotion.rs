@@ -103,7 +103,7 @@ async fn build(world: &mut World, branch: &str, export: Export) -> (Commit, Call
     world.push(branch, &[&commit]).await;
     world.settle().await;
     let build = world.running().pop().unwrap();
-    let tag = Handed::read(&build.environment).unwrap().export.unwrap();
+    let tag = Handed::read(&build.environment).unwrap().exports.remove(0);
     world.push_cache(&tag, export.0, export.1);
     world.wait(SignedDuration::from_mins(10));
     world.end(&build.id, BuildStatus::Succeeded, &commit);

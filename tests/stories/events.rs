@@ -4,7 +4,10 @@ use std::path::Path;
 
 use aws_lambda_events::lambda_function_urls::LambdaFunctionUrlRequest;
 use aws_lambda_events::sqs::SqsEvent;
+use jiff::{SignedDuration, Timestamp};
+use receive_webhook::Refusals;
 use stoker::event::{Envelope, Event};
+use stoker::forge::Meaning;
 use stoker::policy::Policy;
 use stoker::promote::Hint;
 use stories::account::Account;
@@ -18,28 +21,82 @@ fn envelopes(batch: serde_json::Value) -> Vec<Envelope> {
     batch.records.iter().map(|message| Envelope::parse(message.body.as_deref().unwrap()).unwrap()).collect()
 }
 
+/// Projects of the repositories that the examples are of, where the forge does not tell the default branch.
+const POLICY: &str = "
+version: 1
+projects:
+  - { name: app, repository: github.com/example/app }
+  - { name: app-bitbucket, repository: bitbucket.org/example/app }
+  - { name: app-codecommit, repository: git-codecommit.us-east-1.amazonaws.com/v1/repos/app }
+";
+
+/// When the forges sent all of them: their dates are checked.
+fn sent_at() -> Timestamp {
+    "2026-11-21T08:00:00Z".parse().unwrap()
+}
+
+fn account() -> Account {
+    let account = Account::default();
+    account.secrets.borrow_mut().push(b"a secret for examples".to_vec());
+    account
+}
+
+fn webhook(name: &str) -> LambdaFunctionUrlRequest {
+    let path = format!("{}/../events/receive-webhook-{name}.json", env!("CARGO_MANIFEST_DIR"));
+    serde_json::from_value(read(Path::new(&path))).unwrap()
+}
+
+/// The kind of event that a forge's example means, as its name has it.
+fn kind(example: &str) -> Option<&'static str> {
+    let name = example.trim_start_matches("gitlab-").trim_start_matches("bitbucket-");
+    let name = name.trim_start_matches("merge-request-").trim_start_matches("pull-request-");
+    let is_request = example.contains("-request-");
+    match name {
+        "ping" | "merge-group" | "push-tag" | "tag" | "renamed" | "commented" => None,
+        "branch-deleted" => Some("BranchDeleted"),
+        "merged" | "fast-forwarded" => Some("PullRequestMerged"),
+        "closed" => Some("PullRequestClosed"),
+        "approved" => Some("PullRequestApproved"),
+        _ if is_request => Some("PullRequestUpdated"),
+        _ => Some("BranchPushed"),
+    }
+}
+
+#[tokio::test]
+async fn what_is_sent_again_later_is_refused_and_told_once() {
+    let policy = Policy::parse("policy", POLICY).unwrap();
+    let refusals = Refusals::default();
+    let account = account();
+    let later = sent_at() + SignedDuration::from_hours(5 * 24);
+    for name in ["push", "branch-deleted", "gitlab-push-signed", "bitbucket-pull-request-merged"] {
+        let response = receive_webhook::handle(&webhook(name), &policy, &account, &refusals, later).await;
+        assert_eq!(response.status_code, 403, "{name}");
+    }
+    let told: Vec<_> = account.bus.borrow().iter().map(Event::detail_type).collect();
+    assert_eq!(told, ["WebhookRefused"]);
+}
+
 #[tokio::test]
 async fn every_event_is_understood_by_its_function() {
-    let policy = Policy::parse("policy", stories::world::POLICY).unwrap();
+    let policy = Policy::parse("policy", POLICY).unwrap();
     let mut seen = 0;
     for entry in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../events")).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_stem().unwrap().to_string_lossy().into_owned();
-        let account = Account::default();
-        account.secrets.borrow_mut().push(b"a secret for examples".to_vec());
-        if let Some(webhook) = name.strip_prefix("receive-webhook-") {
-            let request: LambdaFunctionUrlRequest = serde_json::from_value(read(&path)).unwrap();
-            let response = receive_webhook::handle(&request, &account).await;
-            assert_eq!(response.status_code, if webhook == "ping" { 200 } else { 202 }, "{name}");
+        let account = account();
+        if let Some(example) = name.strip_prefix("receive-webhook-") {
+            let (request, refusals) = (webhook(example), Refusals::default());
+            let response = receive_webhook::handle(&request, &policy, &account, &refusals, sent_at()).await;
             let sent = account.bus.borrow().first().map(Event::detail_type);
-            let expected = match webhook {
-                "ping" => None,
-                "push" => Some("BranchPushed"),
-                "branch-deleted" => Some("BranchDeleted"),
-                "pull-request-merged" => Some("PullRequestMerged"),
-                _ => Some("PullRequestUpdated"),
-            };
-            assert_eq!(sent, expected, "{name}");
+            assert_eq!(sent, kind(example), "{name}");
+            assert_eq!(response.status_code, if sent.is_some() { 202 } else { 200 }, "{name}");
+        } else if name == "receive-codecommit-pull-request-approved" {
+            let meaning = receive_codecommit::handle(read(&path), &policy, &account).await.unwrap();
+            assert!(matches!(meaning, Meaning::Ignored(_)), "{name}");
+        } else if let Some(example) = name.strip_prefix("receive-codecommit-") {
+            receive_codecommit::handle(read(&path), &policy, &account).await.unwrap();
+            let sent = account.bus.borrow().first().map(Event::detail_type);
+            assert_eq!(sent, kind(example), "{name}");
         } else if name.starts_with("start-build-") {
             Envelope::from_value(read(&path)).unwrap();
         } else if name.starts_with("promote-cache-batch") {
@@ -65,5 +122,5 @@ async fn every_event_is_understood_by_its_function() {
         }
         seen += 1;
     }
-    assert_eq!(seen, 16);
+    assert_eq!(seen, 80);
 }

@@ -1,55 +1,104 @@
-//! Receives a forge's webhook: checks its signature over the raw bytes, then reads it, then puts Stoker's own event
+//! Receives a forge's webhook: checks its signature over the raw bytes, then reads it, then puts Stoker's own events
 //! on the bus. Nothing of the body is ever logged.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
 
 use aws_lambda_events::lambda_function_urls::{LambdaFunctionUrlRequest, LambdaFunctionUrlResponse};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::header::CONTENT_TYPE;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
-use stoker::error::chain;
-use stoker::forge::{Meaning, Refusal, github};
+use stoker::emf::{self, Unit};
+use stoker::error::{CallError, chain};
+use stoker::event::{Event, WebhookRefused};
+use stoker::forge::{self, Forge, Meaning, Refusal};
+use stoker::policy::Policy;
 use stoker::ports::{Publish, ReadSecrets};
+
+/// How often people are told of refusals for the same reason.
+const TELL_EVERY: SignedDuration = SignedDuration::from_mins(1);
+
+/// The refusals that people were told of last, for as long as this instance of the function lives.
+#[derive(Debug, Default)]
+pub struct Refusals(Mutex<HashMap<&'static str, Timestamp>>);
+
+impl Refusals {
+    /// Whether nobody was told of this reason within the last minute; from now on somebody was.
+    fn is_news(&self, reason: &'static str, now: Timestamp) -> bool {
+        let Ok(mut told) = self.0.lock() else { return false };
+        let recent = told.get(reason).is_some_and(|at| now.duration_since(*at).abs() < TELL_EVERY);
+        if !recent {
+            told.insert(reason, now);
+        }
+        !recent
+    }
+}
 
 /// Handles one request. It always answers: a forge shows the status to whoever looks at its deliveries.
 ///
 /// | status | when |
 /// |---|---|
-/// | 202 | an event was put on the bus |
+/// | 202 | events were put on the bus |
 /// | 200 | the webhook is genuine, and nothing that Stoker acts on |
-/// | 400 | no event header, or the body is not the JSON of that event |
+/// | 400 | no forge's event header, or the body is not the JSON of that event |
 /// | 401 | no signature, or a wrong one |
+/// | 403 | genuine, and too old: somebody may be sending it again |
 /// | 405 | not a POST |
 /// | 413 | more than 4 MiB |
-/// | 503 | the secret could not be read or the bus did not take the event: deliver it again |
+/// | 503 | the secret could not be read or the bus did not take the events: deliver it again |
+///
+/// Refusals are counted, and those of requests that carried a signature are told to people, too.
 pub async fn handle(
     request: &LambdaFunctionUrlRequest,
+    policy: &Policy,
     ports: &(impl ReadSecrets + Publish),
+    refusals: &Refusals,
+    now: Timestamp,
 ) -> LambdaFunctionUrlResponse {
     let header = |name: &str| request.headers.get(name).and_then(|value| value.to_str().ok());
-    let delivery = header("x-github-delivery").unwrap_or_default();
-    let (status, message) = match answer(request, ports).await {
-        Ok(Meaning::Event(event)) => {
-            tracing::info!(
-                webhook.delivery = delivery,
-                webhook.repository = event.repository().map(ToString::to_string),
-                event.kind = event.detail_type(),
-                "accepted"
-            );
-            (202, event.detail_type().to_owned())
+    let sender = Forge::of(&header);
+    let forge = sender.map_or("unknown", Forge::name);
+    let delivery = sender.and_then(|forge| forge.delivery(&header)).unwrap_or_default();
+    let (status, message) = match answer(request, sender, policy, ports, now).await {
+        Ok(Meaning::Events(events)) => {
+            for event in &events {
+                tracing::info!(
+                    webhook.forge = forge,
+                    webhook.delivery = delivery,
+                    webhook.repository = event.repository().map(ToString::to_string),
+                    event.kind = event.detail_type(),
+                    "accepted"
+                );
+            }
+            count("WebhooksAccepted", &[("Forge", forge)], now);
+            (202, events.iter().map(Event::detail_type).collect::<Vec<_>>().join(", "))
         }
         Ok(Meaning::Ignored(why)) => {
-            tracing::debug!(webhook.delivery = delivery, why, "ignored");
+            tracing::debug!(webhook.forge = forge, webhook.delivery = delivery, why, "ignored");
+            count("WebhooksAccepted", &[("Forge", forge)], now);
             (200, why.to_owned())
         }
-        Err(Failure { status, error }) => {
+        Err(failure) => {
+            let (status, error) = (failure.status(), chain(&failure));
             tracing::warn!(
+                webhook.forge = forge,
                 webhook.delivery = delivery,
                 http.status = status,
-                error = chain(&*error),
+                error,
                 "refused"
             );
+            if let Failure::Refused(refusal) = &failure {
+                count("WebhooksRefused", &[("Forge", forge), ("Reason", refusal.reason())], now);
+                let signed = sender.is_some_and(|forge| forge::is_signed(forge, &header));
+                if signed && refusals.is_news(refusal.reason(), now) {
+                    tell(forge, refusal, ports).await;
+                }
+            }
             // What failed inside is for the logs; the caller learns only what it can mend.
-            (status, if status == 503 { "try again later".to_owned() } else { error.to_string() })
+            let mendable = !matches!(failure, Failure::Unavailable(_));
+            (status, if mendable { failure.to_string() } else { "try again later".to_owned() })
         }
     };
     let mut response = LambdaFunctionUrlResponse::default();
@@ -59,47 +108,90 @@ pub async fn handle(
     response
 }
 
-struct Failure {
-    status: i64,
-    error: Box<dyn std::error::Error>,
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("webhooks are sent by POST")]
+    NotPost,
+    #[error("the body is not base64")]
+    NotBase64(#[source] base64::DecodeError),
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    #[error(transparent)]
+    Unavailable(#[from] CallError),
 }
 
-impl From<Refusal> for Failure {
-    fn from(refusal: Refusal) -> Self {
-        let status = match refusal {
-            Refusal::Unsigned | Refusal::WrongSignature => 401,
-            Refusal::TooLarge(_) => 413,
-            Refusal::NoEvent | Refusal::Malformed(_) => 400,
-        };
-        Self { status, error: refusal.into() }
+impl Failure {
+    fn status(&self) -> i64 {
+        match self {
+            Self::NotPost => 405,
+            Self::NotBase64(_) | Self::Refused(Refusal::NoEvent | Refusal::Malformed(_)) => 400,
+            Self::Refused(Refusal::Unsigned | Refusal::WrongSignature) => 401,
+            Self::Refused(Refusal::Stale) => 403,
+            Self::Refused(Refusal::TooLarge(_)) => 413,
+            Self::Unavailable(_) => 503,
+        }
     }
 }
 
 async fn answer(
     request: &LambdaFunctionUrlRequest,
+    sender: Option<Forge>,
+    policy: &Policy,
     ports: &(impl ReadSecrets + Publish),
+    now: Timestamp,
 ) -> Result<Meaning, Failure> {
-    let unavailable = |error: stoker::error::CallError| Failure { status: 503, error: error.into() };
     if request.request_context.http.method.as_deref() != Some("POST") {
-        return Err(Failure { status: 405, error: "webhooks are sent by POST".into() });
+        return Err(Failure::NotPost);
     }
+    let header = |name: &str| request.headers.get(name).and_then(|value| value.to_str().ok());
+    let forge = sender.ok_or(Refusal::NoEvent)?;
+    let event = forge.event_name(&header).ok_or(Refusal::NoEvent)?;
     let body = request.body.as_deref().unwrap_or_default();
     let body = if request.is_base64_encoded {
-        STANDARD.decode(body).map_err(|error| Failure { status: 400, error: error.into() })?
+        STANDARD.decode(body).map_err(Failure::NotBase64)?
     } else {
         body.as_bytes().to_vec()
     };
-    let header = |name: &str| request.headers.get(name).and_then(|value| value.to_str().ok());
     // Without a signature there is no need to ask for the secret: strangers cost as little as can be.
-    let signature = header(github::SIGNATURE_HEADER);
-    let secrets = match signature {
-        Some(_) => ports.webhook_secrets().await.map_err(unavailable)?,
-        None => Vec::new(),
-    };
-    github::verify(&secrets, signature, &body)?;
-    let meaning = github::read(header(github::EVENT_HEADER), &body)?;
-    if let Meaning::Event(event) = &meaning {
-        ports.publish(std::slice::from_ref(event)).await.map_err(unavailable)?;
+    let secrets = if forge::is_signed(forge, &header) { ports.webhook_secrets().await? } else { Vec::new() };
+    forge::verify(forge, &secrets, &header, &body, now)?;
+    let mut meaning = forge::read(forge, event, &body, &forge::default_branches(policy))?;
+    if let Meaning::Events(events) = &mut meaning {
+        for event in events.iter_mut() {
+            forge::check_age(event, now)?;
+        }
+        ports.publish(events).await?;
     }
     Ok(meaning)
+}
+
+/// Tells people of a refusal, as far as the bus takes it: the forge gets the same answer either way.
+async fn tell(forge: &str, refusal: &Refusal, ports: &impl Publish) {
+    let refused = WebhookRefused { forge: forge.to_owned(), why: refusal.to_string() };
+    if let Err(error) = ports.publish(&[Event::WebhookRefused(refused)]).await {
+        tracing::warn!(error = chain(&error), "nobody is told of the refusal");
+    }
+}
+
+/// Counts one webhook.
+#[expect(clippy::print_stdout, reason = "a line on standard output is how a metric leaves a function")]
+fn count(metric: &'static str, dimensions: &[(&str, &str)], now: Timestamp) {
+    println!("{}", emf::record(now, dimensions, &[(metric, Unit::Count, 1)]));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn people_are_told_of_a_reason_once_a_minute() {
+        let refusals = Refusals::default();
+        let start: Timestamp = "2026-11-21T08:00:00Z".parse().unwrap();
+        let at = |seconds| start + SignedDuration::from_secs(seconds);
+        assert!(refusals.is_news("stale", at(0)));
+        assert!(!refusals.is_news("stale", at(59)));
+        assert!(refusals.is_news("malformed", at(59)));
+        assert!(refusals.is_news("stale", at(60)));
+        assert!(!refusals.is_news("stale", at(61)));
+    }
 }

@@ -109,9 +109,9 @@ pub async fn handle(
         bases: None,
     };
     let environment: BTreeMap<String, String> = handout.environment(registry, &project).into_iter().collect();
-    let shell =
+    let exports: Vec<String> =
         environment.iter().map(|(name, value)| format!("export {name}={}\n", quoted(value))).collect();
-    Ok(Answer { environment, shell })
+    Ok(Answer { environment, shell: exports.concat() })
 }
 
 fn is_whole(question: &Question) -> bool {

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use stoker::emf::{self, Unit};
 use stoker::error::{CallError, Disposition, Failure, chain};
 use stoker::event::{BuildDelayed, Envelope, Event};
-use stoker::gate::{Verdict, gate};
+use stoker::gate::gate;
 use stoker::lambda::log;
 use stoker::names::ProjectName;
 use stoker::policy::{Policy, Project};
@@ -90,8 +90,8 @@ fn wanted(event: &Event, policy: &Policy) -> Vec<(Project, Request)> {
         tracing::debug!(event.kind = event.detail_type(), "no project of the policy builds this repository");
     }
     let gated = projects.into_iter().filter_map(|project| match gate(&project, event) {
-        Verdict::Build(request) => Some((project, request)),
-        Verdict::Leave(leave) => {
+        Ok(request) => Some((project, request)),
+        Err(leave) => {
             tracing::info!(
                 project.name = %project.name, event.kind = event.detail_type(), policy.rule = leave.rule, leave.why,
                 "not built"
@@ -150,7 +150,7 @@ fn tell(project: &ProjectName, request: &Request, outcome: &Outcome, now: Timest
         Outcome::Overtaken { id } => tracing::info!(build.id = id, %line, "a newer push has its build"),
         Outcome::AlreadyOrdered => tracing::info!(%project, %line, "the same build was ordered a moment ago"),
         Outcome::NoSuchProject => {
-            tracing::warn!(project = %request.built_by, "CodeBuild has no such project")
+            tracing::warn!(project = %request.built_by, "CodeBuild has no such project");
         }
     }
 }

@@ -1,44 +1,31 @@
 //! GitHub's webhooks.
 
-use hmac::{Hmac, KeyInit as _, Mac as _};
 use serde::Deserialize;
-use serde::de::Error as _;
-use sha2::Sha256;
+use serde::de::{Error as _, IgnoredAny};
 
-use super::{MAX_BODY, Meaning, Refusal};
-use crate::event::{BranchDeleted, BranchPushed, Change, Event, PullRequest};
+use super::Meaning;
+use super::payload::{self, Moment, PushedCommit};
+use crate::event::{Approval, BranchDeleted, BranchPushed, Change, Event, PullRequest};
 use crate::names::{Branch, Commit, Repository, Revision};
 
-/// The header that carries the signature.
-pub const SIGNATURE_HEADER: &str = "x-hub-signature-256";
-/// The header that names the event.
-pub const EVENT_HEADER: &str = "x-github-event";
+/// The header that carries the signature. `X-Hub-Signature`, which comes as well, is of SHA-1.
+pub(super) const SIGNATURE_HEADER: &str = "x-hub-signature-256";
 
-/// Checks that one of `secrets` signed exactly these bytes.
-pub fn verify(secrets: &[Vec<u8>], signature: Option<&str>, body: &[u8]) -> Result<(), Refusal> {
-    if body.len() > MAX_BODY {
-        return Err(Refusal::TooLarge(body.len()));
-    }
-    let signature = signature.ok_or(Refusal::Unsigned)?;
-    let claimed = signature.strip_prefix("sha256=").and_then(|hex| hex::decode(hex).ok());
-    let claimed = claimed.ok_or(Refusal::WrongSignature)?;
-    let signed_by = |secret: &Vec<u8>| {
-        // An empty secret would let anybody sign.
-        !secret.is_empty()
-            && Hmac::<Sha256>::new_from_slice(secret)
-                .is_ok_and(|mac| mac.chain_update(body).verify_slice(&claimed).is_ok())
-    };
-    if secrets.iter().any(signed_by) { Ok(()) } else { Err(Refusal::WrongSignature) }
-}
+/// A push of more commits lists only these many.
+const MAX_COMMITS: usize = 2048;
 
-/// Reads a webhook that [`verify`] let through.
-pub fn read(event: Option<&str>, body: &[u8]) -> Result<Meaning, Refusal> {
-    match event.ok_or(Refusal::NoEvent)? {
-        "push" => read_push(body).map_err(Refusal::Malformed),
-        "pull_request" => read_pull_request(body).map_err(Refusal::Malformed),
+/// Marks in a commit's message that only GitHub knows, in lower case.
+const SKIP_MARKS: [&str; 3] = ["[no ci]", "[skip actions]", "[actions skip]"];
+
+pub(super) fn read(event: &str, body: &[u8]) -> Result<Meaning, serde_json::Error> {
+    match event {
+        "push" => read_push(body),
+        "pull_request" => read_pull_request(body),
+        "pull_request_review" => read_review(body),
+        "merge_group" => Ok(Meaning::Ignored("the merge queue's branch comes as a push of its own")),
         // A hook set to form encoding signs its body all the same: without this check it would look accepted.
         "ping" => {
-            let _: serde::de::IgnoredAny = serde_json::from_slice(body).map_err(Refusal::Malformed)?;
+            let _: IgnoredAny = serde_json::from_slice(body)?;
             Ok(Meaning::Ignored("pong"))
         }
         _ => Ok(Meaning::Ignored("not an event that Stoker acts on")),
@@ -50,62 +37,86 @@ struct RepositoryPayload {
     full_name: String,
     html_url: String,
     default_branch: Branch,
+    #[serde(default)]
+    pushed_at: Moment,
 }
 
 impl RepositoryPayload {
-    /// Host and path, so that an enterprise server's repository is not mistaken for github.com's.
     fn name(&self) -> Result<Repository, serde_json::Error> {
-        let path = self.html_url.strip_prefix("https://").or_else(|| self.html_url.strip_prefix("http://"));
-        let path = path.ok_or_else(|| serde_json::Error::custom("repository.html_url is no web address"))?;
-        Repository::new(path).map_err(serde_json::Error::custom)
+        payload::repository(&self.html_url)
     }
 }
 
 #[derive(Deserialize)]
-struct CommitPayload {
-    id: Commit,
+struct HeadCommit {
+    #[serde(default)]
+    message: String,
 }
 
 #[derive(Deserialize)]
 struct PushPayload {
     #[serde(rename = "ref")]
     reference: String,
+    #[serde(default)]
+    before: String,
     after: String,
+    #[serde(default)]
+    created: bool,
     #[serde(default)]
     deleted: bool,
     #[serde(default)]
-    commits: Vec<CommitPayload>,
+    forced: bool,
+    #[serde(default)]
+    commits: Vec<PushedCommit>,
+    #[serde(default)]
+    head_commit: Option<HeadCommit>,
     repository: RepositoryPayload,
+}
+
+impl PushPayload {
+    /// The commits tell every path only if they are the whole way from the old head to the new one.
+    fn paths(&self) -> Option<Vec<String>> {
+        let whole = !self.created && !self.forced && (1..MAX_COMMITS).contains(&self.commits.len());
+        if whole { payload::paths(&self.commits) } else { None }
+    }
 }
 
 fn read_push(body: &[u8]) -> Result<Meaning, serde_json::Error> {
     let push: PushPayload = serde_json::from_slice(body)?;
-    let Some(branch) = push.reference.strip_prefix("refs/heads/") else {
+    let Some(branch) = payload::branch(&push.reference)? else {
         return Ok(Meaning::Ignored("a push of a tag"));
     };
-    let branch = Branch::new(branch).map_err(serde_json::Error::custom)?;
     let repository = push.repository.name()?;
+    let paths = push.paths();
     let default_branch = push.repository.default_branch;
+    let pushed_at = push.repository.pushed_at.0;
     if push.deleted {
-        return Ok(Meaning::Event(Event::BranchDeleted(BranchDeleted {
-            repository,
-            branch,
-            default_branch,
-            deleted_at: None,
-        })));
+        let deleted = BranchDeleted { repository, branch, default_branch, deleted_at: pushed_at };
+        return Ok(Meaning::one(Event::BranchDeleted(deleted)));
     }
-    Ok(Meaning::Event(Event::BranchPushed(BranchPushed {
+    Ok(Meaning::one(Event::BranchPushed(BranchPushed {
         repository,
         to_default_branch: branch == default_branch,
         branch,
         commit: Commit::new(push.after).map_err(serde_json::Error::custom)?,
         commits: push.commits.into_iter().map(|commit| commit.id).collect(),
         default_branch,
-        before: None,
-        paths: None,
-        skips_ci: false,
-        pushed_at: None,
+        before: Commit::new(push.before).ok(),
+        paths,
+        skips_ci: push.head_commit.is_some_and(|head| skips_ci(&head.message)),
+        pushed_at,
     })))
+}
+
+/// Whether a message asks GitHub's own CI to stay away: by a mark anywhere, or by a last line `skip-checks: true` in
+/// trailers after two empty lines.
+fn skips_ci(message: &str) -> bool {
+    let message = message.to_lowercase().replace("\r\n", "\n");
+    let trailers = message.trim_end().rsplit_once("\n\n\n").map(|(_, trailers)| trailers);
+    let last = trailers.and_then(|trailers| trailers.lines().last());
+    payload::has_skip_mark(&message)
+        || SKIP_MARKS.iter().any(|mark| message.contains(mark))
+        || last.is_some_and(|line| matches!(line.trim(), "skip-checks:true" | "skip-checks: true"))
 }
 
 #[derive(Deserialize)]
@@ -129,96 +140,129 @@ struct Base {
 }
 
 #[derive(Deserialize)]
+struct Label {
+    name: String,
+}
+
+#[derive(Deserialize)]
 struct PullRequestBody {
     number: u64,
+    #[serde(default)]
+    state: String,
     head: Head,
     base: Base,
+    #[serde(default)]
+    draft: bool,
+    #[serde(default)]
+    labels: Vec<Label>,
     #[serde(default)]
     merged: bool,
     #[serde(default)]
     merge_commit_sha: Option<Revision>,
+    #[serde(default)]
+    updated_at: Moment,
+}
+
+impl PullRequestBody {
+    fn event(
+        self,
+        repository: RepositoryPayload,
+        change: Change,
+        merged: bool,
+    ) -> Result<PullRequest, serde_json::Error> {
+        let head_repository = self.head.repo.map(|repo| repo.full_name);
+        Ok(PullRequest {
+            repository: repository.name()?,
+            number: self.number,
+            branch: self.head.reference,
+            commit: self.head.sha,
+            base: self.base.reference,
+            from_fork: head_repository.is_none_or(|name| name != repository.full_name),
+            default_branch: repository.default_branch,
+            // Before the merge this field holds GitHub's trial merge, which no branch contains.
+            merge_commit: self.merge_commit_sha.filter(|_| merged),
+            change,
+            draft: self.draft,
+            labels: payload::labels(self.labels.into_iter().map(|label| label.name)),
+            reference: Some(format!("refs/pull/{}/head", self.number)),
+            updated_at: self.updated_at.0,
+        })
+    }
+}
+
+#[derive(Deserialize)]
+struct Changes {
+    base: Option<IgnoredAny>,
 }
 
 #[derive(Deserialize)]
 struct PullRequestPayload {
     action: String,
+    #[serde(default)]
+    changes: Option<Changes>,
     pull_request: PullRequestBody,
     repository: RepositoryPayload,
 }
 
 fn read_pull_request(body: &[u8]) -> Result<Meaning, serde_json::Error> {
     let payload: PullRequestPayload = serde_json::from_slice(body)?;
-    let pull = payload.pull_request;
-    let from_fork = pull.head.repo.as_ref().is_none_or(|head| head.full_name != payload.repository.full_name);
-    let merged = payload.action == "closed" && pull.merged;
-    let pull = PullRequest {
-        repository: payload.repository.name()?,
-        number: pull.number,
-        branch: pull.head.reference,
-        commit: pull.head.sha,
-        base: pull.base.reference,
-        default_branch: payload.repository.default_branch,
-        from_fork,
-        // Before the merge this field holds GitHub's trial merge, which no branch contains.
-        merge_commit: pull.merge_commit_sha.filter(|_| merged),
-        change: match payload.action.as_str() {
-            "synchronize" => Change::Pushed,
-            "closed" => Change::Ended,
-            _ => Change::Opened,
-        },
-        draft: false,
-        labels: Vec::new(),
-        reference: Some(format!("refs/pull/{}/head", pull.number)),
-        updated_at: None,
+    let change = match payload.action.as_str() {
+        "opened" | "reopened" | "ready_for_review" => Change::Opened,
+        "synchronize" => Change::Pushed,
+        "edited" if payload.changes.is_some_and(|changes| changes.base.is_some()) => Change::Retargeted,
+        "labeled" | "unlabeled" => Change::Labelled,
+        "closed" => Change::Ended,
+        _ => return Ok(Meaning::Ignored("an action that changes no code")),
     };
-    Ok(match payload.action.as_str() {
-        "opened" | "reopened" | "synchronize" => Meaning::Event(Event::PullRequestUpdated(pull)),
-        "closed" if merged => Meaning::Event(Event::PullRequestMerged(pull)),
-        "closed" => Meaning::Event(Event::PullRequestClosed(pull)),
-        _ => Meaning::Ignored("an action that changes no code"),
-    })
+    let merged = change == Change::Ended && payload.pull_request.merged;
+    let pull = payload.pull_request.event(payload.repository, change, merged)?;
+    Ok(payload::pull_request(pull, merged))
+}
+
+#[derive(Deserialize)]
+struct User {
+    login: String,
+}
+
+#[derive(Deserialize)]
+struct Review {
+    state: String,
+    /// Null when the account has been deleted.
+    user: Option<User>,
+    commit_id: Option<Revision>,
+    #[serde(default)]
+    submitted_at: Moment,
+}
+
+#[derive(Deserialize)]
+struct ReviewPayload {
+    action: String,
+    review: Review,
+    pull_request: PullRequestBody,
+    repository: RepositoryPayload,
+}
+
+fn read_review(body: &[u8]) -> Result<Meaning, serde_json::Error> {
+    let payload: ReviewPayload = serde_json::from_slice(body)?;
+    let review = payload.review;
+    if payload.action != "submitted" || review.state != "approved" {
+        return Ok(Meaning::Ignored("a review that approves nothing"));
+    }
+    if payload.pull_request.state == "closed" {
+        return Ok(Meaning::Ignored("an approval of what has ended"));
+    }
+    let approver = review.user.and_then(|user| payload::account(&user.login));
+    let (Some(approver), Some(commit)) = (approver, review.commit_id) else {
+        return Ok(Meaning::Ignored("an approval by nobody, or of no commit"));
+    };
+    let mut pull_request = payload.pull_request.event(payload.repository, Change::default(), false)?;
+    pull_request.updated_at = review.submitted_at.0.or(pull_request.updated_at);
+    Ok(Meaning::one(Event::PullRequestApproved(Approval { pull_request, approver, commit })))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    // The example of GitHub's documentation on validating deliveries.
-    const SECRET: &[u8] = b"It's a Secret to Everybody";
-    const BODY: &[u8] = b"Hello, World!";
-    const SIGNATURE: &str = "sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17";
-
-    #[test]
-    fn githubs_own_example_verifies() {
-        verify(&[SECRET.to_vec()], Some(SIGNATURE), BODY).unwrap();
-    }
-
-    #[test]
-    fn either_of_two_secrets_verifies_during_a_rotation() {
-        verify(&[b"new".to_vec(), SECRET.to_vec()], Some(SIGNATURE), BODY).unwrap();
-    }
-
-    #[test]
-    fn anything_else_is_refused() {
-        let secrets = [SECRET.to_vec()];
-        assert!(matches!(verify(&secrets, None, BODY), Err(Refusal::Unsigned)));
-        for wrong in
-            ["", "sha256=", "sha256=zz", "sha1=757107ea", &SIGNATURE[..70], &format!("{SIGNATURE}00")]
-        {
-            assert!(matches!(verify(&secrets, Some(wrong), BODY), Err(Refusal::WrongSignature)), "{wrong}");
-        }
-        assert!(matches!(verify(&secrets, Some(SIGNATURE), b"Hello, World?"), Err(Refusal::WrongSignature)));
-        assert!(matches!(verify(&[], Some(SIGNATURE), BODY), Err(Refusal::WrongSignature)));
-        let large = vec![b' '; MAX_BODY + 1];
-        assert!(matches!(verify(&secrets, Some(SIGNATURE), &large), Err(Refusal::TooLarge(_))));
-    }
-
-    #[test]
-    fn an_empty_secret_verifies_nothing() {
-        let mac = Hmac::<Sha256>::new_from_slice(b"").unwrap().chain_update(BODY).finalize().into_bytes();
-        let signature = format!("sha256={}", hex::encode(mac));
-        assert!(matches!(verify(&[Vec::new()], Some(&signature), BODY), Err(Refusal::WrongSignature)));
-    }
 
     #[test]
     fn a_forks_branch_called_main_is_known_as_a_forks() {
@@ -232,12 +276,55 @@ mod tests {
             },
             "repository": {"full_name": "example/app", "html_url": "https://github.com/example/app", "default_branch": "main"}
         });
-        let Meaning::Event(Event::PullRequestClosed(pull)) =
-            read(Some("pull_request"), body.to_string().as_bytes()).unwrap()
-        else {
-            panic!("wrong kind")
+        let Meaning::Events(events) = read("pull_request", body.to_string().as_bytes()).unwrap() else {
+            panic!("ignored")
         };
+        let [Event::PullRequestClosed(pull)] = events.as_slice() else { panic!("wrong kind") };
         assert!(pull.from_fork);
         assert_eq!(pull.merge_commit, None);
+    }
+
+    #[test]
+    fn marks_are_githubs() {
+        for message in [
+            "Fix [skip ci]",
+            "[CI SKIP] fix",
+            "fix\n\n[No CI]",
+            "[skip actions]",
+            "[actions skip]",
+            "fix\n\n\nskip-checks: true",
+            "fix\r\n\r\n\r\nReviewed-by: someone\r\nskip-checks:true\r\n",
+        ] {
+            assert!(skips_ci(message), "{message:?}");
+        }
+        for message in [
+            "",
+            "skip ci",
+            "skip-checks: true",
+            "fix\n\nskip-checks: true",
+            "fix\n\n\nskip-checks: true\nReviewed-by: someone",
+            "fix\n\n\nskip-checks: false",
+        ] {
+            assert!(!skips_ci(message), "{message:?}");
+        }
+    }
+
+    #[test]
+    fn paths_are_not_told_where_the_list_may_not_be_whole() {
+        let commit = serde_json::json!({"id": "1".repeat(40), "added": ["a"], "modified": [], "removed": []});
+        let push = |commits: usize, created: bool, forced: bool| {
+            let body = serde_json::json!({
+                "ref": "refs/heads/main", "after": "1".repeat(40), "created": created, "forced": forced,
+                "commits": vec![commit.clone(); commits],
+                "repository": {"full_name": "a/b", "html_url": "https://github.com/a/b", "default_branch": "main"},
+            });
+            serde_json::from_value::<PushPayload>(body).unwrap().paths().is_some()
+        };
+        assert!(push(1, false, false));
+        assert!(push(2047, false, false));
+        assert!(!push(2048, false, false));
+        assert!(!push(0, false, false));
+        assert!(!push(1, true, false));
+        assert!(!push(1, false, true));
     }
 }

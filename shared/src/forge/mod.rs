@@ -1,37 +1,265 @@
 //! Forges: who signed a webhook, and what it says. One file per forge.
+//!
+//! Webhooks that come by HTTP go through [`Forge`]: [`Forge::of`] tells the forge by a header, [`verify`] checks who
+//! signed the bytes, [`read`] says what they mean and [`check_age`] refuses what has been lying about. CodeCommit has
+//! no webhooks of that kind: its events come through EventBridge, which vouches for them, to [`codecommit::read`].
 
-pub mod github;
+mod bitbucket;
+pub mod codecommit;
+mod github;
+mod gitlab;
+mod payload;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::str::FromStr;
+
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use jiff::{SignedDuration, Timestamp};
+use sha2::Sha256;
 
 use crate::event::Event;
+use crate::names::{Branch, Repository};
+use crate::policy::Policy;
 
 /// The largest webhook that is read, in bytes. Lambda's own limit is 6 MiB with base64; no push needs as much.
 pub const MAX_BODY: usize = 4 * 1024 * 1024;
 
+/// How old a webhook may be by the date in its body. GitHub lets people redeliver one for three days; a day more is for
+/// clocks and for those who press the button late.
+pub const MAX_AGE: SignedDuration = SignedDuration::from_hours(4 * 24);
+
+/// How far in the future a date may be and still be believed.
+pub const MAX_AHEAD: SignedDuration = SignedDuration::from_hours(1);
+
+/// How many events one webhook may mean; what a Bitbucket push of more branches says beyond that is left out.
+pub const MAX_EVENTS: usize = 100;
+
+/// A forge that sends webhooks by HTTP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Forge {
+    /// github.com or a GitHub Enterprise Server.
+    GitHub,
+    /// gitlab.com or a GitLab of one's own.
+    GitLab,
+    /// Bitbucket Cloud.
+    Bitbucket,
+}
+
+impl Forge {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::GitHub, Self::GitLab, Self::Bitbucket];
+
+    /// The forge that a request comes from, by the header that names the event: `header` looks one up by its name in
+    /// lower case. Signatures do not tell forges apart, as two of them use `X-Hub-Signature`.
+    pub fn of<'h>(header: &impl Fn(&str) -> Option<&'h str>) -> Option<Self> {
+        Self::ALL.into_iter().find(|forge| forge.event_name(header).is_some())
+    }
+
+    /// What the request says has happened, in the forge's word, such as `push`, `Push Hook` or `repo:push`.
+    pub fn event_name<'h>(self, header: &impl Fn(&str) -> Option<&'h str>) -> Option<&'h str> {
+        header(match self {
+            Self::GitHub => "x-github-event",
+            Self::GitLab => "x-gitlab-event",
+            Self::Bitbucket => "x-event-key",
+        })
+    }
+
+    /// By which name the forge's list of deliveries shows this one.
+    pub fn delivery<'h>(self, header: &impl Fn(&str) -> Option<&'h str>) -> Option<&'h str> {
+        match self {
+            Self::GitHub => header("x-github-delivery"),
+            Self::GitLab => header("x-gitlab-event-uuid").or_else(|| header("webhook-id")),
+            Self::Bitbucket => header("x-request-uuid"),
+        }
+    }
+
+    /// The forge's name, as [`Forge::from_str`] reads it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::GitHub => "github",
+            Self::GitLab => "gitlab",
+            Self::Bitbucket => "bitbucket",
+        }
+    }
+}
+
+impl fmt::Display for Forge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A word is no forge's name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not a forge that sends webhooks; expected `github`, `gitlab` or `bitbucket`")]
+pub struct UnknownForge;
+
+impl FromStr for Forge {
+    type Err = UnknownForge;
+
+    fn from_str(name: &str) -> Result<Self, UnknownForge> {
+        Self::ALL.into_iter().find(|forge| forge.name() == name).ok_or(UnknownForge)
+    }
+}
+
 /// What a verified webhook means for Stoker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Meaning {
-    /// Something that Stoker acts on.
-    Event(Event),
+    /// What Stoker acts on: at least one event, at most [`MAX_EVENTS`].
+    Events(Vec<Event>),
     /// Nothing that Stoker acts on, and why.
     Ignored(&'static str),
+}
+
+impl Meaning {
+    /// A single event.
+    fn one(event: Event) -> Self {
+        Self::Events(vec![event])
+    }
 }
 
 /// A webhook was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
+    /// No header names an event as one of the forges does.
+    #[error("the webhook has no event header of a forge that Stoker knows")]
+    NoEvent,
     /// It carries no signature.
     #[error("the webhook is not signed; set its secret in the forge")]
     Unsigned,
     /// The signature is not that of any valid secret over these bytes.
     #[error("the webhook's signature is wrong; its secret in the forge is not Stoker's")]
     WrongSignature,
+    /// It is genuine, and older than [`MAX_AGE`], or than what its signature's own date allows.
+    #[error("the webhook is too old; somebody may be sending it again")]
+    Stale,
     /// It is larger than [`MAX_BODY`].
     #[error("the webhook has {0} bytes, more than {MAX_BODY}")]
     TooLarge(usize),
-    /// It does not say what happened.
-    #[error("the webhook has no event header")]
-    NoEvent,
     /// The body is not the JSON that this event carries.
     #[error("the webhook's body is not the JSON that this event carries")]
     Malformed(#[source] serde_json::Error),
+}
+
+impl Refusal {
+    /// The reason in a word or two, for metrics.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::NoEvent => "no-event",
+            Self::Unsigned => "unsigned",
+            Self::WrongSignature => "wrong-signature",
+            Self::Stale => "stale",
+            Self::TooLarge(_) => "too-large",
+            Self::Malformed(_) => "malformed",
+        }
+    }
+}
+
+/// The default branch of a repository, for the forges that do not tell it; `None` for a repository that the policy does
+/// not name.
+pub type DefaultBranchOf<'p> = dyn Fn(&Repository) -> Option<Branch> + 'p;
+
+/// Default branches as a policy has them. Of several projects of one repository the first rule's says.
+pub fn default_branches(policy: &Policy) -> impl Fn(&Repository) -> Option<Branch> {
+    |repository| policy.projects_of(repository).into_iter().next().map(|project| project.default_branch)
+}
+
+/// Whether there is anything that [`verify`] could compare with a secret. Where there is not, nobody has to look the
+/// secrets up.
+pub fn is_signed<'h>(forge: Forge, header: &impl Fn(&str) -> Option<&'h str>) -> bool {
+    match forge {
+        Forge::GitHub => header(github::SIGNATURE_HEADER).is_some(),
+        Forge::GitLab => header(gitlab::SIGNATURE_HEADER).is_some() || header(gitlab::TOKEN_HEADER).is_some(),
+        Forge::Bitbucket => header(bitbucket::SIGNATURE_HEADER).is_some(),
+    }
+}
+
+/// Checks that the holder of one of `secrets` sent exactly these bytes.
+///
+/// GitLab's plain token proves the sender and not the bytes; where GitLab signs as well, the signature has to hold and
+/// must have been made within five minutes of `now`.
+pub fn verify<'h>(
+    forge: Forge,
+    secrets: &[Vec<u8>],
+    header: &impl Fn(&str) -> Option<&'h str>,
+    body: &[u8],
+    now: Timestamp,
+) -> Result<(), Refusal> {
+    if body.len() > MAX_BODY {
+        return Err(Refusal::TooLarge(body.len()));
+    }
+    match forge {
+        Forge::GitHub => verify_hex(secrets, header(github::SIGNATURE_HEADER), body),
+        Forge::GitLab => gitlab::verify(secrets, header, body, now),
+        Forge::Bitbucket => verify_hex(secrets, header(bitbucket::SIGNATURE_HEADER), body),
+    }
+}
+
+/// Reads a webhook that [`verify`] let through. `event` is what [`Forge::event_name`] said.
+pub fn read(
+    forge: Forge,
+    event: &str,
+    body: &[u8],
+    default_branch_of: &DefaultBranchOf<'_>,
+) -> Result<Meaning, Refusal> {
+    let meaning = match forge {
+        Forge::GitHub => github::read(event, body),
+        Forge::GitLab => gitlab::read(event, body),
+        Forge::Bitbucket => bitbucket::read(event, body, default_branch_of),
+    };
+    meaning.map_err(Refusal::Malformed)
+}
+
+/// Refuses an event that the forge itself dated more than [`MAX_AGE`] before `now`: who sends it again wants to undo what
+/// came after it. A date more than [`MAX_AHEAD`] in the future is taken away from the event, so that it orders nothing.
+pub fn check_age(event: &mut Event, now: Timestamp) -> Result<(), Refusal> {
+    let Some(signed_at) = event.signed_at() else { return Ok(()) };
+    let age = now.duration_since(signed_at);
+    if age > MAX_AGE {
+        return Err(Refusal::Stale);
+    }
+    if age < -MAX_AHEAD {
+        undate(event);
+    }
+    Ok(())
+}
+
+fn undate(event: &mut Event) {
+    match event {
+        Event::BranchPushed(push) => push.pushed_at = None,
+        Event::PullRequestUpdated(pull) | Event::PullRequestMerged(pull) | Event::PullRequestClosed(pull) => {
+            pull.updated_at = None;
+        }
+        Event::PullRequestApproved(approval) => approval.pull_request.updated_at = None,
+        Event::BranchDeleted(deleted) => deleted.deleted_at = None,
+        _ => {}
+    }
+}
+
+/// Checks a signature of the form `sha256=<hex>` over the body.
+fn verify_hex(secrets: &[Vec<u8>], signature: Option<&str>, body: &[u8]) -> Result<(), Refusal> {
+    let signature = signature.ok_or(Refusal::Unsigned)?;
+    let claimed = signature.strip_prefix("sha256=").and_then(|hex| hex::decode(hex).ok());
+    let claimed = [claimed.ok_or(Refusal::WrongSignature)?];
+    let signed = secrets.iter().any(|secret| signs(secret, &[body], &claimed));
+    if signed { Ok(()) } else { Err(Refusal::WrongSignature) }
+}
+
+/// Whether one of `claimed` is what `key` makes of these bytes; it takes as long whichever byte is wrong.
+fn signs(key: &[u8], parts: &[&[u8]], claimed: &[Vec<u8>]) -> bool {
+    let Some(mac) = mac(key, parts) else { return false };
+    claimed.iter().any(|claimed| mac.clone().verify_slice(claimed).is_ok())
+}
+
+/// What a key makes of these bytes; `None` for an empty key, with which anybody could sign.
+fn mac(key: &[u8], parts: &[&[u8]]) -> Option<Hmac<Sha256>> {
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).ok().filter(|_| !key.is_empty())?;
+    for part in parts {
+        mac.update(part);
+    }
+    Some(mac)
 }

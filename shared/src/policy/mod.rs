@@ -513,6 +513,14 @@ impl Policy {
         self.rules.iter().any(|rule| rule.names.plain().is_none())
     }
 
+    /// Which entry of the document is a project's rule, such as ``projects[2] (`team-*`)``.
+    #[must_use]
+    pub fn entry_of(&self, name: &ProjectName) -> Option<String> {
+        let rule = self.rule_of(name)?;
+        let index = self.rules.iter().position(|known| std::ptr::eq(known, rule))?;
+        Some(format!("projects[{index}] (`{}`)", rule.names))
+    }
+
     fn rule_of(&self, name: &ProjectName) -> Option<&Rule> {
         let named = self.by_name.get(name).copied();
         let glob = self.globs.iter().copied().find(|&index| self.rules[index].names.matches(name));

@@ -1,0 +1,30 @@
+//! Receives CodeCommit's events from the account's default bus and puts what they mean on Stoker's own.
+
+use serde_json::Value;
+use stoker::error::{CallError, Disposition};
+use stoker::forge::{self, Meaning, codecommit};
+use stoker::lambda::log;
+use stoker::policy::Policy;
+use stoker::ports::Publish;
+
+/// Handles one event. What cannot be read is logged and let go: it would be no better the next time.
+pub async fn handle(event: Value, policy: &Policy, ports: &impl Publish) -> Result<Meaning, CallError> {
+    let meaning = match codecommit::read(&event, &forge::default_branches(policy)) {
+        Ok(meaning) => meaning,
+        Err(refusal) => {
+            log(Disposition::Drop, &refusal);
+            return Ok(Meaning::Ignored("not an event that CodeCommit sends"));
+        }
+    };
+    match &meaning {
+        Meaning::Events(events) => {
+            ports.publish(events).await?;
+            for event in events {
+                let repository = event.repository().map(ToString::to_string);
+                tracing::info!(repository, event.kind = event.detail_type(), "accepted");
+            }
+        }
+        Meaning::Ignored(why) => tracing::debug!(why, "ignored"),
+    }
+    Ok(meaning)
+}

@@ -1,0 +1,261 @@
+//! What Stoker would do with an event, said before it happens: by the very functions that decide when it does.
+
+use std::fmt;
+
+use jiff::Timestamp;
+
+use crate::event::{Envelope, Event};
+use crate::gate::gate;
+use crate::names::{Line, ProjectName, Tag, TagKind};
+use crate::policy::{Mode, Policy, Project, Promotion};
+use crate::promote::Hint;
+use crate::start::Request;
+use crate::warm::{self, MainPushed};
+
+/// What one function does for one project.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Decision {
+    /// The function.
+    pub function: &'static str,
+    /// The project; `None` where the policy names none.
+    pub project: Option<Project>,
+    /// What it does.
+    pub action: Action,
+    /// The key of the policy that says so, or `event` where nothing else could be done with such an event.
+    pub rule: &'static str,
+    /// What it does and why, for people.
+    pub text: String,
+}
+
+impl Decision {
+    /// The project's name.
+    #[must_use]
+    pub fn project_name(&self) -> Option<&ProjectName> {
+        self.project.as_ref().map(|project| &project.name)
+    }
+}
+
+/// What a function does.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// Nothing.
+    Nothing,
+    /// It starts this build, unless that has been started before.
+    Build(Box<Request>),
+    /// It merges a cache into this line, or what a build wrote into the build's line.
+    Promote(Option<Line>),
+    /// It builds main if nothing else has.
+    Warm,
+    /// It looks which of this line's caches can go, or which of all.
+    Retain(Option<Line>),
+    /// It tells people.
+    Tell,
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Nothing => "nothing",
+            Self::Build(_) => "build",
+            Self::Promote(_) => "promote",
+            Self::Warm => "warm",
+            Self::Retain(_) => "retain",
+            Self::Tell => "tell",
+        })
+    }
+}
+
+/// What an event leads to. `now` stands for the time of an event that has none.
+#[must_use]
+pub fn decide(policy: &Policy, envelope: &Envelope, now: Timestamp) -> Vec<Decision> {
+    let event = &envelope.event;
+    match event {
+        Event::NightlyWarm(tick) => {
+            let at = envelope.time.unwrap_or(now);
+            let turns = policy.named_projects().into_iter();
+            let decided = turns.map(|project| {
+                if warm::is_turn_of(&project.name, *tick, at) {
+                    night(project)
+                } else {
+                    decision("warm-main", project, Action::Nothing, "event", "another tick is its turn")
+                }
+            });
+            or_nobody(decided.collect(), "warm-main")
+        }
+        Event::WarmWanted(wanted) => {
+            or_nobody(policy.project(&wanted.project).map(night).into_iter().collect(), "warm-main")
+        }
+        Event::NightlySweep {} => each(policy, |project| {
+            let text = "promotes what builds of two days exported and merges brought, should that have been missed; mends \
+                        lines that have lost layers";
+            decision("promote-cache", project, Action::Promote(None), "promotion", text)
+        }),
+        Event::NightlyRetention {} => each(policy, |project| {
+            let text = format!("plans which of its caches can go, {}", mode(&project));
+            decision("enforce-retention", project, Action::Retain(None), "retention", text)
+        }),
+        Event::BuildStateChange(change) => {
+            let project = policy.project(&change.project_name).into_iter();
+            let decided = project.map(|project| {
+                let (action, text) = match Hint::of(event) {
+                    Some(Hint::Failed { .. }) => (Action::Tell, "tells people, if Stoker started the build"),
+                    Some(_) => (
+                        Action::Promote(None),
+                        "merges what the build exported into its line, if CodeBuild confirms it",
+                    ),
+                    None => (Action::Nothing, "the build has not ended, or somebody stopped it"),
+                };
+                decision("promote-cache", project, action, "event", text)
+            });
+            or_nobody(decided.collect(), "promote-cache")
+        }
+        Event::ImageAction(action) => {
+            let tag = action.image_tag.as_deref().and_then(Tag::parse);
+            let project = tag.and_then(|(scope, kind)| {
+                let project = policy.project_of_export(&action.repository_name, &scope)?;
+                matches!(kind, TagKind::Export(_)).then_some(project)
+            });
+            let decided = project.filter(|_| Hint::of(event).is_some()).map(|project| {
+                let text = "checks that builds can import it; merges it into its build's line, should that have ended";
+                decision("promote-cache", project, Action::Promote(None), "event", text)
+            });
+            if decided.is_some() {
+                return decided.into_iter().collect();
+            }
+            let text = "no export of a project of the policy";
+            let (function, action, rule) = ("promote-cache", Action::Nothing, "event");
+            vec![Decision { function, project: None, action, rule, text: text.to_owned() }]
+        }
+        _ => of_repository(policy, envelope, now),
+    }
+}
+
+/// What an event of a forge leads to.
+fn of_repository(policy: &Policy, envelope: &Envelope, now: Timestamp) -> Vec<Decision> {
+    let event = &envelope.event;
+    let Some(repository) = event.repository() else {
+        let text = "for people: no function of Stoker's acts on it".to_owned();
+        return vec![Decision { function: "none", project: None, action: Action::Tell, rule: "event", text }];
+    };
+    let mut decisions = Vec::new();
+    for project in policy.projects_of(repository) {
+        match event {
+            Event::BranchPushed(push) => {
+                decisions.push(start(&project, event));
+                if push.to_default_branch {
+                    decisions.push(merged(&project, &Line::Main, push.commits.len()));
+                    let pushed = MainPushed { push: push.clone(), at: envelope.time.unwrap_or(now) };
+                    let (action, rule, text) = match warm::decide_after_push(&project, &pushed, &[]) {
+                        warm::Decision::Skip(why) => (Action::Nothing, "warm.after-merge", why),
+                        _ => (
+                            Action::Warm,
+                            "warm.after-merge",
+                            "builds main in a moment, should nothing else have built this push".to_owned(),
+                        ),
+                    };
+                    decisions.push(decision("warm-main", project, action, rule, text));
+                }
+            }
+            Event::PullRequestUpdated(_) | Event::PullRequestApproved(_) => {
+                decisions.push(start(&project, event));
+            }
+            Event::PullRequestMerged(pull) => decisions.push(if Hint::of(event).is_some() {
+                merged(&project, &Line::of_branch(&pull.base, &pull.default_branch), 1)
+            } else {
+                let text = "nothing of a fork's is brought to a line: its builds write nothing";
+                decision("promote-cache", project, Action::Nothing, "builds.forks", text)
+            }),
+            Event::PullRequestClosed(pull) if !pull.from_fork => {
+                let text = "the branch's line goes with the branch";
+                decisions.push(decision("enforce-retention", project, Action::Nothing, "event", text));
+            }
+            Event::PullRequestClosed(pull) => {
+                decisions.push(gone(project, Line::PullRequest(pull.number)));
+            }
+            Event::BranchDeleted(deleted) => {
+                let line = Line::of_branch(&deleted.branch, &deleted.default_branch);
+                decisions.push(gone(project, line));
+            }
+            _ => {}
+        }
+    }
+    let function = match event {
+        Event::BranchDeleted(_) | Event::PullRequestClosed(_) => "enforce-retention",
+        Event::PullRequestMerged(_) => "promote-cache",
+        _ => "start-build",
+    };
+    or_nobody(decisions, function)
+}
+
+fn decision(
+    function: &'static str,
+    project: Project,
+    action: Action,
+    rule: &'static str,
+    text: impl Into<String>,
+) -> Decision {
+    Decision { function, project: Some(project), action, rule, text: text.into() }
+}
+
+/// Nobody is served by the policy, or these are.
+fn or_nobody(decisions: Vec<Decision>, function: &'static str) -> Vec<Decision> {
+    if !decisions.is_empty() {
+        return decisions;
+    }
+    let text = "the policy names no project for it".to_owned();
+    vec![Decision { function, project: None, action: Action::Nothing, rule: "projects", text }]
+}
+
+fn each(policy: &Policy, decide: impl Fn(Project) -> Decision) -> Vec<Decision> {
+    policy.named_projects().into_iter().map(decide).collect()
+}
+
+fn start(project: &Project, event: &Event) -> Decision {
+    match gate(project, event) {
+        Err(leave) => decision("start-build", project.clone(), Action::Nothing, leave.rule, leave.why),
+        Ok(request) => {
+            let text = format!("builds {} for {}", request.reason, request.wanted.line);
+            decision("start-build", project.clone(), Action::Build(Box::new(request)), "builds", text)
+        }
+    }
+}
+
+fn merged(project: &Project, line: &Line, commits: usize) -> Decision {
+    let function = "promote-cache";
+    if project.promotion.into_line(line) {
+        let text = match commits {
+            0 => format!("the push names no commit whose cache could join {line}"),
+            1 => format!("the cache of the commit joins {line}, if a build has made one"),
+            n => format!("the caches of the {n} commits join {line}, where builds have made them"),
+        };
+        let action = if commits == 0 { Action::Nothing } else { Action::Promote(Some(line.clone())) };
+        return decision(function, project.clone(), action, "promotion", text);
+    }
+    let text = match project.promotion {
+        Promotion::Rebuild => "no branch's bytes come to main: its own build fills it",
+        _ => "merges bring nothing",
+    };
+    decision(function, project.clone(), Action::Nothing, "promotion", text)
+}
+
+fn night(project: Project) -> Decision {
+    let text =
+        "builds main if its cache is missing, behind, stale, due to be refreshed, or on an old base image";
+    decision("warm-main", project, Action::Warm, "warm", text)
+}
+
+fn gone(project: Project, line: Line) -> Decision {
+    let function = "enforce-retention";
+    if line == Line::Main {
+        return decision(function, project, Action::Nothing, "event", "main is never deleted");
+    }
+    let text = format!("in a while plans to delete the caches of {line}, {}", mode(&project));
+    decision(function, project, Action::Retain(Some(line)), "retention.mode", text)
+}
+
+fn mode(project: &Project) -> &'static str {
+    match project.retention.mode {
+        Mode::Report => "and only says so",
+        Mode::Apply => "and does it",
+    }
+}

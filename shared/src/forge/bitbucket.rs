@@ -1,0 +1,251 @@
+//! Bitbucket Cloud's webhooks. They tell neither the default branch nor any file, and name a pull request's commits by
+//! their first twelve digits.
+
+use serde::Deserialize;
+use serde::de::Error as _;
+
+use super::payload::{self, Moment};
+use super::{DefaultBranchOf, MAX_EVENTS, Meaning};
+use crate::event::{Approval, BranchDeleted, BranchPushed, Change, Event, PullRequest};
+use crate::names::{Branch, Commit, Repository, Revision};
+
+/// The header that carries the signature.
+pub(super) const SIGNATURE_HEADER: &str = "x-hub-signature";
+
+/// Where all its repositories are; a payload's links are not asked.
+const HOST: &str = "bitbucket.org";
+
+/// Why an event of a repository without a known default branch means nothing.
+pub(super) const NO_PROJECT: &str = "the policy names no project of this repository";
+
+pub(super) fn read(
+    event: &str,
+    body: &[u8],
+    default_branch_of: &DefaultBranchOf<'_>,
+) -> Result<Meaning, serde_json::Error> {
+    match event {
+        "repo:push" => read_push(body, default_branch_of),
+        "pullrequest:created"
+        | "pullrequest:updated"
+        | "pullrequest:fulfilled"
+        | "pullrequest:rejected"
+        | "pullrequest:approved" => read_pull_request(event, body, default_branch_of),
+        _ => Ok(Meaning::Ignored("not an event that Stoker acts on")),
+    }
+}
+
+#[derive(Deserialize)]
+struct RepositoryPayload {
+    full_name: String,
+}
+
+impl RepositoryPayload {
+    fn name(&self) -> Result<Repository, serde_json::Error> {
+        Repository::new(format!("{HOST}/{}", self.full_name)).map_err(serde_json::Error::custom)
+    }
+}
+
+#[derive(Deserialize)]
+struct Target {
+    hash: Commit,
+    #[serde(default)]
+    message: String,
+}
+
+#[derive(Deserialize)]
+struct Reference {
+    #[serde(rename = "type")]
+    kind: String,
+    name: String,
+    target: Target,
+}
+
+#[derive(Deserialize)]
+struct PushedCommit {
+    hash: Commit,
+}
+
+/// What became of one reference: `old` is null when it is new, `new` when it is gone.
+#[derive(Deserialize)]
+struct RefChange {
+    old: Option<Reference>,
+    new: Option<Reference>,
+    /// The newest at most five, the newest first.
+    #[serde(default)]
+    commits: Vec<PushedCommit>,
+}
+
+impl RefChange {
+    fn event(
+        self,
+        repository: &Repository,
+        default_branch: &Branch,
+    ) -> Result<Option<Event>, serde_json::Error> {
+        let Some(reference) = self.new.as_ref().or(self.old.as_ref()) else { return Ok(None) };
+        if reference.kind != "branch" {
+            return Ok(None);
+        }
+        let (repository, default_branch) = (repository.clone(), default_branch.clone());
+        let branch = Branch::new(reference.name.as_str()).map_err(serde_json::Error::custom)?;
+        let Some(new) = self.new else {
+            let deleted = BranchDeleted { repository, branch, default_branch, deleted_at: None };
+            return Ok(Some(Event::BranchDeleted(deleted)));
+        };
+        Ok(Some(Event::BranchPushed(BranchPushed {
+            repository,
+            to_default_branch: branch == default_branch,
+            branch,
+            commits: self.commits.into_iter().rev().map(|commit| commit.hash).collect(),
+            default_branch,
+            before: self.old.map(|old| old.target.hash),
+            paths: None,
+            skips_ci: payload::has_skip_mark(&new.target.message),
+            commit: new.target.hash,
+            // The only dates are those that the authors of commits wrote.
+            pushed_at: None,
+        })))
+    }
+}
+
+#[derive(Deserialize)]
+struct Push {
+    changes: Vec<RefChange>,
+}
+
+#[derive(Deserialize)]
+struct PushPayload {
+    push: Push,
+    repository: RepositoryPayload,
+}
+
+fn read_push(body: &[u8], default_branch_of: &DefaultBranchOf<'_>) -> Result<Meaning, serde_json::Error> {
+    let payload: PushPayload = serde_json::from_slice(body)?;
+    let repository = payload.repository.name()?;
+    let Some(default_branch) = default_branch_of(&repository) else {
+        return Ok(Meaning::Ignored(NO_PROJECT));
+    };
+    let mut events = Vec::new();
+    for change in payload.push.changes {
+        events.extend(change.event(&repository, &default_branch)?);
+    }
+    if events.len() > MAX_EVENTS {
+        tracing::warn!(%repository, branches = events.len(), "a push of too many branches; the last ones are left out");
+        events.truncate(MAX_EVENTS);
+    }
+    Ok(if events.is_empty() { Meaning::Ignored("a push of tags") } else { Meaning::Events(events) })
+}
+
+#[derive(Deserialize)]
+struct BranchName {
+    name: Branch,
+}
+
+#[derive(Deserialize)]
+struct ShortCommit {
+    hash: Revision,
+}
+
+#[derive(Deserialize)]
+struct Source {
+    branch: BranchName,
+    /// Null when the branch has been deleted.
+    commit: Option<ShortCommit>,
+    /// Null when the fork has been deleted.
+    repository: Option<RepositoryPayload>,
+}
+
+#[derive(Deserialize)]
+struct Destination {
+    branch: BranchName,
+}
+
+#[derive(Deserialize)]
+struct PullRequestBody {
+    id: u64,
+    #[serde(default)]
+    state: String,
+    source: Source,
+    destination: Destination,
+    #[serde(default)]
+    merge_commit: Option<ShortCommit>,
+    #[serde(default)]
+    draft: bool,
+    #[serde(default)]
+    updated_on: Moment,
+}
+
+#[derive(Deserialize)]
+struct User {
+    #[serde(default)]
+    account_id: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct ApprovalBody {
+    #[serde(default)]
+    date: Moment,
+    #[serde(default)]
+    user: Option<User>,
+}
+
+#[derive(Deserialize)]
+struct PullRequestPayload {
+    #[serde(default)]
+    approval: Option<ApprovalBody>,
+    repository: RepositoryPayload,
+    pullrequest: PullRequestBody,
+}
+
+fn read_pull_request(
+    event: &str,
+    body: &[u8],
+    default_branch_of: &DefaultBranchOf<'_>,
+) -> Result<Meaning, serde_json::Error> {
+    let payload: PullRequestPayload = serde_json::from_slice(body)?;
+    let repository = payload.repository.name()?;
+    let Some(default_branch) = default_branch_of(&repository) else {
+        return Ok(Meaning::Ignored(NO_PROJECT));
+    };
+    let pull = payload.pullrequest;
+    let (merged, ended) = (pull.state == "MERGED", pull.state != "OPEN");
+    // The header is not signed: what was signed has to say the same.
+    let change = match event {
+        "pullrequest:created" if !ended => Change::Opened,
+        "pullrequest:updated" if !ended => Change::Pushed,
+        "pullrequest:approved" if !ended => Change::default(),
+        "pullrequest:fulfilled" if merged => Change::Ended,
+        "pullrequest:rejected" if ended && !merged => Change::Ended,
+        _ => return Ok(Meaning::Ignored("a pull request in another state than this event leaves it in")),
+    };
+    let Some(ShortCommit { hash: commit }) = pull.source.commit else {
+        return Ok(Meaning::Ignored("a pull request without a head"));
+    };
+    let source = pull.source.repository.as_ref().map(|source| &source.full_name);
+    let mut pull_request = PullRequest {
+        from_fork: source != Some(&payload.repository.full_name),
+        repository,
+        number: pull.id,
+        branch: pull.source.branch.name,
+        commit: commit.clone(),
+        base: pull.destination.branch.name,
+        default_branch,
+        merge_commit: pull.merge_commit.map(|commit| commit.hash).filter(|_| merged),
+        change,
+        draft: pull.draft,
+        labels: Vec::new(),
+        reference: None,
+        updated_at: pull.updated_on.0,
+    };
+    if event == "pullrequest:approved" {
+        // Nicknames are neither unique nor lasting: anybody could take that of an approver.
+        let id = payload.approval.as_ref().and_then(|approval| approval.user.as_ref()?.account_id.as_deref());
+        let Some(approver) = id.and_then(payload::account) else {
+            return Ok(Meaning::Ignored("an approval by nobody"));
+        };
+        // An approval need not change the pull request's own date, which may be weeks ago.
+        pull_request.updated_at = payload.approval.and_then(|approval| approval.date.0);
+        let approval = Approval { pull_request, approver, commit };
+        return Ok(Meaning::one(Event::PullRequestApproved(approval)));
+    }
+    Ok(payload::pull_request(pull_request, merged))
+}
