@@ -8,6 +8,7 @@ use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent, SqsMessage};
 use bytes::Bytes;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use jiff::{SignedDuration, Timestamp};
+use receive_webhook::Refusals;
 use serde_json::{Value, json};
 use sha2::Sha256;
 use stoker::cache::{self, Cache, Kind};
@@ -80,6 +81,9 @@ struct Message {
     receives: u32,
 }
 
+/// Messages that are late.
+pub struct Late(Vec<Message>);
+
 /// The world.
 pub struct World {
     /// The AWS account.
@@ -104,6 +108,7 @@ pub struct World {
     pub loses_promotions: bool,
     /// What the forge calls the default branch.
     pub default_branch: String,
+    refusals: Refusals,
     /// Each branch's head.
     heads: HashMap<String, Commit>,
     next: u32,
@@ -173,6 +178,7 @@ impl World {
             loses_aws_events: false,
             loses_promotions: false,
             default_branch: "main".to_owned(),
+            refusals: Refusals::default(),
             heads: HashMap::new(),
             next: 0,
         }
@@ -204,21 +210,40 @@ impl World {
     }
 
     fn forge_repository(&self) -> Value {
+        self.forge_repository_called("app")
+    }
+
+    fn forge_repository_called(&self, name: &str) -> Value {
         json!({
-            "full_name": "example/app", "html_url": "https://github.com/example/app",
+            "full_name": format!("example/{name}"), "html_url": format!("https://github.com/example/{name}"),
             "default_branch": self.default_branch, "pushed_at": self.account.now().as_second(),
         })
     }
 
     /// Somebody pushes `commits`, the last of them the new head.
     pub async fn push(&mut self, branch: &str, commits: &[&Commit]) {
-        let ids: Vec<Value> = commits.iter().map(|commit| json!({ "id": commit.as_str() })).collect();
-        let head = commits.last().expect("a push has a head");
-        let before = self.heads.insert(branch.to_owned(), (*head).clone());
+        self.push_to("app", branch, commits).await;
+    }
+
+    /// Somebody pushes to another repository of the same owner.
+    pub async fn push_to(&mut self, repository: &str, branch: &str, commits: &[&Commit]) {
+        let ids = commits.iter().map(|commit| json!({ "id": commit.as_str() })).collect();
+        self.push_listing(repository, branch, commits.last().expect("a push has a head"), ids).await;
+    }
+
+    /// Somebody pushes a commit that changes these files.
+    pub async fn push_changing(&mut self, branch: &str, commit: &Commit, paths: &[&str]) {
+        let listed = json!({ "id": commit.as_str(), "added": [], "modified": paths, "removed": [] });
+        self.push_listing("app", branch, commit, vec![listed]).await;
+    }
+
+    async fn push_listing(&mut self, repository: &str, branch: &str, head: &Commit, ids: Vec<Value>) {
+        let before = self.heads.insert(branch.to_owned(), head.clone());
         let before = before.map_or_else(|| "0".repeat(40), |commit| commit.to_string());
         let body = json!({
             "ref": format!("refs/heads/{branch}"), "before": before, "after": head.as_str(),
-            "created": false, "deleted": false, "forced": false, "commits": ids, "repository": self.forge_repository(),
+            "created": false, "deleted": false, "forced": false, "commits": ids,
+            "repository": self.forge_repository_called(repository),
         });
         self.deliver("push", &body).await;
     }
@@ -268,6 +293,21 @@ impl World {
         self.deliver("pull_request", &body).await;
     }
 
+    /// Somebody approves the pull request's commit `approved` when its head is `head`: it comes from a fork.
+    pub async fn review(&mut self, by: &str, approved: &Commit, head: &Commit) {
+        let body = json!({
+            "action": "submitted",
+            "review": { "state": "approved", "user": { "login": by }, "commit_id": approved.as_str() },
+            "pull_request": {
+                "number": 1, "merged": false,
+                "head": { "ref": "main", "sha": head.as_str(), "repo": { "full_name": "somebody/app" } },
+                "base": { "ref": "main" },
+            },
+            "repository": self.forge_repository(),
+        });
+        self.deliver("pull_request_review", &body).await;
+    }
+
     /// The forge delivers a webhook, signed.
     pub async fn deliver(&mut self, event: &'static str, body: &Value) {
         let body = body.to_string().into_bytes();
@@ -282,13 +322,18 @@ impl World {
         let request =
             request("POST", &[("x-github-event", event), ("x-hub-signature-256", &signature)], &body);
         self.account.acting.set("receive-webhook");
-        let mut status = receive_webhook::handle(&request, &self.account).await.status_code;
+        let mut status = self.receive(&request).await;
         if status == 503 {
             // Somebody presses "redeliver".
-            status = receive_webhook::handle(&request, &self.account).await.status_code;
+            status = self.receive(&request).await;
         }
         self.route();
         status
+    }
+
+    async fn receive(&self, request: &LambdaFunctionUrlRequest) -> i64 {
+        let (policy, now) = (&self.policy, self.account.now());
+        receive_webhook::handle(request, policy, &self.account, &self.refusals, now).await.status_code
     }
 
     /// Everything that was ever delivered comes once more, in this order.
@@ -438,6 +483,16 @@ impl World {
         self.route();
     }
 
+    /// Takes the pushes that wait, as if they were late.
+    pub fn take_starts(&mut self) -> Late {
+        Late(std::mem::take(&mut self.starts))
+    }
+
+    /// The late ones arrive.
+    pub fn give_starts(&mut self, late: Late) {
+        self.starts.extend(late.0);
+    }
+
     /// One look at what wants main warmed.
     pub async fn warm(&mut self) {
         let batch = std::mem::take(&mut self.warms);
@@ -495,15 +550,29 @@ impl World {
         let sweep = Envelope { time: None, source: "stoker".to_owned(), event: Event::NightlySweep {} };
         self.enqueue_promotion(serde_json::to_string(&sweep).unwrap());
         self.settle_promotions().await;
-        let tick = Event::NightlyWarm(NightlyWarm { slots: 1, every_minutes: 1 });
+        self.tick(1, 1).await;
+        self.account.acting.set("enforce-retention");
+        enforce_retention::handle_nightly(&self.account, &self.policy, now).await.unwrap();
+        self.settle().await;
+    }
+
+    /// A tick of the night, and what it leads to.
+    pub async fn tick(&mut self, slots: u32, every_minutes: u32) {
+        let tick = Event::NightlyWarm(NightlyWarm { slots, every_minutes });
         let tick = Envelope { time: None, source: "stoker".to_owned(), event: tick };
         let tick = self.message(serde_json::to_string(&tick).unwrap());
         self.warms.push(tick);
         self.warm().await;
         self.warm().await;
-        self.account.acting.set("enforce-retention");
-        enforce_retention::handle_nightly(&self.account, &self.policy, now).await.unwrap();
-        self.settle().await;
+    }
+
+    /// Ends every build that runs, without a word.
+    pub fn end_all(&self, status: BuildStatus) {
+        for build in self.account.builds.borrow_mut().iter_mut() {
+            if build.status == BuildStatus::InProgress {
+                build.status = status;
+            }
+        }
     }
 
     /// The builds that run now.
@@ -550,11 +619,10 @@ impl World {
         build.resolved_commit = Some(commit.to_string());
         let project = build.project.clone();
         drop(builds);
-        if status == BuildStatus::Succeeded {
-            let arn = format!("arn:aws:codebuild:us-east-1:123456789012:build/{id}");
-            let detail = json!({"build-status": "SUCCEEDED", "project-name": project, "build-id": arn});
-            self.aws_event("aws.codebuild", "CodeBuild Build State Change", &detail);
-        }
+        let said = if status == BuildStatus::Succeeded { "SUCCEEDED" } else { "FAILED" };
+        let arn = format!("arn:aws:codebuild:us-east-1:123456789012:build/{id}");
+        let detail = json!({"build-status": said, "project-name": project, "build-id": arn});
+        self.aws_event("aws.codebuild", "CodeBuild Build State Change", &detail);
     }
 
     fn aws_event(&mut self, source: &str, kind: &str, detail: &Value) {

@@ -16,5 +16,7 @@ mod promotion;
 mod push_to_main;
 mod retention;
 mod roles;
+mod starting;
 mod sweep;
+mod warming;
 mod workspace;
