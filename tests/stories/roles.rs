@@ -92,7 +92,9 @@ async fn every_role_allows_exactly_what_its_function_calls() {
         )
         .replace("warm: {", "builds: { superseded: stop }\n  warm: { base-images: [\"library/base:1\"],");
     let mut world = World::with_policy(&policy);
-    let policy = Policy::parse("the same policy", &policy).unwrap();
+    let repository = "git-codecommit.us-east-1.amazonaws.com/v1/repos/app";
+    let policy = format!("{policy}  - {{ name: in-codecommit, repository: {repository} }}\n");
+    let policy = Policy::parse("the same and one more", &policy).unwrap();
     let base = world.commit([1, 1, 1, 1]);
     world.push("main", &[&base]).await;
     world.build().await;
