@@ -41,6 +41,8 @@ const PASSED_ON: [&str; 18] = [
     "https_proxy",
     "no_proxy",
 ];
+/// Between a reference and the commit in `refs/heads/main^{<commit>}`, as webhooks send it.
+const PINNED: &str = "^{";
 /// How long processes have between being asked to end and being made to.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -464,15 +466,11 @@ async fn checkout(repository: &str, version: Option<&str>, dir: &Path) -> Result
             // Pull requests, from forks too, are not among what a clone brings.
             let pulls = "+refs/pull/*:refs/remotes/origin/pull/*";
             git("fetch", &["--quiet", "origin", pulls], dir).await?;
-            let mut found = None;
-            for name in spellings(version) {
-                let commit = format!("{name}^{{commit}}");
-                let known =
-                    git("rev-parse", &["--verify", "--quiet", "--end-of-options", &commit], dir).await;
-                if let Ok(commit) = known {
-                    found = Some(commit);
-                    break;
-                }
+            let mut found = find(version, dir).await;
+            if let (None, Some((reference, _))) = (&found, version.split_once(PINNED)) {
+                // Other forges keep what is to be merged elsewhere. Whether this brought the commit shows in a moment.
+                let _ = git("fetch", &["--quiet", "--", "origin", reference], dir).await;
+                found = find(version, dir).await;
             }
             found.ok_or_else(|| Obstacle::UnknownVersion(version.to_owned()))?
         }
@@ -483,10 +481,22 @@ async fn checkout(repository: &str, version: Option<&str>, dir: &Path) -> Result
     Ok(commit)
 }
 
+/// The commit of a source version, if the clone holds it.
+async fn find(version: &str, dir: &Path) -> Option<String> {
+    for name in spellings(version) {
+        let commit = format!("{name}^{{commit}}");
+        let known = git("rev-parse", &["--verify", "--quiet", "--end-of-options", &commit], dir).await;
+        if known.is_ok() {
+            return known.ok();
+        }
+    }
+    None
+}
+
 /// What a source version may mean, the likeliest first.
 fn spellings(version: &str) -> Vec<String> {
-    // Webhooks send `refs/heads/main^{<commit>}`.
-    if let Some((_, commit)) = version.split_once("^{") {
+    // That very commit, wherever the reference points by now.
+    if let Some((_, commit)) = version.split_once(PINNED) {
         return vec![commit.trim_end_matches('}').to_owned()];
     }
     if let Some(number) = version.strip_prefix("pr/") {
@@ -529,6 +539,7 @@ mod tests {
     #[test]
     fn source_versions_are_spelled_in_many_ways() {
         assert_eq!(spellings("refs/heads/main^{abc}"), ["abc"]);
+        assert_eq!(spellings("refs/pull/7/head^{abc}"), ["abc"]);
         assert_eq!(spellings("pr/7"), ["refs/remotes/origin/pull/7/head"]);
         assert_eq!(spellings("main"), ["refs/remotes/origin/main", "refs/tags/main", "main"]);
         assert_eq!(spellings("refs/heads/a/b"), ["refs/remotes/origin/a/b", "refs/heads/a/b"]);

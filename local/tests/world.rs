@@ -46,7 +46,12 @@ impl Story {
         git(&repository, &["init", "-q", "-b", "main", "."]);
         git(&repository, &["add", "-A"]);
         git(&repository, &["commit", "-q", "-m", "one"]);
-        let projects = json!([{"name": "app", "source": repository, "environment": {"NAME": "project", "GREETING": "hi"}}]);
+        // A clone by a path holds every object; one by a URL holds what it was given.
+        let url = format!("file://{}", repository.display());
+        let projects = json!([
+            {"name": "app", "source": repository, "environment": {"NAME": "project", "GREETING": "hi"}},
+            {"name": "remote", "source": url},
+        ]);
         dir.write("projects.json", &projects.to_string());
         let fake = Fake::start().await;
         let local = Local::start(Options {
@@ -194,7 +199,11 @@ async fn a_failed_build_tells_why_and_post_build_still_ran() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn builds_are_stopped_and_time_is_limited_by_whoever_asks() {
     let story = Story::begin().await;
-    let spec = "version: 0.2\nphases:\n  build:\n    commands: [sleep 60]\n";
+    let marker = story.dir.0.join("runs");
+    let spec = format!(
+        "version: 0.2\nphases:\n  build:\n    commands: ['sleep 60 & echo $! > {}; wait']\n",
+        marker.display()
+    );
     let ask = json!({"projectName": "app", "buildspecOverride": spec});
     let running = story.call("StartBuild", ask.clone()).await["build"]["id"].as_str().unwrap().to_owned();
     let queued = story.call("StartBuild", ask).await["build"]["id"].as_str().unwrap().to_owned();
@@ -204,11 +213,94 @@ async fn builds_are_stopped_and_time_is_limited_by_whoever_asks() {
             (build["builds"][0]["currentPhase"] == "BUILD").then_some(())
         })
         .await;
+    let process = story
+        .eventually("the command", async || {
+            let id = std::fs::read_to_string(&marker).unwrap_or_default();
+            id.ends_with('\n').then(|| id.trim().to_owned())
+        })
+        .await;
+    let is_there = || {
+        let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+        !stat.is_empty() && !stat.contains(") Z ")
+    };
+    assert!(is_there() || !std::path::Path::new("/proc/self").exists());
     story.call("StopBuild", json!({"id": queued})).await;
     story.call("StopBuild", json!({"id": running})).await;
     for id in [&queued, &running] {
         assert_eq!(story.over(id).await["buildStatus"], "STOPPED");
     }
+    assert!(!is_there(), "what the build ran has ended with it");
+    let stopped = || {
+        let messages = story.fake.store.lock().unwrap().messages.clone();
+        let stopped = messages.into_iter().filter(|event| event["detail"]["build-status"] == "STOPPED");
+        stopped.map(|event| event["detail"]["build-id"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    story.eventually("both events", async || (stopped().len() == 2).then_some(())).await;
+    assert!([&queued, &running].into_iter().all(|id| stopped().iter().any(|arn| arn.ends_with(id.as_str()))));
+
+    // One that has ended stays as it is.
+    let again = story.call("StopBuild", json!({"id": running})).await;
+    assert_eq!(again["build"]["buildStatus"], "STOPPED");
+    story.local.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pinned_commit_is_built_wherever_its_reference_is() {
+    let story = Story::begin().await;
+    let repository = story.dir.0.join("app");
+    let commit = |text: &str| {
+        story.dir.write("app/fork.txt", text);
+        git(&repository, &["add", "-A"]);
+        git(&repository, &["commit", "-q", "-m", text]);
+        git(&repository, &["rev-parse", "HEAD"])
+    };
+    git(&repository, &["checkout", "-q", "--detach"]);
+    let approved = commit("approved");
+    let head = commit("pushed after the approval");
+    git(&repository, &["update-ref", "refs/pull/7/head", &head]);
+    git(&repository, &["checkout", "-q", "--detach", "main"]);
+    let proposed = commit("proposed");
+    git(&repository, &["update-ref", "refs/merge-requests/3/head", &proposed]);
+    git(&repository, &["checkout", "-q", "main"]);
+
+    let spec = "version: 0.2\nphases:\n  build:\n    commands: [cat fork.txt]\n";
+    let build = async |reference: &str, commit: &str| {
+        let version = format!("{reference}^{{{commit}}}");
+        let ask = json!({"projectName": "remote", "sourceVersion": version, "buildspecOverride": spec});
+        let id = story.call("StartBuild", ask).await["build"]["id"].as_str().unwrap().to_owned();
+        story.over(&id).await
+    };
+    for (reference, commit) in [
+        ("refs/pull/7/head", &approved),
+        ("refs/pull/7/head", &head),
+        ("refs/merge-requests/3/head", &proposed),
+    ] {
+        let build = build(reference, commit).await;
+        assert_eq!(build["buildStatus"], "SUCCEEDED", "{reference}");
+        assert_eq!(build["resolvedSourceVersion"], **commit, "{reference}");
+    }
+    assert_eq!(build("refs/pull/7/head", &"1".repeat(40)).await["buildStatus"], "FAILED");
+    story.local.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_build_of_many_targets_is_told_them_all() {
+    let story = Story::begin().await;
+    let value = |index: usize| format!("{index:03}{}", "x".repeat(500));
+    let variables: Vec<Value> = (0..600)
+        .map(|index| json!({"name": format!("STOKER_CACHE_FLAGS_{index}"), "value": value(index), "type": "PLAINTEXT"}))
+        .collect();
+    let spec = "version: 0.2\nphases:\n  build:\n    commands: ['echo \"told $(env | grep -c ^STOKER_CACHE_FLAGS_)\"']\n";
+    let ask = json!({
+        "projectName": "app", "buildspecOverride": spec, "environmentVariablesOverride": variables,
+    });
+    let id = story.call("StartBuild", ask).await["build"]["id"].as_str().unwrap().to_owned();
+    let build = story.over(&id).await;
+    assert_eq!(build["buildStatus"], "SUCCEEDED");
+    let environment = build["environment"]["environmentVariables"].as_array().unwrap();
+    assert!(variables.iter().all(|variable| environment.contains(variable)));
+    let log = story.builds().await[0]["log"].as_str().unwrap().to_owned();
+    assert!(std::fs::read_to_string(log).unwrap().contains("told 600"));
     story.local.stop().await;
 }
 

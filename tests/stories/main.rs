@@ -16,6 +16,7 @@ mod promotion;
 mod push_to_main;
 mod retention;
 mod roles;
+mod snippets;
 mod starting;
 mod sweep;
 mod table;

@@ -17,11 +17,16 @@ pub(crate) const KEY_ID: &str = "test";
 pub(crate) const SECRET_KEY: &str = "test";
 
 /// The account that the local AWS is.
-const ACCOUNT: &str = "000000000000";
+pub(crate) const ACCOUNT: &str = "000000000000";
 /// The version of IAM's API.
 const IAM: &str = "2010-05-08";
 /// Longer than any function may run here.
 const TIMEOUT: Duration = Duration::from_mins(5);
+
+/// The ARN of a queue.
+pub(crate) fn queue_arn(name: &str) -> String {
+    format!("arn:aws:sqs:{REGION}:{ACCOUNT}:{name}")
+}
 
 /// A client of the local AWS, as its root user.
 #[derive(Debug, Clone)]

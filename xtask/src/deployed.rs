@@ -2,15 +2,20 @@
 
 use std::fs;
 use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 
+use crate::aws::queue_arn;
 use crate::demo::Stage;
 use crate::stack;
 
 /// The largest that a function's program may be, in bytes.
 const MAX_PROGRAM: u64 = 8_000_000;
+/// Longer than an event takes through the bus and a queue.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// A policy with three mistakes.
 const BAD_POLICY: &str = "\
 version: 1
@@ -25,9 +30,6 @@ pub(crate) fn check_binaries() -> anyhow::Result<()> {
         let size = fs::metadata(&program)?.len();
         println!("   {name:<20} {} kB", size / 1000);
         ensure!(size <= MAX_PROGRAM, "{name} has {size} bytes, more than {MAX_PROGRAM}");
-        if name == "ReceiveWebhook" {
-            continue; // it reads no policy
-        }
         let policy = crate::home().join("logs/bad-policy.yaml");
         fs::write(&policy, BAD_POLICY)?;
         let output = Command::new(&program)
@@ -64,20 +66,17 @@ pub(crate) fn check(stage: &Stage) -> anyhow::Result<Vec<String>> {
     let forge = stage.forge()?;
     let signed = |body: &str| forge.sign(body);
     let large = " ".repeat(4 * 1024 * 1024 + 1);
+    let wrong = || Some("sha256=00".to_owned());
     for (what, status, event, signature, body) in [
-        ("an unsigned webhook is refused with 401", 401, "push", None, "{}"),
-        ("a wrongly signed webhook is refused with 401", 401, "push", Some("sha256=00".to_owned()), "{}"),
-        (
-            "an oversized webhook is refused with 413",
-            413,
-            "push",
-            Some("sha256=00".to_owned()),
-            large.as_str(),
-        ),
-        ("a webhook that is no JSON is refused with 400", 400, "push", Some(signed("hello")), "hello"),
-        ("an unknown webhook is answered with 200", 200, "star", Some(signed("{}")), "{}"),
+        ("an unsigned webhook is refused with 401", 401, Some("push"), None, "{}"),
+        ("a wrongly signed webhook is refused with 401", 401, Some("push"), wrong(), "{}"),
+        ("an oversized webhook is refused with 413", 413, Some("push"), wrong(), large.as_str()),
+        ("a webhook that is no JSON is refused with 400", 400, Some("push"), Some(signed("hello")), "hello"),
+        ("a webhook of no known forge is refused with 400", 400, None, Some(signed("{}")), "{}"),
+        ("an unknown webhook is answered with 200", 200, Some("star"), Some(signed("{}")), "{}"),
     ] {
-        let mut headers = vec![("content-type", "application/json"), ("x-github-event", event)];
+        let mut headers = vec![("content-type", "application/json")];
+        headers.extend(event.map(|event| ("x-github-event", event)));
         headers.extend(signature.as_deref().map(|signature| ("x-hub-signature-256", signature)));
         let answer = aws.post_to_function(url, &headers, body.as_bytes())?;
         note(&format!("{what} ({})", answer.status), answer.status == status);
@@ -90,6 +89,11 @@ pub(crate) fn check(stage: &Stage) -> anyhow::Result<Vec<String>> {
     let error =
         aws.invoke(resolve, &json!({ "project": "other" })).map_or_else(|e| e.to_string(), |a| a.to_string());
     note("resolve-cache says what to do about an unknown project", error.contains("policy/stoker.yaml"));
+
+    for (forge, arrived) in other_forges(stage, forge.secret())? {
+        note(&format!("a push to {forge} arrives as an event"), arrived);
+    }
+    settle(stage)?;
 
     note(
         "attack: a build role that writes the trusted repository, or another's export",
@@ -108,6 +112,77 @@ pub(crate) fn check(stage: &Stage) -> anyhow::Result<Vec<String>> {
     let answer = aws.invoke(resolve, &json!({ "project": "app" }))?;
     note("a second deployment keeps everything", answer["environment"]["STOKER_CACHE_FLAGS"] == flags);
     Ok(failed)
+}
+
+/// Pushes to forges that the story does not have; answers which of them arrive on the bus. Neither starts a build: the one
+/// repository is not in the policy, the other is built by somebody else.
+fn other_forges(stage: &Stage, secret: &str) -> anyhow::Result<[(&'static str, bool); 2]> {
+    const SEEN: &str = "seen";
+    let (aws, bus) = (stage.world.aws(), stage.output("BusName")?);
+    let queue = aws.call("sqs", "AmazonSQS.CreateQueue", &json!({ "QueueName": SEEN }))?;
+    let queue = queue["QueueUrl"].as_str().context("there is no queue")?;
+    let pattern = json!({ "source": ["stoker"], "detail-type": ["BranchPushed"] }).to_string();
+    let rule = json!({ "Name": SEEN, "EventBusName": bus, "EventPattern": pattern });
+    aws.call("events", "AWSEvents.PutRule", &rule)?;
+    let target = json!({ "Id": SEEN, "Arn": queue_arn(SEEN) });
+    let targets = json!({ "Rule": SEEN, "EventBusName": bus, "Targets": [target] });
+    aws.call("events", "AWSEvents.PutTargets", &targets)?;
+
+    let commit = "1".repeat(40);
+    let push = json!({
+        "object_kind": "push", "ref": "refs/heads/feature", "before": "0".repeat(40), "after": commit,
+        "project": { "web_url": "https://gitlab.com/example/other", "default_branch": "main" },
+        "commits": [{ "id": commit, "message": "Change something" }], "total_commits_count": 1,
+    });
+    let headers =
+        [("content-type", "application/json"), ("x-gitlab-event", "Push Hook"), ("x-gitlab-token", secret)];
+    let answer = aws.post_to_function(stage.output("WebhookUrl")?, &headers, push.to_string().as_bytes())?;
+    ensure!(answer.status == 202, "GitLab's webhook was answered with {}: {}", answer.status, answer.text());
+
+    let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let push = json!({
+        "version": "0", "id": "0", "detail-type": "CodeCommit Repository State Change", "source": "aws.codecommit",
+        "account": crate::aws::ACCOUNT, "time": now, "region": crate::aws::REGION,
+        "resources": [format!("arn:aws:codecommit:{}:{}:tools", crate::aws::REGION, crate::aws::ACCOUNT)],
+        "detail": {
+            "event": "referenceUpdated", "repositoryName": "tools", "repositoryId": "0", "referenceType": "branch",
+            "referenceName": "feature", "referenceFullName": "refs/heads/feature", "commitId": commit,
+            "oldCommitId": "2".repeat(40), "callerUserArn": "arn:aws:iam::000000000000:user/octocat",
+        },
+    });
+    aws.invoke(&stack::function("receive-codecommit"), &push)?;
+
+    let mut forges = [("GitLab", "gitlab.com", false), ("CodeCommit", "git-codecommit", false)];
+    let begun = Instant::now();
+    while forges.iter().any(|(_, _, arrived)| !arrived) && begun.elapsed() < PATIENCE {
+        let ask = json!({ "QueueUrl": queue, "MaxNumberOfMessages": 10, "WaitTimeSeconds": 1 });
+        let messages = aws.call("sqs", "AmazonSQS.ReceiveMessage", &ask)?;
+        for message in messages["Messages"].as_array().into_iter().flatten() {
+            let event: Value = serde_json::from_str(message["Body"].as_str().unwrap_or_default())?;
+            let repository = event["detail"]["repository"].as_str().unwrap_or_default();
+            for (_, host, arrived) in &mut forges {
+                *arrived |= repository.starts_with(*host) && event["detail"]["commit"] == commit;
+            }
+        }
+    }
+    aws.call(
+        "events",
+        "AWSEvents.RemoveTargets",
+        &json!({ "Rule": SEEN, "EventBusName": bus, "Ids": [SEEN] }),
+    )?;
+    aws.call("events", "AWSEvents.DeleteRule", &json!({ "Name": SEEN, "EventBusName": bus }))?;
+    aws.call("sqs", "AmazonSQS.DeleteQueue", &json!({ "QueueUrl": queue }))?;
+    Ok(forges.map(|(forge, _, arrived)| (forge, arrived)))
+}
+
+/// Waits until the queues are empty.
+fn settle(stage: &Stage) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    while stage.waiting()? > 0 {
+        ensure!(begun.elapsed() < PATIENCE, "Stoker's queues do not become empty");
+        thread::sleep(Duration::from_millis(100));
+    }
+    Ok(())
 }
 
 /// What the deployed policies let the roles of builds do, as IAM decides it: an attack that has to fail.

@@ -39,20 +39,23 @@ pub(crate) fn build() -> anyhow::Result<()> {
     }
     let begun = Instant::now();
     println!("building the functions; the first time takes minutes");
+    // Where SAM looks for what was built, wherever the caller has its own.
+    let target = crate::root().join("target");
     // SAM builds one function after the other. Built together first, their linking shares the processors, and SAM then
     // finds each of them done.
     let mut command = tools::cargo_lambda()?;
     command
         .current_dir(crate::root())
         .args(["lambda", "build", "--release"])
-        .env("CARGO_TARGET_DIR", crate::root().join("target"));
+        .env("CARGO_TARGET_DIR", &target);
     process::run(&mut command, "compiling", &log("compile"), |_| None)?;
     let mut command = tools::sam()?;
     command
         .current_dir(crate::root())
         .args(["build", "--beta-features", "--no-cached", "--build-dir"])
         .arg(build_dir())
-        .args(["--parameter-overrides", &format!("Architecture={}", architecture()?)]);
+        .args(["--parameter-overrides", &format!("Architecture={}", architecture()?)])
+        .env("CARGO_TARGET_DIR", &target);
     process::run(&mut command, "building", &log("build"), |line| {
         let (_, function) = line.strip_prefix("Building codeuri:")?.rsplit_once("functions: ")?;
         Some(function.to_owned())
@@ -187,7 +190,7 @@ pub(crate) fn programs() -> anyhow::Result<BTreeMap<String, PathBuf>> {
             programs.insert(entry.file_name().to_string_lossy().into_owned(), program);
         }
     }
-    ensure!(programs.len() == 6, "{} functions are built rather than 6", programs.len());
+    ensure!(programs.len() == 7, "{} functions are built rather than 7", programs.len());
     Ok(programs)
 }
 

@@ -10,7 +10,7 @@ use stoker::policy::{Policy, Project, Target};
 use stoker::ports::ReadImages;
 use stoker::start::{Subject, export_tag};
 
-/// The question.
+/// The question. What is there and empty counts as absent, as most shells and CIs make no difference.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Question {
@@ -19,7 +19,7 @@ pub struct Question {
     /// The branch that is built; the project's default branch unless given.
     #[serde(default)]
     pub branch: Option<Branch>,
-    /// The commit that is built. Without it the build is told nowhere to export to.
+    /// The commit that is built. Without it, and on the default branch, the build is told nowhere to export to.
     #[serde(default)]
     pub commit: Option<Commit>,
     /// The branch that the build's pull request is for.
@@ -75,7 +75,7 @@ pub async fn handle(
     registry: &str,
     images: &impl ReadImages,
 ) -> Result<Answer, Error> {
-    let question: Question = serde_json::from_value(question)?;
+    let question: Question = serde_json::from_value(plain(question))?;
     let project = policy.project(&question.project);
     let mut project = project.ok_or_else(|| Error::UnknownProject(question.project.clone()))?;
     project.targets = asked_for(&project, &question)?;
@@ -87,7 +87,9 @@ pub async fn handle(
     };
     let wanted = Wanted { line: line.clone(), base: question.base.as_ref().map(line_of), merged: Vec::new() };
     let sources = resolve(images, &project, &wanted).await?;
-    let subject = question.commit.clone().filter(|_| exports(&project, &line, trust)).map(Subject::Commit);
+    // Main is filled only by builds that Stoker started: what another build exports there would be in vain.
+    let exports = line != Line::Main && exports(&project, &line, trust);
+    let subject = question.commit.clone().filter(|_| exports).map(Subject::Commit);
     let parts = project.targets.iter().zip(sources).map(|(target, sources)| Part {
         export: subject.as_ref().and_then(|subject| export_tag(&target.scope, subject)),
         // Whoever asks for one knows which it is.
@@ -112,6 +114,20 @@ pub async fn handle(
     let exports: Vec<String> =
         environment.iter().map(|(name, value)| format!("export {name}={}\n", quoted(value))).collect();
     Ok(Answer { environment, shell: exports.concat() })
+}
+
+/// The question as a shell asks it: without what is empty, and with numbers that may be words.
+fn plain(mut question: serde_json::Value) -> serde_json::Value {
+    if let Some(fields) = question.as_object_mut() {
+        fields.retain(|_, value| value != "");
+        let number = fields.get_mut("fork-pull-request");
+        if let Some(number) = number
+            && let Some(word) = number.as_str().and_then(|word| word.parse::<u64>().ok())
+        {
+            *number = word.into();
+        }
+    }
+    question
 }
 
 fn is_whole(question: &Question) -> bool {

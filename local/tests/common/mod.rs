@@ -199,8 +199,9 @@ pub(crate) fn write_sources(dir: &Path) {
     write(dir, "Dockerfile", &dockerfile);
 }
 
-pub(crate) fn git(dir: &Path, arguments: &[&str]) {
+pub(crate) fn git(dir: &Path, arguments: &[&str]) -> String {
     let identity = ["-c", "user.name=a", "-c", "user.email=a@example.com"];
     let output = Command::new("git").args(identity).args(arguments).current_dir(dir).output().unwrap();
     assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }

@@ -89,6 +89,11 @@ impl Forge {
         )
     }
 
+    /// What it signs with.
+    pub(crate) fn secret(&self) -> &str {
+        &self.secret
+    }
+
     /// The signature of a body.
     pub(crate) fn sign(&self, body: &str) -> String {
         let mac = Hmac::<Sha256>::new_from_slice(self.secret.as_bytes()).map(|mac| mac.chain_update(body));

@@ -58,7 +58,11 @@ const LOCAL_BASE_IMAGE: &str = "localhost/base:1";
 /// The stand-in for `CodeBuild` is up at once.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The policy of the demo. The builds of `app` write to a repository of their own; `docs` is the simple setting.
+/// The queues that are empty once everything has settled, by their outputs.
+const QUEUES: [&str; 4] = ["StartQueueUrl", "WarmQueueUrl", "PromotionQueueUrl", "RetentionQueueUrl"];
+
+/// The policy of the demo. The builds of `app` write to a repository of their own; `docs` is the simple setting; `tools` lies in
+/// `CodeCommit` and is built by somebody else.
 pub(crate) const POLICY: &str = "\
 version: 1
 defaults:
@@ -66,17 +70,30 @@ defaults:
 projects:
   - { name: app, repository: github.com/example/app, builds-repository: 'stoker-builds/{project}' }
   - { name: docs, repository: github.com/example/docs }
+  - name: tools
+    repository: git-codecommit.us-east-1.amazonaws.com/v1/repos/tools
+    builds: { start: false }
 ";
 
 /// The template's parameters in the demo.
-pub(crate) const PARAMETERS: [(&str, &str); 5] = [
+pub(crate) const PARAMETERS: [(&str, &str); 10] = [
     ("CacheRepository", "stoker/app"),
     ("BuildsRepositoryPrefix", "stoker-builds"),
     ("BuildsRepository", "stoker-builds/app"),
     // A branch's caches go at once, and leased ones are looked at again soon: the demo does not wait for hours.
     ("RetentionDelaySeconds", "0"),
     ("RetentionRetrySeconds", "2"),
+    // Longer than an ordinary build takes to start, and no longer.
+    ("WarmDelaySeconds", "8"),
+    // The story says when it is night, whatever the hour, and one tick is for all projects.
+    ("NightlySweepSchedule", NEVER),
+    ("NightlyWarmSchedule", NEVER),
+    ("NightlyRetentionSchedule", NEVER),
+    ("NightlyWarmSlots", "1"),
 ];
+
+/// A schedule that does not fire in a story's time.
+const NEVER: &str = "at(2099-01-01T00:00:00)";
 
 /// Everything the story needs.
 pub(crate) struct Stage {
@@ -235,6 +252,20 @@ impl Stage {
     /// A forge that knows the webhook's address and secret.
     pub(crate) fn forge(&self) -> anyhow::Result<Forge> {
         Forge::new(self.world.aws(), self.output("WebhookUrl")?, self.output("WebhookSecret")?)
+    }
+
+    /// How many messages are in Stoker's queues: those that wait, those that are handled, those that are delayed.
+    pub(crate) fn waiting(&self) -> anyhow::Result<u64> {
+        let mut waiting = 0;
+        for queue in QUEUES {
+            let input = json!({ "QueueUrl": self.output(queue)?, "AttributeNames": ["All"] });
+            let answer = self.world.aws().call("sqs", "AmazonSQS.GetQueueAttributes", &input)?;
+            for of in ["", "NotVisible", "Delayed"] {
+                let count = answer["Attributes"][format!("ApproximateNumberOfMessages{of}")].as_str();
+                waiting += count.and_then(|count| count.parse::<u64>().ok()).unwrap_or_default();
+            }
+        }
+        Ok(waiting)
     }
 
     /// Talks to the control interface of the local `CodeBuild`.

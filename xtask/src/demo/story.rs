@@ -193,7 +193,7 @@ impl Story<'_> {
     fn night(&mut self) -> anyhow::Result<()> {
         say("the night comes: a second project, docs, has never been built");
         let builds = self.builds()?.len();
-        self.tick("warm-main")?;
+        self.tick("WarmQueueUrl")?;
         let build = self.next_build()?;
         self.quiet()?;
         let only = build.project == "docs" && self.builds()?.len() == builds + 1;
@@ -252,18 +252,21 @@ impl Story<'_> {
         Ok(())
     }
 
-    /// Fires a schedule: does what the deployed schedule of a function says.
-    fn tick(&self, function: &str) -> anyhow::Result<()> {
+    /// Fires the schedule of a queue: does what it says in its deployed form.
+    fn tick(&self, queue: &str) -> anyhow::Result<()> {
         let aws = self.stage.world.aws();
-        let name = crate::stack::function(function);
+        let url = self.stage.output(queue)?;
+        let (_, name) = url.rsplit_once('/').with_context(|| format!("`{url}` is no queue"))?;
         let listed = aws.rest("scheduler", "GET", "/schedules", None)?;
         for schedule in listed["Schedules"].as_array().into_iter().flatten() {
             let schedule = schedule["Name"].as_str().unwrap_or_default();
             let schedule = aws.rest("scheduler", "GET", &format!("/schedules/{schedule}"), None)?;
             let target = &schedule["Target"];
-            if target["Arn"].as_str().is_some_and(|arn| arn.ends_with(&name)) {
-                let input = serde_json::from_str(target["Input"].as_str().unwrap_or("{}"))?;
-                return aws.invoke(&name, &input).map(drop);
+            if target["Arn"].as_str().is_some_and(|arn| arn.ends_with(&format!(":{name}"))) {
+                let input = target["Input"].as_str().context("the schedule has no input")?;
+                // The night itself is not delayed: what it brings is.
+                let message = json!({ "QueueUrl": url, "MessageBody": input, "DelaySeconds": 0 });
+                return aws.call("sqs", "AmazonSQS.SendMessage", &message).map(drop);
             }
         }
         bail!("the stack has no schedule for {name}")
@@ -338,26 +341,12 @@ impl Story<'_> {
         self.wait("everything to settle", || {
             let asked =
                 self.stage.world.requests()?.iter().filter(|request| request.is_from_function()).count();
-            let busy = self.is_running()? || self.waiting()? > 0;
+            let busy = self.is_running()? || self.stage.waiting()? > 0;
             if busy || asked != last.0 {
                 last = (asked, Instant::now());
             }
             Ok((last.1.elapsed() > QUIET).then_some(()))
         })
-    }
-
-    /// How many messages are in Stoker's queues.
-    fn waiting(&self) -> anyhow::Result<u64> {
-        let mut waiting = 0;
-        for queue in ["PromotionQueueUrl", "RetentionQueueUrl"] {
-            let input = json!({ "QueueUrl": self.stage.output(queue)?, "AttributeNames": ["All"] });
-            let answer = self.stage.world.aws().call("sqs", "AmazonSQS.GetQueueAttributes", &input)?;
-            for count in ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"] {
-                let count = answer["Attributes"][count].as_str().and_then(|count| count.parse::<u64>().ok());
-                waiting += count.unwrap_or_default();
-            }
-        }
-        Ok(waiting)
     }
 
     fn wait<T>(&self, what: &str, mut look: impl FnMut() -> anyhow::Result<Option<T>>) -> anyhow::Result<T> {
