@@ -23,10 +23,6 @@ use crate::text::plain;
 /// A batch of ten webhooks of the largest size is far beyond what Lambda delivers.
 const MAX_FILE: u64 = 16 << 20;
 
-/// The fields of a question to `resolve-cache`.
-const QUESTION: [&str; 7] =
-    ["project", "branch", "commit", "base", "fork-pull-request", "target", "platform"];
-
 const SHAPES: &str = "give a request to the webhooks' Function URL, a batch of SQS, an event of EventBridge or a question to \
                       resolve-cache, as the files of events/ are; or a forge's payload with --forge and --event";
 
@@ -327,10 +323,4 @@ fn not_known(name: &str, why: &str) -> Problem {
         format!("{name} is no event that Stoker knows: {}", plain(why)),
         "give one that reaches a function of Stoker's: see events/README.md, and shared/src/event.rs for their fields",
     )
-}
-
-/// The fields of a question that resolve-cache does not know, to say so before anything is looked up.
-pub(super) fn strange_fields(question: &Value) -> Vec<&str> {
-    let fields = question.as_object().into_iter().flatten().map(|(name, _)| name.as_str());
-    fields.filter(|name| !QUESTION.contains(name)).collect()
 }

@@ -14,11 +14,10 @@ use stoker::ports::{Image, ReadImages};
 use stoker::registry::FetchedManifest;
 use stoker::start::{self, Request, Subject};
 
-use super::input::strange_fields;
 use crate::problem::Problem;
 use crate::reference::{Reference, Repository};
 use crate::remote::{self, Remotes};
-use crate::text::plain;
+use crate::text::{plain, plain_whole};
 
 /// Requests at a time.
 const AT_A_TIME: usize = 16;
@@ -198,9 +197,6 @@ pub(super) async fn answered(
         let next = "ask for a project of the policy, and for a target that it has; or name another policy with --policy";
         Problem::usage(format!("resolve-cache refuses the question: {why}"), next)
     };
-    if let Some(strange) = strange_fields(&question).first() {
-        return Err(wrong(format!("it knows no `{}`", plain(strange))));
-    }
     let project = question["project"].as_str().and_then(|name| ProjectName::new(name).ok());
     let project = project.and_then(|name| policy.project(&name));
     let images = Images::new(registry, remotes);
@@ -210,7 +206,7 @@ pub(super) async fn answered(
         (Err(resolve_cache::Error::Call(error)), Some(project)) => {
             return Err(not_looked_up(&images, &project, &error));
         }
-        (Err(error), _) => return Err(wrong(plain(&stoker::error::chain(&error)))),
+        (Err(error), _) => return Err(wrong(plain_whole(&stoker::error::chain(&error)))),
         (Ok(_), None) => return Err(wrong("it names no project".to_owned())),
     };
     let told = told(images, &project, &BTreeMap::new(), answer.environment);

@@ -146,7 +146,7 @@ async fn what_is_not_understood_says_what_to_do() {
         ),
         ("", r#"{"source":"aws.codecommit","detail-type":"x","region":7}"#, "CodeCommit sends"),
         ("", r#"{"project":"other"}"#, "names no project other"),
-        ("", r#"{"project":"app","color":"red"}"#, "knows no `color`"),
+        ("", r#"{"project":"app","color":"red"}"#, "unknown field `color`"),
         ("", r#"{"project":"app","target":"api"}"#, "no such target"),
         ("/nowhere/event.json", "", "cannot read /nowhere/event.json"),
         ("--at tomorrow", "", "--at"),
