@@ -72,7 +72,7 @@ impl Decision {
     }
 }
 
-/// All that an event leads to, in a few words; projects are named where there are several.
+/// All that an event leads to, in a few words; projects are named where there are several, but for those of globs.
 #[must_use]
 pub fn brief(decisions: &[Decision]) -> String {
     let projects: BTreeSet<_> = decisions.iter().map(Decision::project_name).collect();
@@ -120,27 +120,26 @@ pub fn decide(policy: &Policy, envelope: &Envelope, now: Timestamp) -> Vec<Decis
     match event {
         Event::NightlyWarm(tick) => {
             let at = envelope.time.unwrap_or(now);
-            let turns = policy.named_projects().into_iter();
-            let decided = turns.map(|project| {
+            let turn = |project: Project| {
                 if warm::is_turn_of(&project.name, *tick, at) {
                     night(project)
                 } else {
                     decision("warm-main", project, Action::Nothing, "event", "another tick is its turn")
                 }
-            });
-            or_nobody(decided.collect(), "warm-main")
+            };
+            each(policy, "warm-main", Action::Warm, turn)
         }
         Event::WarmWanted(wanted) => {
             or_nobody(policy.project(&wanted.project).map(night).into_iter().collect(), "warm-main")
         }
-        Event::NightlySweep {} => each(policy, |project| {
+        Event::NightlySweep {} => each(policy, "promote-cache", Action::Promote(None), |project| {
             let text = "promotes what builds of two days exported and merges brought, should that have been missed; mends \
                         lines that have lost layers";
-            decision("promote-cache", project, Action::Promote(None), "promotion", text)
+            decision("promote-cache", project, Action::Promote(None), "event", text)
         }),
-        Event::NightlyRetention {} => each(policy, |project| {
+        Event::NightlyRetention {} => each(policy, "enforce-retention", Action::Retain(None), |project| {
             let text = format!("plans which of its caches can go, {}", mode(&project));
-            decision("enforce-retention", project, Action::Retain(None), "retention", text)
+            decision("enforce-retention", project, Action::Retain(None), "retention.mode", text)
         }),
         Event::BuildStateChange(change) => {
             let project = policy.project(&change.project_name).into_iter();
@@ -246,8 +245,19 @@ fn or_nobody(decisions: Vec<Decision>, function: &'static str) -> Vec<Decision> 
     vec![Decision { function, project: None, action: Action::Nothing, rule: "projects", text }]
 }
 
-fn each(policy: &Policy, decide: impl Fn(Project) -> Decision) -> Vec<Decision> {
-    policy.named_projects().into_iter().map(decide).collect()
+/// Every project that the policy names, and those of CodeBuild that its globs match, which it does not know.
+fn each(
+    policy: &Policy,
+    function: &'static str,
+    action: Action,
+    decide: impl Fn(Project) -> Decision,
+) -> Vec<Decision> {
+    let mut decisions: Vec<Decision> = policy.named_projects().into_iter().map(decide).collect();
+    if policy.has_globs() {
+        let text = "the same for every project of CodeBuild that a glob of the policy matches".to_owned();
+        decisions.push(Decision { function, project: None, action, rule: "projects", text });
+    }
+    or_nobody(decisions, function)
 }
 
 fn start(project: &Project, event: &Event) -> Decision {
@@ -321,5 +331,53 @@ fn mode(project: &Project) -> &'static str {
     match project.retention.mode {
         Mode::Report => "and only says so",
         Mode::Apply => "and does it",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decided(policy: &str, event: &str) -> String {
+        let policy = Policy::parse("policy", &format!("version: 1\nprojects: [{policy}]")).unwrap();
+        let envelope = Envelope::parse(event).unwrap();
+        brief(&decide(&policy, &envelope, Timestamp::UNIX_EPOCH))
+    }
+
+    #[test]
+    fn projects_of_globs_are_not_forgotten_at_night() {
+        let night = |policy: &str| {
+            ["NightlyWarm", "NightlySweep", "NightlyRetention"].map(|kind| {
+                decided(policy, &format!(r#"{{"source":"stoker","detail-type":"{kind}","detail":{{}}}}"#))
+            })
+        };
+        let glob = "{ name: 'team-*', repository: 'github.com/example/{project}' }";
+        let both = format!("{{ name: app, repository: github.com/example/app }}, {glob}");
+        assert_eq!(night(glob), ["warm main", "promote", "retention"]);
+        assert_eq!(
+            night(&both),
+            ["app: warm main; warm main", "app: promote; promote", "app: retention; retention"]
+        );
+        assert_eq!(night(""), ["no warming: projects", "no promotion: projects", "no retention: projects"]);
+    }
+
+    #[test]
+    fn every_project_of_a_repository_is_told_by_its_name() {
+        let policy = "{ name: web, repository: github.com/example/app }, \
+                      { name: api, repository: github.com/example/app, builds: { start: false } }";
+        let deleted = r#"{"source":"stoker","detail-type":"BranchDeleted","detail":
+            {"repository":"github.com/example/app","branch":"main","default_branch":"main"}}"#;
+        assert_eq!(decided(policy, deleted), "web: no retention: event; api: no retention: event");
+        let pushed = r#"{"source":"stoker","detail-type":"BranchPushed","detail":
+            {"repository":"github.com/example/app","branch":"a","commit":"1111111111111111111111111111111111111111",
+             "default_branch":"main","to_default_branch":false}}"#;
+        assert_eq!(decided(policy, pushed), "web: build branch/a; api: no build: builds.start");
+    }
+
+    #[test]
+    fn what_is_for_people_is_no_functions() {
+        let failed = r#"{"source":"stoker","detail-type":"BuildFailed","detail":
+            {"project":"app","build":"app:1","line":"main","reason":"push","status":"FAILED"}}"#;
+        assert_eq!(decided("", failed), "tell people");
     }
 }
