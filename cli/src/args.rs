@@ -4,13 +4,14 @@ use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::cache::{diff, inspect, merge, prune, verify};
+use crate::decide;
 use crate::lines::{history, list, rollback};
 
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done, or the answer is yes
   1  the answer is no: not sound, not the same, not a cache, it does not fit, or there is nothing to roll back to
-  2  the command line is wrong, or names a line or project that is not there
+  2  the command line is wrong, names a line or project that is not there, or an event or policy cannot be read
   3  a registry or a network call failed
 
 A REF is written as Docker writes it: registry.example/app/cache:main, or ...@sha256:...
@@ -34,6 +35,7 @@ pub(crate) enum Command {
     Lines(list::Args),
     History(history::Args),
     Rollback(rollback::Args),
+    Decide(decide::Args),
     /// Prints a script that completes stoker's command lines
     #[command(
         after_help = "Example:\n  stoker completions bash > ~/.local/share/bash-completion/completions/stoker"

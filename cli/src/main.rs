@@ -4,6 +4,7 @@
 mod args;
 mod auth;
 mod cache;
+mod decide;
 mod lines;
 mod problem;
 mod progress;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         Command::Lines(args) => run(lines::list::run(&args)),
         Command::History(args) => run(lines::history::run(&args)),
         Command::Rollback(args) => run(lines::rollback::run(&args)),
+        Command::Decide(args) => run(decide::run(&args)),
     }
 }
 

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use stoker::cache::{self, Cache, Descriptor, Kind, MANIFEST_MEDIA_TYPE, Manifest, Serialised};
-use stoker::error::Failure;
+use stoker::error::{CallError, Failure};
 use stoker::names::Digest;
 use stoker::registry::{FetchedManifest, Presence, Registry};
 
@@ -91,17 +91,26 @@ pub(crate) struct Held {
     pub(crate) cache: Cache,
 }
 
-/// Reads what is under a reference; `None` where nothing is.
-pub(crate) async fn find(remotes: &Remotes, reference: &Reference) -> Result<Option<Found>, Problem> {
+/// The manifest under a reference, unchecked; `None` where nothing is.
+pub(crate) async fn manifest(
+    remotes: &Remotes,
+    reference: &Reference,
+) -> Result<Option<FetchedManifest>, CallError> {
     let remote = remotes.of(reference);
     let access = remote.pull(&reference.repository);
-    let answer =
-        remote.registry.manifest(&access, &reference.repository, &reference.version, MANIFEST_LIMIT).await;
-    let FetchedManifest { media_type, bytes } = match answer {
-        Ok(manifest) => manifest,
-        Err(error) if error.failure == Failure::NotFound => return Ok(None),
-        Err(error) => return Err(Problem::call("read", reference, &error)),
-    };
+    let answer = remote.registry.manifest(&access, &reference.repository, &reference.version, MANIFEST_LIMIT);
+    match answer.await {
+        Ok(manifest) => Ok(Some(manifest)),
+        Err(error) if error.failure == Failure::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Reads what is under a reference; `None` where nothing is.
+pub(crate) async fn find(remotes: &Remotes, reference: &Reference) -> Result<Option<Found>, Problem> {
+    let answer = manifest(remotes, reference).await;
+    let answer = answer.map_err(|error| Problem::call("read", reference, &error))?;
+    let Some(FetchedManifest { media_type, bytes }) = answer else { return Ok(None) };
     let digest = Digest::of(&bytes);
     if matches!(&reference.version, Version::Digest(asked) if *asked != digest) {
         let why =

@@ -86,10 +86,19 @@ pub(crate) fn count(number: usize, thing: &str) -> String {
 
 /// Text from outside, fit for a terminal.
 pub(crate) fn plain(text: &str) -> String {
-    text.chars()
-        .take(200)
-        .flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] })
-        .collect()
+    text.chars().take(200).flat_map(visible).collect()
+}
+
+/// The same with as many characters as there are.
+pub(crate) fn plain_whole(text: &str) -> String {
+    text.chars().flat_map(visible).collect()
+}
+
+/// A character, or its number where it could move the cursor, turn the direction of writing or hide.
+fn visible(c: char) -> Vec<char> {
+    let hides = matches!(c, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}');
+    if c.is_control() || hides { c.escape_default().collect() } else { vec![c] }
 }
 
 /// How a column is set.
@@ -180,5 +189,7 @@ mod tests {
         let rows = [vec!["A".to_owned(), "B".to_owned()], vec!["long".to_owned(), "10".to_owned()]];
         assert_eq!(table("  ", &[Align::Left, Align::Right], &rows), "  A      B\n  long  10\n");
         assert_eq!(plain("a\u{1b}[31m\n"), "a\\u{1b}[31m\\n");
+        assert_eq!(plain("\u{202e}nim"), "\\u{202e}nim");
+        assert_eq!(plain_whole(&"x".repeat(300)).len(), 300);
     }
 }

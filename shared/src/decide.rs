@@ -1,5 +1,6 @@
 //! What Stoker would do with an event, said before it happens: by the very functions that decide when it does.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use jiff::Timestamp;
@@ -9,7 +10,7 @@ use crate::gate::gate;
 use crate::names::{Line, ProjectName, Tag, TagKind};
 use crate::policy::{Mode, Policy, Project, Promotion};
 use crate::promote::Hint;
-use crate::start::Request;
+use crate::start::{Request, Subject};
 use crate::warm::{self, MainPushed};
 
 /// What one function does for one project.
@@ -33,6 +34,53 @@ impl Decision {
     pub fn project_name(&self) -> Option<&ProjectName> {
         self.project.as_ref().map(|project| &project.name)
     }
+
+    /// The line that it is about, where it is about one.
+    #[must_use]
+    pub fn line(&self) -> Option<&Line> {
+        match &self.action {
+            Action::Build(request) => Some(&request.wanted.line),
+            Action::Promote(line) | Action::Retain(line) => line.as_ref(),
+            Action::Warm => Some(&Line::Main),
+            Action::Nothing | Action::Tell => None,
+        }
+    }
+
+    /// The decision in a few words, such as `build branch/a`, `promote main` or `no build: builds.paths`.
+    #[must_use]
+    pub fn brief(&self) -> String {
+        let of_line = self.line().map(|line| format!(" {line}")).unwrap_or_default();
+        match &self.action {
+            Action::Build(request) if Some(&request.built_by) != self.project_name() => {
+                format!("build{of_line} by {}", request.built_by)
+            }
+            Action::Build(_) | Action::Promote(_) | Action::Warm => format!("{}{of_line}", self.action),
+            Action::Retain(Some(line)) => format!("retention of {line}"),
+            Action::Retain(None) => "retention".to_owned(),
+            Action::Tell => "tell people".to_owned(),
+            Action::Nothing => {
+                let what = match self.function {
+                    "start-build" => "build",
+                    "promote-cache" => "promotion",
+                    "warm-main" => "warming",
+                    "enforce-retention" => "retention",
+                    other => other,
+                };
+                format!("no {what}: {}", self.rule)
+            }
+        }
+    }
+}
+
+/// All that an event leads to, in a few words; projects are named where there are several.
+#[must_use]
+pub fn brief(decisions: &[Decision]) -> String {
+    let projects: BTreeSet<_> = decisions.iter().map(Decision::project_name).collect();
+    let words = decisions.iter().map(|decision| match decision.project_name() {
+        Some(project) if projects.len() > 1 => format!("{project}: {}", decision.brief()),
+        _ => decision.brief(),
+    });
+    words.collect::<Vec<_>>().join("; ")
 }
 
 /// What a function does.
@@ -145,15 +193,7 @@ fn of_repository(policy: &Policy, envelope: &Envelope, now: Timestamp) -> Vec<De
                 if push.to_default_branch {
                     decisions.push(merged(&project, &Line::Main, push.commits.len()));
                     let pushed = MainPushed { push: push.clone(), at: envelope.time.unwrap_or(now) };
-                    let (action, rule, text) = match warm::decide_after_push(&project, &pushed, &[]) {
-                        warm::Decision::Skip(why) => (Action::Nothing, "warm.after-merge", why),
-                        _ => (
-                            Action::Warm,
-                            "warm.after-merge",
-                            "builds main in a moment, should nothing else have built this push".to_owned(),
-                        ),
-                    };
-                    decisions.push(decision("warm-main", project, action, rule, text));
+                    decisions.push(warmed(project, event, &pushed));
                 }
             }
             Event::PullRequestUpdated(_) | Event::PullRequestApproved(_) => {
@@ -214,7 +254,7 @@ fn start(project: &Project, event: &Event) -> Decision {
     match gate(project, event) {
         Err(leave) => decision("start-build", project.clone(), Action::Nothing, leave.rule, leave.why),
         Ok(request) => {
-            let text = format!("builds {} for {}", request.reason, request.wanted.line);
+            let text = format!("builds {} unless that has been built: {}", told(&request), request.reason);
             decision("start-build", project.clone(), Action::Build(Box::new(request)), "builds", text)
         }
     }
@@ -236,6 +276,30 @@ fn merged(project: &Project, line: &Line, commits: usize) -> Decision {
         _ => "merges bring nothing",
     };
     decision(function, project.clone(), Action::Nothing, "promotion", text)
+}
+
+/// What a request builds, for people.
+fn told(request: &Request) -> String {
+    let line = &request.wanted.line;
+    match &request.subject {
+        Subject::Commit(commit) => format!("{} of {line}", commit.short()),
+        Subject::Head { .. } => format!("the head of {line}"),
+    }
+}
+
+fn warmed(project: Project, event: &Event, pushed: &MainPushed) -> Decision {
+    let function = "warm-main";
+    let own = "warm.after-merge";
+    if let warm::Decision::Skip(_) = warm::decide_after_push(&project, pushed, &[]) {
+        let leave = gate(&project, event).err().filter(|_| project.warm.after_merge);
+        let (rule, text) = leave.map_or_else(
+            || (own, "main is not warmed after a push to it".to_owned()),
+            |leave| (leave.rule, leave.why),
+        );
+        return decision(function, project, Action::Nothing, rule, text);
+    }
+    let text = "builds main in a moment, should nothing else have built this push";
+    decision(function, project, Action::Warm, own, text)
 }
 
 fn night(project: Project) -> Decision {

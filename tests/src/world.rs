@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use sha2::Sha256;
 use stoker::cache::{self, Cache, Kind};
 use stoker::event::{Envelope, Event, NightlyWarm};
+use stoker::forge::Meaning;
 use stoker::handout::Handed;
 use stoker::names::{CacheRepository, Commit, Digest, Line, ProjectName, Scope, Tag};
 use stoker::policy::Policy;
@@ -331,6 +332,33 @@ impl World {
         status
     }
 
+    /// A request comes to the webhooks' URL as it is; what it is answered.
+    pub async fn post(&mut self, request: &LambdaFunctionUrlRequest) -> i64 {
+        self.account.acting.set("receive-webhook");
+        let status = self.receive(request).await;
+        self.route();
+        status
+    }
+
+    /// An event of CodeCommit's comes.
+    pub async fn codecommit(&mut self, event: Value) -> Meaning {
+        self.account.acting.set("receive-codecommit");
+        let meaning = receive_codecommit::handle(event, &self.policy, &self.account).await.unwrap();
+        self.route();
+        meaning
+    }
+
+    /// An event comes as the rule or the schedule for it delivers it.
+    pub async fn event(&mut self, envelope: &Envelope) {
+        if envelope.event == (Event::NightlyRetention {}) {
+            self.account.acting.set("enforce-retention");
+            let now = self.account.now();
+            enforce_retention::handle_nightly(&self.account, &self.policy, now).await.unwrap();
+        } else {
+            self.route_one(envelope);
+        }
+    }
+
     async fn receive(&self, request: &LambdaFunctionUrlRequest) -> i64 {
         let (policy, now) = (&self.policy, self.account.now());
         receive_webhook::handle(request, policy, &self.account, &self.refusals, now).await.status_code
@@ -358,44 +386,51 @@ impl World {
         let events: Vec<Event> = self.account.bus.borrow_mut().drain(..).collect();
         for event in events {
             let envelope = Envelope { time: Some(self.account.now()), source: "stoker".to_owned(), event };
-            let body = serde_json::to_string(&envelope).unwrap();
-            match &envelope.event {
-                Event::BranchPushed(push) => {
-                    let start = self.message(body.clone());
-                    self.starts.push(start);
-                    if push.to_default_branch {
-                        let warm = self.message(body.clone());
-                        self.warms.push(warm);
-                        if !self.loses_promotions {
-                            self.enqueue_promotion(body);
-                        }
-                    }
-                }
-                Event::PullRequestUpdated(_) | Event::PullRequestApproved(_) => {
-                    let start = self.message(body);
-                    self.starts.push(start);
-                }
-                Event::PullRequestMerged(_) => {
+            self.route_one(&envelope);
+        }
+    }
+
+    fn route_one(&mut self, envelope: &Envelope) {
+        let body = serde_json::to_string(envelope).unwrap();
+        match &envelope.event {
+            Event::BranchPushed(push) => {
+                let start = self.message(body.clone());
+                self.starts.push(start);
+                if push.to_default_branch {
+                    let warm = self.message(body.clone());
+                    self.warms.push(warm);
                     if !self.loses_promotions {
                         self.enqueue_promotion(body);
                     }
                 }
-                Event::WarmWanted(_) => {
-                    let warm = self.message(body);
-                    self.warms.push(warm);
-                }
-                Event::BuildFailed(_)
-                | Event::BuildDelayed(_)
-                | Event::WarmthFell(_)
-                | Event::WebhookRefused(_) => {
-                    self.notices.push(envelope.event);
-                }
-                Event::BranchDeleted(_) | Event::PullRequestClosed(_) => {
-                    let message = self.message(body);
-                    self.retentions.push(message);
-                }
-                other => panic!("{other:?} is none of Stoker's own events"),
             }
+            Event::PullRequestUpdated(_) | Event::PullRequestApproved(_) => {
+                let start = self.message(body);
+                self.starts.push(start);
+            }
+            Event::PullRequestMerged(_) => {
+                if !self.loses_promotions {
+                    self.enqueue_promotion(body);
+                }
+            }
+            Event::WarmWanted(_) | Event::NightlyWarm(_) => {
+                let warm = self.message(body);
+                self.warms.push(warm);
+            }
+            Event::BuildFailed(_)
+            | Event::BuildDelayed(_)
+            | Event::WarmthFell(_)
+            | Event::WebhookRefused(_) => {
+                self.notices.push(envelope.event.clone());
+            }
+            Event::BranchDeleted(_) | Event::PullRequestClosed(_) => {
+                let message = self.message(body);
+                self.retentions.push(message);
+            }
+            Event::BuildStateChange(_) | Event::ImageAction(_) | Event::NightlySweep {} => {
+                self.enqueue_promotion(body);
+            }
+            Event::NightlyRetention {} => panic!("retention's night comes by no queue"),
         }
     }
 
@@ -435,6 +470,12 @@ impl World {
     /// Lets only builds start.
     pub async fn settle_starts(&mut self) {
         self.start().await;
+    }
+
+    /// The messages that wait for promotion, and those that wait for retention.
+    #[must_use]
+    pub fn queued(&self) -> (usize, usize) {
+        (self.promotions.len(), self.retentions.len())
     }
 
     /// The messages that wait for a build to start, and those that wait for main to be warmed.

@@ -107,6 +107,9 @@ async fn every_event_is_understood_by_its_function() {
             let hints =
                 envelopes(read(&path)).iter().filter_map(|envelope| Hint::of(&envelope.event)).count();
             assert_eq!(hints, 4, "{name}");
+        } else if name == "promote-cache-build-failed" {
+            let hint = Hint::of(&envelopes(read(&path))[0].event);
+            assert!(matches!(hint, Some(Hint::Failed { .. })), "{name}");
         } else if name == "promote-cache-nightly" {
             assert_eq!(envelopes(read(&path))[0].event, Event::NightlySweep {}, "{name}");
         } else if name.starts_with("promote-cache-") {

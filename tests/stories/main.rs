@@ -19,5 +19,6 @@ mod roles;
 mod snippets;
 mod starting;
 mod sweep;
+mod table;
 mod warming;
 mod workspace;

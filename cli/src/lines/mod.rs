@@ -196,7 +196,7 @@ struct Origin {
 
 impl Origin {
     fn read(annotations: &BTreeMap<String, String>) -> Self {
-        let Provenance { project, built, merged, parent, rolled_back } = Provenance::read(annotations);
+        let Provenance { project, built, merged, parent, rolled_back, .. } = Provenance::read(annotations);
         Self {
             project,
             commit: built.as_ref().map(|built| built.commit.clone()),

@@ -2,6 +2,8 @@
 
 mod answers;
 mod auth;
+#[cfg(test)]
+mod decide;
 mod hostile;
 #[cfg(test)]
 mod lines;

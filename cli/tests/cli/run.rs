@@ -1,7 +1,8 @@
 //! Running the tool.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// What a run of the tool came to.
@@ -34,9 +35,22 @@ impl Home {
     }
 
     pub(crate) async fn stoker(&self, line: &str) -> Ran {
+        self.stoker_given(&line.split_whitespace().collect::<Vec<_>>(), "").await
+    }
+
+    /// Runs it with any words, and with something on its standard input.
+    pub(crate) async fn stoker_given(&self, words: &[&str], given: &str) -> Ran {
         let mut command = Command::new(env!("CARGO_BIN_EXE_stoker"));
-        command.args(line.split_whitespace()).env_clear().env("DOCKER_CONFIG", &self.0).env("PATH", &self.0);
-        let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+        command.args(words).env_clear().env("DOCKER_CONFIG", &self.0).env("PATH", &self.0);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let given = given.as_bytes().to_vec();
+        let run = move || {
+            let mut child = command.spawn().unwrap();
+            // Who wants nothing of it may be gone already.
+            let _ = child.stdin.take().unwrap().write_all(&given);
+            child.wait_with_output().unwrap()
+        };
+        let output = tokio::task::spawn_blocking(run).await.unwrap();
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
         let ran =
             Ran { code: output.status.code().unwrap(), out: text(&output.stdout), err: text(&output.stderr) };

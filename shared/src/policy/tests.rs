@@ -583,7 +583,7 @@ const EVERY_SETTING: &str = r#"
     skip-labels: [wip, do not build]
     drafts: false
     superseded: stop
-    forks: { build: after-approval, project: "{project}-forks", approvers: [Octocat, "renovate[bot]"] }
+    forks: { build: after-approval, project: "{project}-forks", approvers: [Octocat, "renovate[bot]", "557058:0-ABCD"] }
   export: { builds: main, mode: min, compression: zstd }
   more-sources:
     - type=registry,ref=example.com/app:latest
@@ -628,7 +628,7 @@ fn project_with_every_setting() -> Project {
             forks: Forks {
                 build: ForkBuilds::AfterApproval,
                 project: Some(name("app-forks")),
-                approvers: vec!["octocat".to_owned(), "renovate[bot]".to_owned()],
+                approvers: ["octocat", "renovate[bot]", "557058:0-abcd"].map(str::to_owned).to_vec(),
             },
         },
         export: Export {

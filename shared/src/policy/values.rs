@@ -284,12 +284,13 @@ pub(super) fn label(text: &str) -> Result<String, String> {
     if is_label { Ok(text.to_owned()) } else { Err(format!("`{}` is no label: {rule}", shown(text))) }
 }
 
-/// An account of a forge, in lower case. An application's is such as `renovate[bot]`.
+/// An account of a forge, in lower case. An application's is such as `renovate[bot]`, Bitbucket's such as
+/// `557058:00000000-abcd-0000-0000-000000000000`.
 pub(super) fn approver(text: &str) -> Result<String, String> {
     let name = text.strip_suffix("[bot]").unwrap_or(text);
     let is_name = (1..=MAX_NAME).contains(&text.len())
         && !name.is_empty()
-        && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.:".contains(c));
     let rule = "write its name, such as `octocat`, without `@`; a team has none";
     if is_name {
         Ok(text.to_ascii_lowercase())
