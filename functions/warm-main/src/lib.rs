@@ -55,8 +55,8 @@ pub async fn handle(
         };
         match envelope.event {
             Event::NightlyWarm(tick) => {
-                if let Err(error) = tick_of_the_night(ports, policy, tick, envelope.time.unwrap_or(now)).await
-                {
+                let at = envelope.time.or_else(|| sent_at(message)).unwrap_or(now);
+                if let Err(error) = tick_of_the_night(ports, policy, tick, at).await {
                     log(error.disposition(), &error);
                     again.insert(index);
                 }
