@@ -121,10 +121,11 @@ async fn a_refresh_builds_from_scratch_and_takes_the_lines_place() {
 #[tokio::test]
 async fn a_night_has_a_turn_for_every_project_and_only_one() {
     let names: Vec<String> = (0..200).map(|n| format!("p{n}")).collect();
-    let rules: String = names
+    let rules: Vec<String> = names
         .iter()
         .map(|name| format!("  - {{ name: {name}, repository: github.com/example/{name} }}\n"))
         .collect();
+    let rules = rules.concat();
     let mut world = World::with_policy(&format!("version: 1\nprojects:\n{rules}"));
     let projects = names.iter().map(|name| stoker::names::ProjectName::new(name.as_str()).unwrap());
     world.account.projects.borrow_mut().extend(projects);

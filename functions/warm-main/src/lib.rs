@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use aws_lambda_events::sqs::{BatchItemFailure, SqsBatchResponse, SqsEvent};
+use aws_lambda_events::sqs::{BatchItemFailure, SqsBatchResponse, SqsEvent, SqsMessage};
 use jiff::Timestamp;
 use stoker::emf::{self, Unit};
 use stoker::error::{CallError, Disposition};
@@ -55,8 +55,8 @@ pub async fn handle(
         };
         match envelope.event {
             Event::NightlyWarm(tick) => {
-                if let Err(error) = tick_of_the_night(ports, policy, tick, envelope.time.unwrap_or(now)).await
-                {
+                let at = envelope.time.or_else(|| sent_at(message)).unwrap_or(now);
+                if let Err(error) = tick_of_the_night(ports, policy, tick, at).await {
                     log(error.disposition(), &error);
                     again.insert(index);
                 }
@@ -105,6 +105,12 @@ pub async fn handle(
         response.batch_item_failures.push(failure);
     }
     response
+}
+
+/// When a message was first put into the queue: a tick that is tried again later is still the same tick.
+fn sent_at(message: &SqsMessage) -> Option<Timestamp> {
+    let sent = message.attributes.get("SentTimestamp")?.parse().ok()?;
+    Timestamp::from_millisecond(sent).ok()
 }
 
 async fn warm(
