@@ -201,6 +201,9 @@ async fn the_time_of_a_tick_is_that_of_the_command_line_unless_it_has_one() {
     let mut summaries = [told(&tick(""), even).await, told(&tick(""), odd).await];
     let own = told(&tick(&format!(r#""time":"{even}","#)), odd).await;
     assert_eq!(own, summaries[0]);
+    let sent = even.parse::<jiff::Timestamp>().unwrap().as_millisecond().to_string();
+    let queued = json!({"Records": [{"body": tick(""), "attributes": {"SentTimestamp": sent}}]}).to_string();
+    assert_eq!(told(&queued, odd).await, summaries[0]);
     summaries.sort();
     assert_eq!(summaries, ["no warming: event", "warm main"]);
 }
