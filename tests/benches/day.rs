@@ -27,7 +27,7 @@ fn scale() -> Scale {
         projects: after("--projects").unwrap_or(10_000),
         pushes: after("--pushes").unwrap_or(1_000_000),
         merges: after("--merges").unwrap_or(100_000),
-        starts_at_once: after("--starts-at-once").unwrap_or(20),
+        starts_at_once: after("--starts-at-once").unwrap_or(15),
         warms_at_once: after("--warms-at-once").unwrap_or(2),
         meets: false,
     }

@@ -46,7 +46,7 @@ const OVERHEAD: u64 = 10;
 /// The mean of [`takes`], measured.
 const BUILD_TAKES: f64 = 150.0;
 /// The demand of the busiest hour, as a multiple of what the account can build.
-const OVERLOAD: f64 = 1.3;
+const OVERLOAD: f64 = 1.45;
 /// At night main is filled again when its cache is older: the policy's built-in `stale-after`.
 const STALE_AFTER: i64 = 7 * 24 * 60 * 60 * 1000;
 /// How often the functions look at queues where what runs at once is to meet.

@@ -1,9 +1,10 @@
 //! The account of ten thousand projects: a call takes the same time however many builds there have been. It keeps of a
 //! build what the planners ask of it again.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
@@ -26,10 +27,14 @@ use super::{Kind, at, number_of};
 const TOKEN_HOLDS: u64 = 5 * 60 * 1000;
 /// Lists of builds lag behind by so much.
 const LISTED_AFTER: u64 = 1500;
+/// How many of a project's builds are asked for every time.
+const LISTED: usize = 100;
 /// From a build's end until its cache has been promoted.
 const PROMOTED_AFTER: u64 = 15 * 1000;
-/// How many builds a project with a limit of its own may have.
-pub(super) const PROJECT_LIMIT: u32 = 20;
+/// A project with a limit of its own may have at once this many builds, and one more for so many pushes in its day: it is
+/// a little less than it wants at its busiest.
+const PROJECT_LIMIT: u32 = 2;
+const PUSHES_FOR_ONE: u32 = 250;
 /// A client tries a call that a rate throttles so often, in all.
 const ATTEMPTS: u32 = 4;
 
@@ -132,6 +137,8 @@ struct Entry {
     started_at: u64,
     state: State,
     exports: bool,
+    /// What it was started with, while it is among the newest of its project.
+    environment: OnceCell<Arc<BTreeMap<String, String>>>,
 }
 
 /// What is to happen later.
@@ -187,6 +194,7 @@ pub(super) struct Model {
     pushes: Vec<Push>,
     seed: u64,
     capacity: usize,
+    limits: Vec<u32>,
     builds: RefCell<Vec<Entry>>,
     /// Builds by project, the oldest first.
     of_project: RefCell<Vec<Vec<u32>>>,
@@ -251,6 +259,7 @@ impl Model {
             pushes: traffic.pushes.clone(),
             seed,
             capacity,
+            limits: traffic.sizes.iter().map(|size| PROJECT_LIMIT + size / PUSHES_FOR_ONE).collect(),
             builds: RefCell::new(Vec::with_capacity(pushes)),
             of_project: RefCell::new(vec![Vec::new(); projects]),
             open: RefCell::new(vec![0; projects]),
@@ -379,16 +388,6 @@ impl Model {
     fn build(&self, number: u32) -> Build {
         let entry = &self.builds.borrow()[number as usize];
         let project = self.names[entry.project as usize].clone();
-        let mut environment = BTreeMap::new();
-        let line = if entry.line == NONE { "main".to_owned() } else { numbered("branch/b", entry.line) };
-        environment.insert(variable::LINE.to_owned(), line);
-        if let Some(push) = self.pushes.get(entry.push as usize) {
-            environment.insert(variable::COMMIT.to_owned(), hash_of(entry.push));
-            environment.insert(variable::PUSHED_AT.to_owned(), time_of(push.at));
-        }
-        if entry.exports {
-            environment.insert(variable::EXPORT.to_owned(), "export".to_owned());
-        }
         let id = &[project.as_str(), ":"].concat();
         Build {
             id: numbered(id, number),
@@ -399,10 +398,25 @@ impl Model {
             },
             started_at: at(entry.started_at),
             resolved_commit: None,
-            environment,
+            environment: entry.environment.get_or_init(|| self.environment(entry).into()).clone(),
             claims: false,
             project,
         }
+    }
+
+    /// What a build was started with, as far as anybody asks.
+    fn environment(&self, entry: &Entry) -> BTreeMap<String, String> {
+        let mut environment = BTreeMap::new();
+        let line = if entry.line == NONE { "main".to_owned() } else { numbered("branch/b", entry.line) };
+        environment.insert(variable::LINE.to_owned(), line);
+        if let Some(push) = self.pushes.get(entry.push as usize) {
+            environment.insert(variable::COMMIT.to_owned(), hash_of(entry.push));
+            environment.insert(variable::PUSHED_AT.to_owned(), time_of(push.at));
+        }
+        if entry.exports {
+            environment.insert(variable::EXPORT.to_owned(), "export".to_owned());
+        }
+        environment
     }
 
     /// Of the answers to [`BuildOrder`]s.
@@ -418,7 +432,7 @@ impl Model {
         }
         let is_free = self.running.get() < self.capacity;
         let has_limit = Kind::of(project) == Kind::Limited;
-        let is_full = has_limit && self.open.borrow()[project as usize] >= PROJECT_LIMIT;
+        let is_full = has_limit && self.open.borrow()[project as usize] >= self.limits[project as usize];
         let mut seen = self.seen.borrow_mut();
         if is_full || (!is_free && self.queued.get() >= 5 * self.capacity) {
             seen.refused += 1;
@@ -443,8 +457,15 @@ impl Model {
         let number = u32::try_from(self.builds.borrow().len()).expect("fewer builds");
         let exports = value(variable::EXPORT).is_some();
         let state = State::Queued;
-        self.builds.borrow_mut().push(Entry { project, line, push, started_at: now, state, exports });
-        self.of_project.borrow_mut()[project as usize].push(number);
+        let environment = OnceCell::new();
+        let mut builds = self.builds.borrow_mut();
+        builds.push(Entry { project, line, push, started_at: now, state, exports, environment });
+        let of_project = &mut self.of_project.borrow_mut()[project as usize];
+        of_project.push(number);
+        if let Some(old) = of_project.len().checked_sub(1 + LISTED) {
+            builds[of_project[old] as usize].environment.take();
+        }
+        drop(builds);
         self.open.borrow_mut()[project as usize] += 1;
         self.tokens.borrow_mut().insert(order.token.clone(), (now, hash, number));
         self.tokens_by_age.borrow_mut().push_back((now, order.token.clone()));

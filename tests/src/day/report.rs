@@ -1,11 +1,14 @@
 //! What a day was like, and what has to hold of any.
 
 use super::model::pushed_at;
-use super::traffic::{HOUR, MINUTE, NONE};
+use super::traffic::{HOUR, NONE};
 use super::{Calls, Day, Kind, NIGHT, NIGHT_ENDS, Operation, STALE_AFTER};
 
 /// A project is small that has no more pushes in a day.
 const SMALL: u32 = 10;
+
+/// Of fewer pushes the 99th of a hundred says little.
+const FEW: usize = 1000;
 
 /// How long pushes waited, in milliseconds and in ascending order.
 #[derive(Debug, Clone, Default)]
@@ -72,7 +75,7 @@ fn split(day: &Day) -> Split {
                 if is_small { &mut small } else { &mut large }.push(wait);
                 until_run.extend(ran_at[number].map(|ran| ran.max(built) - push.at));
                 if push.line != NONE {
-                    newer[push.line as usize] = Some(pushed_at(push));
+                    newer[push.line as usize].get_or_insert(pushed_at(push));
                 }
             }
             None => {
@@ -155,8 +158,9 @@ impl Report {
             starts.given_up + warms.given_up == 0,
             format!("{} messages were given up", starts.given_up + warms.given_up),
         );
+        let says_little = split.small.0.len() < FEW;
         self.bound(
-            small <= large,
+            says_little || small <= large,
             format!(
                 "99 of 100 pushes of small projects wait for at most {}, of large ones {}",
                 clock(small),
@@ -205,7 +209,6 @@ impl Report {
                 clock(NIGHT_ENDS - NIGHT)
             ),
         );
-        debug_assert!(MINUTE > 0);
     }
 
     fn calls(&mut self, day: &Day, calls: &Calls) {
@@ -233,10 +236,12 @@ impl Report {
     }
 }
 
-/// Most calls for a thousand pushes.
+/// Most calls for a thousand pushes: what was measured, and a little more.
 fn most(operation: Operation) -> u64 {
     match operation {
-        Operation::StartBuild | Operation::GetBuilds | Operation::ListBuilds | Operation::GetImages => 2000,
-        Operation::StopBuild | Operation::PutEvents => 300,
+        Operation::StartBuild => 1500,
+        Operation::GetBuilds | Operation::ListBuilds | Operation::GetImages => 1800,
+        Operation::StopBuild => 100,
+        Operation::PutEvents => 50,
     }
 }

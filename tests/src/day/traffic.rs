@@ -14,8 +14,8 @@ pub(super) const NONE: u32 = u32::MAX;
 
 /// How busy each hour of the day is, against the others.
 const CURVE: [f64; 24] = [
-    0.3, 0.3, 0.3, 0.3, 0.3, 0.4, 0.5, 0.8, 1.3, 1.9, 2.1, 2.0, 1.5, 1.8, 2.1, 2.0, 1.7, 1.2, 0.8, 0.6, 0.5,
-    0.4, 0.3, 0.3,
+    0.4, 0.4, 0.4, 0.4, 0.5, 0.6, 0.7, 0.9, 1.2, 1.6, 2.2, 2.0, 1.4, 1.3, 1.5, 1.4, 1.2, 1.0, 0.9, 0.8, 0.7,
+    0.6, 0.5, 0.4,
 ];
 /// The share of pushes that bots make, and how many they make at once.
 const BOTS: f64 = 0.1;
@@ -133,7 +133,7 @@ fn plans(scale: &Scale, dice: &mut Dice) -> Vec<Plan> {
     let mut bots = (scale.pushes as f64 * BOTS) as usize;
     let mut work = scale.pushes - bots;
     while bots > 0 {
-        let (project, start) = (weights.pick(dice), dice.below(23) * HOUR);
+        let (project, start) = (weights.pick(dice), moment(dice).min(23 * HOUR));
         for _ in 0..bots.min(BOTS_AT_ONCE) {
             plans.push(Plan { at: start + dice.below(2 * MINUTE), project, kind: Kind::Bot });
             bots -= 1;
