@@ -239,8 +239,8 @@ impl Report {
 /// Most calls for a thousand pushes: what was measured, and a little more.
 fn most(operation: Operation) -> u64 {
     match operation {
-        Operation::StartBuild => 1500,
-        Operation::GetBuilds | Operation::ListBuilds | Operation::GetImages => 1800,
+        Operation::StartBuild => 2400,
+        Operation::GetBuilds | Operation::ListBuilds | Operation::GetImages => 2600,
         Operation::StopBuild => 100,
         Operation::PutEvents => 50,
     }
