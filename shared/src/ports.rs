@@ -7,6 +7,7 @@
 )]
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::try_join_all;
@@ -158,8 +159,9 @@ pub struct Build {
     pub started_at: Timestamp,
     /// The commit that CodeBuild resolved its source to, once known.
     pub resolved_commit: Option<String>,
-    /// Its environment variables whose names begin with `STOKER_`.
-    pub environment: BTreeMap<String, String>,
+    /// Its environment variables whose names begin with `STOKER_`: shared, as whoever remembers builds is asked for the
+    /// same hundred again and again.
+    pub environment: Arc<BTreeMap<String, String>>,
     /// Whether these are what the build says of itself, and not what it was started with: it may say anything.
     pub claims: bool,
 }
@@ -210,8 +212,9 @@ pub trait ReadBuilds {
     async fn get(&self, ids: &[String]) -> Result<Vec<Build>, CallError>;
 }
 
-/// How far back builds are read at most.
-pub const MAX_BUILDS: usize = 1000;
+/// How far back builds are read at most: what a very large project starts in the hours after which a forge's webhook may
+/// be delivered once more. Of what came before nobody knows whether it has been built.
+pub const MAX_BUILDS: usize = 5000;
 
 /// Lists projects.
 pub trait ListProjects {

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
 use crate::error::{CallError, chain};
-use crate::handout::{Handed, Handout, Part, Source, Trust, Wanted, exports, resolve};
+use crate::handout::{Handed, Handout, Part, Source, Trust, Wanted, exports, resolve, variable};
 use crate::names::{Commit, Line, ProjectName, Scope, Tag};
 use crate::policy::{Project, Superseded};
 use crate::ports::{Build, BuildOrder, BuildStatus, Ordered, ReadImages, StartBuilds, read_images};
@@ -209,6 +209,7 @@ async fn patient_resolve(
     let is_built = |commit: &&Commit| {
         recent.iter().any(|build| {
             build.status == BuildStatus::Succeeded
+                && says(build, variable::COMMIT, commit.as_str())
                 && Handed::read(&build.environment).is_some_and(|handed| {
                     !handed.exports.is_empty() && handed.commit.as_ref() == Some(commit)
                 })
@@ -233,10 +234,15 @@ async fn patient_resolve(
 }
 
 /// The builds of a line that were started with it, the newest first. What others say of themselves is not believed.
-pub fn of_line<'a>(builds: &'a [Build], line: &Line) -> impl Iterator<Item = (&'a Build, Handed)> {
-    builds.iter().filter(|build| !build.claims).filter_map(move |build| {
-        Some((build, Handed::read(&build.environment).filter(|handed| handed.line == *line)?))
-    })
+pub fn of_line<'a>(builds: &'a [Build], line: &Line) -> impl Iterator<Item = (&'a Build, Handed)> + use<'a> {
+    let name = line.to_string();
+    let of_line = builds.iter().filter(move |build| !build.claims && says(build, variable::LINE, &name));
+    of_line.filter_map(|build| Some((build, Handed::read(&build.environment)?)))
+}
+
+/// Whether a build was handed this. Cheaper than to read all that it was: a project has a hundred builds to look at.
+fn says(build: &Build, variable: &str, value: &str) -> bool {
+    build.environment.get(variable).is_some_and(|own| own == value)
 }
 
 /// The build of this commit of this line.

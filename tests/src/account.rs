@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -337,7 +338,7 @@ impl StartBuilds for Account {
                     let pinned = version.split_once("^{").and_then(|(_, commit)| commit.strip_suffix('}'));
                     pinned.unwrap_or(version).to_owned()
                 }),
-                environment: order.environment.iter().cloned().collect(),
+                environment: Arc::new(order.environment.iter().cloned().collect()),
                 claims: false,
             });
             Ok(Ordered::Started(id))

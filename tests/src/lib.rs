@@ -9,4 +9,5 @@
 #![allow(clippy::missing_panics_doc, reason = "see above")]
 
 pub mod account;
+pub mod day;
 pub mod world;

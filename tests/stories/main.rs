@@ -9,6 +9,7 @@
 
 mod attacks;
 mod bad_input;
+mod day;
 mod events;
 mod faults;
 mod last_use;

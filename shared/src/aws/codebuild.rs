@@ -129,7 +129,7 @@ fn build(build: &types::Build) -> Option<Build> {
         status,
         started_at: timestamp(build.start_time()),
         resolved_commit: build.resolved_source_version().map(str::to_owned),
-        environment,
+        environment: environment.into(),
         claims,
     })
 }
