@@ -703,7 +703,7 @@ async fn what_a_codebuild_build_exports_promotes_its_branch() {
             status: BuildStatus::InProgress,
             started_at: now,
             resolved_commit: None,
-            environment,
+            environment: environment.into(),
             claims: true,
         });
         world.export(&handed.exports[0], &Source { versions: [4, 1, 1, 1] }, |_| now);

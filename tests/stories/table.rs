@@ -183,7 +183,7 @@ fn build(id: &str, status: BuildStatus, commit: &Commit, export: Option<&str>) -
         status,
         started_at: at(),
         resolved_commit: Some(commit.to_string()),
-        environment,
+        environment: environment.into(),
         claims: false,
     }
 }
