@@ -1,5 +1,7 @@
 //! What an attacker tries, and what comes of it. docs/threat-model.md has a row for each.
 
+use std::collections::BTreeMap;
+
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
@@ -336,7 +338,7 @@ async fn attack_a_build_that_claims_to_be_mains() {
             status: BuildStatus::InProgress,
             started_at: world.account.now(),
             resolved_commit: Some(head.to_string()),
-            environment: says.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+            environment: BTreeMap::from(says.map(|(name, value)| (name.to_owned(), value.to_owned()))).into(),
             claims: true,
         });
         world.end("app:99", BuildStatus::Succeeded, &head);
