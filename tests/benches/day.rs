@@ -44,7 +44,9 @@ fn day() -> ExitCode {
     let began = Instant::now();
     let runtime = runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     let Report { figures, bounds } = runtime.block_on(live(&scale()));
-    figures.iter().for_each(|figure| eprintln!("{figure}"));
+    for figure in figures {
+        eprintln!("{figure}");
+    }
     let took = began.elapsed();
     eprintln!("took                    {}.{:03} s", took.as_secs(), took.subsec_millis());
     if let Some(memory) = peak_memory() {

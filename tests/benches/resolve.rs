@@ -25,7 +25,7 @@ const LAYERS: usize = 200;
 /// A question asks the registry no more often.
 const MAX_REQUESTS: usize = 2;
 /// An answer takes no longer than so many times the floor.
-const MAX_RATIO: f64 = 4.0;
+const MAX_RATIO: f64 = 2.0;
 /// Each is measured so often, and its fastest counts.
 const ROUNDS: usize = 7;
 
@@ -71,12 +71,11 @@ fn image(line: &Line, seed: &str) -> Image {
 
 /// A project with so many scopes, and the caches of its main and of a branch in each of them.
 fn project(scopes: usize) -> (Policy, Registry) {
-    let targets = match scopes {
-        1 => String::new(),
-        _ => {
-            let target = |number| format!("{{name: t{number}, platforms: [linux/amd64, linux/arm64]}}");
-            format!(", targets: [{}]", (0..scopes / 2).map(target).collect::<Vec<_>>().join(", "))
-        }
+    let targets = if scopes == 1 {
+        String::new()
+    } else {
+        let target = |number| format!("{{name: t{number}, platforms: [linux/amd64, linux/arm64]}}");
+        format!(", targets: [{}]", (0..scopes / 2).map(target).collect::<Vec<_>>().join(", "))
     };
     let text = format!("version: 1\nprojects: [{{name: app, repository: github.com/example/app{targets}}}]");
     let policy = Policy::parse("the benchmark's policy", &text).unwrap();

@@ -305,7 +305,9 @@ impl Day {
 
     fn plan_builds(&mut self) {
         let later = self.model.later.take();
-        later.into_iter().for_each(|(at, later)| self.plan(at, Next::Build(later)));
+        for (at, later) in later {
+            self.plan(at, Next::Build(later));
+        }
     }
 
     /// Hands out all that the functions can take now.
