@@ -241,6 +241,15 @@ pub struct WebhookRefused {
     pub why: String,
 }
 
+/// A cache could not be promoted, and trying again is of no use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PromotionFailed {
+    /// What was to be promoted: a build, a tag, or commits that were merged.
+    pub of: String,
+    /// Why it was not, and what to do.
+    pub why: String,
+}
+
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "detail-type", content = "detail")]
@@ -279,6 +288,8 @@ pub enum Event {
     WarmthFell(WarmthFell),
     /// Tells people that a forge's webhook is refused.
     WebhookRefused(WebhookRefused),
+    /// Tells people that a cache could not be promoted, and that trying again is of no use.
+    PromotionFailed(PromotionFailed),
 }
 
 impl Event {
@@ -302,6 +313,7 @@ impl Event {
             Self::BuildDelayed(_) => "BuildDelayed",
             Self::WarmthFell(_) => "WarmthFell",
             Self::WebhookRefused(_) => "WebhookRefused",
+            Self::PromotionFailed(_) => "PromotionFailed",
         }
     }
 
@@ -337,14 +349,19 @@ impl Event {
 /// An event in EventBridge's envelope.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Envelope {
-    /// When it happened. Scheduler's own input has no time.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// When it happened. Scheduler fills it in where it is asked to; where it does not, there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "time_if_any")]
     pub time: Option<Timestamp>,
     /// Who says so: `stoker`, `aws.codebuild` or `aws.ecr`.
     pub source: String,
     /// What happened.
     #[serde(flatten)]
     pub event: Event,
+}
+
+fn time_if_any<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Timestamp>, D::Error> {
+    let text = Option::<String>::deserialize(from)?;
+    Ok(text.and_then(|text| text.parse().ok()))
 }
 
 /// The text is no event that Stoker knows.

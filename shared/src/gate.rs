@@ -50,15 +50,7 @@ fn pushed(project: &Project, push: &BranchPushed) -> Gated {
     if !builds.branches.matches(push.branch.as_str()) {
         return Err(leave("builds.branches", format!("the branch `{}` is not built", push.branch)));
     }
-    if builds.skip_marks && push.skips_ci {
-        return Err(leave("builds.skip-marks", "the push asks that it is not built"));
-    }
-    if let Some(paths) = &push.paths
-        && !builds.paths.match_all()
-        && !paths.iter().any(|path| builds.paths.matches(path))
-    {
-        return Err(leave("builds.paths", format!("none of the {} files that changed is one", paths.len())));
-    }
+    wanted_by_push(project, push)?;
     // What a merge brought to main is handed to main's build at once: it need not wait for the promotion.
     let merged = if line == Line::Main { push.commits.clone() } else { Vec::new() };
     Ok(Request {
@@ -73,6 +65,22 @@ fn pushed(project: &Project, push: &BranchPushed) -> Gated {
     })
 }
 
+/// What holds of a push whoever builds it: that its author does not ask to be left alone, and that it changes a file that
+/// matters.
+pub fn wanted_by_push(project: &Project, push: &BranchPushed) -> Result<(), Leave> {
+    let builds = &project.builds;
+    if builds.skip_marks && push.skips_ci {
+        return Err(leave("builds.skip-marks", "the push asks that it is not built"));
+    }
+    if let Some(paths) = &push.paths
+        && !builds.paths.match_all()
+        && !paths.iter().any(|path| builds.paths.matches(path))
+    {
+        return Err(leave("builds.paths", format!("none of the {} files that changed is one", paths.len())));
+    }
+    Ok(())
+}
+
 fn updated(project: &Project, pull: &PullRequest) -> Gated {
     started_here(project)?;
     if pull.from_fork {
@@ -82,7 +90,7 @@ fn updated(project: &Project, pull: &PullRequest) -> Gated {
                 "builds.forks",
                 format!("waits until one of the approvers approves {}", pull.commit.short()),
             )),
-            ForkBuilds::ReadOnly => of_fork(project, pull),
+            ForkBuilds::ReadOnly => fit(project, pull).and_then(|()| of_fork(project, pull)),
         };
     }
     let builds = &project.builds;
@@ -108,11 +116,12 @@ fn updated(project: &Project, pull: &PullRequest) -> Gated {
         reason: format!("pull request #{}", pull.number),
         built_by: project.name.clone(),
         reference: None,
-        pushed_at: None,
+        pushed_at: pull.updated_at,
         overtakes: None,
     })
 }
 
+/// Who approves has looked at the very commit: that it is a draft, or labelled, was there to be seen.
 fn approved(project: &Project, approval: &Approval) -> Gated {
     let pull = &approval.pull_request;
     let forks = &project.builds.forks;
@@ -136,7 +145,6 @@ fn approved(project: &Project, approval: &Approval) -> Gated {
 
 /// A build of a fork's code: it runs in a project of its own, reads main, and writes nothing.
 fn of_fork(project: &Project, pull: &PullRequest) -> Gated {
-    fit(project, pull)?;
     let built_by = project.builds.forks.project.clone();
     let built_by = built_by.ok_or_else(|| leave("builds.forks", "no project is named that builds forks"))?;
     let base = Line::of_branch(&pull.base, &pull.default_branch);

@@ -142,6 +142,8 @@ pub enum BuildStatus {
     InProgress,
     /// Ended well.
     Succeeded,
+    /// Somebody stopped it.
+    Stopped,
     /// Ended in any other way.
     Failed,
 }
@@ -157,6 +159,8 @@ pub struct Build {
     pub status: BuildStatus,
     /// When it started.
     pub started_at: Timestamp,
+    /// What it was started to build: a commit, a branch, a reference, or an object of S3.
+    pub source_version: Option<String>,
     /// The commit that CodeBuild resolved its source to, once known.
     pub resolved_commit: Option<String>,
     /// Its environment variables whose names begin with `STOKER_`: shared, as whoever remembers builds is asked for the

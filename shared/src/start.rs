@@ -1,8 +1,9 @@
 //! Starting a build: once for a commit of a line, with the caches that are best for it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use sha2::{Digest as _, Sha256};
 
 use crate::error::{CallError, chain};
@@ -14,6 +15,8 @@ use crate::ports::{Build, BuildOrder, BuildStatus, Ordered, ReadImages, StartBui
 /// How often a build's start looks for a cache that is about to come, and how long it waits between.
 const PATIENCE: u32 = 5;
 const PAUSE: Duration = Duration::from_secs(2);
+/// A cache is about to come only of a build that started this long before the project's newest.
+const RECENT: SignedDuration = SignedDuration::from_hours(1);
 
 /// A build that somebody wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,10 +93,15 @@ pub async fn start(
     recent: &[Build],
 ) -> Result<Outcome, CallError> {
     let line = &request.wanted.line;
+    let mut stopped = None;
     if let Subject::Commit(commit) = &request.subject
         && let Some(build) = build_of(recent, line, commit)
     {
-        return Ok(Outcome::AlreadyBuilt { id: build.id.clone() });
+        // A build that was stopped, as a newer push overtook it, is no build of a push that comes back to its commit.
+        if build.status != BuildStatus::Stopped || !is_newer(request, build) {
+            return Ok(Outcome::AlreadyBuilt { id: build.id.clone() });
+        }
+        stopped = Some(build.id.as_str());
     }
     let newer = |handed: &Handed| handed.pushed_at > request.pushed_at && request.pushed_at.is_some();
     if stops(project, line)
@@ -109,7 +117,7 @@ pub async fn start(
             None => commit.to_string(),
         }),
         environment: handout.environment(registry, project),
-        token: token(&request.built_by, line, &request.subject),
+        token: token(&request.built_by, line, &request.subject, stopped),
     };
     Ok(match ports.start(&order).await? {
         Ordered::Started(id) => {
@@ -119,6 +127,37 @@ pub async fn start(
         Ordered::AlreadyOrdered => Outcome::AlreadyOrdered,
         Ordered::NoSuchProject => Outcome::NoSuchProject,
     })
+}
+
+/// Whether a request is of a push that came after the one that this build was started for.
+fn is_newer(request: &Request, build: &Build) -> bool {
+    let pushed_at = Handed::read(&build.environment).and_then(|handed| handed.pushed_at);
+    request.pushed_at > pushed_at && pushed_at.is_some()
+}
+
+/// A build that was started a moment ago, as far as the next start of its project has to know of it.
+#[must_use]
+pub fn begun(request: &Request, id: &str, now: Timestamp) -> Build {
+    let commit = match &request.subject {
+        Subject::Commit(commit) => Some(commit.to_string()),
+        Subject::Head { .. } => None,
+    };
+    let told = [
+        (variable::LINE, Some(request.wanted.line.to_string())),
+        (variable::COMMIT, commit.clone()),
+        (variable::PUSHED_AT, request.pushed_at.map(|time| time.to_string())),
+    ];
+    let told = told.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
+    Build {
+        id: id.to_owned(),
+        project: request.built_by.clone(),
+        status: BuildStatus::InProgress,
+        started_at: now,
+        source_version: commit.clone(),
+        resolved_commit: commit,
+        environment: Arc::new(told.collect()),
+        claims: false,
+    }
 }
 
 /// Whether a newer push of a line stops the builds that it overtakes.
@@ -206,9 +245,12 @@ async fn patient_resolve(
     wanted: &Wanted,
     recent: &[Build],
 ) -> Result<Vec<Vec<Source>>, CallError> {
+    // What has not come by now, of a build that ended long ago, will not come.
+    let newest = recent.iter().map(|build| build.started_at).max();
     let is_built = |commit: &&Commit| {
         recent.iter().any(|build| {
             build.status == BuildStatus::Succeeded
+                && newest.is_some_and(|newest| newest.duration_since(build.started_at) < RECENT)
                 && says(build, variable::COMMIT, commit.as_str())
                 && Handed::read(&build.environment).is_some_and(|handed| {
                     !handed.exports.is_empty() && handed.commit.as_ref() == Some(commit)
@@ -245,10 +287,14 @@ fn says(build: &Build, variable: &str, value: &str) -> bool {
     build.environment.get(variable).is_some_and(|own| own == value)
 }
 
-/// The build of this commit of this line.
+/// The build of this commit of this line: one that was started for it, or that found it as the head.
 #[must_use]
 pub fn build_of<'a>(builds: &'a [Build], line: &Line, commit: &Commit) -> Option<&'a Build> {
-    of_line(builds, line).find(|(_, handed)| handed.commit.as_ref() == Some(commit)).map(|(build, _)| build)
+    let is_of = |(build, handed): &(&Build, Handed)| match &handed.commit {
+        Some(told) => told == commit,
+        None => build.resolved_commit.as_deref() == Some(commit.as_str()),
+    };
+    of_line(builds, line).find(is_of).map(|(build, _)| build)
 }
 
 /// A build of this line that has not ended.
@@ -274,10 +320,11 @@ pub fn export_tag(scope: &Scope, subject: &Subject) -> Option<Tag> {
 }
 
 /// CodeBuild's idempotency tokens are per account: at most 64 characters. The same request always has the same.
-fn token(built_by: &ProjectName, line: &Line, subject: &Subject) -> String {
+fn token(built_by: &ProjectName, line: &Line, subject: &Subject, stopped: Option<&str>) -> String {
     let what = match subject {
         Subject::Commit(commit) => commit.as_str(),
         Subject::Head { key, .. } => key.as_str(),
     };
-    hex::encode(Sha256::digest(format!("{built_by}\n{line}\n{what}")))
+    let again = stopped.unwrap_or_default();
+    hex::encode(Sha256::digest(format!("{built_by}\n{line}\n{what}\n{again}")))
 }

@@ -8,12 +8,14 @@ use jiff::{SignedDuration, Timestamp};
 use sha2::{Digest as _, Sha256};
 
 use crate::error::CallError;
-use crate::event::{BranchPushed, Event, NightlyWarm};
-use crate::gate::gate;
+use crate::event::{BranchPushed, NightlyWarm};
+use crate::gate::wanted_by_push;
 use crate::handout::{Handed, Trust, Wanted};
 use crate::names::{Commit, Line, ProjectName, Tag};
 use crate::policy::Project;
-use crate::ports::{Build, FindDigests, ListProjects, ReadBuilds, ReadImages, StartBuilds, read_images};
+use crate::ports::{
+    Build, BuildStatus, FindDigests, ListProjects, ReadBuilds, ReadImages, StartBuilds, read_images,
+};
 use crate::provenance::Provenance;
 use crate::start::{self, Outcome, Request, Subject, of_line};
 
@@ -49,6 +51,8 @@ pub enum Reason {
     BaseMoved,
     /// Main is due to be built from scratch.
     Refresh,
+    /// A build of main has failed.
+    Failed,
 }
 
 impl fmt::Display for Reason {
@@ -60,6 +64,7 @@ impl fmt::Display for Reason {
             Self::Stale { age } => write!(f, "main's cache was filled {} h ago", age.as_hours()),
             Self::BaseMoved => f.write_str("a base image has changed"),
             Self::Refresh => f.write_str("main is due to be built from scratch"),
+            Self::Failed => f.write_str("a build of main has failed"),
         }
     }
 }
@@ -75,7 +80,7 @@ pub fn decide(
     now: Timestamp,
 ) -> Decision {
     if let Some(build) = start::running(builds, &Line::Main) {
-        return Decision::Skip(format!("{} is filling main's cache", build.id));
+        return Decision::Wait(format!("{} is filling main's cache", build.id));
     }
     let known: Vec<&Provenance> = main.iter().flatten().collect();
     if known.len() < main.len() {
@@ -145,29 +150,38 @@ pub fn decide_after_push(project: &Project, pushed: &MainPushed, builds: &[Build
     if !project.warm.after_merge {
         return Decision::Skip("the policy wants no warming after a merge (warm.after-merge)".to_owned());
     }
-    if let Err(leave) = gate(project, &Event::BranchPushed(push.clone()))
-        && ["builds.paths", "builds.skip-marks"].contains(&leave.rule)
-    {
+    if let Err(leave) = wanted_by_push(project, push) {
         return Decision::Skip(leave.to_string());
     }
-    // Somebody else's build of the very commit counts too: CodeBuild says what it built.
-    let of_commit = |build: &&Build| build.resolved_commit.as_deref() == Some(push.commit.as_str());
+    // Only builds that were started as main's fill its cache, whatever others have built of the same commit.
     let covers = |(build, handed): &(&Build, Handed)| match &handed.commit {
         None => build.started_at >= pushed.at,
         Some(commit) => {
             *commit == push.commit || (push.pushed_at.is_some() && handed.pushed_at >= push.pushed_at)
         }
     };
-    let covering = builds
-        .iter()
-        .find(of_commit)
-        .or_else(|| of_line(builds, &Line::Main).find(covers).map(|(build, _)| build));
-    if let Some(build) = covering {
+    if let Some((build, _)) = of_line(builds, &Line::Main).find(covers) {
         return Decision::Skip(format!("{} builds it", build.id));
     }
     match start::running(builds, &Line::Main) {
         Some(build) => Decision::Wait(format!("{} is still building what main was before", build.id)),
         None => Decision::Warm(Reason::Moved),
+    }
+}
+
+/// Decides whether main is built once more after a build of it has failed: once, as what fails twice needs a person.
+#[must_use]
+pub fn decide_after_failure(project: &Project, builds: &[Build]) -> Decision {
+    if !project.warm.after_merge {
+        return Decision::Skip("the policy wants no warming after a merge (warm.after-merge)".to_owned());
+    }
+    let mut newest = of_line(builds, &Line::Main).map(|(build, _)| build.status);
+    match (newest.next(), newest.next()) {
+        (Some(BuildStatus::Failed), Some(BuildStatus::Failed)) => {
+            Decision::Skip("main's last two builds have failed".to_owned())
+        }
+        (Some(BuildStatus::Failed), _) => Decision::Warm(Reason::Failed),
+        _ => Decision::Skip("a newer build of main has not failed".to_owned()),
     }
 }
 
@@ -228,6 +242,23 @@ pub async fn warm_after_push(
         Outcome::AlreadyOrdered => Warmed::Waits("a build of main was ordered a moment ago".to_owned()),
         outcome => Warmed::Asked(outcome),
     })
+}
+
+/// Builds a project's main once more after a build of it has failed.
+pub async fn warm_after_failure(
+    ports: &(impl ReadImages + ReadBuilds + StartBuilds),
+    registry: &str,
+    project: &Project,
+) -> Result<Warmed, CallError> {
+    let builds = ports.recent(&project.name, None).await?;
+    match decide_after_failure(project, &builds) {
+        Decision::Skip(why) => Ok(Warmed::Skipped(why)),
+        Decision::Wait(why) => Ok(Warmed::Waits(why)),
+        Decision::Warm(reason) => {
+            let request = head(project, reason.to_string(), &builds, Vec::new(), false, None);
+            start::start(ports, registry, project, &request, &builds).await.map(Warmed::Asked)
+        }
+    }
 }
 
 /// A build of main's head. Two that are asked for at the same time see the same builds, and are one order.

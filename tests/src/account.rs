@@ -334,6 +334,7 @@ impl StartBuilds for Account {
                 project: order.project.clone(),
                 status: BuildStatus::InProgress,
                 started_at: self.now(),
+                source_version: order.source_version.clone(),
                 resolved_commit: order.source_version.as_deref().map(|version| {
                     let pinned = version.split_once("^{").and_then(|(_, commit)| commit.strip_suffix('}'));
                     pinned.unwrap_or(version).to_owned()
@@ -352,7 +353,7 @@ impl StopBuilds for Account {
             let mut builds = self.builds.borrow_mut();
             let running = |build: &&mut Build| build.id == id && build.status == BuildStatus::InProgress;
             if let Some(build) = builds.iter_mut().find(running) {
-                build.status = BuildStatus::Failed;
+                build.status = BuildStatus::Stopped;
             }
             Ok(())
         })

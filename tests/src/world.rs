@@ -16,7 +16,7 @@ use stoker::event::{Envelope, Event, NightlyWarm};
 use stoker::forge::Meaning;
 use stoker::handout::Handed;
 use stoker::names::{CacheRepository, Commit, Digest, Line, ProjectName, Scope, Tag};
-use stoker::policy::Policy;
+use stoker::policy::{Policy, Project};
 use stoker::ports::{Build, BuildStatus};
 
 use crate::account::Account;
@@ -195,6 +195,12 @@ impl World {
     #[must_use]
     pub fn builds_repository(&self) -> CacheRepository {
         self.policy.named_projects().remove(0).exports().clone()
+    }
+
+    /// The story's project.
+    #[must_use]
+    pub fn project(&self) -> Project {
+        self.policy.named_projects().remove(0)
     }
 
     /// A new commit with this source.
@@ -420,7 +426,12 @@ impl World {
             Event::BuildFailed(_)
             | Event::BuildDelayed(_)
             | Event::WarmthFell(_)
+            | Event::PromotionFailed(_)
             | Event::WebhookRefused(_) => {
+                if matches!(&envelope.event, Event::BuildFailed(failed) if failed.line == "main") {
+                    let warm = self.message(body);
+                    self.warms.push(warm);
+                }
                 self.notices.push(envelope.event.clone());
             }
             Event::BranchDeleted(_) | Event::PullRequestClosed(_) => {

@@ -315,6 +315,37 @@ async fn attack_a_merge_event_for_what_was_never_built() {
 }
 
 #[tokio::test]
+async fn attack_a_build_that_claims_to_be_another_branchs() {
+    for policy in [POLICY, ISOLATED] {
+        let mut world = World::with_policy(policy);
+        let (own, evil) = (world.commit([1, 1, 1, 1]), world.commit([6, 6, 6, 6]));
+        world.push("release", &[&own]).await;
+        world.build().await;
+        let before = world.line("branch/release").unwrap().0;
+        let tag = "app.export.evil";
+        let source = Source { versions: [6, 6, 6, 6] };
+        let now = world.account.now();
+        world.export(tag, &source, |_| now);
+        let says =
+            [("STOKER_LINE", "branch/release"), ("STOKER_EXPORT", tag), ("STOKER_COMMIT", evil.as_str())];
+        world.account.builds.borrow_mut().push(Build {
+            id: "app:99".to_owned(),
+            project: ProjectName::new("app").unwrap(),
+            status: BuildStatus::InProgress,
+            started_at: now,
+            source_version: Some("refs/heads/feature".to_owned()),
+            resolved_commit: Some(evil.to_string()),
+            environment: BTreeMap::from(says.map(|(name, value)| (name.to_owned(), value.to_owned()))).into(),
+            claims: true,
+        });
+        world.end("app:99", BuildStatus::Succeeded, &evil);
+        world.settle().await;
+        world.night().await;
+        assert_eq!(world.line("branch/release").unwrap().0, before, "only CodeBuild's word counts");
+    }
+}
+
+#[tokio::test]
 async fn attack_a_build_that_claims_to_be_mains() {
     for policy in [POLICY, ISOLATED] {
         let mut world = warm_main(policy).await;
@@ -335,6 +366,7 @@ async fn attack_a_build_that_claims_to_be_mains() {
             project: ProjectName::new("app").unwrap(),
             status: BuildStatus::InProgress,
             started_at: world.account.now(),
+            source_version: Some("refs/heads/main".to_owned()),
             resolved_commit: Some(head.to_string()),
             environment: BTreeMap::from(says.map(|(name, value)| (name.to_owned(), value.to_owned()))).into(),
             claims: true,

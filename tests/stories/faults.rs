@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use stoker::error::Failure;
+use stoker::event::Event;
 use stoker::names::Digest;
 use stories::account::Fault;
 use stories::world::{ISOLATED, POLICY, World};
@@ -62,7 +63,7 @@ async fn any_call_of(policy: &str) {
 }
 
 #[tokio::test]
-async fn what_is_refused_for_good_ends_among_the_dead_letters_and_hurts_no_other_line() {
+async fn what_is_refused_for_good_is_told_to_people_and_holds_up_no_other_line() {
     let mut world = World::new();
     let a = world.commit([1, 1, 1, 1]);
     let b = world.commit([2, 2, 2, 2]);
@@ -77,6 +78,9 @@ async fn what_is_refused_for_good_ends_among_the_dead_letters_and_hurts_no_other
     world.account.push(&repository, "app.branch.feature-a", media_type, image.as_slice().into(), vec![]);
     world.build().await;
     assert_eq!(world.account.image(&repository, "app.branch.feature-a").unwrap().manifest, image.as_slice());
-    assert_eq!(world.dead.len(), 2, "the event of its build and that of its export: {:?}", world.dead);
+    let told = world.notices.iter().filter(|notice| matches!(notice, Event::PromotionFailed(_))).count();
+    assert_eq!(told, 2, "the event of its build and that of its export: {:?}", world.notices);
+    assert_eq!(world.waiting(), (0, 0));
+    assert!(world.dead.is_empty(), "a message that is tried again holds up all others: {:?}", world.dead);
     assert_eq!(world.holds("branch/feature-b", [2, 2, 2, 2]).len(), 5);
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use jiff::SignedDuration;
+use stoker::event::Event;
 use stoker::names::Commit;
 use stories::world::{ISOLATED, POLICY, World};
 
@@ -229,11 +230,12 @@ async fn a_registry_that_does_not_mount_is_told_with_what_to_do() {
     world.push("feature-a", &[&a]).await;
     world.build().await;
     assert!(world.lines().is_empty());
+    let told = |notice: &&Event| matches!(notice, Event::PromotionFailed(failed) if failed.why.contains("BLOB_MOUNTING"));
     assert_eq!(
-        world.dead.len(),
+        world.notices.iter().filter(told).count(),
         2,
-        "the build's event and the export's, to be tried again: {:?}",
-        world.dead
+        "of the build and of its export: {:?}",
+        world.notices
     );
     let b = world.commit([1, 1, 1, 2]);
     world.push("feature-a", &[&b]).await;

@@ -268,8 +268,7 @@ impl Ci {
                 told
             }
             (Self::CodePipeline, Cause::Push(branch)) => {
-                question["commit"] = json!(COMMIT);
-                own(&[("CODEBUILD_BUILD_ID", "app:1"), ("BRANCH", branch), ("COMMIT", COMMIT)])
+                own(&[("CODEBUILD_BUILD_ID", "app:1"), ("BRANCH", branch)])
             }
             (Self::CodePipeline, _) => return None,
             (Self::GitHub, _) => {
@@ -578,23 +577,19 @@ fn the_callers_role_may_invoke_the_function() {
 }
 
 #[test]
-fn a_pipeline_hands_its_build_the_branch_and_the_commit() {
+fn a_pipeline_hands_its_build_the_branch() {
     let all = snippets();
     let action = all.iter().find(|(heading, ..)| heading == Ci::CodePipeline.heading()).unwrap();
     let variables: Value =
         serde_json::from_str(&text(&yaml(&action.2)["Configuration"]["EnvironmentVariables"])).unwrap();
-    assert_eq!(
-        variables,
-        json!([{"name": "BRANCH", "value": "#{SourceVariables.BranchName}"},
-            {"name": "COMMIT", "value": "#{SourceVariables.CommitId}"}])
-    );
+    assert_eq!(variables, json!([{"name": "BRANCH", "value": "#{SourceVariables.BranchName}"}]));
 }
 
 #[tokio::test]
 async fn every_ci_reads_what_its_branch_its_base_and_main_have() {
     let world = world().await;
     for ci in CIS {
-        let is_own = matches!(ci, Ci::CodeBuild | Ci::CodePipeline);
+        let is_own = ci == Ci::CodeBuild;
         let (_, answer) = told(&world, ci, Cause::Push("feature-a")).await.unwrap();
         let answer = answer.unwrap();
         assert_eq!(answer["STOKER_READS"], "branch/feature-a main");
@@ -683,7 +678,16 @@ fn a_build_that_stoker_started_does_not_ask() {
 
 #[tokio::test]
 async fn what_a_codebuild_build_exports_promotes_its_branch() {
-    for ci in [Ci::CodeBuild, Ci::CodePipeline] {
+    let versions = [
+        ("refs/heads/feature-b^{1111111111111111111111111111111111111111}", true),
+        ("refs/heads/feature-b", true),
+        ("feature-b", true),
+        ("refs/heads/feature-a", false),
+        ("1111111111111111111111111111111111111111", false),
+        ("arn:aws:s3:::bucket/feature-b", false),
+    ];
+    for (version, is_its_branch) in versions {
+        let ci = Ci::CodeBuild;
         let mut world = world().await;
         let (ran, _) = told(&world, ci, Cause::Push("feature-b")).await.unwrap();
         let spec = yaml(&snippet(ci.heading(), "yaml"));
@@ -702,6 +706,7 @@ async fn what_a_codebuild_build_exports_promotes_its_branch() {
             project: ProjectName::new("app").unwrap(),
             status: BuildStatus::InProgress,
             started_at: now,
+            source_version: Some(version.to_owned()),
             resolved_commit: None,
             environment: environment.into(),
             claims: true,
@@ -709,7 +714,7 @@ async fn what_a_codebuild_build_exports_promotes_its_branch() {
         world.export(&handed.exports[0], &Source { versions: [4, 1, 1, 1] }, |_| now);
         world.end(&id, BuildStatus::Succeeded, &head);
         world.settle().await;
-        assert!(!world.holds("branch/feature-b", [4, 1, 1, 1]).is_empty(), "{ci:?}");
+        assert_eq!(world.line("branch/feature-b").is_some(), is_its_branch, "{version}");
     }
 }
 

@@ -103,9 +103,23 @@ async fn a_newer_push_stops_the_build_that_it_overtakes_where_the_policy_says_so
         world.push("feature-a", &[&new]).await;
         world.settle().await;
         let builds = world.account.builds.borrow();
-        assert_eq!(builds.iter().filter(|build| build.status == BuildStatus::Failed).count(), stopped);
+        assert_eq!(builds.iter().filter(|build| build.status == BuildStatus::Stopped).count(), stopped);
         assert_eq!(builds.len(), 2);
     }
+}
+
+#[tokio::test]
+async fn a_push_that_goes_back_to_a_commit_whose_build_was_stopped_is_built() {
+    let mut world = World::with_policy(&with("builds: { superseded: stop }"));
+    let (a, b) = (world.commit([1, 1, 1, 1]), world.commit([1, 2, 1, 1]));
+    for head in [&a, &b, &a] {
+        world.push("feature-a", &[head]).await;
+        world.settle().await;
+        world.wait(SignedDuration::from_mins(1));
+    }
+    assert_eq!(commits(&world), [a.as_str()[39..].to_owned()], "the branch's head, and nothing else");
+    world.replay(false).await;
+    assert_eq!(world.account.builds.borrow().len(), 3, "and once");
 }
 
 #[tokio::test]

@@ -57,6 +57,43 @@ async fn an_ordinary_build_of_main_is_as_good() {
 }
 
 #[tokio::test]
+async fn a_failed_build_of_main_is_made_once_more_and_no_oftener() {
+    let mut world = World::new();
+    let head = world.commit([1, 1, 1, 1]);
+    world.push("main", &[&head]).await;
+    for builds in [2, 2] {
+        world.settle().await;
+        for build in world.running() {
+            world.end(&build.id, BuildStatus::Failed, &head);
+        }
+        world.settle().await;
+        world.settle().await;
+        assert_eq!(world.account.builds.borrow().len(), builds);
+    }
+    assert_eq!(world.notices.len(), 2, "people are told of both");
+}
+
+#[tokio::test]
+async fn another_lines_build_of_the_same_commit_does_not_fill_main() {
+    let mut world = World::with_policy(&not_started_here(""));
+    let head = world.commit([1, 1, 1, 1]);
+    let build = stoker::ports::Build {
+        id: "app:77".to_owned(),
+        project: world.project().name,
+        status: BuildStatus::Succeeded,
+        started_at: world.account.now(),
+        source_version: Some("refs/heads/feature".to_owned()),
+        resolved_commit: Some(head.to_string()),
+        environment: std::collections::BTreeMap::new().into(),
+        claims: true,
+    };
+    world.account.builds.borrow_mut().push(build);
+    world.push("main", &[&head]).await;
+    world.settle().await;
+    assert_eq!(world.running().len(), 1, "main is warmed all the same");
+}
+
+#[tokio::test]
 async fn what_the_push_wanted_not_built_is_not_warmed() {
     let policy = format!("{POLICY}    builds: {{ paths: [\"src/*\"] }}\n");
     let mut world = World::with_policy(&policy);

@@ -5,16 +5,16 @@ use jiff::Timestamp;
 use stoker::cache::Warmth;
 use stoker::emf::{self, Unit};
 use stoker::error::{Disposition, chain};
-use stoker::event::{Envelope, Event, WarmthFell};
+use stoker::event::{Envelope, Event, PromotionFailed, WarmthFell};
 use stoker::lambda::log;
 use stoker::names::{Line, ProjectName};
 use stoker::policy::Policy;
 use stoker::ports::{Catalogue, CheckBlobs, ListProjects, Publish};
-use stoker::promote::{Answer, Hint, Outcome, Warmed, promote, sweep};
+use stoker::promote::{self, Answer, Hint, Outcome, Warmed, promote, sweep};
 
 /// The ports that promotion needs, those of the sweep included.
-pub trait Ports: stoker::promote::Ports + CheckBlobs + Catalogue + ListProjects + Publish {}
-impl<P: stoker::promote::Ports + CheckBlobs + Catalogue + ListProjects + Publish> Ports for P {}
+pub trait Ports: promote::Ports + CheckBlobs + Catalogue + ListProjects + Publish {}
+impl<P: promote::Ports + CheckBlobs + Catalogue + ListProjects + Publish> Ports for P {}
 
 /// Main's builds that reused at least this much, in percent, and then less than half of what they did, have cooled.
 const WARM_PERCENT: u8 = 50;
@@ -49,7 +49,7 @@ pub async fn handle(
     }
     let mut failed = Vec::new();
     let answers = promote(ports, policy, &hints, now).await;
-    notify(ports, &answers).await;
+    notify(ports, &answers, &hints).await;
     failed.extend(
         ids.into_iter().zip(answers).filter_map(|(id, answer)| (!tell_all(&answer, now)).then_some(id)),
     );
@@ -73,7 +73,7 @@ pub async fn handle(
 async fn swept(ports: &impl Ports, policy: &Policy, now: Timestamp) -> bool {
     match sweep(ports, policy, now).await {
         Ok(answers) => {
-            notify(ports, &answers).await;
+            notify(ports, &answers, &[]).await;
             let failed = answers.iter().filter(|answer| !tell_all(answer, now)).count();
             tracing::info!(hints = answers.len(), failed, "sweep");
             failed == 0
@@ -86,9 +86,14 @@ async fn swept(ports: &impl Ports, policy: &Policy, now: Timestamp) -> bool {
 }
 
 /// Puts on the bus what people may want to be told. Whoever is not told finds it in the log.
-async fn notify(ports: &impl Publish, answers: &[Answer]) {
+async fn notify(ports: &impl Publish, answers: &[Answer], hints: &[Hint]) {
     let outcomes = answers.iter().flatten().flatten();
-    let notices: Vec<Event> = outcomes.flat_map(notices).collect();
+    let hopeless = answers.iter().zip(hints).filter_map(|(answer, hint)| {
+        let error = answer.as_ref().err().filter(|error| is_hopeless(error))?;
+        let (of, why) = (hint.to_string(), chain(&**error));
+        Some(Event::PromotionFailed(PromotionFailed { of, why }))
+    });
+    let notices: Vec<Event> = outcomes.flat_map(notices).chain(hopeless).collect();
     if !notices.is_empty()
         && let Err(error) = ports.publish(&notices).await
     {
@@ -113,14 +118,27 @@ fn notices(outcome: &Outcome) -> Vec<Event> {
     }
 }
 
-/// Tells what came of a hint; false if it has to be tried again. That is done also when it is of no use: the queue's limit
-/// brings it to the dead letters.
+/// Whether trying again is of no use. While a message of the queue is tried again, all others wait.
+fn is_hopeless(error: &promote::Error) -> bool {
+    error.disposition() == Disposition::Alarm
+}
+
+/// Tells what came of a hint; false if it has to be tried again. What is of no use to try is let go: people are told, and the
+/// nightly sweep tries it once more.
 fn tell_all(answer: &Answer, now: Timestamp) -> bool {
     match answer {
-        Ok(outcomes) => outcomes.iter().for_each(|outcome| tell(outcome, now)),
-        Err(error) => log(error.disposition(), &**error),
+        Ok(outcomes) => {
+            outcomes.iter().for_each(|outcome| tell(outcome, now));
+            true
+        }
+        Err(error) => {
+            log(error.disposition(), &**error);
+            if is_hopeless(error) {
+                put(now, &[], &[("PromotionsFailed", Unit::Count, 1)]);
+            }
+            is_hopeless(error)
+        }
     }
-    answer.is_ok()
 }
 
 fn tell(outcome: &Outcome, now: Timestamp) {

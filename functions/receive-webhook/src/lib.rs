@@ -1,5 +1,5 @@
 //! Receives a forge's webhook: checks its signature over the raw bytes, then reads it, then puts Stoker's own events
-//! on the bus. Nothing of the body is ever logged.
+//! on the bus. Of the body nothing is logged but the name in it that is not valid, where one is not.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -49,7 +49,7 @@ impl Refusals {
 /// | 413 | more than 4 MiB |
 /// | 503 | the secret could not be read or the bus did not take the events: deliver it again |
 ///
-/// Refusals are counted, and those of requests that carried a signature are told to people, too.
+/// A 503 is counted as well: forges deliver again only when somebody presses the button. Refusals are counted, and those of requests that carried a signature are told to people, too.
 pub async fn handle(
     request: &LambdaFunctionUrlRequest,
     policy: &Policy,
@@ -89,6 +89,9 @@ pub async fn handle(
                 error,
                 "refused"
             );
+            if let Failure::Unavailable(_) = &failure {
+                count("WebhooksFailed", &[("Forge", forge)], now);
+            }
             if let Failure::Refused(refusal) = &failure {
                 count("WebhooksRefused", &[("Forge", forge), ("Reason", refusal.reason())], now);
                 let signed = sender.is_some_and(|forge| forge::is_signed(forge, &header));

@@ -12,10 +12,11 @@ use stoker::gate::gate;
 use stoker::lambda::log;
 use stoker::names::ProjectName;
 use stoker::policy::{Policy, Project};
-use stoker::ports::{Publish, ReadBuilds, ReadImages, StartBuilds, StopBuilds};
-use stoker::start::{Outcome, Request, overtaken, start};
+use stoker::ports::{Build, Publish, ReadBuilds, ReadImages, StartBuilds, StopBuilds};
+use stoker::start::{Outcome, Request, begun, overtaken, start};
 
-/// After so many tries of one message people are told that its build is delayed: half an hour at two minutes each.
+/// After so many tries of one message, and as many again, people are told that its build is delayed: every half an hour, at
+/// two minutes a try.
 pub const TRIES_UNTIL_TOLD: u32 = 15;
 
 /// The ports that starting needs.
@@ -56,12 +57,14 @@ pub async fn handle(
     }
     let mut throttled: BTreeSet<ProjectName> = BTreeSet::new();
     let mut failed: BTreeMap<usize, String> = BTreeMap::new();
-    for Want { message, project, request } in in_turns(wants) {
+    let wants = in_turns(wants);
+    let mut histories = Histories::of(&wants);
+    for Want { message, project, request } in wants {
         if throttled.contains(&project.name) || throttled.len() > 1 {
             failed.entry(message).or_insert_with(|| "the account's limit is reached".to_owned());
             continue;
         }
-        match start_once(ports, registry, &project, &request).await {
+        match start_once(ports, registry, &project, &request, &mut histories, now).await {
             Ok(outcome) => tell(&project.name, &request, &outcome, now),
             Err(error) => {
                 log(error.disposition(), &error);
@@ -110,18 +113,51 @@ fn in_turns(wants: BTreeMap<ProjectName, Vec<Want>>) -> Vec<Want> {
     numbered.into_iter().map(|(_, want)| want).collect()
 }
 
-/// Starts a build unless it has been started before, and stops what it overtakes. All builds since the push are looked
-/// at, so that one that comes again late starts nothing.
+/// What CodeBuild knows of the builds of each project that the batch is about: asked once, and kept up to date.
+///
+/// All builds since the oldest of the pushes are looked at, so that one that comes again late starts nothing.
+struct Histories {
+    since: BTreeMap<ProjectName, Option<Timestamp>>,
+    known: BTreeMap<ProjectName, Vec<Build>>,
+}
+
+impl Histories {
+    fn of(wants: &[Want]) -> Self {
+        let mut since: BTreeMap<ProjectName, Option<Timestamp>> = BTreeMap::new();
+        for Want { request, .. } in wants {
+            let oldest = since.entry(request.built_by.clone()).or_insert(request.pushed_at);
+            *oldest = [*oldest, request.pushed_at].into_iter().flatten().min();
+        }
+        Self { since, known: BTreeMap::new() }
+    }
+
+    async fn of_project(
+        &mut self,
+        ports: &impl ReadBuilds,
+        project: &ProjectName,
+    ) -> Result<&mut Vec<Build>, CallError> {
+        if !self.known.contains_key(project) {
+            let since = self.since.get(project).copied().flatten();
+            let builds = ports.recent(project, since).await?;
+            self.known.insert(project.clone(), builds);
+        }
+        Ok(self.known.entry(project.clone()).or_default())
+    }
+}
+
+/// Starts a build unless it has been started before, and stops what it overtakes.
 async fn start_once(
     ports: &(impl ReadImages + ReadBuilds + StartBuilds + StopBuilds),
     registry: &str,
     project: &Project,
     request: &Request,
+    histories: &mut Histories,
+    now: Timestamp,
 ) -> Result<Outcome, CallError> {
-    let recent = ports.recent(&request.built_by, request.pushed_at).await?;
-    let outcome = start(ports, registry, project, request, &recent).await?;
-    if matches!(outcome, Outcome::Started { .. }) {
-        for build in overtaken(project, request, &recent) {
+    let recent = histories.of_project(ports, &request.built_by).await?;
+    let outcome = start(ports, registry, project, request, recent).await?;
+    if let Outcome::Started { id, .. } = &outcome {
+        for build in overtaken(project, request, recent) {
             match ports.stop(&build.id).await {
                 Ok(()) => tracing::info!(build.id = build.id, "stopped: a newer push has overtaken it"),
                 // It costs minutes, and the build that counts has started.
@@ -130,6 +166,7 @@ async fn start_once(
                 }
             }
         }
+        recent.insert(0, begun(request, id, now));
     }
     Ok(outcome)
 }
@@ -150,15 +187,19 @@ fn tell(project: &ProjectName, request: &Request, outcome: &Outcome, now: Timest
         Outcome::Overtaken { id } => tracing::info!(build.id = id, %line, "a newer push has its build"),
         Outcome::AlreadyOrdered => tracing::info!(%project, %line, "the same build was ordered a moment ago"),
         Outcome::NoSuchProject => {
-            tracing::warn!(project = %request.built_by, "CodeBuild has no such project");
+            tracing::error!(project.name = %request.built_by, %line, "nothing is built: CodeBuild has no such project");
+            let metrics = [("BuildsWithoutProject", Unit::Count, 1)];
+            println!("{}", emf::record(now, &[("Project", request.built_by.as_str())], &metrics));
         }
     }
 }
 
-/// Tells people, once, of a push that has been waiting for long.
+/// Tells people of a push that has been waiting for long.
 async fn tell_if_late(ports: &impl Publish, record: &SqsMessage, why: &str) {
     let tries = record.attributes.get("ApproximateReceiveCount").and_then(|tries| tries.parse().ok());
-    let Some(TRIES_UNTIL_TOLD) = tries else { return };
+    let Some(tries) = tries.filter(|tries: &u32| *tries > 0 && tries.is_multiple_of(TRIES_UNTIL_TOLD)) else {
+        return;
+    };
     let Ok(Envelope { event, .. }) = Envelope::parse(record.body.as_deref().unwrap_or_default()) else {
         return;
     };
@@ -167,8 +208,8 @@ async fn tell_if_late(ports: &impl Publish, record: &SqsMessage, why: &str) {
         Event::BranchPushed(push) => push.branch.to_string(),
         _ => event.detail_type().to_owned(),
     };
-    tracing::error!(%repository, line, why, tries = TRIES_UNTIL_TOLD, "a push is still waiting for its build");
-    let late = BuildDelayed { repository, line, why: why.to_owned(), tries: TRIES_UNTIL_TOLD };
+    tracing::error!(%repository, line, why, tries, "a push is still waiting for its build");
+    let late = BuildDelayed { repository, line, why: why.to_owned(), tries };
     if let Err(error) = ports.publish(&[Event::BuildDelayed(late)]).await {
         tracing::warn!(error = chain(&error), "nobody is told of it");
     }

@@ -1,4 +1,5 @@
-//! Keeps main's cache filled: after pushes to it that nothing else builds, and every night where it wants it.
+//! Keeps main's cache filled: after pushes to it that nothing else builds, once more when a build of it has failed, and at
+//! night where it wants it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,11 +9,13 @@ use stoker::emf::{self, Unit};
 use stoker::error::{CallError, Disposition};
 use stoker::event::{Envelope, Event, NightlyWarm, WarmWanted};
 use stoker::lambda::log;
-use stoker::names::{Commit, ProjectName};
+use stoker::names::{Commit, Line, ProjectName};
 use stoker::policy::{Policy, Project};
 use stoker::ports::{ListProjects, Publish};
 use stoker::start::Outcome;
-use stoker::warm::{MainPushed, Warmed, all_projects, is_turn_of, warm_after_push, warm_if_needed};
+use stoker::warm::{
+    MainPushed, Warmed, all_projects, is_turn_of, warm_after_failure, warm_after_push, warm_if_needed,
+};
 
 /// How many events are put on the bus at once.
 const EVENTS_AT_ONCE: usize = 500;
@@ -32,6 +35,8 @@ struct Occasion {
     merged: Vec<Commit>,
     /// Its turn in the night has come.
     night: bool,
+    /// A build of its main has failed.
+    failed: bool,
 }
 
 /// Handles a batch of pushes to main, of projects whose turn in the night has come, and of the night's ticks; answers the
@@ -67,6 +72,13 @@ pub async fn handle(
                     occasions.entry(project.name.clone()).or_insert((project, Occasion::default()));
                 occasion.messages.push(index);
                 occasion.night = true;
+            }
+            Event::BuildFailed(failed) if failed.line == Line::Main.to_string() => {
+                let Some(project) = policy.project(&failed.project) else { continue };
+                let (_, occasion) =
+                    occasions.entry(project.name.clone()).or_insert((project, Occasion::default()));
+                occasion.messages.push(index);
+                occasion.failed = true;
             }
             Event::BranchPushed(push) if push.to_default_branch => {
                 let at = envelope.time.unwrap_or(now);
@@ -125,6 +137,9 @@ async fn warm(
         None => None,
     };
     match after_push {
+        Some(Warmed::Skipped(_)) | None if occasion.failed => {
+            warm_after_failure(ports, registry, project).await
+        }
         Some(Warmed::Skipped(_)) | None if occasion.night => {
             warm_if_needed(ports, registry, project, now).await
         }

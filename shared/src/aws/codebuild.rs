@@ -60,8 +60,9 @@ impl StartBuilds for Aws {
 }
 
 fn is_token_mismatch(message: Option<&str>) -> bool {
+    // Not every token is meant: CodeBuild also says so of missing credentials for the source.
     let message = message.unwrap_or_default().to_lowercase();
-    message.contains("mismatch") || message.contains("token")
+    message.contains("mismatch") || message.contains("idempoten")
 }
 
 impl StopBuilds for Aws {
@@ -111,6 +112,7 @@ fn build(build: &types::Build) -> Option<Build> {
     let status = match build.build_status() {
         Some(StatusType::InProgress) => BuildStatus::InProgress,
         Some(StatusType::Succeeded) => BuildStatus::Succeeded,
+        Some(StatusType::Stopped) => BuildStatus::Stopped,
         _ => BuildStatus::Failed,
     };
     let started_with =
@@ -128,6 +130,7 @@ fn build(build: &types::Build) -> Option<Build> {
         project: ProjectName::new(build.project_name()?).ok()?,
         status,
         started_at: timestamp(build.start_time()),
+        source_version: build.source_version().map(str::to_owned),
         resolved_commit: build.resolved_source_version().map(str::to_owned),
         environment: environment.into(),
         claims,

@@ -453,11 +453,33 @@ impl Policy {
     /// as one with a trailing `-`: such a project has no place for its caches.
     #[must_use]
     pub fn project(&self, name: &ProjectName) -> Option<Project> {
-        let project = self.rule_of(name)?.resolve(name);
+        let rule = self.rule_of(name)?;
+        // A glob may match the projects that build forks for the others: they have no caches of their own.
+        if rule.names.plain().is_none() && self.builds_forks(name) {
+            return None;
+        }
+        let project = rule.resolve(name);
         if project.is_none() {
             tracing::warn!(project.name = %name, "the policy matches a project whose name makes no repository");
         }
         project
+    }
+
+    /// Whether this project builds forks for another one.
+    #[must_use]
+    pub fn builds_forks(&self, name: &ProjectName) -> bool {
+        self.rules.iter().any(|rule| {
+            let Some(template) = &rule.settings.fork_project else { return false };
+            let of_rule = match &rule.names {
+                Names::One(project) => template.of(project).eq_ignore_ascii_case(name.as_str()),
+                Names::Glob(_) => {
+                    template.project_in(&name.as_str().to_ascii_lowercase()).is_some_and(|project| {
+                        ProjectName::new(project).is_ok_and(|project| rule.names.matches(&project))
+                    })
+                }
+            };
+            of_rule && rule.settings.builds.forks.build != ForkBuilds::None
+        })
     }
 
     /// Every project that is built from this git repository, in the order of the rules.

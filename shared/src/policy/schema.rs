@@ -40,6 +40,7 @@ pub(super) fn parse(text: &str) -> Result<Vec<Rule>, Vec<Mistake>> {
     let drafts: Vec<_> = entries.iter().map(|entry| draft(entry, &defaults, &mut found)).collect();
     for draft in &drafts {
         check_names(draft, &mut found);
+        check_bitbucket(draft, &mut found);
     }
     check_order(&drafts, &mut found);
     check_sharing(&drafts, &mut found);
@@ -84,6 +85,23 @@ fn draft<'y>(entry: &Node<'y>, defaults: &Settings, found: &mut Vec<Mistake>) ->
     let repository = fields.require("repository", found).and_then(|node| read(node, repository, found));
     let settings = settings(&fields, defaults.clone(), found);
     Draft { fields, names, repository, settings }
+}
+
+/// Bitbucket tells only the start of a pull request's head, which is not enough to build it.
+fn check_bitbucket(draft: &Draft<'_>, found: &mut Vec<Mistake>) {
+    let Some(repository) = &draft.repository else { return };
+    if !repository.to_string().to_lowercase().starts_with("bitbucket.org/") {
+        return;
+    }
+    let why = "Bitbucket tells only twelve digits of a pull request's head";
+    if !draft.settings.builds.on_push && draft.settings.builds.start {
+        let wrong = format!("{why}, so no branch would be built: add `push`");
+        found.push(draft.place_of("builds.on").mistake(wrong));
+    }
+    if draft.settings.builds.forks.build != ForkBuilds::None {
+        let wrong = format!("{why}, so no fork can be built: write `none`");
+        found.push(draft.place_of("builds.forks.build").mistake(wrong));
+    }
 }
 
 /// A project's name must make valid repositories, and a glob must keep its projects apart.
@@ -174,6 +192,7 @@ fn check_sharing(drafts: &[Draft<'_>], found: &mut Vec<Mistake>) {
 fn check_forks(drafts: &[Draft<'_>], found: &mut Vec<Mistake>) {
     let named = drafts.iter().filter_map(|draft| Some((draft.project()?, draft)));
     let served: BTreeMap<&ProjectName, &Draft<'_>> = named.collect();
+    let mut forks: BTreeMap<String, &ProjectName> = BTreeMap::new();
     for draft in drafts {
         for (field, text) in missing_of_forks(&draft.settings) {
             if !draft.has_mistake(field, found) {
@@ -184,6 +203,15 @@ fn check_forks(drafts: &[Draft<'_>], found: &mut Vec<Mistake>) {
         if let Some(wrong) = wrong_fork_project(names, template, &served) {
             found.push(draft.place_of("builds.forks.project").mistake(wrong));
         }
+        let Some(name) = draft.project() else { continue };
+        let fork = template.of(name);
+        if let Some(other) = forks.get(&fork).filter(|other| **other != name) {
+            let why = "pull requests of two projects have the same numbers";
+            let wrong =
+                format!("`{fork}` builds the forks of `{other}` already, and {why}; give each its own");
+            found.push(draft.place_of("builds.forks.project").mistake(wrong));
+        }
+        forks.insert(fork, name);
     }
 }
 
@@ -241,7 +269,13 @@ fn wrong_fork_project(
             let own = || {
                 names.matches(&fork).then(|| format!("`{fork}` is one of the projects of `{names}`; {need}"))
             };
-            taken(&fork).or_else(own)
+            let shared = || {
+                let why = "pull requests of two projects have the same numbers";
+                Some(format!(
+                    "the projects of `{names}` would share `{fork}`: {why}; write it with `{PROJECT}`"
+                ))
+            };
+            taken(&fork).or_else(own).or_else(shared)
         }
     }
 }

@@ -1036,23 +1036,54 @@ fn no_project_that_a_rule_serves_by_name_builds_forks() {
 }
 
 #[test]
-fn a_project_of_forks_may_be_of_a_glob_or_of_many() {
+fn a_project_of_forks_may_be_of_a_glob_and_has_no_caches() {
     let policy = policy(
         "version: 1
 defaults: { builds: { forks: { build: read-only, project: '{project}-forks' } } }
 projects:
   - { name: Web, repository: github.com/example/web }
   - { name: api, repository: github.com/example/api, builds: { forks: { build: none, project: none } } }
-  - { name: app, repository: github.com/example/app, builds: { forks: { project: shared } } }
-  - { name: lib, repository: github.com/example/lib, builds: { forks: { project: shared } } }
+  - { name: app, repository: github.com/example/app, builds: { forks: { project: strangers } } }
   - { name: 'team-*', repository: 'github.com/example/{project}' }
 ",
     );
     let forks = |project: &str| policy.project(&name(project)).unwrap().builds.forks.project;
     assert_eq!(forks("Web"), Some(name("web-forks")));
     assert_eq!(forks("api"), None);
-    assert_eq!((forks("app"), forks("lib")), (Some(name("shared")), Some(name("shared"))));
+    assert_eq!(forks("app"), Some(name("strangers")));
     assert_eq!(forks("team-a"), Some(name("team-a-forks")));
+    assert_eq!(policy.project(&name("team-a-forks")), None, "it is no project of the glob's");
+    for project in ["strangers", "team-a-forks", "web-forks"] {
+        assert!(policy.builds_forks(&name(project)), "{project}");
+    }
+    assert!(!policy.builds_forks(&name("team-a")) && !policy.builds_forks(&name("api-forks")));
+}
+
+#[test]
+fn two_projects_do_not_share_a_project_of_forks() {
+    let shared = mistakes(
+        "version: 1
+projects:
+  - { name: app, repository: github.com/example/app, builds: { forks: { build: read-only, project: shared } } }
+  - { name: lib, repository: github.com/example/lib, builds: { forks: { build: read-only, project: shared } } }
+  - { name: 'team-*', repository: 'github.com/example/{project}', builds: { forks: { build: read-only, project: shared } } }
+",
+    );
+    assert_eq!(shared.len(), 2, "{shared:?}");
+    assert!(shared[0].contains("builds the forks of `app` already"), "{shared:?}");
+    assert!(shared[1].contains("write it with `{project}`"), "{shared:?}");
+}
+
+#[test]
+fn what_bitbucket_does_not_tell_is_not_asked_of_it() {
+    let found = mistakes(
+        "version: 1
+projects:
+  - { name: app, repository: bitbucket.org/example/app, builds: { on: [pull-request], forks: { build: read-only, project: f1 } } }
+",
+    );
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(found.iter().all(|mistake| mistake.contains("twelve digits")), "{found:?}");
 }
 
 #[test]

@@ -5,9 +5,10 @@ mod line;
 mod sweep;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::Arc;
 
-use futures_util::future::join_all;
+use futures_util::{StreamExt as _, stream};
 use jiff::Timestamp;
 
 use crate::cache::{self, Warmth};
@@ -23,6 +24,9 @@ use crate::ports::{
 };
 use crate::provenance::{Built, Provenance};
 pub use sweep::sweep;
+
+/// How many lines are moved at once: each holds its caches in memory.
+const LINES_AT_ONCE: usize = 16;
 
 /// The ports that promotion needs.
 pub trait Ports: ReadBuilds + ReadImages + ReadBlobs + WriteImages + MountBlobs {}
@@ -61,6 +65,16 @@ pub enum Hint {
         /// The line of the branch that was merged and the start of its head's hash, where the forge tells no more.
         head: Option<(Line, Revision)>,
     },
+}
+
+impl fmt::Display for Hint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Built { build } | Self::Failed { build, .. } => f.write_str(build),
+            Self::Exported { repository, tag } => write!(f, "{repository}:{tag}"),
+            Self::Merged { repository, line, .. } => write!(f, "what was merged into {line} of {repository}"),
+        }
+    }
 }
 
 impl Hint {
@@ -232,11 +246,11 @@ type Moves = BTreeMap<(ProjectName, Scope, Line), Vec<Move>>;
 pub async fn promote(ports: &impl Ports, policy: &Policy, hints: &[Hint], now: Timestamp) -> Vec<Answer> {
     let mut answers: Vec<Answer> = hints.iter().map(|_| Ok(Vec::new())).collect();
     let moves = gather(ports, policy, hints, &mut answers).await;
-    let moved = join_all(moves.into_iter().map(|((_, _, line), moves)| async move {
+    let moved = stream::iter(moves).map(|((_, _, line), moves)| async move {
         let hints: BTreeSet<usize> = moves.iter().map(|one| one.hint).collect();
         (hints, line::advance(ports, line, moves, now).await.map_err(Arc::new))
-    }))
-    .await;
+    });
+    let moved: Vec<_> = moved.buffered(LINES_AT_ONCE).collect().await;
     for (hints, result) in moved {
         let mut result = result;
         for hint in hints {
@@ -261,7 +275,7 @@ async fn gather(ports: &impl Ports, policy: &Policy, hints: &[Hint], answers: &m
     // Every build of the account comes by here; Stoker may, and need, ask only about the policy's.
     let is_served = |build: &str| {
         let name = build.split_once(':').and_then(|(project, _)| ProjectName::new(project).ok());
-        name.is_some_and(|name| policy.project(&name).is_some())
+        name.is_some_and(|name| policy.project(&name).is_some() || policy.builds_forks(&name))
     };
     let built = hints.iter().filter_map(|hint| match hint {
         Hint::Built { build } | Hint::Failed { build, .. } if is_served(build) => Some(build.clone()),
@@ -330,6 +344,12 @@ fn built_moves(policy: &Policy, build: &Build) -> Result<Vec<Found>, String> {
                 .to_owned(),
         );
     }
+    if build.claims && !is_of_branch(build.source_version.as_deref(), &handed.line) {
+        return Err(format!(
+            "the build says itself that it is of {}, and CodeBuild does not say that it built that branch",
+            handed.line
+        ));
+    }
     if handed.exports.is_empty() {
         return Err("the build was not to write a cache".to_owned());
     }
@@ -350,6 +370,14 @@ fn built_moves(policy: &Policy, build: &Build) -> Result<Vec<Found>, String> {
         _ => Err("the build's export tag is not one of its project's".to_owned()),
     });
     moves.collect()
+}
+
+/// Whether CodeBuild's own word for what a build was started with is the branch of this line: `refs/heads/<branch>`, with or
+/// without the commit that its webhook pins, or the bare name.
+fn is_of_branch(source_version: Option<&str>, line: &Line) -> bool {
+    let (Some(version), Line::Branch(branch)) = (source_version, line) else { return false };
+    let version = version.split_once("^{").map_or(version, |(reference, _)| reference);
+    version.strip_prefix("refs/heads/").unwrap_or(version) == branch.as_str()
 }
 
 /// A failure that concerns Stoker's users: of a build that Stoker started.
