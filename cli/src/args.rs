@@ -6,12 +6,15 @@ use clap_complete::Shell;
 use crate::cache::{diff, inspect, merge, prune, verify};
 use crate::decide;
 use crate::lines::{history, list, rollback};
+use crate::report;
+use crate::retain::{apply, check, explain, plan_command};
 
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done, or the answer is yes
-  1  the answer is no: not sound, not the same, not a cache, it does not fit, or there is nothing to roll back to
-  2  the command line is wrong, names a line or project that is not there, or an event or policy cannot be read
+  1  the answer is no: not sound, not the same, not a cache, it does not fit, there is nothing to roll back to, or not
+     everything was deleted
+  2  the command line is wrong, names a line, project or image that is not there, or an event or policy cannot be read
   3  a registry or a network call failed
 
 A REF is written as Docker writes it: registry.example/app/cache:main, or ...@sha256:...
@@ -36,6 +39,13 @@ pub(crate) enum Command {
     History(history::Args),
     Rollback(rollback::Args),
     Decide(decide::Args),
+    /// Looks at the policy
+    #[command(subcommand, after_help = EXIT_CODES)]
+    Policy(PolicyCommand),
+    Plan(plan_command::Args),
+    Apply(apply::Args),
+    Explain(explain::Args),
+    Report(report::Args),
     /// Prints a script that completes stoker's command lines
     #[command(
         after_help = "Example:\n  stoker completions bash > ~/.local/share/bash-completion/completions/stoker"
@@ -54,4 +64,10 @@ pub(crate) enum CacheCommand {
     Prune(prune::Args),
     Diff(diff::Args),
     Verify(verify::Args),
+}
+
+/// The document that says which projects Stoker serves.
+#[derive(Debug, Subcommand)]
+pub(crate) enum PolicyCommand {
+    Check(check::Args),
 }

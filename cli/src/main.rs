@@ -10,6 +10,8 @@ mod problem;
 mod progress;
 mod reference;
 mod remote;
+mod report;
+mod retain;
 mod text;
 mod transfer;
 
@@ -18,7 +20,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
 
-use args::{CacheCommand, Cli, Command};
+use args::{CacheCommand, Cli, Command, PolicyCommand};
 use problem::Problem;
 
 fn main() -> ExitCode {
@@ -42,6 +44,11 @@ fn main() -> ExitCode {
         Command::History(args) => run(lines::history::run(&args)),
         Command::Rollback(args) => run(lines::rollback::run(&args)),
         Command::Decide(args) => run(decide::run(&args)),
+        Command::Policy(PolicyCommand::Check(args)) => run(retain::check::run(&args)),
+        Command::Plan(args) => run(retain::plan_command::run(&args)),
+        Command::Apply(args) => run(retain::apply::run(&args)),
+        Command::Explain(args) => run(retain::explain::run(&args)),
+        Command::Report(args) => run(report::run(&args)),
     }
 }
 

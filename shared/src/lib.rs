@@ -1,7 +1,7 @@
 //! The domain of Stoker. Planners are plain functions from policy and observed world to a plan; the ports in
-//! [`ports`] are all that reaches outside, and their adapters to AWS live behind the `aws` feature.
+//! [`ports`] are all that reaches outside, and their adapters to AWS live behind the `adapters` feature.
 
-#[cfg(feature = "aws")]
+#[cfg(feature = "adapters")]
 pub mod aws;
 pub mod cache;
 pub mod decide;

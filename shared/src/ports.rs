@@ -119,12 +119,33 @@ pub struct ListedImage {
     pub pushed_at: Timestamp,
     /// Size of its layers in bytes, as billed for this image alone.
     pub bytes: u64,
+    /// When somebody last pulled it, as far as the registry knows: to the day.
+    pub pulled_at: Option<Timestamp>,
+    /// Whether it was moved to where nobody can pull it from.
+    pub is_archived: bool,
+}
+
+/// Reads manifests by their digests.
+pub trait ReadManifests {
+    /// The manifests with these digests, at most 100; those that are not there, or cannot be read, are left out.
+    async fn manifests(
+        &self,
+        repository: &CacheRepository,
+        digests: &[Digest],
+    ) -> Result<Vec<(Digest, Bytes)>, CallError>;
 }
 
 /// Lists and deletes images.
 pub trait Catalogue {
     /// Every image of the repository; none when the repository does not exist.
     async fn list(&self, repository: &CacheRepository) -> Result<Vec<ListedImage>, CallError>;
+
+    /// These images, at most 100, as they are now; those that are not there are left out.
+    async fn describe(
+        &self,
+        repository: &CacheRepository,
+        digests: &[Digest],
+    ) -> Result<Vec<ListedImage>, CallError>;
 
     /// Deletes images with all their tags; answers those that could not be deleted, with the registry's word for why.
     /// An image that is already gone counts as deleted.
@@ -159,6 +180,8 @@ pub struct Build {
     pub status: BuildStatus,
     /// When it started.
     pub started_at: Timestamp,
+    /// When it ended; `None` while it runs.
+    pub ended_at: Option<Timestamp>,
     /// What it was started to build: a commit, a branch, a reference, or an object of S3.
     pub source_version: Option<String>,
     /// The commit that CodeBuild resolved its source to, once known.

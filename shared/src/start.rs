@@ -153,6 +153,7 @@ pub fn begun(request: &Request, id: &str, now: Timestamp) -> Build {
         project: request.built_by.clone(),
         status: BuildStatus::InProgress,
         started_at: now,
+        ended_at: None,
         source_version: commit.clone(),
         resolved_commit: commit,
         environment: Arc::new(told.collect()),

@@ -11,8 +11,8 @@ use stoker::event::Event;
 use stoker::names::{CacheRepository, Digest, ProjectName, Tag};
 use stoker::ports::{
     Build, BuildOrder, BuildStatus, Catalogue, CheckBlobs, FindDigests, Image, ListProjects, ListedImage,
-    MAX_BUILDS, MountBlobs, Mounted, Ordered, Publish, ReadBlobs, ReadBuilds, ReadImages, ReadSecrets,
-    StartBuilds, StopBuilds, WriteImages,
+    MAX_BUILDS, MountBlobs, Mounted, Ordered, Publish, ReadBlobs, ReadBuilds, ReadImages, ReadManifests,
+    ReadSecrets, StartBuilds, StopBuilds, WriteImages,
 };
 
 /// How one call goes wrong.
@@ -274,18 +274,51 @@ impl CheckBlobs for Account {
     }
 }
 
+impl ReadManifests for Account {
+    async fn manifests(
+        &self,
+        repository: &CacheRepository,
+        digests: &[Digest],
+    ) -> Result<Vec<(Digest, Bytes)>, CallError> {
+        self.call("ecr:BatchGetImage", || {
+            assert!(digests.len() <= 100, "one request names at most 100 images");
+            let images = self.images.borrow();
+            let images = images.get(repository).into_iter().flatten().map(|stored| &stored.image);
+            let asked = images.filter(|image| digests.contains(&image.digest));
+            Ok(asked.map(|image| (image.digest.clone(), image.manifest.clone())).collect())
+        })
+    }
+}
+
+fn listed(stored: &Stored) -> ListedImage {
+    ListedImage {
+        digest: stored.image.digest.clone(),
+        tags: stored.tags.clone(),
+        pushed_at: stored.pushed_at,
+        bytes: 0,
+        pulled_at: None,
+        is_archived: false,
+    }
+}
+
 impl Catalogue for Account {
     async fn list(&self, repository: &CacheRepository) -> Result<Vec<ListedImage>, CallError> {
         self.call("ecr:DescribeImages", || {
             let images = self.images.borrow();
+            Ok(images.get(repository).into_iter().flatten().map(listed).collect())
+        })
+    }
+
+    async fn describe(
+        &self,
+        repository: &CacheRepository,
+        digests: &[Digest],
+    ) -> Result<Vec<ListedImage>, CallError> {
+        self.call("ecr:DescribeImages", || {
+            assert!(digests.len() <= 100, "one request names at most 100 images");
+            let images = self.images.borrow();
             let images = images.get(repository).into_iter().flatten();
-            let listed = images.map(|stored| ListedImage {
-                digest: stored.image.digest.clone(),
-                tags: stored.tags.clone(),
-                pushed_at: stored.pushed_at,
-                bytes: 0,
-            });
-            Ok(listed.collect())
+            Ok(images.filter(|stored| digests.contains(&stored.image.digest)).map(listed).collect())
         })
     }
 
@@ -334,6 +367,7 @@ impl StartBuilds for Account {
                 project: order.project.clone(),
                 status: BuildStatus::InProgress,
                 started_at: self.now(),
+                ended_at: None,
                 source_version: order.source_version.clone(),
                 resolved_commit: order.source_version.as_deref().map(|version| {
                     let pinned = version.split_once("^{").and_then(|(_, commit)| commit.strip_suffix('}'));
@@ -354,6 +388,7 @@ impl StopBuilds for Account {
             let running = |build: &&mut Build| build.id == id && build.status == BuildStatus::InProgress;
             if let Some(build) = builds.iter_mut().find(running) {
                 build.status = BuildStatus::Stopped;
+                build.ended_at = Some(self.now());
             }
             Ok(())
         })

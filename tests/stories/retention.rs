@@ -94,6 +94,9 @@ async fn the_night_deletes_expired_history_and_idle_branches_and_then_nothing_mo
     assert_eq!(history(&world), 1, "within the lease");
     world.wait(SignedDuration::from_hours(25));
     world.night().await;
+    assert_eq!(history(&world), 1, "still to be gone back to");
+    world.wait(SignedDuration::from_hours(3 * 24));
+    world.night().await;
     assert_eq!(history(&world), 0);
     assert!(world.line("branch/feature-a").is_some());
     let before = world.account.tags(&world.repository());
@@ -143,4 +146,73 @@ async fn exports_go_after_their_lease_and_what_was_promoted_stays() {
             assert_eq!(world.line(line).unwrap().1.records(), 5, "{line}");
         }
     }
+}
+
+#[tokio::test]
+async fn what_changes_between_plan_and_deletion_stays() {
+    let world = branch_with_two_builds().await;
+    world.wait(SignedDuration::from_hours(24 * 31));
+    let repository = world.repository();
+    let project = world.project();
+    let projects = std::slice::from_ref(&project);
+    let (inventory, circumstances) =
+        stoker::retain::observe(&world.account, &repository, projects, Vec::new(), world.account.now())
+            .await
+            .unwrap();
+    let plan = stoker::retain::plan::plan(&inventory, projects, &circumstances, world.account.now());
+    let planned = plan.deletions().len();
+    assert!(planned >= 3, "{plan}");
+    // Somebody else writes in between: a tag of their own on one image, and one image goes.
+    let held = plan.deletions()[0].image.clone();
+    let image = world.account.image(&repository, &held.tags[0]).unwrap();
+    world.account.push(&repository, "keep-me", &image.media_type, image.manifest.clone(), vec![]);
+    let gone = plan.deletions()[1].image.digest.clone();
+    stoker::ports::Catalogue::delete(&world.account, &repository, &[gone]).await.unwrap();
+    let applied = stoker::retain::apply(&world.account, plan, projects, world.account.now()).await.unwrap();
+    assert_eq!((applied.changed, applied.deleted), (vec![held.digest], planned - 2));
+    assert!(world.account.image(&repository, "keep-me").is_some());
+}
+
+#[tokio::test]
+async fn a_run_deletes_no_more_than_the_policy_says_and_the_next_goes_on() {
+    let policy = POLICY.replace("idle-branch: 30d", "idle-branch: 30d, max-deletions: 2");
+    let mut world = World::with_policy(&policy);
+    for n in 0..5 {
+        let commit = world.commit([n, 1, 1, 1]);
+        world.push(&format!("b{n}"), &[&commit]).await;
+        world.build().await;
+    }
+    world.wait(SignedDuration::from_hours(24 * 31));
+    let images = |world: &World| world.account.tags(&world.repository()).len();
+    let mut counts = vec![images(&world)];
+    for _ in 0..12 {
+        let project = world.project();
+        let now = world.account.now();
+        stoker::retain::enforce(&world.account, &world.repository(), &[project], Vec::new(), now)
+            .await
+            .unwrap();
+        counts.push(images(&world));
+    }
+    assert_eq!(*counts.last().unwrap(), 0, "all of it in the end: {counts:?}");
+    assert!(counts.windows(2).all(|pair| pair[0] - pair[1] <= 4), "two images a run: {counts:?}");
+}
+
+#[tokio::test]
+async fn the_least_used_goes_when_a_budget_is_exceeded_and_never_main() {
+    let policy = POLICY.replace("idle-branch: 30d", "idle-branch: 300d, scope-budget: 1MB");
+    let mut world = World::with_policy(&policy);
+    let base = world.commit([1, 1, 1, 1]);
+    world.push("main", &[&base]).await;
+    world.build().await;
+    for n in 2..6 {
+        world.wait(SignedDuration::from_hours(48));
+        let commit = world.commit([n, 1, 1, 1]);
+        world.push_large(&format!("b{n}"), &commit, 400_000).await;
+    }
+    world.wait(SignedDuration::from_hours(48));
+    world.night().await;
+    let lines = world.lines();
+    assert!(lines.contains_key("app.main"));
+    assert!(!lines.contains_key("app.branch.b2") && !lines.contains_key("app.branch.b3"), "{lines:?}");
+    assert!(lines.contains_key("app.branch.b5"), "used last: {lines:?}");
 }

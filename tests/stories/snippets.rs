@@ -706,6 +706,7 @@ async fn what_a_codebuild_build_exports_promotes_its_branch() {
             project: ProjectName::new("app").unwrap(),
             status: BuildStatus::InProgress,
             started_at: now,
+            ended_at: None,
             source_version: Some(version.to_owned()),
             resolved_commit: None,
             environment: environment.into(),

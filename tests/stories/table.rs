@@ -182,6 +182,7 @@ fn build(id: &str, status: BuildStatus, commit: &Commit, export: Option<&str>) -
         project: ProjectName::new("app").unwrap(),
         status,
         started_at: at(),
+        ended_at: None,
         source_version: Some(commit.to_string()),
         resolved_commit: Some(commit.to_string()),
         environment: environment.into(),

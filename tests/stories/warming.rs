@@ -82,6 +82,7 @@ async fn another_lines_build_of_the_same_commit_does_not_fill_main() {
         project: world.project().name,
         status: BuildStatus::Succeeded,
         started_at: world.account.now(),
+        ended_at: None,
         source_version: Some("refs/heads/feature".to_owned()),
         resolved_commit: Some(head.to_string()),
         environment: std::collections::BTreeMap::new().into(),

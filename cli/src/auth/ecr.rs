@@ -15,7 +15,7 @@ pub(crate) fn is_ecr(host: &str) -> bool {
 }
 
 /// The region of `<account>.dkr.ecr.<region>.amazonaws.com[.cn]`, of its FIPS form, or of a dual-stack name.
-fn region(host: &str) -> Option<&str> {
+pub(crate) fn region(host: &str) -> Option<&str> {
     let (account, rest) = host.split_once('.')?;
     if account.len() != 12 || !account.bytes().all(|digit| digit.is_ascii_digit()) {
         return None;

@@ -15,7 +15,7 @@ use stoker::registry::{Authorize, Registry, TokenAsk};
 use tokio::sync::Mutex;
 
 use challenge::Challenge;
-pub(crate) use ecr::is_ecr;
+pub(crate) use ecr::{is_ecr, region as ecr_region};
 
 /// Renewed this long before it ends.
 const TOKEN_MARGIN: Duration = Duration::from_secs(20);

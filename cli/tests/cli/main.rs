@@ -3,12 +3,18 @@
 mod answers;
 mod auth;
 #[cfg(test)]
+mod aws;
+#[cfg(test)]
 mod decide;
 mod hostile;
 #[cfg(test)]
 mod lines;
 #[cfg(test)]
 mod registry;
+#[cfg(test)]
+mod report;
+#[cfg(test)]
+mod retain;
 #[cfg(test)]
 mod run;
 mod transfer;

@@ -40,8 +40,14 @@ impl Home {
 
     /// Runs it with any words, and with something on its standard input.
     pub(crate) async fn stoker_given(&self, words: &[&str], given: &str) -> Ran {
+        self.stoker_in(&[], words, given).await
+    }
+
+    /// Runs it with more in its environment.
+    pub(crate) async fn stoker_in(&self, environment: &[(&str, String)], words: &[&str], given: &str) -> Ran {
         let mut command = Command::new(env!("CARGO_BIN_EXE_stoker"));
         command.args(words).env_clear().env("DOCKER_CONFIG", &self.0).env("PATH", &self.0);
+        command.envs(environment.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let given = given.as_bytes().to_vec();
         let run = move || {

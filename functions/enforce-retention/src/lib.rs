@@ -1,21 +1,19 @@
 //! Deletes the caches that no build will need: for a branch that went, and every night for every project.
 
-use std::collections::BTreeMap;
-
 use aws_lambda_events::sqs::{BatchItemFailure, SqsBatchResponse, SqsEvent};
 use jiff::Timestamp;
 use stoker::error::{CallError, Disposition};
 use stoker::event::{Envelope, Event};
 use stoker::lambda::log;
-use stoker::names::{CacheRepository, Line};
-use stoker::policy::{Policy, Project};
-use stoker::ports::{Catalogue, ListProjects, ReadBuilds, ReadImages};
-use stoker::retain::{Action, Applied, Gone, enforce};
+use stoker::names::Line;
+use stoker::policy::Policy;
+use stoker::ports::ListProjects;
+use stoker::retain::{Action, Applied, Gone, by_repository, enforce};
 use stoker::warm::all_projects;
 
 /// The ports that retention needs.
-pub trait Ports: Catalogue + ReadImages + ReadBuilds + ListProjects {}
-impl<P: Catalogue + ReadImages + ReadBuilds + ListProjects> Ports for P {}
+pub trait Ports: stoker::retain::Ports + ListProjects {}
+impl<P: stoker::retain::Ports + ListProjects> Ports for P {}
 
 /// Handles the nightly tick: every project of the policy. A repository that fails does not keep the others from
 /// their turn; the first error is returned at the end.
@@ -111,17 +109,6 @@ fn gone(event: &Event) -> Option<(&stoker::names::Repository, Line)> {
     }
 }
 
-fn by_repository(projects: Vec<Project>) -> BTreeMap<CacheRepository, Vec<Project>> {
-    let mut repositories: BTreeMap<CacheRepository, Vec<Project>> = BTreeMap::new();
-    for project in projects {
-        if let Some(builds) = &project.builds_repository {
-            repositories.entry(builds.clone()).or_default().push(project.clone());
-        }
-        repositories.entry(project.cache_repository.clone()).or_default().push(project);
-    }
-    repositories
-}
-
 fn tell(applied: &Applied) {
     let plan = &applied.plan;
     for verdict in plan.verdicts.iter().filter(|verdict| verdict.action != Action::Keep) {
@@ -130,7 +117,9 @@ fn tell(applied: &Applied) {
             cache.digest = %verdict.image.digest,
             cache.tags = verdict.image.tags.join(" "),
             action = %verdict.action,
+            rule = verdict.rule.name(),
             why = verdict.why,
+            bytes.freed = verdict.frees,
             "planned"
         );
     }
@@ -141,6 +130,12 @@ fn tell(applied: &Applied) {
         cache.repository = %plan.repository,
         images = plan.verdicts.len(),
         deletions = plan.deletions().len(),
+        deleted = applied.deleted,
+        left = applied.left,
+        changed = applied.changed.len(),
+        bytes.before = plan.bytes,
+        bytes.after = plan.bytes_after,
+        plan.refused = plan.refused,
         applied = applied.applied,
         "retention"
     );

@@ -128,7 +128,9 @@ fn is_hopeless(error: &promote::Error) -> bool {
 fn tell_all(answer: &Answer, now: Timestamp) -> bool {
     match answer {
         Ok(outcomes) => {
-            outcomes.iter().for_each(|outcome| tell(outcome, now));
+            for outcome in outcomes {
+                tell(outcome, now);
+            }
             true
         }
         Err(error) => {

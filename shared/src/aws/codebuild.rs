@@ -130,6 +130,7 @@ fn build(build: &types::Build) -> Option<Build> {
         project: ProjectName::new(build.project_name()?).ok()?,
         status,
         started_at: timestamp(build.start_time()),
+        ended_at: build.end_time().map(|time| timestamp(Some(time))),
         source_version: build.source_version().map(str::to_owned),
         resolved_commit: build.resolved_source_version().map(str::to_owned),
         environment: environment.into(),

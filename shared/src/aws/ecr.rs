@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 
-use aws_sdk_ecr::types::{ImageFailureCode, ImageIdentifier, LayerAvailability};
+use aws_sdk_ecr::types::{ImageDetail, ImageFailureCode, ImageIdentifier, ImageStatus, LayerAvailability};
 use bytes::Bytes;
 
 use super::{Aws, call_error, timestamp};
@@ -12,14 +12,15 @@ use crate::error::{CallError, Failure};
 use crate::names::{CacheRepository, Digest, Tag};
 use crate::ports::{
     Catalogue, CheckBlobs, FindDigests, Image, ListedImage, MountBlobs, Mounted, ReadBlobs, ReadImages,
-    WriteImages,
+    ReadManifests, WriteImages,
 };
 use crate::registry::{self, Authorize};
 
-const MANIFEST_TYPES: [&str; 3] = [
+const MANIFEST_TYPES: [&str; 4] = [
     "application/vnd.oci.image.manifest.v1+json",
     "application/vnd.docker.distribution.manifest.v2+json",
     "application/vnd.oci.image.index.v1+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
 ];
 /// How many layers one request may name.
 const LAYERS_PER_CALL: usize = 100;
@@ -216,6 +217,43 @@ impl FindDigests for Aws {
     }
 }
 
+impl ReadManifests for Aws {
+    async fn manifests(
+        &self,
+        repository: &CacheRepository,
+        digests: &[Digest],
+    ) -> Result<Vec<(Digest, Bytes)>, CallError> {
+        let operation = "ecr:BatchGetImage";
+        let ids =
+            digests.iter().map(|digest| ImageIdentifier::builder().image_digest(digest.as_str()).build());
+        let answer = self
+            .ecr()
+            .batch_get_image()
+            .repository_name(repository.as_str())
+            .set_image_ids(Some(ids.collect()))
+            .set_accepted_media_types(Some(MANIFEST_TYPES.map(str::to_owned).to_vec()))
+            .send()
+            .await
+            .map_err(|error| call_error(operation, repository, error))?;
+        let found = answer.images().iter().filter_map(|image| {
+            let digest = Digest::new(image.image_id()?.image_digest()?).ok()?;
+            Some((digest, Bytes::from(image.image_manifest()?.to_owned())))
+        });
+        Ok(found.collect())
+    }
+}
+
+fn listed(detail: &ImageDetail) -> Option<ListedImage> {
+    Some(ListedImage {
+        digest: Digest::new(detail.image_digest()?).ok()?,
+        tags: detail.image_tags().to_vec(),
+        pushed_at: timestamp(detail.image_pushed_at()),
+        bytes: detail.image_size_in_bytes().unwrap_or_default().try_into().unwrap_or_default(),
+        pulled_at: detail.last_recorded_pull_time().map(|time| timestamp(Some(time))),
+        is_archived: detail.image_status().is_some_and(|status| *status != ImageStatus::Active),
+    })
+}
+
 impl Catalogue for Aws {
     async fn list(&self, repository: &CacheRepository) -> Result<Vec<ListedImage>, CallError> {
         let pages = self.ecr().describe_images().repository_name(repository.as_str()).max_results(1000);
@@ -227,16 +265,33 @@ impl Catalogue for Aws {
                 Err(error) if error.failure == Failure::NotFound => return Ok(Vec::new()),
                 Err(error) => return Err(error),
             };
-            images.extend(page.image_details().iter().filter_map(|detail| {
-                Some(ListedImage {
-                    digest: Digest::new(detail.image_digest()?).ok()?,
-                    tags: detail.image_tags().to_vec(),
-                    pushed_at: timestamp(detail.image_pushed_at()),
-                    bytes: detail.image_size_in_bytes().unwrap_or_default().try_into().unwrap_or_default(),
-                })
-            }));
+            let account = page.image_details().first().and_then(ImageDetail::registry_id);
+            if let Some(account) = account {
+                self.account.get_or_init(|| account.to_owned());
+            }
+            images.extend(page.image_details().iter().filter_map(listed));
         }
         Ok(images)
+    }
+
+    async fn describe(
+        &self,
+        repository: &CacheRepository,
+        digests: &[Digest],
+    ) -> Result<Vec<ListedImage>, CallError> {
+        let ids =
+            digests.iter().map(|digest| ImageIdentifier::builder().image_digest(digest.as_str()).build());
+        let request = self.ecr().describe_images().repository_name(repository.as_str());
+        let answer = request.set_image_ids(Some(ids.collect())).send().await;
+        match answer.map_err(|error| call_error("ecr:DescribeImages", repository, error)) {
+            Ok(answer) => Ok(answer.image_details().iter().filter_map(listed).collect()),
+            // One that is gone fails the whole request.
+            Err(error) if error.failure == Failure::NotFound => {
+                let there = self.list(repository).await?;
+                Ok(there.into_iter().filter(|image| digests.contains(&image.digest)).collect())
+            }
+            Err(error) => Err(error),
+        }
     }
 
     async fn delete(

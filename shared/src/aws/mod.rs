@@ -33,6 +33,7 @@ pub struct Aws {
     registry: OnceLock<Registry>,
     token: ecr::Token,
     secrets: secrets::Remembered,
+    account: OnceLock<String>,
 }
 
 /// Names of what the function's environment points at.
@@ -72,8 +73,14 @@ impl Aws {
         if let Ok(name) = AppName::new(function) {
             config = config.app_name(name);
         }
+        Self::from_config(config.build(), surroundings)
+    }
+
+    /// Takes region, credentials and everything else from a configuration, such as that of the SDK's default chain.
+    #[must_use]
+    pub fn from_config(config: SdkConfig, surroundings: Surroundings) -> Self {
         Self {
-            config: config.build(),
+            config,
             registry_host: surroundings.registry,
             bus: surroundings.bus,
             webhook_secret: surroundings.webhook_secret,
@@ -84,13 +91,28 @@ impl Aws {
             registry: OnceLock::new(),
             token: ecr::Token::default(),
             secrets: secrets::Remembered::default(),
+            account: OnceLock::new(),
         }
+    }
+
+    /// The region that it asks.
+    #[must_use]
+    pub fn region(&self) -> Option<&str> {
+        self.config.region().map(Region::as_ref)
+    }
+
+    /// The account whose images have been listed, once some have.
+    #[must_use]
+    pub fn account(&self) -> Option<&str> {
+        self.account.get().map(String::as_str)
     }
 
     fn ecr(&self) -> &aws_sdk_ecr::Client {
         self.ecr.get_or_init(|| {
             let mut config = aws_sdk_ecr::config::Builder::from(&self.config);
-            config.set_endpoint_url(endpoint("ECR"));
+            if let Some(url) = endpoint("ECR") {
+                config.set_endpoint_url(Some(url));
+            }
             aws_sdk_ecr::Client::from_conf(config.build())
         })
     }
@@ -98,7 +120,9 @@ impl Aws {
     fn codebuild(&self) -> &aws_sdk_codebuild::Client {
         self.codebuild.get_or_init(|| {
             let mut config = aws_sdk_codebuild::config::Builder::from(&self.config);
-            config.set_endpoint_url(endpoint("CODEBUILD"));
+            if let Some(url) = endpoint("CODEBUILD") {
+                config.set_endpoint_url(Some(url));
+            }
             aws_sdk_codebuild::Client::from_conf(config.build())
         })
     }
@@ -106,7 +130,9 @@ impl Aws {
     fn eventbridge(&self) -> &aws_sdk_eventbridge::Client {
         self.eventbridge.get_or_init(|| {
             let mut config = aws_sdk_eventbridge::config::Builder::from(&self.config);
-            config.set_endpoint_url(endpoint("EVENTBRIDGE"));
+            if let Some(url) = endpoint("EVENTBRIDGE") {
+                config.set_endpoint_url(Some(url));
+            }
             aws_sdk_eventbridge::Client::from_conf(config.build())
         })
     }
@@ -114,7 +140,9 @@ impl Aws {
     fn secretsmanager(&self) -> &aws_sdk_secretsmanager::Client {
         self.secretsmanager.get_or_init(|| {
             let mut config = aws_sdk_secretsmanager::config::Builder::from(&self.config);
-            config.set_endpoint_url(endpoint("SECRETS_MANAGER"));
+            if let Some(url) = endpoint("SECRETS_MANAGER") {
+                config.set_endpoint_url(Some(url));
+            }
             aws_sdk_secretsmanager::Client::from_conf(config.build())
         })
     }

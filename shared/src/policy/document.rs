@@ -123,6 +123,11 @@ impl<'y> Node<'y> {
         Self { place: Place::marked(yaml.span.start, path), data: &yaml.data }
     }
 
+    /// A list is written here, and nothing is in it.
+    pub(super) fn is_empty_list(&self) -> bool {
+        matches!(self.data, YamlData::Sequence(items) if items.is_empty())
+    }
+
     /// Nothing is written here, which YAML reads as null.
     fn is_empty(&self) -> bool {
         matches!(self.data, YamlData::Value(Scalar::Null))
@@ -297,6 +302,17 @@ impl<'y> Fields<'y> {
             Some(Ok(value)) => *target = value,
             Some(Err(mistake)) => found.push(mistake),
             None => {}
+        }
+    }
+
+    /// As [`Fields::set`], for a number of at least `least` and at most a million.
+    pub(super) fn set_count(&self, name: &str, least: u32, target: &mut u32, found: &mut Vec<Mistake>) {
+        const MOST: u32 = 1_000_000;
+        let Some(node) = self.get(name) else { return };
+        let number = node.integer().and_then(|number| u32::try_from(number).ok());
+        match number.filter(|number| (least..=MOST).contains(number)) {
+            Some(number) => *target = number,
+            None => found.push(node.expected(&format!("a whole number from {least} to {MOST}"))),
         }
     }
 

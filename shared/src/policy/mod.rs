@@ -300,14 +300,30 @@ pub struct BaseImage {
 }
 
 /// How caches are deleted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Retention {
     /// Whether anything is deleted at all.
     pub mode: Mode,
     /// How long a cache that a line has left is kept for builds that may hold it.
     pub lease: SignedDuration,
-    /// A branch's line that has not moved for so long is deleted.
+    /// A branch's line that has not been of use for so long is deleted.
     pub idle_branch: SignedDuration,
+    /// How long a cache that a line has left is kept, to go back to; never shorter than the lease.
+    pub history: SignedDuration,
+    /// So many of the newest caches that main has left are kept in each scope, however old.
+    pub keep_at_least: u32,
+    /// Branches whose lines are never idle, such as those of releases; `None` is none.
+    pub keep_branches: Option<Globs>,
+    /// Tags and digests that are never deleted.
+    pub pinned: Vec<String>,
+    /// A cache that has no tag any more and has been of no use for so long is deleted; `None` keeps it.
+    pub orphans: Option<SignedDuration>,
+    /// Most bytes of one scope's caches, each layer counted once; `None` is no limit.
+    pub scope_budget: Option<u64>,
+    /// The same of the whole repository.
+    pub repository_budget: Option<u64>,
+    /// Most images that one run deletes of a repository.
+    pub max_deletions: u32,
 }
 
 /// Whether a plan to delete is carried out.
@@ -412,7 +428,7 @@ impl Rule {
             promotion: self.settings.promotion,
             line_budget: self.settings.line_budget,
             warm: self.settings.warm.clone(),
-            retention: self.settings.retention,
+            retention: self.settings.retention.clone(),
         })
     }
 }
@@ -533,6 +549,11 @@ impl Policy {
     #[must_use]
     pub fn has_globs(&self) -> bool {
         self.rules.iter().any(|rule| rule.names.plain().is_none())
+    }
+
+    /// The globs of the rules that have one, in their order.
+    pub fn globs(&self) -> impl Iterator<Item = String> {
+        self.globs.iter().map(|&index| self.rules[index].names.to_string())
     }
 
     /// Which entry of the document is a project's rule, such as ``projects[2] (`team-*`)``.

@@ -36,7 +36,19 @@ pub(super) const BUILDS: &[&str] =
 pub(super) const FORKS: &[&str] = &["build", "project", "approvers"];
 pub(super) const EXPORT: &[&str] = &["builds", "mode", "compression"];
 pub(super) const WARM: &[&str] = &["after-merge", "stale-after", "refresh", "base-images"];
-pub(super) const RETENTION: &[&str] = &["mode", "lease", "idle-branch"];
+pub(super) const RETENTION: &[&str] = &[
+    "mode",
+    "lease",
+    "idle-branch",
+    "history",
+    "keep-at-least",
+    "keep-branches",
+    "pinned",
+    "orphans",
+    "scope-budget",
+    "repository-budget",
+    "max-deletions",
+];
 
 /// What holds where a document says nothing.
 pub(super) fn built_in() -> Result<Settings, String> {
@@ -72,6 +84,14 @@ pub(super) fn built_in() -> Result<Settings, String> {
             mode: Mode::Report,
             lease: SignedDuration::from_hours(24),
             idle_branch: SignedDuration::from_hours(30 * 24),
+            history: SignedDuration::from_hours(3 * 24),
+            keep_at_least: 1,
+            keep_branches: None,
+            pinned: Vec::new(),
+            orphans: Some(SignedDuration::from_hours(7 * 24)),
+            scope_budget: None,
+            repository_budget: None,
+            max_deletions: 1000,
         },
     })
 }
@@ -103,10 +123,25 @@ pub(super) fn settings(fields: &Fields<'_>, mut base: Settings, found: &mut Vec<
     warm.set("refresh", values::refresh, &mut base.warm.refresh, found);
     warm.set_list("base-images", MAX_ENTRIES, values::base_image, &mut base.warm.base_images, found);
     let retention = fields.section("retention", RETENTION, found);
-    retention.set("mode", values::mode, &mut base.retention.mode, found);
-    retention.set("lease", values::lease, &mut base.retention.lease, found);
-    retention.set("idle-branch", values::duration, &mut base.retention.idle_branch, found);
+    retain(&retention, &mut base.retention, found);
     base
+}
+
+fn retain(fields: &Fields<'_>, retention: &mut Retention, found: &mut Vec<Mistake>) {
+    fields.set("mode", values::mode, &mut retention.mode, found);
+    fields.set("lease", values::lease, &mut retention.lease, found);
+    fields.set("idle-branch", values::duration, &mut retention.idle_branch, found);
+    fields.set("history", values::duration, &mut retention.history, found);
+    fields.set_count("keep-at-least", 0, &mut retention.keep_at_least, found);
+    if let Some(node) = fields.get("keep-branches") {
+        let none = node.is_empty_list();
+        retention.keep_branches = (!none).then(|| values::branches(node, found));
+    }
+    fields.set_list("pinned", MAX_ENTRIES, values::pin, &mut retention.pinned, found);
+    fields.set("orphans", values::optional_duration, &mut retention.orphans, found);
+    fields.set("scope-budget", values::line_budget, &mut retention.scope_budget, found);
+    fields.set("repository-budget", values::line_budget, &mut retention.repository_budget, found);
+    fields.set_count("max-deletions", 1, &mut retention.max_deletions, found);
 }
 
 fn builds(fields: &Fields<'_>, builds: &mut Builds, found: &mut Vec<Mistake>) {

@@ -125,7 +125,19 @@ fn what_a_document_leaves_out_has_the_built_in_value() {
         promotion: Promotion::Merged,
         line_budget: None,
         warm: Warm { after_merge: true, stale_after: DAY * 7, refresh: None, base_images: Vec::new() },
-        retention: Retention { mode: Mode::Report, lease: DAY, idle_branch: DAY * 30 },
+        retention: Retention {
+            mode: Mode::Report,
+            lease: DAY,
+            idle_branch: DAY * 30,
+            history: DAY * 3,
+            keep_at_least: 1,
+            keep_branches: None,
+            pinned: Vec::new(),
+            orphans: Some(DAY * 7),
+            scope_budget: None,
+            repository_budget: None,
+            max_deletions: 1000,
+        },
     };
     assert_eq!(app, expected);
 }
@@ -152,7 +164,22 @@ projects:
     assert_eq!((app.default_branch.as_str(), lib.default_branch.as_str()), ("master", "trunk"));
     assert_eq!(app.cache_repository.as_str(), "caches/app");
     assert_eq!(app.warm.stale_after, SignedDuration::from_hours(36));
-    assert_eq!(app.retention, Retention { mode: Mode::Apply, lease: DAY * 2, idle_branch: DAY * 30 });
+    assert_eq!(
+        app.retention,
+        Retention {
+            mode: Mode::Apply,
+            lease: DAY * 2,
+            idle_branch: DAY * 30,
+            history: DAY * 3,
+            keep_at_least: 1,
+            keep_branches: None,
+            pinned: Vec::new(),
+            orphans: Some(DAY * 7),
+            scope_budget: None,
+            repository_budget: None,
+            max_deletions: 1000
+        }
+    );
     assert_eq!(lib.retention.lease, SignedDuration::from_mins(90));
 }
 
@@ -306,7 +333,7 @@ fn an_unknown_field_is_refused_with_the_nearest_known_one() {
         [
             "2:1: there is no field `default` here; did you mean `defaults`?",
             "3:21: defaults.warm: there is no field `stale_after` here; did you mean `stale-after`?",
-            "3:53: defaults.retention: there is no field `budget` here, only `mode`, `lease`, `idle-branch`",
+            "3:53: defaults.retention: there is no field `budget` here; did you mean `scope-budget`?",
         ]
     );
     assert_eq!(mistakes_after_version("1: a"), ["2:1: expected the name of a field, found a number"]);
@@ -648,7 +675,19 @@ fn project_with_every_setting() -> Project {
             refresh: Some(DAY * 14),
             base_images: vec![base_image("library/python", "3.12"), base_image("base", "1")],
         },
-        retention: Retention { mode: Mode::Apply, lease: DAY * 2, idle_branch: DAY * 3 },
+        retention: Retention {
+            mode: Mode::Apply,
+            lease: DAY * 2,
+            idle_branch: DAY * 3,
+            history: DAY * 3,
+            keep_at_least: 1,
+            keep_branches: None,
+            pinned: Vec::new(),
+            orphans: Some(DAY * 7),
+            scope_budget: None,
+            repository_budget: None,
+            max_deletions: 1000,
+        },
     }
 }
 

@@ -175,6 +175,28 @@ pub(super) fn refresh(text: &str) -> Result<Option<SignedDuration>, String> {
     duration_from(MINIMUM_REFRESH, text).map(Some).map_err(|wrong| format!("{wrong}; or `none` for never"))
 }
 
+/// A duration, or `none`.
+pub(super) fn optional_duration(text: &str) -> Result<Option<SignedDuration>, String> {
+    if text == "none" {
+        return Ok(None);
+    }
+    duration(text).map(Some).map_err(|wrong| format!("{wrong}; or `none`"))
+}
+
+/// A tag or a digest.
+pub(super) fn pin(text: &str) -> Result<String, String> {
+    let is_tag = (1..=128).contains(&text.len())
+        && !text.starts_with(['.', '-'])
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || "_.-".contains(c));
+    if is_tag || Digest::new(text).is_ok() {
+        return Ok(text.to_owned());
+    }
+    Err(format!(
+        "`{}` is neither a tag nor a digest, such as `sha256:` and 64 hexadecimal digits",
+        shown(text)
+    ))
+}
+
 fn duration_from(shortest: SignedDuration, text: &str) -> Result<SignedDuration, String> {
     let rule = "write a number and `m`, `h` or `d`, such as `30m`, `24h` or `7d`";
     let wrong = || format!("`{}` is not a duration: {rule}", shown(text));

@@ -397,6 +397,7 @@ impl Model {
                 State::Failed => BuildStatus::Failed,
             },
             started_at: at(entry.started_at),
+            ended_at: None,
             source_version: None,
             resolved_commit: None,
             environment: entry.environment.get_or_init(|| self.environment(entry).into()).clone(),

@@ -1,0 +1,132 @@
+//! `stoker report`: what the caches hold, save and cost, as a page.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use jiff::{SignedDuration, Timestamp};
+use stoker::names::ProjectName;
+use stoker::policy::Project;
+use stoker::ports::ReadBuilds as _;
+
+use crate::Answer;
+use crate::cache::to_json;
+use crate::problem::Problem;
+use crate::retain::{Account, Which, call_problem, plan_all};
+use crate::text::{count, size};
+
+mod chart;
+mod data;
+mod page;
+#[cfg(test)]
+mod tests;
+
+use data::{BuildsOf, DAYS, Report, Repository, Seen, gather};
+
+/// How many projects' builds are asked for at once.
+const REQUESTS_AT_ONCE: usize = 8;
+
+/// Makes a page of what the caches hold, what they save, what they cost, and what retention would do
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  stoker report
+  stoker report --project app --out app.html
+  stoker report --dollars-per-minute 0.01      # builds run on general1.medium
+  stoker report --json | jq .figures
+
+The page is one file that needs no network and no script: it can be mailed, archived and printed. Nothing is started, \
+written to AWS or deleted. Time saved is the median of builds that were handed no caches less what each build took that was, \
+by CodeBuild project; fewer than three such cold builds tell nothing.")]
+pub(crate) struct Args {
+    #[command(flatten)]
+    which: Which,
+    /// Where the page is written, or `-` for standard output
+    #[arg(long, value_name = "FILE", default_value = "stoker-report.html")]
+    out: PathBuf,
+    /// What a minute of a build costs; unless given, general1.small on Linux
+    #[arg(long, value_name = "DOLLARS", default_value = "0.005", value_parser = price)]
+    dollars_per_minute: f64,
+    /// Print the figures as JSON instead, for programs
+    #[arg(long, conflicts_with = "out")]
+    json: bool,
+}
+
+fn price(text: &str) -> Result<f64, String> {
+    let price = text.parse::<f64>().ok().filter(|price| (0.0..=1000.0).contains(price));
+    price.ok_or_else(|| format!("`{text}` is no price: write it like 0.005"))
+}
+
+pub(crate) async fn run(args: &Args) -> Result<Answer, Problem> {
+    let report = read(args, Timestamp::now()).await?;
+    if args.json {
+        return Ok(Answer::yes(to_json(&report)));
+    }
+    let page = page::page(&report);
+    if args.out == Path::new("-") {
+        return Ok(Answer::yes(page));
+    }
+    std::fs::write(&args.out, page).map_err(|error| {
+        Problem::usage(
+            format!("cannot write {}: {error}", args.out.display()),
+            "name another file with --out, or - for standard output",
+        )
+    })?;
+    Ok(Answer::yes(said(&report, &args.out)))
+}
+
+/// What is said of a page that was written.
+fn said(report: &Report, path: &Path) -> String {
+    let mut text = format!(
+        "Wrote {}: {} in {}, of which the plan would free {}\n",
+        path.display(),
+        size(report.figures.bytes),
+        count(report.figures.images, "image"),
+        size(report.figures.frees)
+    );
+    if !report.notes.is_empty() {
+        text += &format!("  {} at its end\n", count(report.notes.len(), "note"));
+    }
+    text
+}
+
+/// Reads the account: repositories and plans as `stoker plan` does, and the builds of the days that the report is of.
+async fn read(args: &Args, now: Timestamp) -> Result<Report, Problem> {
+    let account = Account::find(None).await?;
+    let planned = plan_all(&account, &args.which, now).await?;
+    let projects: BTreeMap<ProjectName, Project> = planned
+        .iter()
+        .flat_map(|planned| &planned.projects)
+        .map(|project| (project.name.clone(), project.clone()))
+        .collect();
+    let projects: Vec<Project> = projects.into_values().collect();
+    // Builds of forks run in a project of their own.
+    let built_by: BTreeSet<&ProjectName> = projects
+        .iter()
+        .flat_map(|project| [Some(&project.name), project.builds.forks.project.as_ref()])
+        .flatten()
+        .collect();
+    let since = now - SignedDuration::from_hours(24 * DAYS);
+    let builds = stream::iter(built_by).map(|project| {
+        let account = &account;
+        async move {
+            let builds = account.recent(project, Some(since)).await?;
+            Ok(BuildsOf { project: project.clone(), builds })
+        }
+    });
+    let builds: Vec<BuildsOf> =
+        builds.buffered(REQUESTS_AT_ONCE).try_collect().await.map_err(|error| call_problem(&error))?;
+    let repositories: Vec<Repository> = planned
+        .into_iter()
+        .map(|planned| Repository { inventory: planned.inventory, plan: planned.plan })
+        .collect();
+    Ok(gather(Seen {
+        now,
+        account: account.number().map(str::to_owned),
+        region: account.region().map(str::to_owned),
+        projects: &projects,
+        repositories: &repositories,
+        builds: &builds,
+        dollars_per_minute: args.dollars_per_minute,
+    }))
+}

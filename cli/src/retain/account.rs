@@ -1,0 +1,173 @@
+//! The AWS account that the SDK's ordinary chain finds: ECR and CodeBuild, with a bar for what takes a while and a list of
+//! what was deleted.
+
+use std::cell::RefCell;
+use std::time::Duration;
+
+use aws_config::retry::RetryConfig;
+use aws_config::timeout::TimeoutConfig;
+use aws_config::{AppName, BehaviorVersion, Region};
+use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
+use bytes::Bytes;
+use jiff::Timestamp;
+use stoker::aws::{Aws, Surroundings};
+use stoker::error::{CallError, Failure, chain};
+use stoker::names::{CacheRepository, Digest, ProjectName};
+use stoker::ports::{Build, Catalogue, ListProjects, ListedImage, ReadBuilds, ReadManifests};
+
+use crate::problem::Problem;
+use crate::progress::{Progress, Unit};
+use crate::text::plain;
+
+/// A command may wait longer than a Lambda: throttling ends. `AWS_MAX_ATTEMPTS` says otherwise.
+const ATTEMPTS: u32 = 6;
+
+/// An account, and what this run has done in it.
+pub(crate) struct Account {
+    aws: Aws,
+    reading: RefCell<Option<Progress>>,
+    deleted: RefCell<Vec<Digest>>,
+}
+
+impl Account {
+    /// Finds region and credentials: environment, profile, single sign-on and so on. A registry's own region goes before.
+    pub(crate) async fn find(region: Option<&str>) -> Result<Self, Problem> {
+        let http = aws_smithy_http_client::Builder::new()
+            .tls_provider(tls::Provider::Rustls(CryptoMode::Ring))
+            .build_https();
+        let timeouts = TimeoutConfig::builder()
+            .connect_timeout(Duration::from_secs(5))
+            .operation_attempt_timeout(Duration::from_secs(30))
+            .build();
+        let mut config =
+            aws_config::defaults(BehaviorVersion::latest()).http_client(http).timeout_config(timeouts);
+        if std::env::var_os("AWS_MAX_ATTEMPTS").is_none() {
+            config = config.retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS));
+        }
+        if let Some(region) = region {
+            config = config.region(Region::new(region.to_owned()));
+        }
+        if let Ok(name) = AppName::new("stoker") {
+            config = config.app_name(name);
+        }
+        let config = config.load().await;
+        if config.region().is_none() {
+            return Err(Problem::usage(
+                "no AWS region is set",
+                "set AWS_REGION, or AWS_PROFILE to a profile that has one",
+            ));
+        }
+        let aws = Aws::from_config(config, Surroundings::default());
+        Ok(Self { aws, reading: RefCell::default(), deleted: RefCell::default() })
+    }
+
+    /// Its number, once images of it have been listed.
+    pub(crate) fn number(&self) -> Option<&str> {
+        self.aws.account()
+    }
+
+    /// The region that is asked.
+    pub(crate) fn region(&self) -> Option<&str> {
+        self.aws.region()
+    }
+
+    /// Takes the bar away.
+    pub(super) fn end_of_reading(&self) {
+        self.reading.replace(None);
+    }
+
+    /// What was deleted since this was last asked.
+    pub(super) fn take_deleted(&self) -> Vec<Digest> {
+        self.deleted.take()
+    }
+}
+
+impl Catalogue for Account {
+    async fn list(&self, repository: &CacheRepository) -> Result<Vec<ListedImage>, CallError> {
+        let images = self.aws.list(repository).await?;
+        let total = images.iter().filter(|image| !image.is_archived).count() as u64;
+        self.reading.replace(Some(Progress::new("reading manifests", Unit::Things, total)));
+        Ok(images)
+    }
+
+    async fn describe(
+        &self,
+        repository: &CacheRepository,
+        digests: &[Digest],
+    ) -> Result<Vec<ListedImage>, CallError> {
+        self.aws.describe(repository, digests).await
+    }
+
+    async fn delete(
+        &self,
+        repository: &CacheRepository,
+        digests: &[Digest],
+    ) -> Result<Vec<(Digest, String)>, CallError> {
+        let refused = self.aws.delete(repository, digests).await?;
+        let is_gone = |digest: &&Digest| !refused.iter().any(|(refused, _)| refused == *digest);
+        self.deleted.borrow_mut().extend(digests.iter().filter(is_gone).cloned());
+        Ok(refused)
+    }
+}
+
+impl ReadManifests for Account {
+    async fn manifests(
+        &self,
+        repository: &CacheRepository,
+        digests: &[Digest],
+    ) -> Result<Vec<(Digest, Bytes)>, CallError> {
+        let manifests = self.aws.manifests(repository, digests).await?;
+        if let Some(reading) = &*self.reading.borrow() {
+            reading.add(digests.len() as u64);
+        }
+        Ok(manifests)
+    }
+}
+
+impl ReadBuilds for Account {
+    async fn recent(&self, project: &ProjectName, since: Option<Timestamp>) -> Result<Vec<Build>, CallError> {
+        self.aws.recent(project, since).await
+    }
+
+    async fn get(&self, ids: &[String]) -> Result<Vec<Build>, CallError> {
+        self.aws.get(ids).await
+    }
+}
+
+impl ListProjects for Account {
+    async fn projects(&self) -> Result<Vec<ProjectName>, CallError> {
+        self.aws.projects().await
+    }
+}
+
+/// A failed call, in a sentence.
+pub(crate) fn problem(error: &CallError) -> Problem {
+    let cause = std::error::Error::source(error).map(chain).unwrap_or_default();
+    let cause = words(&cause);
+    let next = match error.failure {
+        Failure::Throttled => "try again in some minutes",
+        Failure::Unavailable => {
+            "check `aws sts get-caller-identity`, AWS_REGION, the network, and HTTPS_PROXY if you need a proxy; then try again"
+        }
+        Failure::NotFound => {
+            "check the policy's names, AWS_REGION and AWS_PROFILE: is this the account with the caches?"
+        }
+        Failure::Refused => {
+            "check `aws sts get-caller-identity`, and that this identity may do that; cli/README.md has the permissions"
+        }
+    };
+    Problem::failed(format!("{error}: {cause}"), next)
+}
+
+/// The SDK's error without the page of structure that it has behind its sentence.
+fn words(cause: &str) -> String {
+    let ends = [
+        " (ServiceError(",
+        " (DispatchFailure(",
+        " (TimeoutError(",
+        " (ResponseError(",
+        " (ConstructionFailure(",
+    ];
+    let end = ends.iter().filter_map(|end| cause.find(end)).min().unwrap_or(cause.len());
+    plain(&cause[..end])
+}

@@ -1,0 +1,312 @@
+//! ECR and CodeBuild in memory, as their JSON APIs.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse as _, Response};
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
+use stoker::cache::CONFIG_MEDIA_TYPE;
+use stoker::names::Digest;
+
+use crate::run::{Home, Ran};
+
+const MOST_IDS: usize = 100;
+const MOST_ON_A_PAGE: usize = 1000;
+
+/// An image as ECR has it.
+#[derive(Debug, Clone)]
+pub(crate) struct Image {
+    pub(crate) manifest: String,
+    pub(crate) tags: Vec<String>,
+    pub(crate) pushed_at: Timestamp,
+    pub(crate) pulled_at: Option<Timestamp>,
+}
+
+type Change = Box<dyn FnOnce(&mut World) + Send>;
+
+#[derive(Default)]
+pub(crate) struct World {
+    /// By repository, in the order of pushing.
+    pub(crate) images: BTreeMap<String, Vec<(String, Image)>>,
+    pub(crate) projects: Vec<String>,
+    /// As `BatchGetBuilds` answers them, the newest first.
+    pub(crate) builds: Vec<Value>,
+    /// Calls that fail: the name, how many of them, and the error's code. One with a page fails at that page.
+    pub(crate) failing: Vec<(String, usize, &'static str)>,
+    /// Manifests that are listed and cannot be read.
+    pub(crate) unreadable: Vec<String>,
+    /// What ECR says instead of deleting.
+    pub(crate) undeletable: BTreeMap<String, String>,
+    /// What somebody else does just before the first of these calls is answered.
+    pub(crate) meanwhile: Option<(String, Change)>,
+    /// The names of the calls, in their order.
+    pub(crate) calls: Vec<String>,
+}
+
+/// An account of AWS.
+pub(crate) struct Account {
+    address: SocketAddr,
+    world: Arc<Mutex<World>>,
+    home: Home,
+}
+
+pub(crate) fn days_ago(days: i64) -> Timestamp {
+    Timestamp::now() - SignedDuration::from_hours(24 * days)
+}
+
+/// A cache's manifest with these layers, each with its size in MB.
+pub(crate) fn cache(name: &str, layers: &[(&str, u64)], annotations: &Value) -> String {
+    let layers: Vec<Value> = layers
+        .iter()
+        .map(|(layer, megabytes)| {
+            json!({"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip",
+                "digest": Digest::of(layer.as_bytes()), "size": megabytes * 1_000_000})
+        })
+        .collect();
+    let config = json!({"mediaType": CONFIG_MEDIA_TYPE, "digest": Digest::of(format!("config of {name}").as_bytes()), "size": 1000});
+    json!({"schemaVersion": 2, "config": config, "layers": layers, "annotations": annotations}).to_string()
+}
+
+impl Account {
+    pub(crate) async fn start() -> Self {
+        let world = Arc::new(Mutex::new(World::default()));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let router = Router::new().fallback(answer).with_state(Arc::clone(&world));
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        Self { address, world, home: Home::new() }
+    }
+
+    pub(crate) fn world(&self) -> MutexGuard<'_, World> {
+        self.world.lock().unwrap()
+    }
+
+    /// Pushes an image; answers its digest.
+    pub(crate) fn push(&self, repository: &str, manifest: &str, tags: &[&str], days: i64) -> String {
+        let digest = Digest::of(manifest.as_bytes()).to_string();
+        let image = Image {
+            manifest: manifest.to_owned(),
+            tags: tags.iter().map(|tag| (*tag).to_owned()).collect(),
+            pushed_at: days_ago(days),
+            pulled_at: None,
+        };
+        self.world().images.entry(repository.to_owned()).or_default().push((digest.clone(), image));
+        digest
+    }
+
+    /// The digests of a repository.
+    pub(crate) fn digests(&self, repository: &str) -> Vec<String> {
+        let mut digests: Vec<String> =
+            self.world().images[repository].iter().map(|(digest, _)| digest.clone()).collect();
+        digests.sort();
+        digests
+    }
+
+    /// How many calls of a name there were.
+    pub(crate) fn count(&self, name: &str) -> usize {
+        self.world().calls.iter().filter(|call| *call == name).count()
+    }
+
+    pub(crate) async fn stoker(&self, policy: &str, line: &str) -> Ran {
+        self.stoker_in(policy, line, &[]).await
+    }
+
+    /// Runs it in this account under a policy, which the command line calls `POLICY`.
+    pub(crate) async fn stoker_in(&self, policy: &str, line: &str, more: &[(&str, &str)]) -> Ran {
+        let path = self.home.path().join("policy.yaml");
+        std::fs::write(&path, policy).unwrap();
+        let path = path.to_str().unwrap().to_owned();
+        let words: Vec<&str> =
+            line.split_whitespace().map(|word| if word == "POLICY" { path.as_str() } else { word }).collect();
+        let mut environment: Vec<(&str, String)> = vec![
+            ("AWS_ENDPOINT_URL", format!("http://{}", self.address)),
+            ("AWS_REGION", "eu-west-1".to_owned()),
+            ("AWS_ACCESS_KEY_ID", "key".to_owned()),
+            ("AWS_SECRET_ACCESS_KEY", "secret".to_owned()),
+            ("AWS_EC2_METADATA_DISABLED", "true".to_owned()),
+        ];
+        environment.retain(|(name, _)| !more.iter().any(|(other, _)| other == name));
+        environment.extend(
+            more.iter()
+                .filter(|(_, value)| !value.is_empty())
+                .map(|(name, value)| (*name, (*value).to_owned())),
+        );
+        self.home.stoker_in(&environment, &words, "").await
+    }
+}
+
+async fn answer(State(world): State<Arc<Mutex<World>>>, headers: HeaderMap, body: Bytes) -> Response {
+    let target = headers["x-amz-target"].to_str().unwrap().to_owned();
+    let asked: Value = serde_json::from_slice(&body).unwrap();
+    let name = target.rsplit_once('.').unwrap().1;
+    // What `apply` looks at once more is another call to the tests.
+    let name = match (name, asked.get("imageIds"), asked["nextToken"].as_str()) {
+        ("DescribeImages", Some(_), _) => "DescribeImages again".to_owned(),
+        ("DescribeImages", None, Some(page)) => format!("DescribeImages from {page}"),
+        _ => name.to_owned(),
+    };
+    let mut world = world.lock().unwrap();
+    world.calls.push(name.clone());
+    if world.meanwhile.as_ref().is_some_and(|(call, _)| *call == name) {
+        let (_, change) = world.meanwhile.take().unwrap();
+        change(&mut world);
+    }
+    if let Some((_, times, code)) =
+        world.failing.iter_mut().find(|(call, times, _)| *call == name && *times > 0)
+    {
+        *times -= 1;
+        return error(code);
+    }
+    let answered = match target.as_str() {
+        "AmazonEC2ContainerRegistry_V20150921.DescribeImages" => world.describe(&asked),
+        "AmazonEC2ContainerRegistry_V20150921.BatchGetImage" => world.get(&asked),
+        "AmazonEC2ContainerRegistry_V20150921.BatchDeleteImage" => world.delete(&asked),
+        "CodeBuild_20161006.ListBuildsForProject" => world.list_builds(&asked),
+        "CodeBuild_20161006.BatchGetBuilds" => world.get_builds(&asked),
+        "CodeBuild_20161006.ListProjects" => Ok(json!({"projects": world.projects})),
+        other => panic!("nobody may call {other}"),
+    };
+    match answered {
+        Ok(json) => ([("content-type", "application/x-amz-json-1.1")], json.to_string()).into_response(),
+        Err(code) => error(code),
+    }
+}
+
+fn error(code: &str) -> Response {
+    let json = json!({"__type": code, "message": "no \u{1b}[31mred"});
+    let head = [("content-type", "application/x-amz-json-1.1")];
+    (StatusCode::BAD_REQUEST, head, json.to_string()).into_response()
+}
+
+fn ids(asked: &Value) -> Result<Vec<&str>, &'static str> {
+    let ids = asked["imageIds"].as_array().ok_or("InvalidParameterException")?;
+    if ids.is_empty() || ids.len() > MOST_IDS {
+        return Err("InvalidParameterException");
+    }
+    Ok(ids.iter().map(|id| id["imageDigest"].as_str().unwrap()).collect())
+}
+
+#[expect(clippy::cast_precision_loss, reason = "AWS's times are such numbers")]
+fn seconds(time: Timestamp) -> f64 {
+    time.as_millisecond() as f64 / 1000.0
+}
+
+fn detail(digest: &str, image: &Image) -> Value {
+    let manifest: Value = serde_json::from_str(&image.manifest).unwrap_or_default();
+    let layers = manifest["layers"].as_array().into_iter().flatten();
+    let size: u64 = layers.filter_map(|layer| layer["size"].as_u64()).fold(0, u64::saturating_add);
+    let mut detail = json!({"registryId": "123456789012", "imageDigest": digest, "imageSizeInBytes": size.min(i64::MAX as u64),
+        "imagePushedAt": seconds(image.pushed_at), "imageStatus": "ACTIVE"});
+    if !image.tags.is_empty() {
+        detail["imageTags"] = json!(image.tags);
+    }
+    if let Some(pulled_at) = image.pulled_at {
+        detail["lastRecordedPullTime"] = json!(seconds(pulled_at));
+    }
+    detail
+}
+
+impl World {
+    fn of(&self, asked: &Value) -> Result<&[(String, Image)], &'static str> {
+        let images = self.images.get(asked["repositoryName"].as_str().unwrap_or_default());
+        images.map(Vec::as_slice).ok_or("RepositoryNotFoundException")
+    }
+
+    fn describe(&self, asked: &Value) -> Result<Value, &'static str> {
+        let images = self.of(asked)?;
+        if asked.get("imageIds").is_some() {
+            let find =
+                |id: &str| images.iter().find(|(digest, _)| digest == id).ok_or("ImageNotFoundException");
+            let found: Result<Vec<_>, _> = ids(asked)?.into_iter().map(find).collect();
+            let details: Vec<Value> =
+                found?.into_iter().map(|(digest, image)| detail(digest, image)).collect();
+            return Ok(json!({"imageDetails": details}));
+        }
+        let most = asked["maxResults"].as_u64().map_or(MOST_IDS, |most| usize::try_from(most).unwrap());
+        let from: usize = asked["nextToken"].as_str().map_or(0, |token| token.parse().unwrap());
+        let to = (from + most.min(MOST_ON_A_PAGE)).min(images.len());
+        let details: Vec<Value> =
+            images[from..to].iter().map(|(digest, image)| detail(digest, image)).collect();
+        let mut page = json!({"imageDetails": details});
+        if to < images.len() {
+            page["nextToken"] = json!(to.to_string());
+        }
+        Ok(page)
+    }
+
+    fn get(&self, asked: &Value) -> Result<Value, &'static str> {
+        let known: BTreeMap<&str, &Image> =
+            self.of(asked)?.iter().map(|(digest, image)| (digest.as_str(), image)).collect();
+        let (mut images, mut failures) = (Vec::new(), Vec::new());
+        for id in ids(asked)? {
+            match known.get(id).filter(|_| !self.unreadable.iter().any(|digest| digest == id)) {
+                Some(image) => {
+                    images.push(json!({"imageId": {"imageDigest": id}, "imageManifest": image.manifest}));
+                }
+                None => {
+                    failures.push(json!({"imageId": {"imageDigest": id}, "failureCode": "ImageNotFound"}));
+                }
+            }
+        }
+        Ok(json!({"images": images, "failures": failures}))
+    }
+
+    fn delete(&mut self, asked: &Value) -> Result<Value, &'static str> {
+        self.of(asked)?;
+        let ids = ids(asked)?;
+        let images = self.images.get_mut(asked["repositoryName"].as_str().unwrap()).unwrap();
+        let (mut gone, mut failures) = (Vec::new(), Vec::new());
+        for id in ids {
+            if let Some(why) = self.undeletable.get(id) {
+                failures.push(json!({"imageId": {"imageDigest": id}, "failureCode": "ImageReferencedByManifestList", "failureReason": why}));
+            } else {
+                images.retain(|(digest, _)| digest != id);
+                gone.push(json!({"imageDigest": id}));
+            }
+        }
+        Ok(json!({"imageIds": gone, "failures": failures}))
+    }
+
+    fn list_builds(&self, asked: &Value) -> Result<Value, &'static str> {
+        let project = asked["projectName"].as_str().unwrap_or_default();
+        if !self.projects.iter().any(|name| name == project) {
+            return Err("ResourceNotFoundException");
+        }
+        let of_project = self.builds.iter().filter(|build| build["projectName"] == project);
+        Ok(json!({"ids": of_project.map(|build| &build["id"]).collect::<Vec<_>>()}))
+    }
+
+    fn get_builds(&self, asked: &Value) -> Result<Value, &'static str> {
+        let ids = asked["ids"].as_array().ok_or("InvalidInputException")?;
+        if ids.is_empty() || ids.len() > MOST_IDS {
+            return Err("InvalidInputException");
+        }
+        Ok(
+            json!({"builds": self.builds.iter().filter(|build| ids.contains(&build["id"])).collect::<Vec<_>>()}),
+        )
+    }
+}
+
+/// A build of a project that was handed a cache, and told to export to a tag.
+pub(crate) fn build(project: &str, number: u32, is_running: bool, reads: &str, exports: &str) -> Value {
+    let variable = |name: &str, value: &str| json!({"name": name, "value": value, "type": "PLAINTEXT"});
+    json!({
+        "id": format!("{project}:{number}"),
+        "projectName": project,
+        "buildStatus": if is_running { "IN_PROGRESS" } else { "SUCCEEDED" },
+        "startTime": seconds(days_ago(1)),
+        "environment": {"type": "LINUX_CONTAINER", "image": "i", "computeType": "BUILD_GENERAL1_SMALL",
+            "environmentVariables": [
+                variable("STOKER_LINE", "branch/feature-a"),
+                variable("STOKER_COMMIT", &"ab".repeat(20)),
+                variable("STOKER_EXPORT", exports),
+                variable("STOKER_CACHE_FROM", &format!("type=registry,ref=registry.example/stoker/app@{reads}")),
+            ]},
+    })
+}

@@ -1,0 +1,103 @@
+//! `stoker report` on an account in memory, over AWS's own protocol.
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use crate::aws::{Account, cache};
+use crate::run::Home;
+
+const POLICY: &str = "version: 1\nprojects:\n  - name: app\n    repository: github.com/example/app\n";
+
+/// A build of today that took some minutes, and what it was told to read.
+fn build(number: i64, minutes: i64, from: &str) -> Value {
+    let start = Timestamp::now().as_second() - 36_000 + number * 3600;
+    let variable = |name: &str, value: &str| json!({"name": name, "value": value, "type": "PLAINTEXT"});
+    json!({
+        "id": format!("app:{number}"), "projectName": "app", "buildStatus": "SUCCEEDED",
+        "startTime": start, "endTime": start + minutes * 60,
+        "environment": {"type": "LINUX_CONTAINER", "image": "i", "computeType": "BUILD_GENERAL1_SMALL",
+            "environmentVariables": [variable("STOKER_LINE", "main"), variable("STOKER_CACHE_FROM", from)]},
+    })
+}
+
+/// Main with one cache, whose build reused nine of ten steps; a branch that has been idle for long; three cold builds of ten
+/// minutes, and a warm one of four.
+async fn account() -> Account {
+    let account = Account::start().await;
+    let built = |line: &str, percent: &str| {
+        json!({"stoker.line": line, "stoker.commit": "ab".repeat(20), "stoker.build": "app:9",
+            "stoker.built-at": Timestamp::now().to_string(), "stoker.reused-percent": percent})
+    };
+    let main = cache("main", &[("base", 400), ("main", 100)], &built("main", "90"));
+    let digest = account.push("stoker/app", &main, &["app.main"], 1);
+    let idle = cache("idle", &[("base", 400), ("idle", 70)], &json!({"stoker.line": "branch/idle"}));
+    account.push("stoker/app", &idle, &["app.branch.idle"], 300);
+    let mut world = account.world();
+    world.projects.push("app".to_owned());
+    let warm = format!("type=registry,ref=registry.example/stoker/app@{digest}");
+    world.builds = vec![build(4, 4, &warm), build(3, 10, ""), build(2, 10, ""), build(1, 10, "")];
+    drop(world);
+    account
+}
+
+#[tokio::test]
+async fn a_page_is_written_of_what_aws_tells() {
+    let (account, home) = (account().await, Home::new());
+    let path = home.path().join("report.html");
+    let line = format!("report --policy POLICY --out {}", path.display());
+    let ran = account.stoker(POLICY, &line).await;
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    let wrote =
+        format!("Wrote {}: 570 MB in 2 images, of which the plan would free 70.0 MB\n", path.display());
+    assert_eq!(ran.out, wrote);
+    let page = std::fs::read_to_string(path).unwrap();
+    assert!(page.starts_with("<!DOCTYPE html>") && !page.contains("://"), "nothing is loaded");
+    for text in
+        ["123456789012", "eu-west-1", "stoker/app", "570 MB", "90 %", "6.0 min", "$0.03", "branch/idle"]
+    {
+        assert!(page.contains(text), "{text}");
+    }
+    for call in ["BatchDeleteImage", "StartBuild", "ListProjects"] {
+        assert_eq!(account.count(call), 0, "{call}");
+    }
+}
+
+#[tokio::test]
+async fn programs_get_the_same_figures() {
+    let account = account().await;
+    let line = "report --policy POLICY --json --project app --dollars-per-minute 0.01";
+    let ran = account.stoker(POLICY, line).await;
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    let report: Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!((&report["account"], &report["region"]), (&json!("123456789012"), &json!("eu-west-1")));
+    let figures = &report["figures"];
+    assert_eq!(figures["bytes"], 570_002_000, "with two configs");
+    assert_eq!((&figures["frees"], &figures["deletions"]), (&json!(70_001_000), &json!(1)));
+    assert_eq!(figures["mainReusedPercent"], 90.0);
+    assert_eq!((&figures["minutesSaved"], &figures["dollarsSaved"]), (&json!(6.0), &json!(0.06)));
+    assert_eq!(report["builds"][0]["coldMedianMinutes"], 10.0);
+    assert_eq!(report["largestDeletions"][0]["tags"], json!(["app.branch.idle"]));
+}
+
+#[tokio::test]
+async fn a_page_goes_where_it_is_told_to_or_nowhere() {
+    let account = account().await;
+    let ran = account.stoker(POLICY, "report --policy POLICY --out -").await;
+    assert!(ran.out.starts_with("<!DOCTYPE html>"), "{}", ran.err);
+    let ran = account.stoker(POLICY, "report --policy POLICY --out /nowhere/report.html").await;
+    assert_eq!(ran.code, 2);
+    assert!(ran.err.contains("cannot write /nowhere/report.html"), "{}", ran.err);
+    for wrong in
+        ["--dollars-per-minute free", "--dollars-per-minute -1", "--json --out a.html", "--project web"]
+    {
+        assert_eq!(
+            account.stoker(POLICY, &format!("report --policy POLICY {wrong}")).await.code,
+            2,
+            "{wrong}"
+        );
+    }
+    account.world().failing.push(("ListBuildsForProject".to_owned(), 9, "AccessDeniedException"));
+    let ran = account.stoker(POLICY, "report --policy POLICY --out -").await;
+    assert_eq!((ran.code, ran.out.as_str()), (3, ""), "no page of half an account");
+    assert!(ran.err.contains("codebuild:ListBuildsForProject"), "{}", ran.err);
+}
