@@ -138,8 +138,7 @@ impl Report {
             } else {
                 format!("{} ({})", build.line, build.project)
             };
-            let reads =
-                if build.reads.is_empty() { "nothing: cold".to_owned() } else { build.reads.join(" ") };
+            let reads = shown(&build.reads);
             let reused = format!("{} {:>2} of {}", bar(build.reused, build.steps), build.reused, build.steps);
             let status =
                 if build.status == "SUCCEEDED" { String::new() } else { format!("  {}", build.status) };
@@ -172,6 +171,17 @@ impl Report {
         let ok = self.checks.values().filter(|check| check.ok).count();
         println!("\n  {ok} of {} checks hold", self.checks.len());
     }
+}
+
+/// What a build read, in few words: of several commits only how many.
+fn shown(reads: &[String]) -> String {
+    let (commits, lines): (Vec<&String>, Vec<&String>) =
+        reads.iter().partition(|read| read.starts_with("commit/"));
+    if commits.len() < 2 {
+        return if reads.is_empty() { "nothing: cold".to_owned() } else { reads.join(" ") };
+    }
+    let lines: Vec<&str> = lines.into_iter().map(String::as_str).collect();
+    format!("{} {} commits", lines.join(" "), commits.len())
 }
 
 /// Six characters, filled as far as the steps were reused.
