@@ -39,6 +39,16 @@ struct Occasion {
     failed: bool,
 }
 
+/// Each project once, however many messages ask for it.
+type Occasions = BTreeMap<ProjectName, (Project, Occasion)>;
+
+/// Notes that a message asks for a project.
+fn occasion_of(occasions: &mut Occasions, project: Project, message: usize) -> &mut Occasion {
+    let (_, occasion) = occasions.entry(project.name.clone()).or_insert((project, Occasion::default()));
+    occasion.messages.push(message);
+    occasion
+}
+
 /// Handles a batch of pushes to main, of projects whose turn in the night has come, and of the night's ticks; answers the
 /// messages that are to come again. However many of them are of one project, it is looked at once.
 pub async fn handle(
@@ -48,7 +58,7 @@ pub async fn handle(
     ports: &impl Ports,
     now: Timestamp,
 ) -> SqsBatchResponse {
-    let mut occasions: BTreeMap<ProjectName, (Project, Occasion)> = BTreeMap::new();
+    let mut occasions = Occasions::new();
     let mut again = BTreeSet::new();
     for (index, message) in batch.records.iter().enumerate() {
         let envelope = match Envelope::parse(message.body.as_deref().unwrap_or_default()) {
@@ -68,24 +78,16 @@ pub async fn handle(
             }
             Event::WarmWanted(WarmWanted { project }) => {
                 let Some(project) = policy.project(&project) else { continue };
-                let (_, occasion) =
-                    occasions.entry(project.name.clone()).or_insert((project, Occasion::default()));
-                occasion.messages.push(index);
-                occasion.night = true;
+                occasion_of(&mut occasions, project, index).night = true;
             }
             Event::BuildFailed(failed) if failed.line == Line::Main.to_string() => {
                 let Some(project) = policy.project(&failed.project) else { continue };
-                let (_, occasion) =
-                    occasions.entry(project.name.clone()).or_insert((project, Occasion::default()));
-                occasion.messages.push(index);
-                occasion.failed = true;
+                occasion_of(&mut occasions, project, index).failed = true;
             }
             Event::BranchPushed(push) if push.to_default_branch => {
                 let at = envelope.time.unwrap_or(now);
                 for project in policy.projects_of(&push.repository) {
-                    let (_, occasion) =
-                        occasions.entry(project.name.clone()).or_insert((project, Occasion::default()));
-                    occasion.messages.push(index);
+                    let occasion = occasion_of(&mut occasions, project, index);
                     occasion.merged.extend(push.commits.iter().cloned());
                     if occasion.pushed.as_ref().is_none_or(|newest| newest.at <= at) {
                         occasion.pushed = Some(MainPushed { push: push.clone(), at });
