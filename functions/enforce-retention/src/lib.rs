@@ -1,6 +1,6 @@
 //! Deletes the caches that no build will need: for a branch that went, and every night for every project.
 
-use aws_lambda_events::sqs::{BatchItemFailure, SqsBatchResponse, SqsEvent};
+use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent};
 use jiff::Timestamp;
 use stoker::error::{CallError, Disposition};
 use stoker::event::{Envelope, Event};
@@ -63,9 +63,7 @@ pub async fn handle_batch(
             }
         };
         if again {
-            let mut failure = BatchItemFailure::default();
-            failure.item_identifier = message.message_id.clone().unwrap_or_default();
-            response.batch_item_failures.push(failure);
+            response.add_failure(message.message_id.clone().unwrap_or_default());
         }
     }
     response

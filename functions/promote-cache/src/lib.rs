@@ -1,6 +1,6 @@
 //! Moves lines. Reads its hints in batches from a FIFO queue, so that one line is moved by one invocation at a time.
 
-use aws_lambda_events::sqs::{BatchItemFailure, SqsBatchResponse, SqsEvent};
+use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent};
 use jiff::Timestamp;
 use stoker::cache::Warmth;
 use stoker::emf::{self, Unit};
@@ -58,14 +58,7 @@ pub async fn handle(
         failed.append(&mut sweeps);
     }
     let mut response = SqsBatchResponse::default();
-    response.batch_item_failures = failed
-        .into_iter()
-        .map(|id| {
-            let mut failure = BatchItemFailure::default();
-            failure.item_identifier = id;
-            failure
-        })
-        .collect();
+    response.set_failures(failed);
     response
 }
 

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use aws_lambda_events::sqs::{BatchItemFailure, SqsBatchResponse, SqsEvent, SqsMessage};
+use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent, SqsMessage};
 use jiff::Timestamp;
 use stoker::emf::{self, Unit};
 use stoker::error::{CallError, Disposition, Failure, chain};
@@ -79,9 +79,7 @@ pub async fn handle(
     for (message, why) in failed {
         let record = &batch.records[message];
         tell_if_late(ports, record, &why).await;
-        let mut failure = BatchItemFailure::default();
-        failure.item_identifier = record.message_id.clone().unwrap_or_default();
-        response.batch_item_failures.push(failure);
+        response.add_failure(record.message_id.clone().unwrap_or_default());
     }
     response
 }

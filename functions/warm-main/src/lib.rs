@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use aws_lambda_events::sqs::{BatchItemFailure, SqsBatchResponse, SqsEvent, SqsMessage};
+use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent, SqsMessage};
 use jiff::Timestamp;
 use stoker::emf::{self, Unit};
 use stoker::error::{CallError, Disposition};
@@ -114,9 +114,7 @@ pub async fn handle(
     }
     let mut response = SqsBatchResponse::default();
     for index in again {
-        let mut failure = BatchItemFailure::default();
-        failure.item_identifier = batch.records[index].message_id.clone().unwrap_or_default();
-        response.batch_item_failures.push(failure);
+        response.add_failure(batch.records[index].message_id.clone().unwrap_or_default());
     }
     response
 }
