@@ -5,9 +5,10 @@ use std::fmt;
 
 use jiff::Timestamp;
 
-use crate::event::{Envelope, Event};
+use crate::event::{Envelope, Event, RetainWanted};
 use crate::gate::gate;
 use crate::names::{Line, ProjectName, Tag, TagKind};
+use crate::night::is_turn_of;
 use crate::policy::{Mode, Policy, Project, Promotion};
 use crate::promote::Hint;
 use crate::start::{Request, Subject};
@@ -117,30 +118,34 @@ impl fmt::Display for Action {
 #[must_use]
 pub fn decide(policy: &Policy, envelope: &Envelope, now: Timestamp) -> Vec<Decision> {
     let event = &envelope.event;
+    let at = envelope.time.unwrap_or(now);
     match event {
         Event::NightlyWarm(tick) => {
-            let at = envelope.time.unwrap_or(now);
-            let turn = |project: Project| {
-                if warm::is_turn_of(&project.name, *tick, at) {
-                    night(project)
-                } else {
-                    decision("warm-main", project, Action::Nothing, "event", "another tick is its turn")
-                }
+            let is_turn = |project: &Project| is_turn_of(project.name.as_str(), *tick, at);
+            each(policy, "warm-main", Action::Warm, is_turn, night)
+        }
+        Event::WarmWanted(turn) => {
+            or_nobody(policy.project(&turn.project).map(night).into_iter().collect(), "warm-main")
+        }
+        Event::NightlySweep(tick) => {
+            let is_turn = |project: &Project| is_turn_of(project.name.as_str(), *tick, at);
+            each(policy, "promote-cache", Action::Promote(None), is_turn, swept)
+        }
+        Event::SweepWanted(turn) | Event::SweepFound(turn) => {
+            or_nobody(policy.project(&turn.project).map(swept).into_iter().collect(), "promote-cache")
+        }
+        Event::NightlyRetention(tick) => {
+            let is_turn = |project: &Project| {
+                let mut repositories = project.repositories();
+                repositories.any(|repository| is_turn_of(repository.as_str(), *tick, at))
             };
-            each(policy, "warm-main", Action::Warm, turn)
+            each(policy, "enforce-retention", Action::Retain(None), is_turn, retained)
         }
-        Event::WarmWanted(wanted) => {
-            or_nobody(policy.project(&wanted.project).map(night).into_iter().collect(), "warm-main")
+        Event::RetainWanted(RetainWanted { repository, projects }) => {
+            let projects = projects.iter().filter_map(|name| policy.project(name));
+            let of_repository = |project: &Project| project.repositories().any(|own| own == repository);
+            or_nobody(projects.filter(of_repository).map(retained).collect(), "enforce-retention")
         }
-        Event::NightlySweep {} => each(policy, "promote-cache", Action::Promote(None), |project| {
-            let text = "promotes what builds of two days exported and merges brought, should that have been missed; mends \
-                        lines that have lost layers";
-            decision("promote-cache", project, Action::Promote(None), "event", text)
-        }),
-        Event::NightlyRetention {} => each(policy, "enforce-retention", Action::Retain(None), |project| {
-            let text = format!("plans which of its caches can go, {}", mode(&project));
-            decision("enforce-retention", project, Action::Retain(None), "retention.mode", text)
-        }),
         Event::BuildStateChange(change) => {
             let project = policy.project(&change.project_name).into_iter();
             let decided = project.map(|project| {
@@ -245,14 +250,23 @@ fn or_nobody(decisions: Vec<Decision>, function: &'static str) -> Vec<Decision> 
     vec![Decision { function, project: None, action: Action::Nothing, rule: "projects", text }]
 }
 
-/// Every project that the policy names, and those of CodeBuild that its globs match, which it does not know.
+/// Every project that the policy names, at a tick of the night, and those of CodeBuild that its globs match, which it does not
+/// know.
 fn each(
     policy: &Policy,
     function: &'static str,
     action: Action,
+    is_turn: impl Fn(&Project) -> bool,
     decide: impl Fn(Project) -> Decision,
 ) -> Vec<Decision> {
-    let mut decisions: Vec<Decision> = policy.named_projects().into_iter().map(decide).collect();
+    let of_tick = |project: Project| {
+        if is_turn(&project) {
+            decide(project)
+        } else {
+            decision(function, project, Action::Nothing, "event", "another tick is its turn")
+        }
+    };
+    let mut decisions: Vec<Decision> = policy.named_projects().into_iter().map(of_tick).collect();
     if policy.has_globs() {
         let text = "the same for every project of CodeBuild that a glob of the policy matches".to_owned();
         decisions.push(Decision { function, project: None, action, rule: "projects", text });
@@ -316,6 +330,17 @@ fn night(project: Project) -> Decision {
     let text =
         "builds main if its cache is missing, behind, stale, due to be refreshed, or on an old base image";
     decision("warm-main", project, Action::Warm, "warm", text)
+}
+
+fn swept(project: Project) -> Decision {
+    let text = "promotes what builds of two days exported and merges brought, should that have been missed; mends \
+                lines that have lost layers";
+    decision("promote-cache", project, Action::Promote(None), "event", text)
+}
+
+fn retained(project: Project) -> Decision {
+    let text = format!("plans which of its caches can go, {}", mode(&project));
+    decision("enforce-retention", project, Action::Retain(None), "retention.mode", text)
 }
 
 fn gone(project: Project, line: Line) -> Decision {

@@ -168,7 +168,7 @@ pub struct ImageAction {
 
 /// A tick of the night.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NightlyWarm {
+pub struct Tick {
     /// How many ticks a night has: each is for its share of the projects.
     #[serde(default = "one")]
     pub slots: u32,
@@ -183,9 +183,18 @@ fn one() -> u32 {
 
 /// One project's turn in the night.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WarmWanted {
+pub struct Turn {
     /// The project.
     pub project: ProjectName,
+}
+
+/// One cache repository's turn in the night.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RetainWanted {
+    /// The repository.
+    pub repository: CacheRepository,
+    /// The projects whose caches it holds: usually one.
+    pub projects: Vec<ProjectName>,
 }
 
 /// A build that Stoker started has failed.
@@ -267,13 +276,19 @@ pub enum Event {
     /// A branch is gone.
     BranchDeleted(BranchDeleted),
     /// The nightly schedule asks which projects' main wants warming.
-    NightlyWarm(NightlyWarm),
+    NightlyWarm(Tick),
     /// One project's main may want warming.
-    WarmWanted(WarmWanted),
-    /// The nightly schedule asks to make good what lost events would have said.
-    NightlySweep {},
-    /// The nightly schedule asks for retention over all projects.
-    NightlyRetention {},
+    WarmWanted(Turn),
+    /// The nightly schedule asks for which projects lost events would have said something.
+    NightlySweep(Tick),
+    /// One project may have lost events.
+    SweepWanted(Turn),
+    /// One project has lost events: what they would have said is to be made good.
+    SweepFound(Turn),
+    /// The nightly schedule asks for retention.
+    NightlyRetention(Tick),
+    /// One cache repository may hold what can go.
+    RetainWanted(RetainWanted),
     /// A build changed state.
     #[serde(rename = "CodeBuild Build State Change")]
     BuildStateChange(BuildStateChange),
@@ -305,8 +320,11 @@ impl Event {
             Self::BranchDeleted(_) => "BranchDeleted",
             Self::NightlyWarm(_) => "NightlyWarm",
             Self::WarmWanted(_) => "WarmWanted",
-            Self::NightlySweep {} => "NightlySweep",
-            Self::NightlyRetention {} => "NightlyRetention",
+            Self::NightlySweep(_) => "NightlySweep",
+            Self::SweepWanted(_) => "SweepWanted",
+            Self::SweepFound(_) => "SweepFound",
+            Self::NightlyRetention(_) => "NightlyRetention",
+            Self::RetainWanted(_) => "RetainWanted",
             Self::BuildStateChange(_) => "CodeBuild Build State Change",
             Self::ImageAction(_) => "ECR Image Action",
             Self::BuildFailed(_) => "BuildFailed",
@@ -404,7 +422,7 @@ mod tests {
     #[test]
     fn the_schedules_input_needs_no_envelope() {
         let json = r#"{"source":"stoker","detail-type":"NightlyWarm","detail":{}}"#;
-        let once = NightlyWarm { slots: 1, every_minutes: 1 };
+        let once = Tick { slots: 1, every_minutes: 1 };
         assert_eq!(Envelope::parse(json).unwrap().event, Event::NightlyWarm(once));
     }
 

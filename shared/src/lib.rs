@@ -14,6 +14,7 @@ pub mod handout;
 #[cfg(feature = "aws")]
 pub mod lambda;
 pub mod names;
+pub mod night;
 pub mod policy;
 pub mod ports;
 pub mod promote;

@@ -8,10 +8,11 @@ use jiff::{SignedDuration, Timestamp};
 use sha2::{Digest as _, Sha256};
 
 use crate::error::CallError;
-use crate::event::{BranchPushed, NightlyWarm};
+use crate::event::BranchPushed;
 use crate::gate::wanted_by_push;
 use crate::handout::{Handed, Trust, Wanted};
 use crate::names::{Commit, Line, ProjectName, Tag};
+use crate::night::share;
 use crate::policy::Project;
 use crate::ports::{
     Build, BuildStatus, FindDigests, ListProjects, ReadBuilds, ReadImages, StartBuilds, read_images,
@@ -116,21 +117,7 @@ fn refresh_is_due(project: &Project, main: &Provenance, now: Timestamp) -> bool 
     }
     let nights = u64::try_from(every.as_hours() / 24).unwrap_or_default().max(1);
     let night = u64::try_from(now.as_second() / (24 * 60 * 60)).unwrap_or_default();
-    (share(&project.name) + night).is_multiple_of(nights)
-}
-
-/// A number that is a project's own and spreads projects evenly.
-fn share(project: &ProjectName) -> u64 {
-    let digest = Sha256::digest(project.as_str());
-    digest.iter().take(4).fold(0, |number, byte| number << 8 | u64::from(*byte))
-}
-
-/// Whether a tick of the night at `at` is a project's turn. Over the ticks of a night every project has one.
-#[must_use]
-pub fn is_turn_of(project: &ProjectName, tick: NightlyWarm, at: Timestamp) -> bool {
-    let slots = u64::from(tick.slots.max(1));
-    let minute = u64::try_from(at.as_second() / 60).unwrap_or_default();
-    share(project) % slots == (minute / u64::from(tick.every_minutes.max(1))) % slots
+    (share(project.name.as_str()) + night).is_multiple_of(nights)
 }
 
 /// A push to the default branch that has had time to be built in the ordinary way.

@@ -429,10 +429,13 @@ impl ListProjects for Account {
 
 impl Publish for Account {
     async fn publish(&self, events: &[Event]) -> Result<(), CallError> {
-        self.call("events:PutEvents", || {
-            self.bus.borrow_mut().extend_from_slice(events);
-            Ok(())
-        })
+        for events in events.chunks(10) {
+            self.call("events:PutEvents", || {
+                self.bus.borrow_mut().extend_from_slice(events);
+                Ok(())
+            })?;
+        }
+        Ok(())
     }
 }
 

@@ -12,7 +12,7 @@ use receive_webhook::Refusals;
 use serde_json::{Value, json};
 use sha2::Sha256;
 use stoker::cache::{self, Cache, Kind};
-use stoker::event::{Envelope, Event, NightlyWarm};
+use stoker::event::{Envelope, Event, Tick};
 use stoker::forge::Meaning;
 use stoker::handout::Handed;
 use stoker::names::{CacheRepository, Commit, Digest, Line, ProjectName, Scope, Tag};
@@ -92,7 +92,9 @@ pub struct World {
     policy: Policy,
     sources: HashMap<Commit, Source>,
     promotions: Vec<Message>,
+    sweeps: Vec<Message>,
     retentions: Vec<Message>,
+    nightly_retentions: Vec<Message>,
     starts: Vec<Message>,
     warms: Vec<Message>,
     /// What people were told.
@@ -169,7 +171,9 @@ impl World {
             policy,
             sources: HashMap::new(),
             promotions: Vec::new(),
+            sweeps: Vec::new(),
             retentions: Vec::new(),
+            nightly_retentions: Vec::new(),
             starts: Vec::new(),
             warms: Vec::new(),
             notices: Vec::new(),
@@ -372,14 +376,8 @@ impl World {
     }
 
     /// An event comes as the rule or the schedule for it delivers it.
-    pub async fn event(&mut self, envelope: &Envelope) {
-        if envelope.event == (Event::NightlyRetention {}) {
-            self.account.acting.set("enforce-retention");
-            let now = self.account.now();
-            enforce_retention::handle_nightly(&self.account, &self.policy, now).await.unwrap();
-        } else {
-            self.route_one(envelope);
-        }
+    pub fn event(&mut self, envelope: &Envelope) {
+        self.route_one(envelope);
     }
 
     async fn receive(&self, request: &LambdaFunctionUrlRequest) -> i64 {
@@ -455,10 +453,17 @@ impl World {
                 let message = self.message(body);
                 self.retentions.push(message);
             }
-            Event::BuildStateChange(_) | Event::ImageAction(_) | Event::NightlySweep {} => {
+            Event::BuildStateChange(_) | Event::ImageAction(_) | Event::SweepFound(_) => {
                 self.enqueue_promotion(body);
             }
-            Event::NightlyRetention {} => panic!("retention's night comes by no queue"),
+            Event::NightlySweep(_) | Event::SweepWanted(_) => {
+                let message = self.message(body);
+                self.sweeps.push(message);
+            }
+            Event::NightlyRetention(_) | Event::RetainWanted(_) => {
+                let message = self.message(body);
+                self.nightly_retentions.push(message);
+            }
         }
     }
 
@@ -488,10 +493,13 @@ impl World {
         self.route();
     }
 
-    /// Lets only the promotions happen.
+    /// Lets only the promotions happen, those that the night looks for included.
     pub async fn settle_promotions(&mut self) {
-        while !self.promotions.is_empty() {
-            self.promote().await;
+        while !(self.promotions.is_empty() && self.sweeps.is_empty()) {
+            self.sweep().await;
+            while !self.promotions.is_empty() {
+                self.promote().await;
+            }
         }
     }
 
@@ -500,10 +508,16 @@ impl World {
         self.start().await;
     }
 
-    /// The messages that wait for promotion, and those that wait for retention.
+    /// The messages that wait for promotion, those of the sweep included, and those that wait for retention.
     #[must_use]
     pub fn queued(&self) -> (usize, usize) {
-        (self.promotions.len(), self.retentions.len())
+        (self.promotions.len() + self.sweeps.len(), self.retentions.len() + self.nightly_retentions.len())
+    }
+
+    /// The projects that are still to be looked at for what was lost, and the messages that wait for a line to move.
+    #[must_use]
+    pub fn sweeping(&self) -> (usize, usize) {
+        (self.sweeps.len(), self.promotions.len())
     }
 
     /// The messages that wait for a build to start, and those that wait for main to be warmed.
@@ -591,6 +605,19 @@ impl World {
         again
     }
 
+    /// One look at what the night's sweep asks for.
+    pub async fn sweep(&mut self) {
+        let batch = std::mem::take(&mut self.sweeps);
+        let now = self.account.now();
+        self.account.acting.set("promote-cache");
+        for one in batch.chunks(1) {
+            let response = promote_cache::handle(&sqs(one), &self.policy, &self.account, now).await;
+            let again = self.failed(one, &response, 5);
+            self.sweeps.extend(again);
+        }
+        self.route();
+    }
+
     async fn promote(&mut self) {
         let take = self.promotions.len().min(10);
         let batch: Vec<Message> = self.promotions.drain(..take).collect();
@@ -602,37 +629,44 @@ impl World {
         self.route();
     }
 
-    /// One round of the retention queue; what is still leased stays in it.
+    /// One round of the retention queues; what is still leased stays in the one for branches that went.
     pub async fn retain(&mut self) {
-        let batch = std::mem::take(&mut self.retentions);
         let now = self.account.now();
         self.account.acting.set("enforce-retention");
-        let response = enforce_retention::handle_batch(&sqs(&batch), &self.policy, &self.account, now).await;
+        let batch = std::mem::take(&mut self.retentions);
+        let response = enforce_retention::handle(&sqs(&batch), &self.policy, &self.account, now).await;
         let again: BTreeSet<String> =
             response.batch_item_failures.into_iter().map(|failure| failure.item_identifier).collect();
         self.retentions.extend(batch.into_iter().filter(|message| again.contains(&message.id)));
+        let batch = std::mem::take(&mut self.nightly_retentions);
+        for one in batch.chunks(1) {
+            let response = enforce_retention::handle(&sqs(one), &self.policy, &self.account, now).await;
+            let again = self.failed(one, &response, 5);
+            self.nightly_retentions.extend(again);
+        }
+        self.route();
     }
 
-    /// The nightly schedules fire.
+    /// A whole night at once: one tick of each schedule is for all.
     pub async fn night(&mut self) {
-        let now = self.account.now();
-        let sweep = Envelope { time: None, source: "stoker".to_owned(), event: Event::NightlySweep {} };
-        self.enqueue_promotion(serde_json::to_string(&sweep).unwrap());
+        let once = Tick { slots: 1, every_minutes: 1 };
+        self.tick(Event::NightlySweep(once));
         self.settle_promotions().await;
-        self.tick(1, 1).await;
-        self.account.acting.set("enforce-retention");
-        enforce_retention::handle_nightly(&self.account, &self.policy, now).await.unwrap();
+        self.tick(Event::NightlyWarm(once));
+        for _ in 0..2 {
+            self.warm().await;
+        }
+        self.tick(Event::NightlyRetention(once));
+        for _ in 0..2 {
+            self.retain().await;
+        }
         self.settle().await;
     }
 
-    /// A tick of the night, and what it leads to.
-    pub async fn tick(&mut self, slots: u32, every_minutes: u32) {
-        let tick = Event::NightlyWarm(NightlyWarm { slots, every_minutes });
-        let tick = Envelope { time: None, source: "stoker".to_owned(), event: tick };
-        let tick = self.message(serde_json::to_string(&tick).unwrap());
-        self.warms.push(tick);
-        self.warm().await;
-        self.warm().await;
+    /// A tick of the night comes as its schedule sends it.
+    pub fn tick(&mut self, tick: Event) {
+        let time = Some(self.account.now());
+        self.route_one(&Envelope { time, source: "stoker".to_owned(), event: tick });
     }
 
     /// Ends every build that runs, without a word.

@@ -1,6 +1,9 @@
 //! What goes and what stays.
 
 use jiff::SignedDuration;
+use stoker::error::Failure;
+use stoker::event::{Event, Tick};
+use stories::account::Fault;
 use stories::world::{ISOLATED, POLICY, World};
 
 async fn branch_with_two_builds() -> World {
@@ -215,4 +218,88 @@ async fn the_least_used_goes_when_a_budget_is_exceeded_and_never_main() {
     assert!(lines.contains_key("app.main"));
     assert!(!lines.contains_key("app.branch.b2") && !lines.contains_key("app.branch.b3"), "{lines:?}");
     assert!(lines.contains_key("app.branch.b5"), "used last: {lines:?}");
+}
+
+/// A world with the exports of two branches past their lease, lines in one repository and exports in another.
+async fn with_exports() -> World {
+    let mut world = World::with_policy(ISOLATED);
+    for n in 1..3 {
+        let commit = world.commit([n, n, 1, 1]);
+        world.push(&format!("b{n}"), &[&commit]).await;
+        world.build().await;
+    }
+    world.wait(SignedDuration::from_hours(25));
+    world
+}
+
+const ONCE: Tick = Tick { slots: 1, every_minutes: 1 };
+
+#[tokio::test]
+async fn a_repository_that_fails_keeps_no_other_from_its_turn_and_comes_again() {
+    let mut world = with_exports().await;
+    let exports = |world: &World| world.account.tags(&world.builds_repository()).len();
+    assert_eq!(exports(&world), 2);
+    world.tick(Event::NightlyRetention(ONCE));
+    world.retain().await;
+    assert_eq!(world.queued().1, 2, "two repositories");
+    let next = world.account.calls.borrow().len();
+    world.account.faults.borrow_mut().insert(next, Fault::Before(Failure::Throttled));
+    world.retain().await;
+    assert_eq!(world.queued().1, 1, "one comes again");
+    world.retain().await;
+    assert_eq!((exports(&world), world.queued().1), (0, 0));
+    assert!(world.dead.is_empty());
+}
+
+#[tokio::test]
+async fn a_repository_that_goes_on_failing_is_given_up_for_the_night() {
+    let mut world = with_exports().await;
+    world.tick(Event::NightlyRetention(ONCE));
+    world.retain().await;
+    for _ in 0..10 {
+        let next = world.account.calls.borrow().len();
+        world.account.faults.borrow_mut().insert(next, Fault::Before(Failure::Unavailable));
+        world.retain().await;
+    }
+    assert_eq!((world.queued().1, world.dead.len()), (0, 1));
+    assert_eq!(world.account.tags(&world.builds_repository()).len(), 2);
+    world.night().await;
+    assert!(
+        world.account.tags(&world.builds_repository()).is_empty(),
+        "the next night has them all the same"
+    );
+}
+
+#[tokio::test]
+async fn a_night_that_comes_twice_deletes_nothing_more() {
+    let mut world = with_exports().await;
+    for _ in 0..2 {
+        world.tick(Event::NightlyRetention(ONCE));
+    }
+    world.retain().await;
+    assert_eq!(world.queued().1, 4);
+    world.retain().await;
+    assert_eq!(world.queued().1, 0);
+    let mut once = with_exports().await;
+    once.night().await;
+    let tags = |world: &World| {
+        let of = |repository| world.account.tags(&repository).into_keys().collect::<Vec<_>>();
+        (of(world.repository()), of(world.builds_repository()))
+    };
+    assert_eq!(tags(&world), tags(&once));
+}
+
+#[tokio::test]
+async fn the_night_does_not_wait_for_running_builds() {
+    let mut world = branch_with_two_builds().await;
+    let stacked = world.commit([2, 3, 2, 1]);
+    world.pull_request_to("feature-a", "example/app", "opened", "stacked", &stacked, None).await;
+    world.settle().await;
+    assert_eq!(world.running().len(), 1);
+    world.wait(SignedDuration::from_hours(24 * 31));
+    world.tick(Event::NightlyRetention(ONCE));
+    world.retain().await;
+    world.retain().await;
+    assert_eq!(world.queued().1, 0);
+    assert!(world.line("branch/feature-a").is_some(), "a build that is said to run holds it");
 }

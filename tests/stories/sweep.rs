@@ -1,6 +1,9 @@
 //! One night makes good what lost events would have said.
 
 use jiff::SignedDuration;
+use stoker::error::Failure;
+use stoker::event::{Event, Tick};
+use stories::account::Fault;
 use stories::world::{ISOLATED, POLICY, World};
 
 /// A life with its nights: a branch, its merge, main's build. With `lost` no event ever moves a line.
@@ -88,4 +91,72 @@ async fn a_line_that_has_lost_its_config_begins_anew() {
     world.push("main", &[&head]).await;
     world.build().await;
     assert_eq!(world.holds("main", [2, 2, 1, 1]).len(), 5);
+}
+
+const ONCE: Tick = Tick { slots: 1, every_minutes: 1 };
+
+#[tokio::test]
+async fn looking_moves_no_line_and_what_is_found_waits_with_the_promotions() {
+    let mut world = life(ISOLATED, true).await;
+    let before = world.account.calls.borrow().len();
+    world.tick(Event::NightlySweep(ONCE));
+    assert_eq!(world.sweeping(), (1, 0));
+    world.sweep().await;
+    assert_eq!(world.sweeping(), (1, 0), "a project's turn");
+    world.sweep().await;
+    assert_eq!(world.sweeping(), (0, 1), "it has lost something");
+    let calls = world.account.calls.borrow()[before..].to_vec();
+    assert!(!calls.iter().any(|call| call.contains("Put") && *call != "events:PutEvents"), "{calls:?}");
+    assert!(world.lines().is_empty());
+    world.settle_promotions().await;
+    assert_eq!(world.lines().len(), 3);
+}
+
+#[tokio::test]
+async fn who_has_lost_nothing_keeps_no_merge_waiting() {
+    let mut world = life(ISOLATED, false).await;
+    world.wait(SignedDuration::from_hours(49));
+    world.tick(Event::NightlySweep(ONCE));
+    world.sweep().await;
+    world.sweep().await;
+    assert_eq!(world.sweeping(), (0, 0));
+}
+
+#[tokio::test]
+async fn a_tick_or_a_turn_that_comes_twice_changes_nothing_more() {
+    let mut once = life(ISOLATED, true).await;
+    once.night().await;
+    let mut twice = life(ISOLATED, true).await;
+    for _ in 0..2 {
+        twice.tick(Event::NightlySweep(ONCE));
+    }
+    twice.sweep().await;
+    twice.sweep().await;
+    assert_eq!(twice.sweeping(), (0, 2));
+    twice.night().await;
+    assert_eq!(held(&twice), held(&once));
+    assert_eq!(twice.lines(), once.lines());
+}
+
+#[tokio::test]
+async fn a_look_that_fails_comes_again_and_is_given_up_at_last() {
+    let mut world = life(ISOLATED, true).await;
+    world.tick(Event::NightlySweep(ONCE));
+    world.sweep().await;
+    let fail = |world: &World| {
+        let next = world.account.calls.borrow().len();
+        world.account.faults.borrow_mut().insert(next, Fault::Before(Failure::Throttled));
+    };
+    fail(&world);
+    world.sweep().await;
+    assert_eq!(world.sweeping(), (1, 0), "it comes again");
+    world.settle_promotions().await;
+    assert_eq!(world.lines().len(), 3, "and is made good");
+    world.tick(Event::NightlySweep(ONCE));
+    world.sweep().await;
+    for _ in 0..10 {
+        fail(&world);
+        world.sweep().await;
+    }
+    assert_eq!((world.sweeping(), world.dead.len()), ((0, 0), 1));
 }

@@ -209,9 +209,8 @@ fn world(policy: &str, envelopes: &[Envelope]) -> World {
         Event::BuildStateChange(change) if change.build_status == "IN_PROGRESS" => {
             Some(BuildStatus::InProgress)
         }
-        Event::BuildStateChange(_) | Event::ImageAction(_) | Event::NightlySweep {} => {
-            Some(BuildStatus::Succeeded)
-        }
+        Event::BuildStateChange(_) | Event::ImageAction(_) => Some(BuildStatus::Succeeded),
+        Event::NightlySweep(_) | Event::SweepWanted(_) | Event::SweepFound(_) => Some(BuildStatus::Succeeded),
         _ => None,
     };
     if let Some(status) = envelopes.iter().find_map(ended) {
@@ -279,7 +278,7 @@ async fn happens(row: &Row, given: &Given, policy: &str, decisions: &[Decision],
         }
         Given::Events(envelopes) => {
             for envelope in envelopes {
-                world.event(envelope).await;
+                world.event(envelope);
             }
         }
         Given::Question(question) => return asked(&world, question, policy).await,

@@ -1,6 +1,7 @@
 //! Keeping main warm: once per burst of merges, and at night where it is wanted.
 
 use jiff::SignedDuration;
+use stoker::event::{Event, Tick};
 use stoker::ports::BuildStatus;
 use stories::world::{POLICY, World};
 
@@ -170,7 +171,9 @@ async fn a_night_has_a_turn_for_every_project_and_only_one() {
     let mut at_once = Vec::new();
     for _ in 0..24 {
         let before = world.account.builds.borrow().len();
-        world.tick(24, 10).await;
+        world.tick(Event::NightlyWarm(Tick { slots: 24, every_minutes: 10 }));
+        world.warm().await;
+        world.warm().await;
         at_once.push(world.account.builds.borrow().len() - before);
         world.wait(SignedDuration::from_mins(10));
     }

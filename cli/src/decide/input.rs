@@ -14,6 +14,7 @@ use serde_json::Value;
 use stoker::error::chain;
 use stoker::event::{Envelope, SOURCE};
 use stoker::forge::{self, Forge, MAX_BODY, Meaning, Refusal, codecommit};
+use stoker::night;
 use stoker::policy::Policy;
 
 use super::Args;
@@ -307,18 +308,13 @@ fn batch(json: &Value) -> Read {
         };
         let body = serde_json::from_str(body).map_err(|error| not_known(&name, &error.to_string()))?;
         let told = envelope(body, &name)?;
-        envelopes.push(Envelope { time: told.time.or_else(|| sent_at(record)), ..told });
+        let sent = record["attributes"]["SentTimestamp"].as_str().and_then(night::sent_at);
+        envelopes.push(Envelope { time: told.time.or(sent), ..told });
     }
     if envelopes.is_empty() {
         return Ok((given("queue"), Asked::Ignored("a batch of no messages".to_owned())));
     }
     Ok((given("queue"), Asked::Events(envelopes)))
-}
-
-/// When a message was first put into its queue, which is what a tick without a time goes by.
-fn sent_at(record: &Value) -> Option<Timestamp> {
-    let sent = record["attributes"]["SentTimestamp"].as_str()?.parse().ok()?;
-    Timestamp::from_millisecond(sent).ok()
 }
 
 fn envelope(json: Value, name: &str) -> Result<Envelope, Problem> {

@@ -1,44 +1,34 @@
-//! Deletes the caches that no build will need: for a branch that went, and every night for every project.
+//! Deletes the caches that no build will need: for a branch that went, and every night for every repository.
+
+use std::collections::BTreeSet;
 
 use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent};
 use jiff::Timestamp;
 use stoker::error::{CallError, Disposition};
-use stoker::event::{Envelope, Event};
+use stoker::event::{Envelope, Event, RetainWanted, Tick};
 use stoker::lambda::log;
 use stoker::names::Line;
+use stoker::night;
 use stoker::policy::Policy;
-use stoker::ports::ListProjects;
+use stoker::ports::{ListProjects, Publish};
 use stoker::retain::{Action, Applied, Gone, by_repository, enforce};
 use stoker::warm::all_projects;
 
 /// The ports that retention needs.
-pub trait Ports: stoker::retain::Ports + ListProjects {}
-impl<P: stoker::retain::Ports + ListProjects> Ports for P {}
+pub trait Ports: stoker::retain::Ports + ListProjects + Publish {}
+impl<P: stoker::retain::Ports + ListProjects + Publish> Ports for P {}
 
-/// Handles the nightly tick: every project of the policy. A repository that fails does not keep the others from
-/// their turn; the first error is returned at the end.
-pub async fn handle_nightly(
-    ports: &impl Ports,
-    policy: &Policy,
-    now: Timestamp,
-) -> Result<Vec<Applied>, CallError> {
-    let mut all = Vec::new();
-    let mut first_error = None;
-    for (repository, projects) in by_repository(all_projects(ports, policy).await?) {
-        match enforce(ports, &repository, &projects, Vec::new(), now).await {
-            Ok(applied) => {
-                tell(&applied);
-                all.push(applied);
-            }
-            Err(error) => first_error = first_error.or(Some(error)),
-        }
-    }
-    first_error.map_or(Ok(all), Err)
+/// What is left to do of a message that was handled.
+#[derive(PartialEq, Eq)]
+enum Left {
+    Nothing,
+    /// A running build still holds some of what is to go.
+    Held,
 }
 
-/// Handles a batch of branches that went; answers the messages that are to come again: what failed, and branches
-/// some of whose caches a running build still holds.
-pub async fn handle_batch(
+/// Handles a batch of branches that went, of repositories whose turn in the night has come, and of the night's ticks; answers
+/// the messages that are to come again: what failed, and branches some of whose caches a running build still holds.
+pub async fn handle(
     batch: &SqsEvent,
     policy: &Policy,
     ports: &impl Ports,
@@ -46,22 +36,26 @@ pub async fn handle_batch(
 ) -> SqsBatchResponse {
     let mut response = SqsBatchResponse::default();
     for message in &batch.records {
-        let done = match Envelope::parse(message.body.as_deref().unwrap_or_default()) {
-            Ok(envelope) => handle_gone(&envelope, policy, ports, now).await,
+        let envelope = match Envelope::parse(message.body.as_deref().unwrap_or_default()) {
+            Ok(envelope) => envelope,
             Err(unknown) => {
                 log(Disposition::Drop, &unknown);
                 continue;
             }
         };
-        let again = match done {
-            Ok(applied) => applied
-                .iter()
-                .any(|applied| applied.applied && applied.plan.of(Action::Wait).next().is_some()),
-            Err(error) => {
-                log(error.disposition(), &error);
-                true
+        let left = match &envelope.event {
+            Event::NightlyRetention(tick) => {
+                let sent = message.attributes.get("SentTimestamp").map(String::as_str);
+                let at = night::due(&envelope, sent, now);
+                tick_of_the_night(ports, policy, *tick, at).await.map(|()| Left::Nothing)
             }
+            Event::RetainWanted(wanted) => handle_wanted(wanted, policy, ports, now).await,
+            _ => handle_gone(&envelope, policy, ports, now).await,
         };
+        let again = left.map(|left| left == Left::Held).unwrap_or_else(|error| {
+            log(error.disposition(), &error);
+            true
+        });
         if again {
             response.add_failure(message.message_id.clone().unwrap_or_default());
         }
@@ -69,17 +63,48 @@ pub async fn handle_batch(
     response
 }
 
+/// Puts the repositories whose turn it is on the bus, each with the projects whose caches it holds: a plan needs them all.
+async fn tick_of_the_night(
+    ports: &impl Ports,
+    policy: &Policy,
+    tick: Tick,
+    at: Timestamp,
+) -> Result<(), CallError> {
+    let repositories = by_repository(all_projects(ports, policy).await?).into_iter();
+    let turns = repositories.filter(|(repository, _)| night::is_turn_of(repository.as_str(), tick, at));
+    let turns = turns.map(|(repository, projects)| {
+        let projects = projects.into_iter().map(|project| project.name).collect();
+        Event::RetainWanted(RetainWanted { repository, projects })
+    });
+    night::put(ports, &turns.collect::<Vec<_>>()).await
+}
+
+/// Handles one repository's turn in the night. What a running build holds is left to the next.
+async fn handle_wanted(
+    wanted: &RetainWanted,
+    policy: &Policy,
+    ports: &impl Ports,
+    now: Timestamp,
+) -> Result<Left, CallError> {
+    let names: BTreeSet<_> = wanted.projects.iter().collect();
+    let projects = names.into_iter().filter_map(|name| policy.project(name)).collect();
+    if let Some(projects) = by_repository(projects).remove(&wanted.repository) {
+        tell(&enforce(ports, &wanted.repository, &projects, Vec::new(), now).await?);
+    }
+    Ok(Left::Nothing)
+}
+
 async fn handle_gone(
     envelope: &Envelope,
     policy: &Policy,
     ports: &impl Ports,
     now: Timestamp,
-) -> Result<Vec<Applied>, CallError> {
-    let Some((repository, line)) = gone(&envelope.event) else { return Ok(Vec::new()) };
+) -> Result<Left, CallError> {
+    let Some((repository, line)) = gone(&envelope.event) else { return Ok(Left::Nothing) };
     // The forge's own time, where it has signed one: the webhook may come again when the branch lives once more.
     let told_at = envelope.time.unwrap_or(now);
     let at = envelope.event.signed_at().map_or(told_at, |signed| signed.min(told_at));
-    let mut all = Vec::new();
+    let mut left = Left::Nothing;
     for project in policy.projects_of(repository) {
         // The repository may hold other projects' caches: those are not named here, and what is not named is kept.
         let gone =
@@ -87,9 +112,11 @@ async fn handle_gone(
         let repository = project.cache_repository.clone();
         let applied = enforce(ports, &repository, &[project], gone, now).await?;
         tell(&applied);
-        all.push(applied);
+        if applied.applied && applied.plan.of(Action::Wait).next().is_some() {
+            left = Left::Held;
+        }
     }
-    Ok(all)
+    Ok(left)
 }
 
 /// The line that went with an event.
@@ -100,7 +127,7 @@ fn gone(event: &Event) -> Option<(&stoker::names::Repository, Line)> {
             Some((&deleted.repository, line))
         }
         // Only a fork's pull request has a line of its own, known by its number and never by the fork's branch.
-        Event::PullRequestClosed(pull) | Event::PullRequestMerged(pull) if pull.from_fork => {
+        Event::PullRequestClosed(pull) if pull.from_fork => {
             Some((&pull.repository, Line::PullRequest(pull.number)))
         }
         _ => None,

@@ -1,23 +1,31 @@
-//! Moves lines. Reads its hints in batches from a FIFO queue, so that one line is moved by one invocation at a time.
+//! Moves lines. Reads its hints in batches from a FIFO queue, so that one line is moved by one invocation at a time. At night
+//! it looks what has been lost: that comes by a queue of its own and moves no line, and what is found goes through the first.
+
+use std::collections::BTreeMap;
 
 use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent};
 use jiff::Timestamp;
 use stoker::cache::Warmth;
 use stoker::emf::{self, Unit};
 use stoker::error::{Disposition, chain};
-use stoker::event::{Envelope, Event, PromotionFailed, WarmthFell};
+use stoker::event::{Envelope, Event, PromotionFailed, Turn, WarmthFell};
 use stoker::lambda::log;
 use stoker::names::{Line, ProjectName};
-use stoker::policy::Policy;
-use stoker::ports::{Catalogue, CheckBlobs, ListProjects, Publish};
-use stoker::promote::{self, Answer, Hint, Outcome, Warmed, promote, sweep};
+use stoker::night;
+use stoker::policy::{Policy, Project};
+use stoker::ports::{ListProjects, Publish};
+use stoker::promote::sweep::{self, sweep};
+use stoker::promote::{self, Answer, Hint, Outcome, Warmed, promote};
 
 /// The ports that promotion needs, those of the sweep included.
-pub trait Ports: promote::Ports + CheckBlobs + Catalogue + ListProjects + Publish {}
-impl<P: promote::Ports + CheckBlobs + Catalogue + ListProjects + Publish> Ports for P {}
+pub trait Ports: sweep::Ports + ListProjects + Publish {}
+impl<P: sweep::Ports + ListProjects + Publish> Ports for P {}
 
 /// Main's builds that reused at least this much, in percent, and then less than half of what they did, have cooled.
 const WARM_PERCENT: u8 = 50;
+
+/// Projects that have lost something, each with the messages that say so.
+type Sweeps = BTreeMap<ProjectName, (Project, Vec<String>)>;
 
 /// Handles a batch; answers the messages that are to be tried again.
 pub async fn handle(
@@ -28,7 +36,8 @@ pub async fn handle(
 ) -> SqsBatchResponse {
     let mut ids = Vec::new();
     let mut hints = Vec::new();
-    let mut sweeps = Vec::new();
+    let mut found = Sweeps::new();
+    let mut failed = Vec::new();
     for message in &batch.records {
         let envelope = match Envelope::parse(message.body.as_deref().unwrap_or_default()) {
             Ok(envelope) => envelope,
@@ -38,44 +47,74 @@ pub async fn handle(
             }
         };
         let id = message.message_id.clone().unwrap_or_default();
-        if envelope.event == (Event::NightlySweep {}) {
-            sweeps.push(id);
-        } else if let Some(hint) = Hint::of(&envelope.event) {
-            ids.push(id);
-            hints.push(hint);
-        } else {
-            tracing::debug!(event.kind = envelope.event.detail_type(), "no hint");
+        match &envelope.event {
+            Event::NightlySweep(tick) => {
+                let sent = message.attributes.get("SentTimestamp").map(String::as_str);
+                let at = night::due(&envelope, sent, now);
+                if let Err(error) = night::put_turns(ports, policy, *tick, at, Event::SweepWanted).await {
+                    log(error.disposition(), &error);
+                    failed.push(id);
+                }
+            }
+            Event::SweepWanted(Turn { project }) => {
+                if let Err(error) = look(ports, policy, project, now).await {
+                    log(error.disposition(), &error);
+                    failed.push(id);
+                }
+            }
+            Event::SweepFound(Turn { project }) => {
+                let Some(project) = policy.project(project) else { continue };
+                let (_, ids) = found.entry(project.name.clone()).or_insert((project, Vec::new()));
+                ids.push(id);
+            }
+            event => match Hint::of(event) {
+                Some(hint) => {
+                    ids.push(id);
+                    hints.push(hint);
+                }
+                None => tracing::debug!(event.kind = event.detail_type(), "no hint"),
+            },
         }
     }
-    let mut failed = Vec::new();
     let answers = promote(ports, policy, &hints, now).await;
     notify(ports, &answers, &hints).await;
     failed.extend(
         ids.into_iter().zip(answers).filter_map(|(id, answer)| (!tell_all(&answer, now)).then_some(id)),
     );
-    // Twice the same night says no more than once.
-    if !sweeps.is_empty() && !swept(ports, policy, now).await {
-        failed.append(&mut sweeps);
-    }
+    failed.extend(swept(ports, policy, found, now).await);
     let mut response = SqsBatchResponse::default();
     response.set_failures(failed);
     response
 }
 
-/// Whether the whole sweep went well.
-async fn swept(ports: &impl Ports, policy: &Policy, now: Timestamp) -> bool {
-    match sweep(ports, policy, now).await {
-        Ok(answers) => {
-            notify(ports, &answers, &[]).await;
-            let failed = answers.iter().filter(|answer| !tell_all(answer, now)).count();
-            tracing::info!(hints = answers.len(), failed, "sweep");
-            failed == 0
-        }
-        Err(error) => {
-            log(error.disposition(), &error);
-            false
+/// Looks what a project has lost. Most have lost nothing, and keep nobody waiting whose line is to move.
+async fn look(
+    ports: &impl Ports,
+    policy: &Policy,
+    project: &ProjectName,
+    now: Timestamp,
+) -> Result<(), promote::Error> {
+    let Some(project) = policy.project(project) else { return Ok(()) };
+    if sweep::is_wanted(ports, &project, now).await? {
+        ports.publish(&[Event::SweepFound(Turn { project: project.name })]).await?;
+    }
+    Ok(())
+}
+
+/// Makes good what projects have lost; answers the messages of those where that failed.
+async fn swept(ports: &impl Ports, policy: &Policy, found: Sweeps, now: Timestamp) -> Vec<String> {
+    let (projects, ids): (Vec<Project>, Vec<Vec<String>>) = found.into_values().unzip();
+    let mut failed = Vec::new();
+    for ((answers, ids), project) in sweep(ports, policy, &projects, now).await.iter().zip(ids).zip(&projects)
+    {
+        notify(ports, answers, &[]).await;
+        let left = answers.iter().filter(|answer| !tell_all(answer, now)).count();
+        tracing::info!(project.name = %project.name, hints = answers.len(), failed = left, "sweep");
+        if left > 0 {
+            failed.extend(ids);
         }
     }
+    failed
 }
 
 /// Puts on the bus what people may want to be told. Whoever is not told finds it in the log.

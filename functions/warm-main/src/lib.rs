@@ -3,22 +3,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent, SqsMessage};
+use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent};
 use jiff::Timestamp;
 use stoker::emf::{self, Unit};
 use stoker::error::{CallError, Disposition};
-use stoker::event::{Envelope, Event, NightlyWarm, WarmWanted};
+use stoker::event::{Envelope, Event, Turn};
 use stoker::lambda::log;
 use stoker::names::{Commit, Line, ProjectName};
+use stoker::night;
 use stoker::policy::{Policy, Project};
 use stoker::ports::{ListProjects, Publish};
 use stoker::start::Outcome;
-use stoker::warm::{
-    MainPushed, Warmed, all_projects, is_turn_of, warm_after_failure, warm_after_push, warm_if_needed,
-};
-
-/// How many events are put on the bus at once.
-const EVENTS_AT_ONCE: usize = 500;
+use stoker::warm::{MainPushed, Warmed, warm_after_failure, warm_after_push, warm_if_needed};
 
 /// The ports that warming needs.
 pub trait Ports: stoker::warm::Ports + ListProjects + Publish {}
@@ -70,13 +66,14 @@ pub async fn handle(
         };
         match envelope.event {
             Event::NightlyWarm(tick) => {
-                let at = envelope.time.or_else(|| sent_at(message)).unwrap_or(now);
-                if let Err(error) = tick_of_the_night(ports, policy, tick, at).await {
+                let sent = message.attributes.get("SentTimestamp").map(String::as_str);
+                let at = night::due(&envelope, sent, now);
+                if let Err(error) = night::put_turns(ports, policy, tick, at, Event::WarmWanted).await {
                     log(error.disposition(), &error);
                     again.insert(index);
                 }
             }
-            Event::WarmWanted(WarmWanted { project }) => {
+            Event::WarmWanted(Turn { project }) => {
                 let Some(project) = policy.project(&project) else { continue };
                 occasion_of(&mut occasions, project, index).night = true;
             }
@@ -119,12 +116,6 @@ pub async fn handle(
     response
 }
 
-/// When a message was first put into the queue: a tick that is tried again later is still the same tick.
-fn sent_at(message: &SqsMessage) -> Option<Timestamp> {
-    let sent = message.attributes.get("SentTimestamp")?.parse().ok()?;
-    Timestamp::from_millisecond(sent).ok()
-}
-
 async fn warm(
     project: &Project,
     occasion: Occasion,
@@ -146,23 +137,6 @@ async fn warm(
         Some(warmed) => Ok(warmed),
         None => Ok(Warmed::Skipped("nobody asked".to_owned())),
     }
-}
-
-/// Puts the projects whose turn it is on the bus: from there they come one by one, as the account's limits allow.
-async fn tick_of_the_night(
-    ports: &impl Ports,
-    policy: &Policy,
-    tick: NightlyWarm,
-    at: Timestamp,
-) -> Result<(), CallError> {
-    let projects = all_projects(ports, policy).await?;
-    let turns = projects.into_iter().map(|project| project.name).filter(|name| is_turn_of(name, tick, at));
-    let turns: Vec<Event> = turns.map(|project| Event::WarmWanted(WarmWanted { project })).collect();
-    tracing::info!(projects = turns.len(), "a tick of the night");
-    for events in turns.chunks(EVENTS_AT_ONCE) {
-        ports.publish(events).await?;
-    }
-    Ok(())
 }
 
 #[expect(clippy::print_stdout, reason = "a line on standard output is how a metric leaves a function")]

@@ -74,6 +74,11 @@ impl Project {
         self.builds_repository.as_ref().unwrap_or(&self.cache_repository)
     }
 
+    /// The repositories that hold its caches: lines in the one, and what builds write where that is another.
+    pub fn repositories(&self) -> impl Iterator<Item = &CacheRepository> {
+        [&self.cache_repository].into_iter().chain(&self.builds_repository)
+    }
+
     /// Its lineages of caches, one for each target.
     pub fn scopes(&self) -> impl Iterator<Item = &Scope> {
         self.targets.iter().map(|target| &target.scope)

@@ -2,7 +2,7 @@
 //! to. It is a join, so a hint that comes twice, late or out of order changes nothing that matters.
 
 mod line;
-mod sweep;
+pub mod sweep;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -23,7 +23,6 @@ use crate::ports::{
     Build, BuildStatus, MountBlobs, ReadBlobs, ReadBuilds, ReadImages, WriteImages, read_images,
 };
 use crate::provenance::{Built, Provenance};
-pub use sweep::sweep;
 
 /// How many lines are moved at once: each holds its caches in memory.
 const LINES_AT_ONCE: usize = 16;

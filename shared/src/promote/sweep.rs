@@ -1,67 +1,92 @@
-//! The nightly sweep: what every lost event would have said, read from the world.
+//! The nightly sweep: what every lost event would have said, read from the world. Looking moves no line, so that it waits for
+//! nobody and nobody for it; only what is found goes through the queue that moves lines.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::{StreamExt as _, stream};
+use futures_util::future::join_all;
 use jiff::{SignedDuration, Timestamp};
 
 use super::line::{blobs, read_cache};
-use super::{Answer, Error, Hint, Ports, promote};
-use crate::cache::{self, Cache, Kind};
-use crate::error::CallError;
+use super::{Answer, Error, Hint, promote};
+use crate::cache::{self, Cache, Kind, Manifest};
 use crate::handout::Handed;
-use crate::names::{Commit, Digest, Line, Scope, Tag, TagKind};
+use crate::names::{CacheRepository, Commit, Digest, Line, Scope, Tag, TagKind};
 use crate::policy::{Policy, Project};
-use crate::ports::{Build, BuildStatus, Catalogue, CheckBlobs, Image, ListProjects, read_images};
+use crate::ports::{Build, BuildStatus, Catalogue, CheckBlobs, Image, read_images};
 use crate::provenance::Provenance;
-use crate::warm::all_projects;
 
 /// How far back it looks: two nights, should one of them be lost as well.
 const REACH: SignedDuration = SignedDuration::from_hours(49);
-/// How many projects are looked at at once.
-const PROJECTS_AT_ONCE: usize = 8;
+
+/// The ports that the sweep needs.
+pub trait Ports: super::Ports + CheckBlobs + Catalogue {}
+impl<P: super::Ports + CheckBlobs + Catalogue> Ports for P {}
+
+/// Whether a project has lost what [`sweep`] makes good. It only reads.
+pub async fn is_wanted(ports: &impl Ports, project: &Project, now: Timestamp) -> Result<bool, Error> {
+    let Found { built, merged, broken } = look(ports, project, now).await?;
+    Ok(!built.is_empty() || merged.is_some() || !broken.is_empty())
+}
 
 /// Promotes what builds of the last two days exported and merges brought, as if each event came now, and mends lines that
-/// have lost a layer. Answers what came of each hint; a project that fails does not keep the others from their turn.
+/// have lost a layer. Answers in the projects' order what came of each hint; a project that fails does not keep the others
+/// from their turn.
 pub async fn sweep(
-    ports: &(impl Ports + CheckBlobs + Catalogue + ListProjects),
+    ports: &impl Ports,
     policy: &Policy,
+    projects: &[Project],
     now: Timestamp,
-) -> Result<Vec<Answer>, CallError> {
-    let projects = all_projects(ports, policy).await?;
-    let looked = stream::iter(&projects).map(|project| look(ports, project, now));
-    let looked: Vec<_> = looked.buffer_unordered(PROJECTS_AT_ONCE).collect().await;
+) -> Vec<Vec<Answer>> {
+    let looked = projects.iter().map(|project| look_and_mend(ports, project, now));
+    let looked = join_all(looked).await;
     let mut answers = Vec::new();
     let (mut built, mut merged) = (Vec::new(), Vec::new());
-    for one in looked {
+    for (project, one) in looked.into_iter().enumerate() {
+        answers.push(Vec::new());
         match one {
-            Ok(Found { built: more, merged: merges }) => {
-                built.extend(more);
-                merged.extend(merges);
+            Ok(found) => {
+                built.extend(found.built.into_iter().map(|hint| (project, hint)));
+                merged.extend(found.merged.into_iter().map(|hint| (project, hint)));
             }
-            Err(error) => answers.push(Err(Arc::new(error))),
+            Err(error) => answers[project].push(Err(Arc::new(error))),
         }
     }
     // A merge brings what its branch's build has been promoted to.
-    answers.extend(promote(ports, policy, &built, now).await);
-    answers.extend(promote(ports, policy, &merged, now).await);
-    Ok(answers)
+    for found in [built, merged] {
+        let (projects, hints): (Vec<usize>, Vec<Hint>) = found.into_iter().unzip();
+        for (project, answer) in projects.into_iter().zip(promote(ports, policy, &hints, now).await) {
+            answers[project].push(answer);
+        }
+    }
+    answers
 }
 
 /// What there is to do for one project.
-#[derive(Default)]
 struct Found {
     built: Vec<Hint>,
-    merged: Vec<Hint>,
+    merged: Option<Hint>,
+    broken: Vec<Broken>,
 }
 
-async fn look(
-    ports: &(impl Ports + CheckBlobs + Catalogue),
-    project: &Project,
-    now: Timestamp,
-) -> Result<Found, Error> {
+/// A line that holds what rests on layers that cannot be read any more.
+struct Broken {
+    tag: Tag,
+    image: Image,
+    manifest: Manifest,
+    lost: Arc<BTreeSet<Digest>>,
+}
+
+async fn look_and_mend(ports: &impl Ports, project: &Project, now: Timestamp) -> Result<Found, Error> {
+    let mut found = look(ports, project, now).await?;
+    for broken in found.broken.drain(..) {
+        mend(ports, &project.cache_repository, broken).await?;
+    }
+    Ok(found)
+}
+
+async fn look(ports: &impl Ports, project: &Project, now: Timestamp) -> Result<Found, Error> {
     let recent = ports.recent(&project.name, Some(now - REACH)).await?;
     let recent = recent.iter().filter(|build| now.duration_since(build.started_at) < REACH);
     let recent: Vec<(&Build, Handed)> =
@@ -102,8 +127,7 @@ async fn look(
         commits: merged,
         head: None,
     });
-    mend(ports, project).await?;
-    Ok(Found { built, merged: merged.into_iter().collect() })
+    Ok(Found { built, merged, broken: broken(ports, project).await? })
 }
 
 fn commit_of(build: &Build, handed: &Handed) -> Option<Commit> {
@@ -111,8 +135,8 @@ fn commit_of(build: &Build, handed: &Handed) -> Option<Commit> {
     resolved.or_else(|| handed.commit.clone())
 }
 
-/// Takes from lines what they hold on layers that cannot be read any more: a build that is handed such a cache fails.
-async fn mend(ports: &(impl Ports + CheckBlobs + Catalogue), project: &Project) -> Result<(), Error> {
+/// The lines that have lost layers.
+async fn broken(ports: &impl Ports, project: &Project) -> Result<Vec<Broken>, Error> {
     let repository = &project.cache_repository;
     let images = ports.list(repository).await?;
     let tags = images.iter().flat_map(|image| &image.tags);
@@ -130,23 +154,29 @@ async fn mend(ports: &(impl Ports + CheckBlobs + Catalogue), project: &Project) 
     let all: BTreeSet<Digest> = lines.iter().flat_map(|(_, _, manifest)| blobs(manifest)).collect();
     let all: Vec<Digest> = all.into_iter().collect();
     let lost: BTreeSet<Digest> = ports.unavailable(repository, &all).await?.into_iter().collect();
-    for (tag, image, manifest) in lines {
-        if !blobs(&manifest).iter().any(|blob| lost.contains(blob)) {
-            continue;
-        }
-        let cache = if lost.contains(&manifest.config.digest) {
-            Cache::default()
-        } else {
-            let content = read_cache(ports, repository, &image).await?;
-            content.map_or_else(|_| Cache::default(), |content| content.cache.without_blobs(&lost))
-        };
-        tracing::error!(
-            cache.repository = %repository, cache.tag = %tag, cache.digest = %image.digest, cache.records = cache.records(),
-            "a line has lost layers; it keeps what rests on none of them"
-        );
-        let written = cache.serialise(manifest.annotations);
-        ports.put_blob(repository, &written.config_digest, Bytes::from(written.config)).await?;
-        ports.put_image(repository, &tag, cache::MANIFEST_MEDIA_TYPE, Bytes::from(written.manifest)).await?;
-    }
+    let lost = Arc::new(lost);
+    let has_lost = |manifest: &Manifest| blobs(manifest).iter().any(|blob| lost.contains(blob));
+    let broken = lines.into_iter().filter(|(_, _, manifest)| has_lost(manifest));
+    let broken =
+        broken.map(|(tag, image, manifest)| Broken { tag, image, manifest, lost: Arc::clone(&lost) });
+    Ok(broken.collect())
+}
+
+/// Takes from a line what it holds on layers that cannot be read any more: a build that is handed such a cache fails.
+async fn mend(ports: &impl Ports, repository: &CacheRepository, broken: Broken) -> Result<(), Error> {
+    let Broken { tag, image, manifest, lost } = broken;
+    let cache = if lost.contains(&manifest.config.digest) {
+        Cache::default()
+    } else {
+        let content = read_cache(ports, repository, &image).await?;
+        content.map_or_else(|_| Cache::default(), |content| content.cache.without_blobs(&lost))
+    };
+    tracing::error!(
+        cache.repository = %repository, cache.tag = %tag, cache.digest = %image.digest, cache.records = cache.records(),
+        "a line has lost layers; it keeps what rests on none of them"
+    );
+    let written = cache.serialise(manifest.annotations);
+    ports.put_blob(repository, &written.config_digest, Bytes::from(written.config)).await?;
+    ports.put_image(repository, &tag, cache::MANIFEST_MEDIA_TYPE, Bytes::from(written.manifest)).await?;
     Ok(())
 }

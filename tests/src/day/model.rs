@@ -11,7 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 use stoker::cache::{CONFIG_MEDIA_TYPE, MANIFEST_MEDIA_TYPE};
 use stoker::error::{CallError, Failure};
-use stoker::event::{Event, WarmWanted};
+use stoker::event::{Event, Turn};
 use stoker::handout::variable;
 use stoker::names::{CacheRepository, Commit, Digest, Line, ProjectName, Tag};
 use stoker::ports::{
@@ -673,7 +673,7 @@ impl Publish for Invocation<'_> {
         }
         for event in events {
             match event {
-                Event::WarmWanted(WarmWanted { project }) => {
+                Event::WarmWanted(Turn { project }) => {
                     self.model.published.borrow_mut().push(number_of(project.as_str()));
                 }
                 _ => self.model.told.set(self.model.told.get() + 1),

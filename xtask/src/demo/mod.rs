@@ -59,7 +59,14 @@ const LOCAL_BASE_IMAGE: &str = "localhost/base:1";
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The queues that are empty once everything has settled, by their outputs.
-const QUEUES: [&str; 4] = ["StartQueueUrl", "WarmQueueUrl", "PromotionQueueUrl", "RetentionQueueUrl"];
+const QUEUES: [&str; 6] = [
+    "StartQueueUrl",
+    "WarmQueueUrl",
+    "PromotionQueueUrl",
+    "SweepQueueUrl",
+    "RetentionQueueUrl",
+    "NightlyRetentionQueueUrl",
+];
 
 /// The policy of the demo. The builds of `app` write to a repository of their own; `docs` is the simple setting; `tools` lies in
 /// `CodeCommit` and is built by somebody else.
@@ -76,20 +83,19 @@ projects:
 ";
 
 /// The template's parameters in the demo.
-pub(crate) const PARAMETERS: [(&str, &str); 10] = [
+pub(crate) const PARAMETERS: [(&str, &str); 9] = [
     ("CacheRepository", "stoker/app"),
     ("BuildsRepositoryPrefix", "stoker-builds"),
     ("BuildsRepository", "stoker-builds/app"),
-    // A branch's caches go at once, and leased ones are looked at again soon: the demo does not wait for hours.
+    // A branch's caches go at once.
     ("RetentionDelaySeconds", "0"),
-    ("RetentionRetrySeconds", "2"),
     // Longer than an ordinary build takes to start, and no longer.
     ("WarmDelaySeconds", "8"),
     // The story says when it is night, whatever the hour, and one tick is for all projects.
     ("NightlySweepSchedule", NEVER),
     ("NightlyWarmSchedule", NEVER),
     ("NightlyRetentionSchedule", NEVER),
-    ("NightlyWarmSlots", "1"),
+    ("NightlySlots", "1"),
 ];
 
 /// A schedule that does not fire in a story's time.
@@ -225,6 +231,10 @@ fn set(builder: Builder, base_image: &str, program: &std::path::Path) -> anyhow:
     world.spawn("codebuild", "stoker-local", &mut command)?;
 
     let outputs = stack::deploy(&world, POLICY, &PARAMETERS)?;
+    // On AWS the caches that a build held are looked at again after minutes at the soonest: the demo does not wait for them.
+    let queue = outputs.get("RetentionQueueUrl").context("the stack has no retention queue")?;
+    let soon = json!({ "QueueUrl": queue, "Attributes": { "VisibilityTimeout": "2" } });
+    world.aws().call("sqs", "AmazonSQS.SetQueueAttributes", &soon)?;
     let docs_caches = json!({ "repositoryName": "stoker/docs" });
     world.aws().call("ecr", "AmazonEC2ContainerRegistry_V20150921.CreateRepository", &docs_caches)?;
     let local =
