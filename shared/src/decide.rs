@@ -387,6 +387,28 @@ mod tests {
     }
 
     #[test]
+    fn a_turn_of_the_night_is_for_its_own_project_or_repository() {
+        let turn = |kind: &str, detail: &str| {
+            let policy = "{ name: app, repository: github.com/example/app, builds-repository: 'builds/{project}' }, \
+                          { name: lib, repository: github.com/example/lib }";
+            decided(policy, &format!(r#"{{"source":"stoker","detail-type":"{kind}","detail":{detail}}}"#))
+        };
+        for kind in ["SweepWanted", "SweepFound"] {
+            assert_eq!(turn(kind, r#"{"project":"app"}"#), "promote");
+            assert_eq!(turn(kind, r#"{"project":"other"}"#), "no promotion: projects");
+        }
+        for (repository, expected) in [
+            ("stoker/app", "retention"),
+            ("builds/app", "retention"),
+            // Those of the projects that are not named are not theirs.
+            ("stoker/lib", "no retention: projects"),
+        ] {
+            let detail = format!(r#"{{"repository":"{repository}","projects":["app","other"]}}"#);
+            assert_eq!(turn("RetainWanted", &detail), expected, "{repository}");
+        }
+    }
+
+    #[test]
     fn every_project_of_a_repository_is_told_by_its_name() {
         let policy = "{ name: web, repository: github.com/example/app }, \
                       { name: api, repository: github.com/example/app, builds: { start: false } }";

@@ -85,8 +85,9 @@ mod tests {
             let json = format!(r#"{{"source":"stoker","detail-type":"NightlySweep",{time}"detail":{{}}}}"#);
             Envelope::parse(&json).unwrap()
         };
-        let [scheduled, sent, now] = ["2026-11-21T01:00:00Z", "2026-11-21T01:02:00Z", "2026-11-21T03:00:00Z"]
-            .map(|at| at.parse().unwrap());
+        let [scheduled, sent, now]: [Timestamp; 3] =
+            ["2026-11-21T01:00:00Z", "2026-11-21T01:02:00Z", "2026-11-21T03:00:00Z"]
+                .map(|at| at.parse().unwrap());
         let told = parse(r#""time":"2026-11-21T01:00:00Z","#);
         // What Scheduler did not fill in.
         let silent = parse(r#""time":"<aws.scheduler.scheduled-time>","#);

@@ -209,8 +209,11 @@ fn world(policy: &str, envelopes: &[Envelope]) -> World {
         Event::BuildStateChange(change) if change.build_status == "IN_PROGRESS" => {
             Some(BuildStatus::InProgress)
         }
-        Event::BuildStateChange(_) | Event::ImageAction(_) => Some(BuildStatus::Succeeded),
-        Event::NightlySweep(_) | Event::SweepWanted(_) | Event::SweepFound(_) => Some(BuildStatus::Succeeded),
+        Event::BuildStateChange(_)
+        | Event::ImageAction(_)
+        | Event::NightlySweep(_)
+        | Event::SweepWanted(_)
+        | Event::SweepFound(_) => Some(BuildStatus::Succeeded),
         _ => None,
     };
     if let Some(status) = envelopes.iter().find_map(ended) {

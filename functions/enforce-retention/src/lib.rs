@@ -18,14 +18,6 @@ use stoker::warm::all_projects;
 pub trait Ports: stoker::retain::Ports + ListProjects + Publish {}
 impl<P: stoker::retain::Ports + ListProjects + Publish> Ports for P {}
 
-/// What is left to do of a message that was handled.
-#[derive(PartialEq, Eq)]
-enum Left {
-    Nothing,
-    /// A running build still holds some of what is to go.
-    Held,
-}
-
 /// Handles a batch of branches that went, of repositories whose turn in the night has come, and of the night's ticks; answers
 /// the messages that are to come again: what failed, and branches some of whose caches a running build still holds.
 pub async fn handle(
@@ -43,20 +35,20 @@ pub async fn handle(
                 continue;
             }
         };
-        let left = match &envelope.event {
+        let held = match &envelope.event {
             Event::NightlyRetention(tick) => {
                 let sent = message.attributes.get("SentTimestamp").map(String::as_str);
                 let at = night::due(&envelope, sent, now);
-                tick_of_the_night(ports, policy, *tick, at).await.map(|()| Left::Nothing)
+                tick_of_the_night(ports, policy, *tick, at).await.map(|()| false)
             }
-            Event::RetainWanted(wanted) => handle_wanted(wanted, policy, ports, now).await,
+            // What a running build holds is left to the next night.
+            Event::RetainWanted(wanted) => handle_wanted(wanted, policy, ports, now).await.map(|()| false),
             _ => handle_gone(&envelope, policy, ports, now).await,
         };
-        let again = left.map(|left| left == Left::Held).unwrap_or_else(|error| {
-            log(error.disposition(), &error);
-            true
-        });
-        if again {
+        if let Err(error) = &held {
+            log(error.disposition(), error);
+        }
+        if held.unwrap_or(true) {
             response.add_failure(message.message_id.clone().unwrap_or_default());
         }
     }
@@ -79,32 +71,33 @@ async fn tick_of_the_night(
     night::put(ports, &turns.collect::<Vec<_>>()).await
 }
 
-/// Handles one repository's turn in the night. What a running build holds is left to the next.
+/// Handles one repository's turn in the night.
 async fn handle_wanted(
     wanted: &RetainWanted,
     policy: &Policy,
     ports: &impl Ports,
     now: Timestamp,
-) -> Result<Left, CallError> {
+) -> Result<(), CallError> {
     let names: BTreeSet<_> = wanted.projects.iter().collect();
     let projects = names.into_iter().filter_map(|name| policy.project(name)).collect();
     if let Some(projects) = by_repository(projects).remove(&wanted.repository) {
         tell(&enforce(ports, &wanted.repository, &projects, Vec::new(), now).await?);
     }
-    Ok(Left::Nothing)
+    Ok(())
 }
 
+/// Handles a branch that went; answers whether a running build still holds some of its caches.
 async fn handle_gone(
     envelope: &Envelope,
     policy: &Policy,
     ports: &impl Ports,
     now: Timestamp,
-) -> Result<Left, CallError> {
-    let Some((repository, line)) = gone(&envelope.event) else { return Ok(Left::Nothing) };
+) -> Result<bool, CallError> {
+    let Some((repository, line)) = gone(&envelope.event) else { return Ok(false) };
     // The forge's own time, where it has signed one: the webhook may come again when the branch lives once more.
     let told_at = envelope.time.unwrap_or(now);
     let at = envelope.event.signed_at().map_or(told_at, |signed| signed.min(told_at));
-    let mut left = Left::Nothing;
+    let mut held = false;
     for project in policy.projects_of(repository) {
         // The repository may hold other projects' caches: those are not named here, and what is not named is kept.
         let gone =
@@ -112,11 +105,9 @@ async fn handle_gone(
         let repository = project.cache_repository.clone();
         let applied = enforce(ports, &repository, &[project], gone, now).await?;
         tell(&applied);
-        if applied.applied && applied.plan.of(Action::Wait).next().is_some() {
-            left = Left::Held;
-        }
+        held |= applied.applied && applied.plan.of(Action::Wait).next().is_some();
     }
-    Ok(left)
+    Ok(held)
 }
 
 /// The line that went with an event.

@@ -67,13 +67,14 @@ pub async fn handle(
                 let (_, ids) = found.entry(project.name.clone()).or_insert((project, Vec::new()));
                 ids.push(id);
             }
-            event => match Hint::of(event) {
-                Some(hint) => {
-                    ids.push(id);
-                    hints.push(hint);
-                }
-                None => tracing::debug!(event.kind = event.detail_type(), "no hint"),
-            },
+            event => {
+                let Some(hint) = Hint::of(event) else {
+                    tracing::debug!(event.kind = event.detail_type(), "no hint");
+                    continue;
+                };
+                ids.push(id);
+                hints.push(hint);
+            }
         }
     }
     let answers = promote(ports, policy, &hints, now).await;
