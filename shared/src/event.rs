@@ -36,6 +36,12 @@ pub struct BranchPushed {
     /// Whether the head's message, or the push, asks the forge's own CI to stay away, as `[skip ci]` does.
     #[serde(default)]
     pub skips_ci: bool,
+    /// Who pushed, by the id that the forge has for that account; `None` where it tells none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub actor: Option<String>,
+    /// The message of the new head; `None` where the forge does not tell it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
     /// When it was pushed by the forge's clock, where that is part of what the forge signed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pushed_at: Option<Timestamp>,
@@ -45,9 +51,13 @@ pub struct BranchPushed {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Change {
-    /// It was opened or reopened, or is a draft no more.
+    /// It was opened.
     #[default]
     Opened,
+    /// It was closed and is open again.
+    Reopened,
+    /// It is a draft no more.
+    Ready,
     /// Its branch got new commits, which is a push of its own where the branch is not a fork's.
     Pushed,
     /// It is to be merged into another branch than before.
@@ -56,6 +66,12 @@ pub enum Change {
     Labelled,
     /// It was merged or closed.
     Ended,
+}
+
+impl Change {
+    /// All that may start a build: an end does not.
+    pub const BUILT: [Self; 6] =
+        [Self::Opened, Self::Reopened, Self::Ready, Self::Pushed, Self::Retargeted, Self::Labelled];
 }
 
 /// A pull request: opened, updated, merged or closed.
@@ -87,6 +103,16 @@ pub struct PullRequest {
     /// Its labels.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub labels: Vec<String>,
+    /// Who did this, by the id that the forge has for that account; of an approval, who opened the pull request.
+    /// `None` where the forge tells none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub actor: Option<String>,
+    /// The message of its head; `None` where the forge does not tell it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// Whether that message, or the title where the forge heeds it, asks the forge's own CI to stay away.
+    #[serde(default)]
+    pub skips_ci: bool,
     /// The git reference by which the forge serves the head from the repository that the pull request is for, such as
     /// `refs/pull/7/head`.
     #[serde(default, skip_serializing_if = "Option::is_none")]

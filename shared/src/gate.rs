@@ -6,7 +6,7 @@ use std::fmt;
 use crate::event::{Approval, BranchPushed, Change, Event, PullRequest};
 use crate::handout::{Trust, Wanted};
 use crate::names::{Commit, Line};
-use crate::policy::{ForkBuilds, Project};
+use crate::policy::{Builds, ForkBuilds, PathsUnknown, Project};
 use crate::start::{Request, Subject};
 
 /// Why an event starts no build.
@@ -65,41 +65,40 @@ fn pushed(project: &Project, push: &BranchPushed) -> Gated {
     })
 }
 
-/// What holds of a push whoever builds it: that its author does not ask to be left alone, and that it changes a file that
-/// matters.
+/// What holds of a push whoever builds it: who pushed, what the author says, and which files changed.
 pub fn wanted_by_push(project: &Project, push: &BranchPushed) -> Result<(), Leave> {
     let builds = &project.builds;
     if builds.skip_marks && push.skips_ci {
         return Err(leave("builds.skip-marks", "the push asks that it is not built"));
     }
-    if let Some(paths) = &push.paths
-        && !builds.paths.match_all()
-        && !paths.iter().any(|path| builds.paths.matches(path))
-    {
-        return Err(leave("builds.paths", format!("none of the {} files that changed is one", paths.len())));
-    }
-    Ok(())
+    by_actor(builds, push.actor.as_deref())?;
+    with_message(builds, push.message.as_deref())?;
+    with_files(builds, push.paths.as_deref())
 }
 
 fn updated(project: &Project, pull: &PullRequest) -> Gated {
+    let builds = &project.builds;
     started_here(project)?;
     if pull.from_fork {
-        return match project.builds.forks.build {
-            ForkBuilds::None => Err(leave("builds.forks", "pull requests from forks are not built")),
-            ForkBuilds::AfterApproval => Err(leave(
-                "builds.forks",
-                format!("waits until one of the approvers approves {}", pull.commit.short()),
-            )),
-            ForkBuilds::ReadOnly => fit(project, pull).and_then(|()| of_fork(project, pull)),
-        };
+        match builds.forks.build {
+            ForkBuilds::None => {
+                return Err(leave("builds.forks", "pull requests from forks are not built"));
+            }
+            ForkBuilds::AfterApproval => {
+                let why = format!("waits until one of the approvers approves {}", pull.commit.short());
+                return Err(leave("builds.forks", why));
+            }
+            ForkBuilds::ReadOnly => {}
+        }
     }
-    let builds = &project.builds;
-    let line = Line::of_branch(&pull.branch, &pull.default_branch);
-    if !builds.on_pull_request {
-        return Err(leave("builds.on", "pull requests start no build"));
+    if !builds.on_pull_request.contains(&pull.change) {
+        return Err(leave("builds.on", "such a change of a pull request starts no build"));
     }
-    if !builds.branches.matches(pull.branch.as_str()) {
-        return Err(leave("builds.branches", format!("the branch `{}` is not built", pull.branch)));
+    between_branches(builds, pull)?;
+    if pull.from_fork {
+        fit(builds, pull)?;
+        wanted_by_pull_request(builds, pull)?;
+        return of_fork(project, pull);
     }
     if builds.on_push && pull.change == Change::Pushed {
         return Err(leave("builds.on", "the push itself says more: it is what starts the build"));
@@ -107,7 +106,9 @@ fn updated(project: &Project, pull: &PullRequest) -> Gated {
     if builds.on_push && !builds.paths.match_all() {
         return Err(leave("builds.paths", "only a push tells which files changed"));
     }
-    fit(project, pull)?;
+    fit(builds, pull)?;
+    wanted_by_pull_request(builds, pull)?;
+    let line = Line::of_branch(&pull.branch, &pull.default_branch);
     let base = Line::of_branch(&pull.base, &pull.default_branch);
     Ok(Request {
         trust: Trust::of(&line),
@@ -121,10 +122,12 @@ fn updated(project: &Project, pull: &PullRequest) -> Gated {
     })
 }
 
-/// Who approves has looked at the very commit: that it is a draft, or labelled, was there to be seen.
+/// Who approves has looked at the very commit: that it is a draft, labelled or marked was there to be seen. All else that
+/// keeps a fork's pull request from being built keeps an approved one, too.
 fn approved(project: &Project, approval: &Approval) -> Gated {
     let pull = &approval.pull_request;
-    let forks = &project.builds.forks;
+    let builds = &project.builds;
+    let forks = &builds.forks;
     started_here(project)?;
     if !pull.from_fork || forks.build != ForkBuilds::AfterApproval {
         return Err(leave("builds.forks", "no build waits for an approval"));
@@ -140,6 +143,12 @@ fn approved(project: &Project, approval: &Approval) -> Gated {
             format!("{} was approved, and the head is {}", approval.commit.short(), pull.commit.short());
         return Err(leave("builds.forks", why));
     }
+    // What was approved may have come with the pull request or with a later push, and nobody tells which.
+    if ![Change::Opened, Change::Pushed].iter().all(|change| builds.on_pull_request.contains(change)) {
+        return Err(leave("builds.on", "not every pull request is to be built"));
+    }
+    between_branches(builds, pull)?;
+    wanted_by_pull_request(builds, pull)?;
     of_fork(project, pull)
 }
 
@@ -172,9 +181,73 @@ fn started_here(project: &Project) -> Result<(), Leave> {
     }
 }
 
-/// What holds for any pull request.
-fn fit(project: &Project, pull: &PullRequest) -> Result<(), Leave> {
-    let builds = &project.builds;
+/// The branches of a pull request. A fork calls its own whatever it likes: that can keep it out, and lets nothing in.
+fn between_branches(builds: &Builds, pull: &PullRequest) -> Result<(), Leave> {
+    if !builds.branches.matches(pull.branch.as_str()) {
+        return Err(leave("builds.branches", format!("the branch `{}` is not built", pull.branch)));
+    }
+    if !builds.bases.matches(pull.base.as_str()) {
+        return Err(leave("builds.bases", format!("what is to be merged into `{}` is not built", pull.base)));
+    }
+    Ok(())
+}
+
+/// What a push is asked, too. No forge tells the files of a pull request.
+fn wanted_by_pull_request(builds: &Builds, pull: &PullRequest) -> Result<(), Leave> {
+    by_actor(builds, pull.actor.as_deref())?;
+    with_message(builds, pull.message.as_deref())?;
+    with_files(builds, None)
+}
+
+fn by_actor(builds: &Builds, actor: Option<&str>) -> Result<(), Leave> {
+    if builds.actors.match_all() {
+        return Ok(());
+    }
+    match actor {
+        None => Err(leave("builds.actors", "it is not known who did this")),
+        Some(id) if builds.actors.matches(id) => Ok(()),
+        Some(id) => Err(leave("builds.actors", format!("the account {} starts no build", id.escape_debug()))),
+    }
+}
+
+fn with_message(builds: &Builds, message: Option<&str>) -> Result<(), Leave> {
+    if builds.messages.match_all() {
+        return Ok(());
+    }
+    match message {
+        None => Err(leave("builds.messages", "the message of the head is not known")),
+        Some(message) if builds.messages.matches(message) => Ok(()),
+        Some(_) => Err(leave("builds.messages", "the message of the head is none that is built")),
+    }
+}
+
+/// What `skip-paths` names guards something, so nothing goes by it unseen. `paths` saves builds, and what becomes of those
+/// of which nobody knows whether they are needed the policy says.
+fn with_files(builds: &Builds, paths: Option<&[String]>) -> Result<(), Leave> {
+    if let Some(skip) = &builds.skip_paths {
+        let Some(paths) = paths else {
+            return Err(leave("builds.skip-paths", "it is not known which files changed"));
+        };
+        if let Some(path) = paths.iter().find(|path| skip.matches(path)) {
+            return Err(leave("builds.skip-paths", format!("{} has changed", path.escape_debug())));
+        }
+    }
+    match paths {
+        _ if builds.paths.match_all() => Ok(()),
+        None if builds.paths_unknown == PathsUnknown::Build => Ok(()),
+        None => Err(leave("builds.paths-unknown", "it is not known which files changed")),
+        Some(paths) if paths.iter().any(|path| builds.paths.matches(path)) => Ok(()),
+        Some(paths) => {
+            Err(leave("builds.paths", format!("none of the {} files that changed is one", paths.len())))
+        }
+    }
+}
+
+/// What holds for any pull request that nobody has approved.
+fn fit(builds: &Builds, pull: &PullRequest) -> Result<(), Leave> {
+    if builds.skip_marks && pull.skips_ci {
+        return Err(leave("builds.skip-marks", "the pull request asks that it is not built"));
+    }
     if pull.draft && !builds.drafts {
         return Err(leave("builds.drafts", "the pull request is a draft"));
     }
@@ -190,3 +263,6 @@ fn whole(pull: &PullRequest) -> Result<Commit, Leave> {
     let why = "the forge tells only the start of the head's hash; its push is what can be built";
     pull.commit.commit().ok_or_else(|| leave("event", why))
 }
+
+#[cfg(test)]
+mod tests;

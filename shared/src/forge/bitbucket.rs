@@ -4,7 +4,7 @@
 use serde::Deserialize;
 use serde::de::Error as _;
 
-use super::payload::{self, Moment};
+use super::payload::{self, AccountId, Moment};
 use super::{DefaultBranchOf, MAX_EVENTS, Meaning};
 use crate::event::{Approval, BranchDeleted, BranchPushed, Change, Event, PullRequest};
 use crate::names::{Branch, Commit, Repository, Revision};
@@ -49,7 +49,7 @@ impl RepositoryPayload {
 struct Target {
     hash: Commit,
     #[serde(default)]
-    message: String,
+    message: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -80,6 +80,7 @@ impl RefChange {
         self,
         repository: &Repository,
         default_branch: &Branch,
+        actor: Option<&str>,
     ) -> Result<Option<Event>, serde_json::Error> {
         let Some(reference) = self.new.as_ref().or(self.old.as_ref()) else { return Ok(None) };
         if reference.kind != "branch" {
@@ -99,7 +100,9 @@ impl RefChange {
             default_branch,
             before: self.old.map(|old| old.target.hash),
             paths: None,
-            skips_ci: payload::has_skip_mark(&new.target.message),
+            skips_ci: new.target.message.as_deref().is_some_and(payload::has_skip_mark),
+            actor: actor.map(str::to_owned),
+            message: new.target.message.as_deref().and_then(payload::message),
             commit: new.target.hash,
             // The only dates are those that the authors of commits wrote.
             pushed_at: None,
@@ -116,6 +119,8 @@ struct Push {
 struct PushPayload {
     push: Push,
     repository: RepositoryPayload,
+    #[serde(default)]
+    actor: Option<User>,
 }
 
 fn read_push(body: &[u8], default_branch_of: &DefaultBranchOf<'_>) -> Result<Meaning, serde_json::Error> {
@@ -124,9 +129,10 @@ fn read_push(body: &[u8], default_branch_of: &DefaultBranchOf<'_>) -> Result<Mea
     let Some(default_branch) = default_branch_of(&repository) else {
         return Ok(Meaning::Ignored(NO_PROJECT));
     };
+    let actor = payload.actor.and_then(|user| user.account_id.0);
     let mut events = Vec::new();
     for change in payload.push.changes {
-        events.extend(change.event(&repository, &default_branch)?);
+        events.extend(change.event(&repository, &default_branch, actor.as_deref())?);
     }
     if events.len() > MAX_EVENTS {
         tracing::warn!(%repository, branches = events.len(), "a push of too many branches; the last ones are left out");
@@ -172,12 +178,15 @@ struct PullRequestBody {
     draft: bool,
     #[serde(default)]
     updated_on: Moment,
+    /// Who opened it.
+    #[serde(default)]
+    author: Option<User>,
 }
 
 #[derive(Deserialize)]
 struct User {
     #[serde(default)]
-    account_id: Option<String>,
+    account_id: AccountId,
 }
 
 #[derive(Deserialize)]
@@ -192,6 +201,8 @@ struct ApprovalBody {
 struct PullRequestPayload {
     #[serde(default)]
     approval: Option<ApprovalBody>,
+    #[serde(default)]
+    actor: Option<User>,
     repository: RepositoryPayload,
     pullrequest: PullRequestBody,
 }
@@ -221,6 +232,7 @@ fn read_pull_request(
         return Ok(Meaning::Ignored("a pull request without a head"));
     };
     let source = pull.source.repository.as_ref().map(|source| &source.full_name);
+    let actor = if event == "pullrequest:approved" { pull.author } else { payload.actor };
     let mut pull_request = PullRequest {
         from_fork: source != Some(&payload.repository.full_name),
         repository,
@@ -233,12 +245,16 @@ fn read_pull_request(
         change,
         draft: pull.draft,
         labels: Vec::new(),
+        actor: actor.and_then(|user| user.account_id.0),
+        message: None,
+        skips_ci: false,
         reference: None,
         updated_at: pull.updated_on.0,
     };
     if event == "pullrequest:approved" {
         // Nicknames are neither unique nor lasting: anybody could take that of an approver.
-        let id = payload.approval.as_ref().and_then(|approval| approval.user.as_ref()?.account_id.as_deref());
+        let id =
+            payload.approval.as_ref().and_then(|approval| approval.user.as_ref()?.account_id.0.as_deref());
         let Some(approver) = id.and_then(payload::account) else {
             return Ok(Meaning::Ignored("an approval by nobody"));
         };

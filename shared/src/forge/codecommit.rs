@@ -6,7 +6,7 @@ use serde::de::Error as _;
 use serde_json::Value;
 
 use super::bitbucket::NO_PROJECT;
-use super::payload::{self, Moment};
+use super::payload::{self, AccountId, Moment};
 use super::{DefaultBranchOf, Meaning, Refusal};
 use crate::event::{BranchDeleted, BranchPushed, Change, Event, PullRequest};
 use crate::names::{Branch, Commit, Repository, Revision};
@@ -67,6 +67,8 @@ struct ReferenceDetail {
     commit_id: Option<Commit>,
     #[serde(default)]
     old_commit_id: Option<Commit>,
+    #[serde(default)]
+    caller_user_arn: AccountId,
 }
 
 fn read_reference(
@@ -104,6 +106,8 @@ fn read_reference(
         before: detail.old_commit_id,
         paths: None,
         skips_ci: false,
+        actor: detail.caller_user_arn.0,
+        message: None,
         pushed_at: envelope.time.0,
     })))
 }
@@ -124,6 +128,8 @@ struct PullRequestDetail {
     source_reference: String,
     source_commit: Revision,
     destination_reference: String,
+    #[serde(default)]
+    caller_user_arn: AccountId,
 }
 
 impl PullRequestDetail {
@@ -176,6 +182,9 @@ fn read_pull_request(
         change,
         draft: false,
         labels: Vec::new(),
+        actor: detail.caller_user_arn.0,
+        message: None,
+        skips_ci: false,
         reference: None,
         updated_at: envelope.time.0,
     };

@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde::de::{Error as _, IgnoredAny};
 
 use super::Meaning;
-use super::payload::{self, Moment, PushedCommit};
+use super::payload::{self, Account, Moment, PushedCommit};
 use crate::event::{Approval, BranchDeleted, BranchPushed, Change, Event, PullRequest};
 use crate::names::{Branch, Commit, Repository, Revision};
 
@@ -50,7 +50,7 @@ impl RepositoryPayload {
 #[derive(Deserialize)]
 struct HeadCommit {
     #[serde(default)]
-    message: String,
+    message: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -71,6 +71,8 @@ struct PushPayload {
     #[serde(default)]
     head_commit: Option<HeadCommit>,
     repository: RepositoryPayload,
+    #[serde(default)]
+    sender: Option<Account>,
 }
 
 impl PushPayload {
@@ -94,6 +96,7 @@ fn read_push(body: &[u8]) -> Result<Meaning, serde_json::Error> {
         let deleted = BranchDeleted { repository, branch, default_branch, deleted_at: pushed_at };
         return Ok(Meaning::one(Event::BranchDeleted(deleted)));
     }
+    let message = push.head_commit.and_then(|head| head.message);
     Ok(Meaning::one(Event::BranchPushed(BranchPushed {
         repository,
         to_default_branch: branch == default_branch,
@@ -103,7 +106,9 @@ fn read_push(body: &[u8]) -> Result<Meaning, serde_json::Error> {
         default_branch,
         before: Commit::new(push.before).ok(),
         paths,
-        skips_ci: push.head_commit.is_some_and(|head| skips_ci(&head.message)),
+        skips_ci: message.as_deref().is_some_and(skips_ci),
+        actor: payload::id_of(push.sender),
+        message: message.as_deref().and_then(payload::message),
         pushed_at,
     })))
 }
@@ -161,6 +166,9 @@ struct PullRequestBody {
     merge_commit_sha: Option<Revision>,
     #[serde(default)]
     updated_at: Moment,
+    /// Who opened it. Null when the account has been deleted.
+    #[serde(default)]
+    user: Option<Account>,
 }
 
 impl PullRequestBody {
@@ -169,6 +177,7 @@ impl PullRequestBody {
         repository: RepositoryPayload,
         change: Change,
         merged: bool,
+        actor: Option<Account>,
     ) -> Result<PullRequest, serde_json::Error> {
         let head_repository = self.head.repo.map(|repo| repo.full_name);
         Ok(PullRequest {
@@ -184,6 +193,10 @@ impl PullRequestBody {
             change,
             draft: self.draft,
             labels: payload::labels(self.labels.into_iter().map(|label| label.name)),
+            actor: payload::id_of(actor),
+            // Neither of these is told, and GitHub heeds no title.
+            message: None,
+            skips_ci: false,
             reference: Some(format!("refs/pull/{}/head", self.number)),
             updated_at: self.updated_at.0,
         })
@@ -202,12 +215,16 @@ struct PullRequestPayload {
     changes: Option<Changes>,
     pull_request: PullRequestBody,
     repository: RepositoryPayload,
+    #[serde(default)]
+    sender: Option<Account>,
 }
 
 fn read_pull_request(body: &[u8]) -> Result<Meaning, serde_json::Error> {
     let payload: PullRequestPayload = serde_json::from_slice(body)?;
     let change = match payload.action.as_str() {
-        "opened" | "reopened" | "ready_for_review" => Change::Opened,
+        "opened" => Change::Opened,
+        "reopened" => Change::Reopened,
+        "ready_for_review" => Change::Ready,
         "synchronize" => Change::Pushed,
         "edited" if payload.changes.is_some_and(|changes| changes.base.is_some()) => Change::Retargeted,
         "labeled" | "unlabeled" => Change::Labelled,
@@ -215,7 +232,7 @@ fn read_pull_request(body: &[u8]) -> Result<Meaning, serde_json::Error> {
         _ => return Ok(Meaning::Ignored("an action that changes no code")),
     };
     let merged = change == Change::Ended && payload.pull_request.merged;
-    let pull = payload.pull_request.event(payload.repository, change, merged)?;
+    let pull = payload.pull_request.event(payload.repository, change, merged, payload.sender)?;
     Ok(payload::pull_request(pull, merged))
 }
 
@@ -255,7 +272,9 @@ fn read_review(body: &[u8]) -> Result<Meaning, serde_json::Error> {
     let (Some(approver), Some(commit)) = (approver, review.commit_id) else {
         return Ok(Meaning::Ignored("an approval by nobody, or of no commit"));
     };
-    let mut pull_request = payload.pull_request.event(payload.repository, Change::default(), false)?;
+    let mut pull = payload.pull_request;
+    let author = pull.user.take();
+    let mut pull_request = pull.event(payload.repository, Change::default(), false, author)?;
     pull_request.updated_at = review.submitted_at.0.or(pull_request.updated_at);
     Ok(Meaning::one(Event::PullRequestApproved(Approval { pull_request, approver, commit })))
 }

@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use serde::de::{Error as _, IgnoredAny};
 
-use super::payload::{self, Moment, PushedCommit};
+use super::payload::{self, AccountId, Moment, PushedCommit};
 use super::{Meaning, Refusal, mac, signs};
 use crate::event::{Approval, BranchDeleted, BranchPushed, Change, Event, PullRequest};
 use crate::names::{Branch, Commit, Repository, Revision};
@@ -121,6 +121,8 @@ struct PushPayload {
     total_commits_count: Option<usize>,
     #[serde(default)]
     push_options: Option<PushOptions>,
+    #[serde(default)]
+    user_id: AccountId,
 }
 
 impl PushPayload {
@@ -131,11 +133,15 @@ impl PushPayload {
         if all && !is_zero(&self.before) { payload::paths(&self.commits) } else { None }
     }
 
+    /// The message of the new head.
+    fn message(&self) -> Option<&str> {
+        let head = self.commits.iter().find(|commit| commit.id.as_str() == self.after)?;
+        head.message.as_deref()
+    }
+
     fn skips_ci(&self) -> bool {
-        let head = self.commits.iter().find(|commit| commit.id.as_str() == self.after);
         let by_option = self.push_options.as_ref().and_then(|options| options.ci.as_ref());
-        head.is_some_and(|head| payload::has_skip_mark(&head.message))
-            || by_option.is_some_and(|ci| ci.skip.is_some())
+        self.message().is_some_and(payload::has_skip_mark) || by_option.is_some_and(|ci| ci.skip.is_some())
     }
 }
 
@@ -151,6 +157,7 @@ fn read_push(body: &[u8]) -> Result<Meaning, serde_json::Error> {
     };
     let repository = push.project.name()?;
     let (paths, skips_ci) = (push.paths(), push.skips_ci());
+    let message = push.message().and_then(payload::message);
     // The first branch of an empty repository becomes its default branch.
     let default_branch = push.project.default_branch.unwrap_or_else(|| branch.clone());
     if is_zero(&push.after) {
@@ -167,6 +174,8 @@ fn read_push(body: &[u8]) -> Result<Meaning, serde_json::Error> {
         before: Commit::new(push.before).ok(),
         paths,
         skips_ci,
+        actor: push.user_id.0,
+        message,
         pushed_at: None,
     })))
 }
@@ -174,11 +183,18 @@ fn read_push(body: &[u8]) -> Result<Meaning, serde_json::Error> {
 #[derive(Deserialize)]
 struct LastCommit {
     id: Revision,
+    #[serde(default)]
+    message: Option<String>,
 }
 
 #[derive(Deserialize)]
 struct MergeRequest {
     iid: u64,
+    #[serde(default)]
+    title: String,
+    /// Who opened it.
+    #[serde(default)]
+    author_id: AccountId,
     #[serde(default)]
     action: String,
     #[serde(default)]
@@ -220,6 +236,8 @@ struct Changes {
 
 #[derive(Deserialize)]
 struct User {
+    #[serde(default)]
+    id: AccountId,
     username: String,
 }
 
@@ -240,10 +258,11 @@ impl MergeRequestPayload {
     fn change(&self) -> Option<Change> {
         let ready = || self.changes.draft.as_ref().is_some_and(|draft| draft.current == Some(false));
         match self.object_attributes.action.as_str() {
-            "open" | "reopen" => Some(Change::Opened),
+            "open" => Some(Change::Opened),
+            "reopen" => Some(Change::Reopened),
             "update" if self.object_attributes.oldrev.is_some() => Some(Change::Pushed),
             "update" if self.changes.target_branch.is_some() => Some(Change::Retargeted),
-            "update" if ready() => Some(Change::Opened),
+            "update" if ready() => Some(Change::Ready),
             "update" if self.changes.labels.is_some() => Some(Change::Labelled),
             "merge" | "close" => Some(Change::Ended),
             "approved" | "approval" => Some(Change::default()),
@@ -259,7 +278,7 @@ fn read_merge_request(body: &[u8]) -> Result<Meaning, serde_json::Error> {
     };
     let repository = payload.project.name()?;
     let request = payload.object_attributes;
-    let Some(LastCommit { id: commit }) = request.last_commit else {
+    let Some(LastCommit { id: commit, message }) = request.last_commit else {
         return Ok(Meaning::Ignored("a merge request without commits"));
     };
     let no_default = || serde_json::Error::custom("the project has no default branch");
@@ -267,6 +286,9 @@ fn read_merge_request(body: &[u8]) -> Result<Meaning, serde_json::Error> {
     let approval = matches!(request.action.as_str(), "approved" | "approval");
     // Without a commit of its own a merge was a fast-forward, to the very commit that was merged.
     let merge_commit = request.merge_commit_sha.or(request.squash_commit_sha);
+    let message = message.as_deref();
+    let user = payload.user;
+    let actor = if approval { request.author_id.0 } else { user.as_ref().and_then(|user| user.id.0.clone()) };
     let pull = PullRequest {
         repository,
         number: request.iid,
@@ -279,6 +301,10 @@ fn read_merge_request(body: &[u8]) -> Result<Meaning, serde_json::Error> {
         change,
         draft: request.draft,
         labels: payload::labels(payload.labels.into_iter().map(|label| label.title)),
+        actor,
+        message: message.and_then(payload::message),
+        // GitLab itself heeds a mark in the title, too.
+        skips_ci: message.is_some_and(payload::has_skip_mark) || payload::has_skip_mark(&request.title),
         reference: Some(format!("refs/merge-requests/{}/head", request.iid)),
         // An approval need not change the request's own date, which may be weeks ago.
         updated_at: request.updated_at.0.filter(|_| !approval),
@@ -287,7 +313,7 @@ fn read_merge_request(body: &[u8]) -> Result<Meaning, serde_json::Error> {
         if request.state != "opened" {
             return Ok(Meaning::Ignored("an approval of what has ended"));
         }
-        let Some(approver) = payload.user.and_then(|user| payload::account(&user.username)) else {
+        let Some(approver) = user.and_then(|user| payload::account(&user.username)) else {
             return Ok(Meaning::Ignored("an approval by nobody"));
         };
         let approval = Approval { pull_request: pull, approver, commit };

@@ -16,6 +16,10 @@ const MAX_PATHS: usize = 1000;
 const MAX_PATH_BYTES: usize = 64 * 1024;
 /// Most labels of a pull request that an event carries, and most characters of one, as of an account's name.
 const MAX_WORDS: usize = 100;
+/// Longest id of an account, in characters: a role's session has a long one.
+const MAX_ID: usize = 512;
+/// Longest message of a commit that an event carries, in bytes.
+const MAX_MESSAGE: usize = 16 * 1024;
 
 /// Marks that all forges know, in lower case.
 const SKIP_MARKS: [&str; 2] = ["[skip ci]", "[ci skip]"];
@@ -25,7 +29,7 @@ const SKIP_MARKS: [&str; 2] = ["[skip ci]", "[ci skip]"];
 pub(super) struct PushedCommit {
     pub(super) id: Commit,
     #[serde(default)]
-    pub(super) message: String,
+    pub(super) message: Option<String>,
     #[serde(default)]
     added: Option<Vec<String>>,
     #[serde(default)]
@@ -97,6 +101,41 @@ pub(super) fn account(name: &str) -> Option<String> {
     is_word(&name).then_some(name)
 }
 
+/// The id of an account, which forges write as a number or as text; none where it is neither.
+#[derive(Default)]
+pub(super) struct AccountId(pub(super) Option<String>);
+
+impl<'de> Deserialize<'de> for AccountId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let is_id =
+            |id: &String| (1..=MAX_ID).contains(&id.chars().count()) && !id.chars().any(char::is_control);
+        Ok(Self(match serde_json::Value::deserialize(deserializer)? {
+            serde_json::Value::Number(number) => number.as_u64().map(|id| id.to_string()),
+            serde_json::Value::String(id) => Some(id).filter(is_id),
+            _ => None,
+        }))
+    }
+}
+
+/// An account, of which only the id is read.
+#[derive(Deserialize, Default)]
+pub(super) struct Account {
+    #[serde(default)]
+    pub(super) id: AccountId,
+}
+
+/// The id of an account that may not be told.
+pub(super) fn id_of(account: Option<Account>) -> Option<String> {
+    account.and_then(|account| account.id.0)
+}
+
+/// A commit's message, without the empty lines that some forges put behind it. One that is too long for an event is not
+/// cut, as what it ends with may matter: it counts as not told.
+pub(super) fn message(text: &str) -> Option<String> {
+    let text = text.trim_end();
+    (text.len() <= MAX_MESSAGE).then(|| text.to_owned())
+}
+
 /// A date in any form that a forge writes, or none. A form that nobody knows is no reason to lose an event.
 #[derive(Default, Clone, Copy)]
 pub(super) struct Moment(pub(super) Option<Timestamp>);
@@ -146,7 +185,7 @@ mod tests {
     fn paths_are_all_or_none() {
         let commit = |added: Vec<String>| PushedCommit {
             id: Commit::new("1".repeat(40)).unwrap(),
-            message: String::new(),
+            message: None,
             added: Some(added),
             modified: Some(vec!["b".to_owned()]),
             removed: Some(Vec::new()),
@@ -160,6 +199,25 @@ mod tests {
         assert_eq!(paths(&[commit((0..1000).map(|i| i.to_string()).collect())]), None);
         assert_eq!(paths(&[commit(vec!["x".repeat(MAX_PATH_BYTES)])]), None);
         assert_eq!(paths(&[PushedCommit { removed: None, ..commit(Vec::new()) }]), None);
+    }
+
+    #[test]
+    fn ids_are_numbers_or_text() {
+        let read = |json: &str| serde_json::from_str::<AccountId>(json).unwrap().0;
+        assert_eq!(read("49699333").as_deref(), Some("49699333"));
+        assert_eq!(read("\"557058:A\"").as_deref(), Some("557058:A"));
+        for json in ["null", "-1", "1.5", "\"\"", "{}", "[1]", "true", "\"a\\nb\""] {
+            assert_eq!(read(json), None, "{json}");
+        }
+        assert_eq!(read(&format!("\"{}\"", "x".repeat(513))), None);
+    }
+
+    #[test]
+    fn a_message_is_whole_or_not_told() {
+        assert_eq!(message("Fix\n\nWhy\n").as_deref(), Some("Fix\n\nWhy"));
+        assert_eq!(message(""), Some(String::new()));
+        assert!(message(&"x".repeat(MAX_MESSAGE)).is_some());
+        assert_eq!(message(&"x".repeat(MAX_MESSAGE + 1)), None);
     }
 
     #[test]

@@ -105,9 +105,22 @@ fn deleted(repository: &str, own: Value) -> Value {
 fn pull_request(repository: &str) -> Value {
     json!({
         "repository": repository, "number": 7, "branch": "feature-a", "commit": commit(1), "base": "main",
-        "default_branch": "main", "from_fork": false, "change": "opened", "draft": false,
+        "default_branch": "main", "from_fork": false, "change": "opened", "draft": false, "skips_ci": false,
         "updated_at": "2026-11-21T08:00:00Z",
     })
+}
+
+/// The message of the head in most examples.
+const MESSAGE: &str = "Change a dependency";
+
+fn by(actor: &str, mut event: Value) -> Value {
+    event["detail"]["actor"] = json!(actor);
+    event
+}
+
+fn says(message: &str, mut event: Value) -> Value {
+    event["detail"]["message"] = json!(message);
+    event
 }
 
 const NO_CHANGE: &str = "an action that changes no code";
@@ -118,20 +131,23 @@ fn pushes_to_github() {
     let pushed = |own: Value| {
         let mut event = pushed("github.com/example/app", own);
         event["detail"]["pushed_at"] = json!("2026-11-21T08:00:00Z");
-        vec![event]
+        vec![by("1", says(MESSAGE, event))]
     };
     let one = json!([commit(1)]);
     let paths = json!(["Dockerfile", "images/api/Dockerfile", "old.txt"]);
     assert_eq!(received("push"), pushed(json!({"paths": paths})));
     let skipped = json!({"commits": one, "paths": ["README.md"], "skips_ci": true});
-    assert_eq!(received("push-skip-ci"), pushed(skipped));
+    let skipped = pushed(skipped).into_iter().map(|event| says("Correct the docs [skip ci]", event));
+    assert_eq!(received("push-skip-ci"), skipped.collect::<Vec<_>>());
     assert_eq!(received("push-branch-created"), pushed(json!({"commits": [], "before": null})));
     assert_eq!(received("push-forced"), pushed(json!({"commits": one})));
     let first = json!({"branch": "main", "to_default_branch": true, "before": null});
     assert_eq!(received("push-first"), pushed(first));
     let queued = format!("gh-readonly-queue/main/pr-1-{}", commit(2));
     let queued = json!({"branch": queued, "commits": one, "before": null});
-    assert_eq!(received("push-merge-queue"), pushed(queued));
+    let queued =
+        pushed(queued).into_iter().map(|event| says("Merge pull request #1 from example/feature-a", event));
+    assert_eq!(received("push-merge-queue"), queued.collect::<Vec<_>>());
     assert_eq!(received("push-tag"), ["a push of a tag"]);
     let gone = json!({"deleted_at": "2026-11-21T08:00:00Z"});
     assert_eq!(received("branch-deleted"), [deleted("github.com/example/app", gone)]);
@@ -144,14 +160,15 @@ fn pull_requests_of_github() {
     let pull = |kind: &str, own: Value| {
         let mut common = pull_request("github.com/example/app");
         common["reference"] = json!("refs/pull/7/head");
+        common["actor"] = json!("1");
         vec![event(kind, common, own)]
     };
     let updated = |own: Value| pull("PullRequestUpdated", own);
     assert_eq!(received("pull-request-opened"), updated(json!({})));
     let draft = json!({"draft": true, "labels": ["dependencies", "No build"]});
     assert_eq!(received("pull-request-draft"), updated(draft));
-    assert_eq!(received("pull-request-ready"), updated(json!({})));
-    assert_eq!(received("pull-request-reopened"), updated(json!({})));
+    assert_eq!(received("pull-request-ready"), updated(json!({"change": "ready"})));
+    assert_eq!(received("pull-request-reopened"), updated(json!({"change": "reopened"})));
     assert_eq!(received("pull-request-pushed"), updated(json!({"change": "pushed"})));
     let retargeted = json!({"change": "retargeted", "base": "release"});
     assert_eq!(received("pull-request-retargeted"), updated(retargeted));
@@ -170,18 +187,21 @@ fn pull_requests_of_github() {
 
 #[test]
 fn pushes_to_gitlab() {
-    let pushed = |own: Value| vec![pushed("gitlab.com/example/group/app", own)];
+    let pushed = |own: Value| vec![by("1", says(MESSAGE, pushed("gitlab.com/example/group/app", own)))];
     let paths = json!(["Dockerfile", "images/api/Dockerfile", "old.txt"]);
     assert_eq!(received("gitlab-push"), pushed(json!({"paths": paths})));
     assert_eq!(received("gitlab-push-signed"), received("gitlab-push"));
     let skipped = json!({"commits": [commit(1)], "paths": ["README.md"], "skips_ci": true});
-    assert_eq!(received("gitlab-push-skip-ci"), pushed(skipped));
+    let skipped = pushed(skipped).into_iter().map(|event| says("Correct the docs [CI skip]", event));
+    assert_eq!(received("gitlab-push-skip-ci"), skipped.collect::<Vec<_>>());
     assert_eq!(received("gitlab-push-option-skip"), pushed(json!({"paths": paths, "skips_ci": true})));
     let newest: Vec<_> = (1..20).map(|i| format!("{i:040x}")).chain([commit(1)]).collect();
     assert_eq!(received("gitlab-push-truncated"), pushed(json!({"commits": newest})));
     let first = json!({"branch": "main", "to_default_branch": true, "before": null});
     assert_eq!(received("gitlab-push-first"), pushed(first));
-    assert_eq!(received("gitlab-push-branch-created"), pushed(json!({"commits": [], "before": null})));
+    let mut created = pushed(json!({"commits": [], "before": null}));
+    created[0]["detail"].as_object_mut().unwrap().remove("message");
+    assert_eq!(received("gitlab-push-branch-created"), created);
     assert_eq!(received("gitlab-push-tag"), ["a push of a tag"]);
     assert_eq!(received("gitlab-branch-deleted"), [deleted("gitlab.com/example/group/app", json!({}))]);
 }
@@ -191,14 +211,16 @@ fn merge_requests_of_gitlab() {
     let request = |kind: &str, own: Value| {
         let mut common = pull_request("gitlab.com/example/group/app");
         common["reference"] = json!("refs/merge-requests/7/head");
+        common["actor"] = json!("2");
+        common["message"] = json!(MESSAGE);
         vec![event(kind, common, own)]
     };
     let updated = |own: Value| request("PullRequestUpdated", own);
     let opened = json!({"labels": ["dependencies"]});
     assert_eq!(received("gitlab-merge-request-opened"), updated(opened));
     assert_eq!(received("gitlab-merge-request-draft"), updated(json!({"draft": true})));
-    assert_eq!(received("gitlab-merge-request-reopened"), updated(json!({})));
-    assert_eq!(received("gitlab-merge-request-ready"), updated(json!({})));
+    assert_eq!(received("gitlab-merge-request-reopened"), updated(json!({"change": "reopened"})));
+    assert_eq!(received("gitlab-merge-request-ready"), updated(json!({"change": "ready"})));
     assert_eq!(received("gitlab-merge-request-pushed"), updated(json!({"change": "pushed"})));
     let retargeted = json!({"change": "retargeted", "base": "release"});
     assert_eq!(received("gitlab-merge-request-retargeted"), updated(retargeted));
@@ -212,20 +234,47 @@ fn merge_requests_of_gitlab() {
     assert_eq!(received("gitlab-merge-request-closed"), closed);
     let fork = updated(json!({"from_fork": true, "branch": "main"}));
     assert_eq!(received("gitlab-merge-request-from-fork"), fork);
-    let undated = &updated(json!({"from_fork": true, "branch": "main", "updated_at": null}))[0]["detail"];
+    // Who opened it is another account than who approves.
+    let undated = json!({"from_fork": true, "branch": "main", "updated_at": null, "actor": "3"});
+    let undated = &updated(undated)[0]["detail"];
     let approval = json!({"pull_request": undated, "approver": "hubot", "commit": commit(1)});
     let approved = [event("PullRequestApproved", approval, json!({}))];
     assert_eq!(received("gitlab-merge-request-approved"), approved);
 }
 
 #[test]
+fn gitlab_heeds_marks_in_the_message_and_in_the_title_of_a_merge_request() {
+    let skips = |title: &str, message: Value| {
+        let body = json!({
+            "user": {"id": 2, "username": "hubot"},
+            "project": {"web_url": "https://gitlab.com/a/b", "default_branch": "main"},
+            "object_attributes": {
+                "iid": 1, "action": "open", "source_branch": "a", "target_branch": "main", "title": title,
+                "source_project_id": 1, "target_project_id": 1, "last_commit": {"id": commit(1), "message": message},
+            },
+        });
+        let meaning =
+            read(Forge::GitLab, "Merge Request Hook", body.to_string().as_bytes(), &default_branch_of);
+        told(meaning.unwrap())[0]["detail"]["skips_ci"].as_bool().unwrap()
+    };
+    assert!(skips("Correct the docs [CI skip]", json!("Correct")));
+    assert!(skips("Correct", json!("Correct the docs [skip ci]\n")));
+    assert!(!skips("Correct", json!("Correct")));
+    assert!(!skips("Correct", json!(null)));
+}
+
+#[test]
 fn pushes_to_bitbucket() {
-    let pushed = |own: Value| pushed("bitbucket.org/example/app", own);
+    let id = "557058:00000000-ABCD-0000-0000-000000000000";
+    let pushed = |own: Value| by(id, says(MESSAGE, pushed("bitbucket.org/example/app", own)));
     let gone = deleted("bitbucket.org/example/app", json!({}));
     let one = json!([commit(1)]);
     assert_eq!(received("bitbucket-push"), [pushed(json!({}))]);
     let main = json!({"branch": "main", "to_default_branch": true, "commits": one, "skips_ci": true});
-    assert_eq!(received("bitbucket-push-several"), [pushed(main), gone.clone()]);
+    assert_eq!(
+        received("bitbucket-push-several"),
+        [says("Correct the docs [skip ci]", pushed(main)), gone.clone()]
+    );
     let newest: Vec<_> = (6..10).map(|i| format!("{i:040x}")).chain([commit(1)]).collect();
     assert_eq!(received("bitbucket-push-truncated"), [pushed(json!({"commits": newest}))]);
     assert_eq!(received("bitbucket-push-forced"), [pushed(json!({"commits": one}))]);
@@ -242,6 +291,7 @@ fn pull_requests_of_bitbucket() {
     let pull = |kind: &str, own: Value| {
         let mut common = pull_request("bitbucket.org/example/app");
         common["commit"] = json!("111111111111");
+        common["actor"] = json!("557058:00000000-ABCD-0000-0000-000000000000");
         common["updated_at"] = json!("2026-11-21T08:00:00.123456Z");
         vec![event(kind, common, own)]
     };
@@ -267,19 +317,21 @@ fn pull_requests_of_bitbucket() {
 #[test]
 fn events_of_codecommit() {
     const APP: &str = "git-codecommit.us-east-1.amazonaws.com/v1/repos/app";
+    const CALLER: &str = "arn:aws:iam::123456789012:user/octocat";
     let received = |name: &str| {
         let event = file(&format!("receive-codecommit-{name}"));
         told(codecommit::read(&event, &default_branch_of).unwrap())
     };
     let time = "2026-11-21T08:00:00Z";
+    let pushed = |own: Value| by(CALLER, pushed(APP, own));
     let created = json!({"commits": [commit(1)], "before": null, "pushed_at": time});
-    assert_eq!(received("branch-created"), [pushed(APP, created)]);
+    assert_eq!(received("branch-created"), [pushed(created)]);
     let main =
         json!({"branch": "main", "to_default_branch": true, "commits": [commit(1)], "pushed_at": time});
-    assert_eq!(received("branch-pushed"), [pushed(APP, main)]);
+    assert_eq!(received("branch-pushed"), [pushed(main)]);
     assert_eq!(received("branch-deleted"), [deleted(APP, json!({"deleted_at": time}))]);
     assert_eq!(received("tag"), ["a push of a tag"]);
-    let pull = |kind: &str, own: Value| vec![event(kind, pull_request(APP), own)];
+    let pull = |kind: &str, own: Value| vec![by(CALLER, event(kind, pull_request(APP), own))];
     assert_eq!(received("pull-request-opened"), pull("PullRequestUpdated", json!({})));
     let updated = pull("PullRequestUpdated", json!({"change": "pushed"}));
     assert_eq!(received("pull-request-pushed"), updated);

@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use jiff::SignedDuration;
 use wildmatch::WildMatch;
 
+use crate::event::Change;
 use crate::names::{Branch, CacheRepository, Line, Platform, ProjectName, Repository, Scope, TargetName};
 pub use document::{MAX_BYTES, MAX_INDENT, Mistake, Mistakes};
 pub use values::{MAXIMUM_DURATION, MINIMUM_DURATION, MINIMUM_LEASE, MINIMUM_REFRESH};
@@ -145,12 +146,23 @@ pub struct Builds {
     pub start: bool,
     /// Whether the push of a branch starts one. The default branch's pushes always do.
     pub on_push: bool,
-    /// Whether a pull request's opening starts one, and the pushes to it where `on_push` does not hold.
-    pub on_pull_request: bool,
+    /// What of a pull request starts one, if anything. Pushes to it only do where `on_push` does not hold, or from a
+    /// fork.
+    pub on_pull_request: Vec<Change>,
     /// The branches that are built.
     pub branches: Globs,
+    /// The branches that what a pull request brings may go to.
+    pub bases: Globs,
+    /// The accounts whose pushes and pull requests are built, by the ids that the forge has for them: no glob but `*`.
+    pub actors: Globs,
+    /// The messages of which the head must have one.
+    pub messages: Globs,
     /// The files of which one must have changed.
     pub paths: Globs,
+    /// What becomes of an event that does not tell its files, where `paths` asks for them.
+    pub paths_unknown: PathsUnknown,
+    /// The files of which none may have changed; `None` is none.
+    pub skip_paths: Option<Globs>,
     /// Whether marks such as `[skip ci]` in the head's message are heeded.
     pub skip_marks: bool,
     /// Labels of a pull request that keep it from being built.
@@ -161,6 +173,15 @@ pub struct Builds {
     pub superseded: Superseded,
     /// What becomes of pull requests from forks.
     pub forks: Forks,
+}
+
+/// What becomes of an event that does not tell which files changed, where some have to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PathsUnknown {
+    /// It is built.
+    Build,
+    /// It is not.
+    Skip,
 }
 
 /// What becomes of a build that a newer push has overtaken. Builds of main always end by themselves.
@@ -195,8 +216,8 @@ pub enum ForkBuilds {
     AfterApproval,
 }
 
-/// Globs over branches or paths, where `*` stands for any characters, `/` included.
-#[derive(Debug, Clone, PartialEq)]
+/// Globs over branches, paths or other texts, where `*` stands for any characters, `/` included.
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Globs {
     pub(crate) included: Vec<WildMatch>,
     pub(crate) excluded: Vec<WildMatch>,

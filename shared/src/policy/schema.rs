@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, HashMap};
 use super::document::{Fields, Mistake, Node, Place, load, read};
 use super::pattern::{Names, PROJECT, Template};
 use super::settings::{SETTINGS, built_in, settings};
-use super::values::repository;
-use super::{ForkBuilds, Rule, Settings};
+use super::values::{check_id_of, repository};
+use super::{ForkBuilds, PathsUnknown, Rule, Settings};
+use crate::event::Change;
 use crate::names::{CacheRepository, ProjectName, Repository};
 
 const VERSION: i64 = 1;
@@ -41,6 +42,12 @@ pub(super) fn parse(text: &str) -> Result<Vec<Rule>, Vec<Mistake>> {
     for draft in &drafts {
         check_names(draft, &mut found);
         check_bitbucket(draft, &mut found);
+        check_actors(draft, &mut found);
+        if draft.settings.builds.start {
+            check_paths(draft, &mut found);
+            check_messages(draft, &mut found);
+            check_on(draft, &mut found);
+        }
     }
     check_order(&drafts, &mut found);
     check_sharing(&drafts, &mut found);
@@ -102,6 +109,89 @@ fn check_bitbucket(draft: &Draft<'_>, found: &mut Vec<Mistake>) {
         let wrong = format!("{why}, so no fork can be built: write `none`");
         found.push(draft.place_of("builds.forks.build").mistake(wrong));
     }
+}
+
+/// An account that is named otherwise than its forge tells it would be kept out, or let in, by nobody's notice.
+fn check_actors(draft: &Draft<'_>, found: &mut Vec<Mistake>) {
+    let Some(repository) = &draft.repository else { return };
+    let host = repository.to_string().to_lowercase();
+    let actors = &draft.settings.builds.actors;
+    for id in actors.included.iter().chain(&actors.excluded) {
+        if let Err(wrong) = check_id_of(&host, &id.pattern()) {
+            found.push(draft.place_of("builds.actors").mistake(wrong));
+        }
+    }
+}
+
+/// The forge of the drafted repository, if it is one whose address alone tells it.
+fn forge_by_host(draft: &Draft<'_>) -> Option<&'static str> {
+    let repository = draft.repository.as_ref()?.to_string().to_lowercase();
+    let hosts =
+        [("github.com/", "GitHub"), ("bitbucket.org/", "Bitbucket"), ("git-codecommit.", "CodeCommit")];
+    hosts.into_iter().find(|(host, _)| repository.starts_with(host)).map(|(_, forge)| forge)
+}
+
+/// Only pushes tell files, and not at every forge: a filter of files must not ask what nobody answers.
+fn check_paths(draft: &Draft<'_>, found: &mut Vec<Mistake>) {
+    let builds = &draft.settings.builds;
+    let strict = match (&builds.skip_paths, builds.paths_unknown) {
+        (Some(_), _) => Some("builds.skip-paths"),
+        (None, PathsUnknown::Skip) if !builds.paths.match_all() => Some("builds.paths-unknown"),
+        _ => None,
+    };
+    if !builds.on_push && (strict.is_some() || !builds.paths.match_all()) {
+        let wrong = "only a push tells which files changed, and `paths` or `skip-paths` ask: add `push`";
+        found.push(draft.place_of("builds.on").mistake(wrong));
+    }
+    let Some(field) = strict else { return };
+    if let Some(forge @ ("Bitbucket" | "CodeCommit")) = forge_by_host(draft) {
+        let wrong = format!("{forge} never tells which files changed, so nothing would be built");
+        found.push(draft.place_of(field).mistake(wrong));
+    } else if builds.forks.build != ForkBuilds::None {
+        let wrong = format!("no pull request tells which files changed, and `{field}` asks: write `none`");
+        found.push(draft.place_of("builds.forks.build").mistake(wrong));
+    }
+}
+
+/// The same of messages.
+fn check_messages(draft: &Draft<'_>, found: &mut Vec<Mistake>) {
+    let builds = &draft.settings.builds;
+    if builds.messages.match_all() {
+        return;
+    }
+    match forge_by_host(draft) {
+        Some("CodeCommit") => {
+            let wrong = "CodeCommit tells no message of a commit, so nothing would be built";
+            found.push(draft.place_of("builds.messages").mistake(wrong));
+        }
+        Some("GitHub") => {
+            let why = "GitHub tells no message of a pull request's commits, and `messages` asks";
+            if !builds.on_push {
+                found.push(draft.place_of("builds.on").mistake(format!("{why}: add `push`")));
+            }
+            if builds.forks.build != ForkBuilds::None {
+                found.push(draft.place_of("builds.forks.build").mistake(format!("{why}: write `none`")));
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Forks are built by their pull requests: where those start nothing, a policy that has forks built contradicts itself.
+fn check_on(draft: &Draft<'_>, found: &mut Vec<Mistake>) {
+    let builds = &draft.settings.builds;
+    let has = |change| builds.on_pull_request.contains(&change);
+    let wrong = match builds.forks.build {
+        ForkBuilds::ReadOnly if builds.on_pull_request.is_empty() => {
+            "forks are built by their pull requests, which `on` leaves out: add `pull-request`, or build no forks"
+        }
+        ForkBuilds::AfterApproval if !has(Change::Opened) || !has(Change::Pushed) => {
+            "what is approved may be what a pull request came with or what was pushed later: add `pull-request`, or \
+             build no forks"
+        }
+        _ => return,
+    };
+    found.push(draft.place_of("builds.on").mistake(wrong));
 }
 
 /// A project's name must make valid repositories, and a glob must keep its projects apart.

@@ -7,9 +7,10 @@ use jiff::SignedDuration;
 use super::document::{Fields, Mistake, Node, read};
 use super::values::{self, MAX_ENTRIES};
 use super::{
-    Builds, CacheMode, Export, ExportBuilds, ForkBuilds, Forks, Globs, Mode, Promotion, Retention, Settings,
-    Superseded, Warm, suffix_of,
+    Builds, CacheMode, Export, ExportBuilds, ForkBuilds, Forks, Globs, Mode, PathsUnknown, Promotion,
+    Retention, Settings, Superseded, Warm, suffix_of,
 };
+use crate::event::Change;
 use crate::names::{Platform, TargetName};
 
 /// Most targets of a project, each platform of each counted.
@@ -31,8 +32,22 @@ pub(super) const SETTINGS: &[&str] = &[
     "retention",
 ];
 pub(super) const TARGET: &[&str] = &["name", "platforms"];
-pub(super) const BUILDS: &[&str] =
-    &["start", "on", "branches", "paths", "skip-marks", "skip-labels", "drafts", "superseded", "forks"];
+pub(super) const BUILDS: &[&str] = &[
+    "start",
+    "on",
+    "branches",
+    "bases",
+    "actors",
+    "messages",
+    "paths",
+    "paths-unknown",
+    "skip-paths",
+    "skip-marks",
+    "skip-labels",
+    "drafts",
+    "superseded",
+    "forks",
+];
 pub(super) const FORKS: &[&str] = &["build", "project", "approvers"];
 pub(super) const EXPORT: &[&str] = &["builds", "mode", "compression"];
 pub(super) const WARM: &[&str] = &["after-merge", "stale-after", "refresh", "base-images"];
@@ -60,9 +75,14 @@ pub(super) fn built_in() -> Result<Settings, String> {
         builds: Builds {
             start: true,
             on_push: true,
-            on_pull_request: true,
-            branches: Globs { included: Vec::new(), excluded: Vec::new() },
-            paths: Globs { included: Vec::new(), excluded: Vec::new() },
+            on_pull_request: Change::BUILT.to_vec(),
+            branches: Globs::default(),
+            bases: Globs::default(),
+            actors: Globs::default(),
+            messages: Globs::default(),
+            paths: Globs::default(),
+            paths_unknown: PathsUnknown::Build,
+            skip_paths: None,
             skip_marks: true,
             skip_labels: vec!["skip-ci".to_owned()],
             drafts: true,
@@ -149,8 +169,11 @@ fn builds(fields: &Fields<'_>, builds: &mut Builds, found: &mut Vec<Mistake>) {
     if let Some(node) = fields.get("on") {
         let before = found.len();
         let events = node.texts(MAX_ENTRIES, values::event, found);
-        builds.on_push = events.iter().any(|(push, _)| *push);
-        builds.on_pull_request = events.iter().any(|(_, pull_request)| *pull_request);
+        if found.len() == before {
+            let changes = |change: &Change| events.iter().any(|(_, changes)| changes.contains(change));
+            builds.on_push = events.iter().any(|(push, _)| *push);
+            builds.on_pull_request = Change::BUILT.into_iter().filter(changes).collect();
+        }
         if events.is_empty() && found.len() == before {
             let wrong =
                 "nothing would start a build of a branch; write `push`, `pull-request` or both, or set";
@@ -162,8 +185,22 @@ fn builds(fields: &Fields<'_>, builds: &mut Builds, found: &mut Vec<Mistake>) {
     if let Some(node) = fields.get("branches") {
         builds.branches = values::branches(node, found);
     }
+    if let Some(node) = fields.get("bases") {
+        builds.bases = values::branches(node, found);
+    }
+    if let Some(node) = fields.get("actors") {
+        builds.actors = values::actors(node, found);
+    }
+    if let Some(node) = fields.get("messages") {
+        builds.messages = values::messages(node, found);
+    }
     if let Some(node) = fields.get("paths") {
         builds.paths = values::paths(node, found);
+    }
+    fields.set("paths-unknown", values::paths_unknown, &mut builds.paths_unknown, found);
+    if let Some(node) = fields.get("skip-paths") {
+        let none = node.is_empty_list();
+        builds.skip_paths = (!none).then(|| values::paths(node, found));
     }
     fields.set_flag("skip-marks", &mut builds.skip_marks, found);
     fields.set_list("skip-labels", MAX_ENTRIES, values::label, &mut builds.skip_labels, found);

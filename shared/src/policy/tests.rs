@@ -111,9 +111,14 @@ fn what_a_document_leaves_out_has_the_built_in_value() {
         builds: Builds {
             start: true,
             on_push: true,
-            on_pull_request: true,
+            on_pull_request: Change::BUILT.to_vec(),
             branches: globs(&[], &[]),
+            bases: globs(&[], &[]),
+            actors: globs(&[], &[]),
+            messages: globs(&[], &[]),
             paths: globs(&[], &[]),
+            paths_unknown: PathsUnknown::Build,
+            skip_paths: None,
             skip_marks: true,
             skip_labels: vec!["skip-ci".to_owned()],
             drafts: true,
@@ -605,7 +610,12 @@ const EVERY_SETTING: &str = r#"
     start: false
     on: [pull-request]
     branches: ["team/*", "!team/old-*"]
+    bases: [main, "release/*"]
+    actors: ["1", "49699333", "!2"]
+    messages: ["!*[no image]*"]
     paths: ["src/*", "!*.md"]
+    paths-unknown: skip
+    skip-paths: [buildspec.yml]
     skip-marks: false
     skip-labels: [wip, do not build]
     drafts: false
@@ -645,9 +655,14 @@ fn project_with_every_setting() -> Project {
         builds: Builds {
             start: false,
             on_push: false,
-            on_pull_request: true,
+            on_pull_request: Change::BUILT.to_vec(),
             branches: globs(&["team/*"], &["team/old-*"]),
+            bases: globs(&["main", "release/*"], &[]),
+            actors: globs(&["1", "49699333"], &["2"]),
+            messages: globs(&[], &["*[no image]*"]),
             paths: globs(&["src/*"], &["*.md"]),
+            paths_unknown: PathsUnknown::Skip,
+            skip_paths: Some(globs(&["buildspec.yml"], &[])),
             skip_marks: false,
             skip_labels: vec!["wip".to_owned(), "do not build".to_owned()],
             drafts: false,
@@ -718,7 +733,7 @@ fn a_section_in_a_rule_changes_only_what_it_names_and_a_list_is_replaced() {
     let mut expected = project_with_every_setting();
     expected.targets = vec![target("app", None, None)];
     expected.builds.on_push = true;
-    expected.builds.on_pull_request = false;
+    expected.builds.on_pull_request.clear();
     expected.builds.skip_labels.clear();
     expected.builds.branches = globs(&[], &[]);
     expected.builds.forks.build = ForkBuilds::ReadOnly;
@@ -769,7 +784,12 @@ fn a_word_that_is_not_known_is_told_which_are() {
         ("promotion: x", "promotion: `x` is no promotion; write `merged`, `rebuild` or `off`"),
         (
             "builds: { on: [x] }",
-            "builds.on[0]: `x` is nothing that starts builds; write `push` or `pull-request`",
+            "builds.on[0]: `x` is nothing that starts builds; write `push`, `pull-request`, \
+             `pull-request-created`, `pull-request-updated` or `pull-request-reopened`",
+        ),
+        (
+            "builds: { paths-unknown: x }",
+            "builds.paths-unknown: `x` is not what to do; write `build` or `skip`",
         ),
         ("builds: { superseded: x }", "builds.superseded: `x` is no way to end; write `finish` or `stop`"),
         (
@@ -832,6 +852,132 @@ fn builds_of_branches_start_on_something() {
     assert_eq!(mistake_in_defaults("builds: { on: [] }"), expected);
     assert_eq!(mistake_in_defaults("builds: { on: }"), expected);
     assert_eq!(mistake_in_defaults("builds: { on: [push, push] }"), "builds.on[1]: `push` is there twice");
+}
+
+#[test]
+fn what_of_a_pull_request_starts_builds_is_told_by_words() {
+    for (words, expected) in [
+        ("pull-request", Change::BUILT.to_vec()),
+        ("pull-request-created", vec![Change::Opened]),
+        ("pull-request-reopened, pull-request-updated", vec![Change::Reopened, Change::Pushed]),
+        ("pull-request-created, pull-request", Change::BUILT.to_vec()),
+        ("push", Vec::new()),
+    ] {
+        let policy = policy(&format!("{ON_GITHUB}builds: {{ on: [{words}] }} }}]"));
+        assert_eq!(policy.project(&name("app")).unwrap().builds.on_pull_request, expected, "{words}");
+    }
+}
+
+/// A document whose only rule goes on with more fields and `}]`.
+const ON_GITHUB: &str = "version: 1\nprojects: [{ name: app, repository: github.com/example/app, ";
+
+#[test]
+fn accounts_are_named_by_what_their_forge_calls_them_for_good() {
+    let builds = |host: &str, actors: &str| {
+        let rule = format!("name: app, repository: {host}/example/app, builds: {{ actors: [{actors}] }}");
+        Policy::parse("p", &format!("version: 1\nprojects: [{{ {rule} }}]"))
+            .map_err(|wrong| wrong.to_string())
+    };
+    let aws = "git-codecommit.us-east-1.amazonaws.com/v1/repos";
+    for (host, actors) in [
+        ("github.com", "'1', '!49699333'"),
+        ("gitlab.example.com", "'1'"),
+        ("github.com", "'*', '!1'"),
+        ("bitbucket.org", "'557058:00000000-abcd-0000-0000-000000000000', 5c9d2f000000000000000000"),
+        (aws, "'arn:aws:iam::123456789012:user/octocat'"),
+    ] {
+        assert!(builds(host, actors).is_ok(), "{host} {actors}");
+    }
+    for (host, actors) in [
+        ("github.com", "octocat"),
+        ("github.com", "'!octocat'"),
+        ("gitlab.com", "'557058:0'"),
+        ("bitbucket.org", "octocat"),
+        ("bitbucket.org", "'49699333'"),
+        (aws, "octocat"),
+    ] {
+        let wrong = builds(host, actors).unwrap_err();
+        assert!(wrong.contains("is no account's id: "), "{host} {actors}: {wrong}");
+    }
+    for (actors, wrong) in [
+        ("'1*'", "builds.actors[0]: `1*` is no account: "),
+        ("'1?'", "builds.actors[0]: `1?` is no account: "),
+        ("'!*'", "builds.actors[0]: `!*` excludes everything"),
+        ("", "builds.actors: there is no glob in this list"),
+        ("1", "builds.actors[0]: expected text, found a number; put it in quotes"),
+    ] {
+        let found = mistake_in_defaults(&format!("builds: {{ actors: [{actors}] }}"));
+        assert!(found.starts_with(wrong), "{found}");
+    }
+}
+
+#[test]
+fn a_filter_that_nobody_could_answer_is_refused() {
+    let aws = "git-codecommit.us-east-1.amazonaws.com/v1/repos/app";
+    let forks = "forks: { build: read-only, project: app-forks }";
+    let approved = "forks: { build: after-approval, project: app-forks, approvers: [octocat] }";
+    let only_push = "only a push tells which files changed, and `paths` or `skip-paths` ask: add `push`";
+    let no_files = |forge| format!("{forge} never tells which files changed, so nothing would be built");
+    let no_message = "GitHub tells no message of a pull request's commits, and `messages` asks";
+    for (repository, builds, field, wrong) in [
+        ("github.com/a/b", "on: [pull-request], paths: ['src/*']", "builds.on", only_push.to_owned()),
+        ("github.com/a/b", "on: [pull-request], skip-paths: [x]", "builds.on", only_push.to_owned()),
+        ("bitbucket.org/a/b", "skip-paths: [x]", "builds.skip-paths", no_files("Bitbucket")),
+        (aws, "paths: [x], paths-unknown: skip", "builds.paths-unknown", no_files("CodeCommit")),
+        (
+            "github.com/a/b",
+            &format!("skip-paths: [x], {forks}"),
+            "builds.forks.build",
+            "no pull request tells which files changed, and `builds.skip-paths` asks: write `none`".to_owned(),
+        ),
+        (aws, "messages: ['x*']", "builds.messages", "CodeCommit tells no message of a commit, so nothing would be built".to_owned()),
+        ("github.com/a/b", "on: [pull-request], messages: ['x*']", "builds.on", format!("{no_message}: add `push`")),
+        ("github.com/a/b", &format!("messages: ['x*'], {forks}"), "builds.forks.build", format!("{no_message}: write `none`")),
+        (
+            "github.com/a/b",
+            &format!("on: [push], {forks}"),
+            "builds.on",
+            "forks are built by their pull requests, which `on` leaves out: add `pull-request`, or build no forks".to_owned(),
+        ),
+        (
+            "gitlab.com/a/b",
+            &format!("on: [push, pull-request-created], {approved}"),
+            "builds.on",
+            "what is approved may be what a pull request came with or what was pushed later: add `pull-request`, or build \
+             no forks"
+                .to_owned(),
+        ),
+    ] {
+        let rule = |start| {
+            format!("projects: [{{ name: app, repository: {repository}, builds: {{ start: {start}, {builds} }} }}]")
+        };
+        let found = mistakes_after_version(&rule(true));
+        assert_eq!(found.len(), 1, "{builds}: {found:?}");
+        assert!(found[0].ends_with(&format!("projects[0].{field}: {wrong}")), "{}", found[0]);
+        policy(&format!("version: 1\n{}", rule(false)));
+    }
+    for (repository, builds) in [
+        ("github.com/a/b", format!("paths: ['src/*'], {forks}")),
+        ("github.com/a/b", "skip-paths: [], on: [pull-request]".to_owned()),
+        ("bitbucket.org/a/b", "paths: ['src/*']".to_owned()),
+        ("gitlab.com/a/b", format!("messages: ['x*'], on: [pull-request], {forks}")),
+        ("github.com/a/b", format!("on: [pull-request-created, pull-request-updated], {approved}")),
+    ] {
+        let rule = format!("{{ name: app, repository: {repository}, builds: {{ {builds} }} }}");
+        policy(&format!("version: 1\nprojects: [{rule}]"));
+    }
+}
+
+#[test]
+fn the_glob_of_a_message_may_have_more_lines_and_no_other_has() {
+    let app = policy(&format!("{ON_GITHUB}builds: {{ messages: [\"Release *\", \"!*\\n*\"] }} }}]"));
+    let messages = app.project(&name("app")).unwrap().builds.messages;
+    assert!(messages.matches("Release 1"));
+    assert!(!messages.matches("Release 1\n\nWith notes"));
+    for field in ["paths", "branches", "actors"] {
+        let wrong = mistake_in_defaults(&format!("builds: {{ {field}: [\"a\\nb\"] }}"));
+        assert!(wrong.starts_with(&format!("builds.{field}[0]: ")), "{wrong}");
+    }
 }
 
 #[test]

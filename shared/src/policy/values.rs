@@ -6,8 +6,10 @@ use wildmatch::WildMatch;
 use super::document::{Mistake, Node, shown};
 use super::pattern::{PROJECT, Template};
 use super::{
-    BaseImage, CacheMode, Compression, ExportBuilds, ForkBuilds, Globs, Mode, Promotion, Superseded,
+    BaseImage, CacheMode, Compression, ExportBuilds, ForkBuilds, Globs, Mode, PathsUnknown, Promotion,
+    Superseded,
 };
+use crate::event::Change;
 use crate::names::{Branch, CacheRepository, Digest, Platform, ProjectName, Repository, TargetName};
 
 /// Shortest duration in a policy.
@@ -220,9 +222,21 @@ fn duration_from(shortest: SignedDuration, text: &str) -> Result<SignedDuration,
     }
 }
 
-/// The events that a word of `builds.on` names: whether pushes, and whether pull requests.
-pub(super) fn event(text: &str) -> Result<(bool, bool), String> {
-    one_of("nothing that starts builds", &[("push", (true, false)), ("pull-request", (false, true))], text)
+/// The events that a word of `builds.on` names: whether pushes, and what of a pull request.
+pub(super) fn event(text: &str) -> Result<(bool, &'static [Change]), String> {
+    const NONE: &[Change] = &[];
+    let words: [(&str, (bool, &'static [Change])); 5] = [
+        ("push", (true, NONE)),
+        ("pull-request", (false, &Change::BUILT)),
+        ("pull-request-created", (false, &[Change::Opened])),
+        ("pull-request-updated", (false, &[Change::Pushed])),
+        ("pull-request-reopened", (false, &[Change::Reopened])),
+    ];
+    one_of("nothing that starts builds", &words, text)
+}
+
+pub(super) fn paths_unknown(text: &str) -> Result<PathsUnknown, String> {
+    one_of("not what to do", &[("build", PathsUnknown::Build), ("skip", PathsUnknown::Skip)], text)
 }
 
 /// Globs over branches.
@@ -235,8 +249,45 @@ pub(super) fn paths(node: &Node<'_>, found: &mut Vec<Mistake>) -> Globs {
     globs(node, path_glob, found)
 }
 
+/// Globs over the messages of commits.
+pub(super) fn messages(node: &Node<'_>, found: &mut Vec<Mistake>) -> Globs {
+    globs(node, message_glob, found)
+}
+
+/// Accounts by their ids, or `*`.
+pub(super) fn actors(node: &Node<'_>, found: &mut Vec<Mistake>) -> Globs {
+    globs(node, actor, found)
+}
+
+/// An id, in one of the forms that forges have: [`check_id_of`] knows which forge's it has to be.
+fn actor(id: &str) -> Result<(), String> {
+    let is_id = id == "*" || id.chars().all(|c| c.is_ascii_alphanumeric() || "-_.:/+=,@".contains(c));
+    let rule = "an account is named by its id, such as `49699333`, and wildcards match none but by `*` alone";
+    if is_id { Ok(()) } else { Err(format!("`{}` is no account: {rule}", shown(id))) }
+}
+
+/// Whether this is the id of an account at the forge of a repository. Accounts' names change hands, so that they are
+/// not asked, and one that stood in a policy would keep nobody out.
+pub(super) fn check_id_of(repository: &str, id: &str) -> Result<(), String> {
+    let (is_id, rule) = if repository.starts_with("bitbucket.org/") {
+        let is_hex = id.len() == 24 && id.chars().all(|c| c.is_ascii_hexdigit());
+        (is_hex || id.contains(':'), "Bitbucket's accounts have ids such as `557058:` and a UUID")
+    } else if repository.starts_with("git-codecommit.") {
+        (
+            id.starts_with("arn:"),
+            "CodeCommit tells the ARN of who called, such as `arn:aws:iam::123456789012:user/x`",
+        )
+    } else {
+        (
+            id.chars().all(|c| c.is_ascii_digit()),
+            "GitHub's and GitLab's accounts have numbers, such as `49699333`",
+        )
+    };
+    if is_id { Ok(()) } else { Err(format!("`{}` is no account's id: {rule}", shown(id))) }
+}
+
 fn globs(node: &Node<'_>, check: fn(&str) -> Result<(), String>, found: &mut Vec<Mistake>) -> Globs {
-    let mut globs = Globs { included: Vec::new(), excluded: Vec::new() };
+    let mut globs = Globs::default();
     let parse = |text: &str| {
         let glob = text.strip_prefix('!').unwrap_or(text);
         check_glob(text, glob).and_then(|()| check(glob)).map(|()| (glob != text, WildMatch::new(glob)))
@@ -266,9 +317,6 @@ fn check_glob(text: &str, glob: &str) -> Result<(), String> {
     if glob.chars().count() > MAX_TEXT {
         return Err(format!("`{shown}` is too long: at most {MAX_TEXT} characters"));
     }
-    if glob.chars().any(char::is_control) {
-        return Err(format!("`{shown}` has a control character in it"));
-    }
     if glob != text && glob.chars().all(|c| c == '*') {
         return Err(format!("`{shown}` excludes everything; write which to exclude"));
     }
@@ -281,11 +329,27 @@ fn branch_glob(glob: &str) -> Result<(), String> {
         return Err(format!("write `{}`, without the `refs/heads/`", shown(name)));
     }
     let rule = "a branch has no spaces and none of `~^:[\\` and `..`";
+    if glob.chars().any(char::is_control) {
+        return Err(has_control(glob));
+    }
     let no_branch = |_| format!("`{}` matches no branch: {rule}", shown(glob));
     Branch::new(glob.replace(['*', '?'], "x")).map(drop).map_err(no_branch)
 }
 
+/// A message has lines, and a glob may say so.
+fn message_glob(glob: &str) -> Result<(), String> {
+    let is_control = |c: char| c.is_control() && c != '\n';
+    if glob.chars().any(is_control) { Err(has_control(glob)) } else { Ok(()) }
+}
+
+fn has_control(glob: &str) -> String {
+    format!("`{}` has a control character in it", shown(glob))
+}
+
 fn path_glob(glob: &str) -> Result<(), String> {
+    if glob.chars().any(char::is_control) {
+        return Err(has_control(glob));
+    }
     let (shown, root) = (shown(glob), "a path begins at the root of the repository, without");
     if glob.starts_with('/') {
         return Err(format!("`{shown}` matches no file: {root} a `/` before it"));
