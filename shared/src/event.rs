@@ -103,8 +103,8 @@ pub struct PullRequest {
     /// Its labels.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub labels: Vec<String>,
-    /// Who did this, by the id that the forge has for that account; of an approval, who opened the pull request.
-    /// `None` where the forge tells none.
+    /// Who did this, by the id that the forge has for that account; of an approval, who opened the pull
+    /// request. `None` where the forge tells none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub actor: Option<String>,
     /// The message of its head; `None` where the forge does not tell it.

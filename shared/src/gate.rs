@@ -122,8 +122,8 @@ fn updated(project: &Project, pull: &PullRequest) -> Gated {
     })
 }
 
-/// Who approves has looked at the very commit: that it is a draft, labelled or marked was there to be seen. All else that
-/// keeps a fork's pull request from being built keeps an approved one, too.
+/// Who approves has looked at the very commit: that it is a draft, labelled or marked was there to be seen.
+/// All else that keeps a fork's pull request from being built keeps an approved one, too.
 fn approved(project: &Project, approval: &Approval) -> Gated {
     let pull = &approval.pull_request;
     let builds = &project.builds;
@@ -181,7 +181,8 @@ fn started_here(project: &Project) -> Result<(), Leave> {
     }
 }
 
-/// The branches of a pull request. A fork calls its own whatever it likes: that can keep it out, and lets nothing in.
+/// The branches of a pull request. A fork calls its own whatever it likes: that can keep it out, and lets
+/// nothing in.
 fn between_branches(builds: &Builds, pull: &PullRequest) -> Result<(), Leave> {
     if !builds.branches.matches(pull.branch.as_str()) {
         return Err(leave("builds.branches", format!("the branch `{}` is not built", pull.branch)));
@@ -221,8 +222,8 @@ fn with_message(builds: &Builds, message: Option<&str>) -> Result<(), Leave> {
     }
 }
 
-/// What `skip-paths` names guards something, so nothing goes by it unseen. `paths` saves builds, and what becomes of those
-/// of which nobody knows whether they are needed the policy says.
+/// What `skip-paths` names guards something, so nothing goes by it unseen. `paths` saves builds, and what
+/// becomes of those of which nobody knows whether they are needed the policy says.
 fn with_files(builds: &Builds, paths: Option<&[String]>) -> Result<(), Leave> {
     if let Some(skip) = &builds.skip_paths {
         let Some(paths) = paths else {

@@ -129,8 +129,8 @@ pub(super) fn id_of(account: Option<Account>) -> Option<String> {
     account.and_then(|account| account.id.0)
 }
 
-/// A commit's message, without the empty lines that some forges put behind it. One that is too long for an event is not
-/// cut, as what it ends with may matter: it counts as not told.
+/// A commit's message, without the empty lines that some forges put behind it. One that is too long for an
+/// event is not cut, as what it ends with may matter: it counts as not told.
 pub(super) fn message(text: &str) -> Option<String> {
     let text = text.trim_end();
     (text.len() <= MAX_MESSAGE).then(|| text.to_owned())

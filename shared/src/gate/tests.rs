@@ -73,7 +73,8 @@ fn rule(project: &Project, event: &Event) -> &'static str {
     gate(project, event).map_or_else(|leave| leave.rule, |_| "built")
 }
 
-/// What the gate says of a push, of a pull request, of one from a fork, and of an approval, under the same keys.
+/// What the gate says of a push, of a pull request, of one from a fork, and of an approval, under the same
+/// keys.
 fn rules(keys: &str) -> [&'static str; 4] {
     let forks = project(&format!("on: [push, pull-request], {keys}, {FORKS}"));
     let approved = project(&format!("on: [push, pull-request], {keys}, {APPROVED}"));
@@ -201,7 +202,8 @@ enum Piece {
     Many,
 }
 
-/// A regular expression as CodeBuild's filters have them: it matches wherever it is found, unless it is anchored.
+/// A regular expression as CodeBuild's filters have them: it matches wherever it is found, unless it is
+/// anchored.
 #[derive(Debug, Clone)]
 struct Regex {
     from_start: bool,
@@ -308,7 +310,8 @@ impl Group {
             && self.message.lets(&happened.message)
     }
 
-    /// `builds` of a policy that is to keep out all that this keeps out, as docs/threat-model.md says how to write it.
+    /// `builds` of a policy that is to keep out all that this keeps out, as docs/threat-model.md says how to
+    /// write it.
     fn builds(&self, forks: &str) -> String {
         let list = |values: &[String]| {
             let quoted: Vec<String> = values.iter().map(|value| format!("{value:?}")).collect();

@@ -146,14 +146,15 @@ pub struct Builds {
     pub start: bool,
     /// Whether the push of a branch starts one. The default branch's pushes always do.
     pub on_push: bool,
-    /// What of a pull request starts one, if anything. Pushes to it only do where `on_push` does not hold, or from a
-    /// fork.
+    /// What of a pull request starts one, if anything. Pushes to it only do where `on_push` does not hold, or
+    /// from a fork.
     pub on_pull_request: Vec<Change>,
     /// The branches that are built.
     pub branches: Globs,
     /// The branches that what a pull request brings may go to.
     pub bases: Globs,
-    /// The accounts whose pushes and pull requests are built, by the ids that the forge has for them: no glob but `*`.
+    /// The accounts whose pushes and pull requests are built, by the ids that the forge has for them: no glob
+    /// but `*`.
     pub actors: Globs,
     /// The messages of which the head must have one.
     pub messages: Globs,

@@ -111,7 +111,8 @@ fn check_bitbucket(draft: &Draft<'_>, found: &mut Vec<Mistake>) {
     }
 }
 
-/// An account that is named otherwise than its forge tells it would be kept out, or let in, by nobody's notice.
+/// An account that is named otherwise than its forge tells it would be kept out, or let in, by nobody's
+/// notice.
 fn check_actors(draft: &Draft<'_>, found: &mut Vec<Mistake>) {
     let Some(repository) = &draft.repository else { return };
     let host = repository.to_string().to_lowercase();
@@ -177,7 +178,8 @@ fn check_messages(draft: &Draft<'_>, found: &mut Vec<Mistake>) {
     }
 }
 
-/// Forks are built by their pull requests: where those start nothing, a policy that has forks built contradicts itself.
+/// Forks are built by their pull requests: where those start nothing, a policy that has forks built
+/// contradicts itself.
 fn check_on(draft: &Draft<'_>, found: &mut Vec<Mistake>) {
     let builds = &draft.settings.builds;
     let has = |change| builds.on_pull_request.contains(&change);

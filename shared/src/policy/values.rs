@@ -266,8 +266,8 @@ fn actor(id: &str) -> Result<(), String> {
     if is_id { Ok(()) } else { Err(format!("`{}` is no account: {rule}", shown(id))) }
 }
 
-/// Whether this is the id of an account at the forge of a repository. Accounts' names change hands, so that they are
-/// not asked, and one that stood in a policy would keep nobody out.
+/// Whether this is the id of an account at the forge of a repository. Accounts' names change hands, so that
+/// they are not asked, and one that stood in a policy would keep nobody out.
 pub(super) fn check_id_of(repository: &str, id: &str) -> Result<(), String> {
     let (is_id, rule) = if repository.starts_with("bitbucket.org/") {
         let is_hex = id.len() == 24 && id.chars().all(|c| c.is_ascii_hexdigit());
