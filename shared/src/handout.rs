@@ -331,9 +331,27 @@ pub struct Handed {
     pub refresh: bool,
     /// A digest over the base images as they were.
     pub bases: Option<String>,
+    /// Why it was started, for people.
+    pub reason: String,
 }
 
 impl Handed {
+    /// Nothing but a line.
+    #[must_use]
+    pub fn of_line(line: Line) -> Self {
+        Self {
+            line,
+            commit: None,
+            exports: Vec::new(),
+            digests: BTreeSet::new(),
+            merged: Vec::new(),
+            pushed_at: None,
+            refresh: false,
+            bases: None,
+            reason: String::new(),
+        }
+    }
+
     /// Reads it back; `None` for a build that Stoker handed nothing.
     #[must_use]
     pub fn read(environment: &BTreeMap<String, String>) -> Option<Self> {
@@ -350,6 +368,7 @@ impl Handed {
             pushed_at: value(variable::PUSHED_AT).and_then(|time| time.parse().ok()),
             refresh: value(variable::REFRESH).is_some(),
             bases: value(variable::BASES).map(str::to_owned),
+            reason: value(variable::REASON).unwrap_or_default().to_owned(),
         })
     }
 }

@@ -6,7 +6,6 @@
     reason = "a Lambda serves one event at a time on one thread; no future has to be Send"
 )]
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -15,6 +14,7 @@ use jiff::Timestamp;
 
 use crate::error::CallError;
 use crate::event::Event;
+use crate::handout::Handed;
 use crate::names::{CacheRepository, Digest, ProjectName, Tag};
 
 /// A manifest as the registry holds it.
@@ -186,10 +186,9 @@ pub struct Build {
     pub source_version: Option<String>,
     /// The commit that CodeBuild resolved its source to, once known.
     pub resolved_commit: Option<String>,
-    /// Its environment variables whose names begin with `STOKER_`: shared, as whoever remembers builds is asked for the
-    /// same hundred again and again.
-    pub environment: Arc<BTreeMap<String, String>>,
-    /// Whether these are what the build says of itself, and not what it was started with: it may say anything.
+    /// What Stoker handed it; `None` for a build that it had no part in.
+    pub handed: Option<Handed>,
+    /// Whether that is what the build says of itself, and not what it was started with: it may say anything.
     pub claims: bool,
 }
 
@@ -232,8 +231,13 @@ pub trait StopBuilds {
 /// Reads builds.
 pub trait ReadBuilds {
     /// The builds of a project, the newest first: at least the newest 100, and all since `since` or the newest
-    /// [`MAX_BUILDS`]. None when there is no such project.
-    async fn recent(&self, project: &ProjectName, since: Option<Timestamp>) -> Result<Vec<Build>, CallError>;
+    /// [`MAX_BUILDS`]. None when there is no such project. Shared, as whoever remembers builds is asked for the same
+    /// hundred again and again.
+    async fn recent(
+        &self,
+        project: &ProjectName,
+        since: Option<Timestamp>,
+    ) -> Result<Vec<Arc<Build>>, CallError>;
 
     /// The builds with these ids; those that CodeBuild does not know are left out.
     async fn get(&self, ids: &[String]) -> Result<Vec<Build>, CallError>;

@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 use sha2::{Digest as _, Sha256};
 
 use crate::error::{CallError, chain};
-use crate::handout::{Handed, Handout, Part, Source, Trust, Wanted, exports, resolve, variable};
+use crate::handout::{Handed, Handout, Part, Source, Trust, Wanted, exports, resolve};
 use crate::names::{Commit, Line, ProjectName, Scope, Tag};
 use crate::policy::{Project, Superseded};
 use crate::ports::{Build, BuildOrder, BuildStatus, Ordered, ReadImages, StartBuilds, read_images};
@@ -90,7 +90,7 @@ pub async fn start(
     registry: &str,
     project: &Project,
     request: &Request,
-    recent: &[Build],
+    recent: &[Arc<Build>],
 ) -> Result<Outcome, CallError> {
     let line = &request.wanted.line;
     let mut stopped = None;
@@ -131,7 +131,7 @@ pub async fn start(
 
 /// Whether a request is of a push that came after the one that this build was started for.
 fn is_newer(request: &Request, build: &Build) -> bool {
-    let pushed_at = Handed::read(&build.environment).and_then(|handed| handed.pushed_at);
+    let pushed_at = build.handed.as_ref().and_then(|handed| handed.pushed_at);
     request.pushed_at > pushed_at && pushed_at.is_some()
 }
 
@@ -139,24 +139,22 @@ fn is_newer(request: &Request, build: &Build) -> bool {
 #[must_use]
 pub fn begun(request: &Request, id: &str, now: Timestamp) -> Build {
     let commit = match &request.subject {
-        Subject::Commit(commit) => Some(commit.to_string()),
+        Subject::Commit(commit) => Some(commit.clone()),
         Subject::Head { .. } => None,
     };
-    let told = [
-        (variable::LINE, Some(request.wanted.line.to_string())),
-        (variable::COMMIT, commit.clone()),
-        (variable::PUSHED_AT, request.pushed_at.map(|time| time.to_string())),
-    ];
-    let told = told.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
     Build {
         id: id.to_owned(),
         project: request.built_by.clone(),
         status: BuildStatus::InProgress,
         started_at: now,
         ended_at: None,
-        source_version: commit.clone(),
-        resolved_commit: commit,
-        environment: Arc::new(told.collect()),
+        source_version: commit.as_ref().map(Commit::to_string),
+        resolved_commit: commit.as_ref().map(Commit::to_string),
+        handed: Some(Handed {
+            commit,
+            pushed_at: request.pushed_at,
+            ..Handed::of_line(request.wanted.line.clone())
+        }),
         claims: false,
     }
 }
@@ -168,7 +166,7 @@ fn stops(project: &Project, line: &Line) -> bool {
 
 /// The running builds that a request overtakes, where the policy wants them stopped: those of older pushes of its line.
 #[must_use]
-pub fn overtaken<'a>(project: &Project, request: &Request, recent: &'a [Build]) -> Vec<&'a Build> {
+pub fn overtaken<'a>(project: &Project, request: &Request, recent: &'a [Arc<Build>]) -> Vec<&'a Build> {
     let line = &request.wanted.line;
     if !stops(project, line) {
         return Vec::new();
@@ -186,7 +184,7 @@ async fn handout(
     images: &impl ReadImages,
     project: &Project,
     request: &Request,
-    recent: &[Build],
+    recent: &[Arc<Build>],
 ) -> Handout {
     if matches!(request.subject, Subject::Head { refresh: true, .. }) {
         return hand_out(project, request, Vec::new());
@@ -244,7 +242,7 @@ async fn patient_resolve(
     images: &impl ReadImages,
     project: &Project,
     wanted: &Wanted,
-    recent: &[Build],
+    recent: &[Arc<Build>],
 ) -> Result<Vec<Vec<Source>>, CallError> {
     // What has not come by now, of a build that ended long ago, will not come.
     let newest = recent.iter().map(|build| build.started_at).max();
@@ -252,9 +250,8 @@ async fn patient_resolve(
         recent.iter().any(|build| {
             build.status == BuildStatus::Succeeded
                 && newest.is_some_and(|newest| newest.duration_since(build.started_at) < RECENT)
-                && says(build, variable::COMMIT, commit.as_str())
-                && Handed::read(&build.environment).is_some_and(|handed| {
-                    !handed.exports.is_empty() && handed.commit.as_ref() == Some(commit)
+                && build.handed.as_ref().is_some_and(|handed| {
+                    handed.commit.as_ref() == Some(commit) && !handed.exports.is_empty()
                 })
         })
     };
@@ -277,21 +274,16 @@ async fn patient_resolve(
 }
 
 /// The builds of a line that were started with it, the newest first. What others say of themselves is not believed.
-pub fn of_line<'a>(builds: &'a [Build], line: &Line) -> impl Iterator<Item = (&'a Build, Handed)> + use<'a> {
-    let name = line.to_string();
-    let of_line = builds.iter().filter(move |build| !build.claims && says(build, variable::LINE, &name));
-    of_line.filter_map(|build| Some((build, Handed::read(&build.environment)?)))
-}
-
-/// Whether a build was handed this. Cheaper than to read all that it was: a project has a hundred builds to look at.
-fn says(build: &Build, variable: &str, value: &str) -> bool {
-    build.environment.get(variable).is_some_and(|own| own == value)
+pub fn of_line<'a>(builds: &'a [Arc<Build>], line: &Line) -> impl Iterator<Item = (&'a Build, &'a Handed)> {
+    let started = builds.iter().filter(|build| !build.claims);
+    let handed = started.filter_map(|build| Some((&**build, build.handed.as_ref()?)));
+    handed.filter(move |(_, handed)| handed.line == *line)
 }
 
 /// The build of this commit of this line: one that was started for it, or that found it as the head.
 #[must_use]
-pub fn build_of<'a>(builds: &'a [Build], line: &Line, commit: &Commit) -> Option<&'a Build> {
-    let is_of = |(build, handed): &(&Build, Handed)| match &handed.commit {
+pub fn build_of<'a>(builds: &'a [Arc<Build>], line: &Line, commit: &Commit) -> Option<&'a Build> {
+    let is_of = |(build, handed): &(&Build, &Handed)| match &handed.commit {
         Some(told) => told == commit,
         None => build.resolved_commit.as_deref() == Some(commit.as_str()),
     };
@@ -300,7 +292,7 @@ pub fn build_of<'a>(builds: &'a [Build], line: &Line, commit: &Commit) -> Option
 
 /// A build of this line that has not ended.
 #[must_use]
-pub fn running<'a>(builds: &'a [Build], line: &Line) -> Option<&'a Build> {
+pub fn running<'a>(builds: &'a [Arc<Build>], line: &Line) -> Option<&'a Build> {
     of_line(builds, line).map(|(build, _)| build).find(|build| build.status == BuildStatus::InProgress)
 }
 

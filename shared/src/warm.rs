@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use futures_util::future::{try_join, try_join_all};
 use jiff::{SignedDuration, Timestamp};
@@ -77,7 +78,7 @@ pub fn decide(
     project: &Project,
     main: &[Option<Provenance>],
     bases: Option<&str>,
-    builds: &[Build],
+    builds: &[Arc<Build>],
     now: Timestamp,
 ) -> Decision {
     if let Some(build) = start::running(builds, &Line::Main) {
@@ -132,7 +133,7 @@ pub struct MainPushed {
 /// Decides whether to warm main after pushes to it, of which only the newest matters: a build of main's head has all.
 /// Of a burst, one build runs and one waits.
 #[must_use]
-pub fn decide_after_push(project: &Project, pushed: &MainPushed, builds: &[Build]) -> Decision {
+pub fn decide_after_push(project: &Project, pushed: &MainPushed, builds: &[Arc<Build>]) -> Decision {
     let push = &pushed.push;
     if !project.warm.after_merge {
         return Decision::Skip("the policy wants no warming after a merge (warm.after-merge)".to_owned());
@@ -141,7 +142,7 @@ pub fn decide_after_push(project: &Project, pushed: &MainPushed, builds: &[Build
         return Decision::Skip(leave.to_string());
     }
     // Only builds that were started as main's fill its cache, whatever others have built of the same commit.
-    let covers = |(build, handed): &(&Build, Handed)| match &handed.commit {
+    let covers = |(build, handed): &(&Build, &Handed)| match &handed.commit {
         None => build.started_at >= pushed.at,
         Some(commit) => {
             *commit == push.commit || (push.pushed_at.is_some() && handed.pushed_at >= push.pushed_at)
@@ -158,7 +159,7 @@ pub fn decide_after_push(project: &Project, pushed: &MainPushed, builds: &[Build
 
 /// Decides whether main is built once more after a build of it has failed: once, as what fails twice needs a person.
 #[must_use]
-pub fn decide_after_failure(project: &Project, builds: &[Build]) -> Decision {
+pub fn decide_after_failure(project: &Project, builds: &[Arc<Build>]) -> Decision {
     if !project.warm.after_merge {
         return Decision::Skip("the policy wants no warming after a merge (warm.after-merge)".to_owned());
     }
@@ -252,7 +253,7 @@ pub async fn warm_after_failure(
 fn head(
     project: &Project,
     reason: String,
-    builds: &[Build],
+    builds: &[Arc<Build>],
     merged: Vec<Commit>,
     refresh: bool,
     bases: Option<String>,

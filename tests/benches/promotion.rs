@@ -11,7 +11,6 @@ use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 use stoker::cache::{CONFIG_MEDIA_TYPE, Cache, Kind, MANIFEST_MEDIA_TYPE, classify};
-use stoker::handout::Handed;
 use stoker::names::{Commit, Digest, Line, ProjectName, Scope, Tag};
 use stoker::policy::Policy;
 use stoker::ports::BuildStatus;
@@ -103,7 +102,7 @@ async fn build(world: &mut World, branch: &str, export: Export) -> (Commit, Call
     world.push(branch, &[&commit]).await;
     world.settle().await;
     let build = world.running().pop().unwrap();
-    let tag = Handed::read(&build.environment).unwrap().exports.remove(0);
+    let tag = build.handed.clone().unwrap().exports.remove(0);
     world.push_cache(&tag, export.0, export.1);
     world.wait(SignedDuration::from_mins(10));
     world.end(&build.id, BuildStatus::Succeeded, &commit);

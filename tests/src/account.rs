@@ -8,6 +8,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use stoker::error::{CallError, Failure};
 use stoker::event::Event;
+use stoker::handout::Handed;
 use stoker::names::{CacheRepository, Digest, ProjectName, Tag};
 use stoker::ports::{
     Build, BuildOrder, BuildStatus, Catalogue, CheckBlobs, FindDigests, Image, ListProjects, ListedImage,
@@ -49,7 +50,9 @@ pub struct Account {
     pub mounts_nothing: Cell<bool>,
     /// Every build, the oldest first.
     pub builds: RefCell<Vec<Build>>,
-    tokens: RefCell<HashMap<String, (BuildOrder, Timestamp, String)>>,
+    /// What each of them was ordered with, by its id.
+    pub orders: RefCell<HashMap<String, BuildOrder>>,
+    tokens: RefCell<HashMap<String, (Timestamp, String)>>,
     /// How many builds may run at once; `None` is as many as one likes.
     pub limit: Cell<Option<usize>>,
     /// The CodeBuild projects there are.
@@ -344,10 +347,11 @@ impl StartBuilds for Account {
                 return Ok(Ordered::NoSuchProject);
             }
             let mut tokens = self.tokens.borrow_mut();
-            if let Some((known, at, id)) = tokens.get(&order.token)
+            let mut orders = self.orders.borrow_mut();
+            if let Some((at, id)) = tokens.get(&order.token)
                 && self.now().duration_since(*at) < jiff::SignedDuration::from_mins(5)
             {
-                let same = known == order;
+                let same = orders.get(id) == Some(order);
                 return Ok(if same { Ordered::Started(id.clone()) } else { Ordered::AlreadyOrdered });
             }
             let running = |build: &&Build| build.status == BuildStatus::InProgress;
@@ -361,7 +365,8 @@ impl StartBuilds for Account {
             }
             let mut builds = self.builds.borrow_mut();
             let id = format!("{}:{}", order.project, builds.len() + 1);
-            tokens.insert(order.token.clone(), (order.clone(), self.now(), id.clone()));
+            tokens.insert(order.token.clone(), (self.now(), id.clone()));
+            orders.insert(id.clone(), order.clone());
             builds.push(Build {
                 id: id.clone(),
                 project: order.project.clone(),
@@ -373,7 +378,7 @@ impl StartBuilds for Account {
                     let pinned = version.split_once("^{").and_then(|(_, commit)| commit.strip_suffix('}'));
                     pinned.unwrap_or(version).to_owned()
                 }),
-                environment: Arc::new(order.environment.iter().cloned().collect()),
+                handed: Handed::read(&order.environment.iter().cloned().collect()),
                 claims: false,
             });
             Ok(Ordered::Started(id))
@@ -402,14 +407,18 @@ impl FindDigests for Account {
 }
 
 impl ReadBuilds for Account {
-    async fn recent(&self, project: &ProjectName, since: Option<Timestamp>) -> Result<Vec<Build>, CallError> {
+    async fn recent(
+        &self,
+        project: &ProjectName,
+        since: Option<Timestamp>,
+    ) -> Result<Vec<Arc<Build>>, CallError> {
         self.call("codebuild:ListBuildsForProject", || {
             let builds = self.builds.borrow();
             let newest = builds.iter().rev().filter(|build| build.project == *project).take(MAX_BUILDS);
             let is_asked = |(index, build): &(usize, &Build)| {
                 *index < 100 || since.is_some_and(|since| build.started_at >= since)
             };
-            Ok(newest.enumerate().take_while(is_asked).map(|(_, build)| build.clone()).collect())
+            Ok(newest.enumerate().take_while(is_asked).map(|(_, build)| Arc::new(build.clone())).collect())
         })
     }
 

@@ -14,7 +14,6 @@ use sha2::Sha256;
 use stoker::cache::{self, Cache, Kind};
 use stoker::event::{Envelope, Event, Tick};
 use stoker::forge::Meaning;
-use stoker::handout::Handed;
 use stoker::names::{CacheRepository, Commit, Digest, Line, ProjectName, Scope, Tag};
 use stoker::policy::{Policy, Project};
 use stoker::ports::{Build, BuildStatus};
@@ -212,7 +211,7 @@ impl World {
         self.push(branch, &[commit]).await;
         self.settle().await;
         let build = self.running().pop().expect("its build");
-        let handed = Handed::read(&build.environment).expect("a build of Stoker's");
+        let handed = build.handed.clone().expect("a build of Stoker's");
         let source = self.sources.get(commit).expect("a known commit").clone();
         let now = self.account.now();
         let layer = |key: &str| format!("{branch} {key} {}", "x".repeat(bytes / 5));
@@ -686,6 +685,15 @@ impl World {
         builds.iter().filter(|build| build.status == BuildStatus::InProgress).cloned().collect()
     }
 
+    /// The variable that a build was started with.
+    #[must_use]
+    pub fn told(&self, build: &Build, variable: &str) -> String {
+        let orders = self.account.orders.borrow();
+        let order = orders.get(&build.id).expect("a build that was started");
+        let value = order.environment.iter().find_map(|(name, value)| (name == variable).then_some(value));
+        value.expect("a variable of the build").clone()
+    }
+
     /// Runs every started build to its end, with its real cache, and lets its event be handled.
     pub async fn build(&mut self) -> Vec<Ran> {
         self.settle().await;
@@ -699,7 +707,7 @@ impl World {
 
     /// Runs one build: reuses what the caches that it was handed hold, and exports.
     pub fn run(&mut self, build: &Build) -> Ran {
-        let handed = Handed::read(&build.environment).expect("a build of Stoker's");
+        let handed = build.handed.clone().expect("a build of Stoker's");
         let head = handed.commit.clone().unwrap_or_else(|| Commit::new(format!("{:040x}", 1)).unwrap());
         let source = self.sources.get(&head).expect("a known commit").clone();
         let known = self.known_steps(&handed.digests);
@@ -711,7 +719,7 @@ impl World {
             self.export(tag, &source, |key| known.get(&record(key)).copied().unwrap_or(now));
         }
         self.end(&build.id, BuildStatus::Succeeded, &head);
-        let reads = build.environment["STOKER_READS"].split_whitespace().map(str::to_owned).collect();
+        let reads = self.told(build, "STOKER_READS").split_whitespace().map(str::to_owned).collect();
         Ran { id: build.id.clone(), line: handed.line.to_string(), ran, reads }
     }
 

@@ -1,11 +1,12 @@
 //! What an attacker tries, and what comes of it. docs/threat-model.md has a row for each.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use jiff::SignedDuration;
 use serde_json::{Value, json};
 use stoker::cache::{CONFIG_MEDIA_TYPE, MANIFEST_MEDIA_TYPE};
+use stoker::handout::Handed;
 use stoker::names::{Branch, Commit, Digest, Line, ProjectName, Scope, Tag, TagKind};
 use stoker::ports::{Build, BuildStatus};
 use stories::world::{ISOLATED, POLICY, Source, World, exported, exported_with};
@@ -34,7 +35,7 @@ async fn malicious_branch(world: &mut World, manifest: Bytes, blobs: Vec<Bytes>)
     world.push("evil", &[&head]).await;
     world.settle().await;
     let build = world.running().pop().expect("the branch's build");
-    world.push_cache(&build.environment["STOKER_EXPORT"].clone(), manifest, blobs);
+    world.push_cache(&world.told(&build, "STOKER_EXPORT"), manifest, blobs);
     world.end(&build.id, BuildStatus::Succeeded, &head);
     world.settle().await;
     head
@@ -152,14 +153,14 @@ async fn attack_a_build_that_pushes_over_anothers_export() {
     world.push("feature-a", &[&victim]).await;
     world.settle().await;
     let build = world.running().pop().unwrap();
-    let tag = build.environment["STOKER_EXPORT"].clone();
+    let tag = world.told(&build, "STOKER_EXPORT");
     // Whoever knows the commit does not know the tag: in another world the same build has another.
     let mut other = warm_main(ISOLATED).await;
     let same = other.commit([2, 2, 1, 1]);
     assert_eq!(same, victim);
     other.push("feature-a", &[&same]).await;
     other.settle().await;
-    assert_ne!(other.running().pop().unwrap().environment["STOKER_EXPORT"], tag);
+    assert_ne!(other.told(&other.running()[0], "STOKER_EXPORT"), tag);
     assert!(tag.len() >= "app.export.".len() + 8 + 1 + 32, "128 bits: {tag}");
     // And who learns it later cannot move it.
     world.run(&build);
@@ -336,7 +337,7 @@ async fn attack_a_build_that_claims_to_be_another_branchs() {
             ended_at: None,
             source_version: Some("refs/heads/feature".to_owned()),
             resolved_commit: Some(evil.to_string()),
-            environment: BTreeMap::from(says.map(|(name, value)| (name.to_owned(), value.to_owned()))).into(),
+            handed: Handed::read(&says.map(|(name, value)| (name.to_owned(), value.to_owned())).into()),
             claims: true,
         });
         world.end("app:99", BuildStatus::Succeeded, &evil);
@@ -370,7 +371,7 @@ async fn attack_a_build_that_claims_to_be_mains() {
             ended_at: None,
             source_version: Some("refs/heads/main".to_owned()),
             resolved_commit: Some(head.to_string()),
-            environment: BTreeMap::from(says.map(|(name, value)| (name.to_owned(), value.to_owned()))).into(),
+            handed: Handed::read(&says.map(|(name, value)| (name.to_owned(), value.to_owned())).into()),
             claims: true,
         });
         world.end("app:99", BuildStatus::Succeeded, &head);

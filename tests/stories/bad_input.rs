@@ -119,7 +119,7 @@ async fn an_export_that_is_no_cache_is_left_alone() {
     world.push("feature-a", &[&a]).await;
     world.settle().await;
     let build = world.running().pop().unwrap();
-    let tag = build.environment["STOKER_EXPORT"].clone();
+    let tag = world.told(&build, "STOKER_EXPORT");
     let repository = world.repository();
     let media_type = stoker::cache::MANIFEST_MEDIA_TYPE;
     world.account.push(&repository, &tag, media_type, b"{\"schemaVersion\":2}".as_slice().into(), vec![]);
@@ -144,7 +144,7 @@ async fn a_line_that_is_no_cache_is_never_handed_to_a_build() {
     let a = world.commit([1, 1, 1, 1]);
     world.push("feature-a", &[&a]).await;
     world.settle().await;
-    assert_eq!(world.running()[0].environment["STOKER_CACHE_FROM"], "");
+    assert_eq!(world.told(&world.running()[0], "STOKER_CACHE_FROM"), "");
 }
 
 #[tokio::test]
@@ -184,7 +184,7 @@ async fn a_cache_too_large_to_import_is_not_handed_to_a_build() {
     let a = world.commit([1, 1, 1, 1]);
     world.push("feature-a", &[&a]).await;
     world.settle().await;
-    assert_eq!(world.running()[0].environment["STOKER_READS"], "");
+    assert_eq!(world.told(&world.running()[0], "STOKER_READS"), "");
 }
 
 #[tokio::test]
@@ -200,7 +200,7 @@ async fn a_registry_that_does_not_answer_makes_a_build_cold_and_not_absent() {
     let next = world.account.calls.borrow().len();
     world.account.faults.borrow_mut().insert(next + 1, stories::account::Fault::Before(Failure::Refused));
     world.settle().await;
-    assert_eq!(world.running()[0].environment["STOKER_CACHE_FROM"], "");
+    assert_eq!(world.told(&world.running()[0], "STOKER_CACHE_FROM"), "");
 }
 
 #[tokio::test]

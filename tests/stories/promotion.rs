@@ -319,7 +319,7 @@ async fn a_merge_that_brings_only_what_main_has_otherwise_is_no_news_twice() {
     let build = world.running().pop().unwrap();
     let source = stories::world::Source { versions: [1, 1, 1, 1] };
     let (manifest, blobs) = stories::world::exported_with(&source, |_| now, |key| format!("main's {key}"));
-    world.push_cache(&build.environment["STOKER_EXPORT"].clone(), manifest, blobs);
+    world.push_cache(&world.told(&build, "STOKER_EXPORT"), manifest, blobs);
     world.end(&build.id, stoker::ports::BuildStatus::Succeeded, &base);
     world.settle().await;
     for merged in [&a, &b] {

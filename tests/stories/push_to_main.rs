@@ -50,7 +50,7 @@ async fn a_second_push_runs_only_what_changed() {
 async fn a_new_branch_starts_from_main() {
     let (world, _) = two_branches().await;
     let builds = world.account.builds.borrow();
-    assert_eq!(builds[2].environment["STOKER_READS"], "main");
+    assert_eq!(world.told(&builds[2], "STOKER_READS"), "main");
 }
 
 #[tokio::test]
@@ -114,7 +114,7 @@ async fn mains_build_reads_the_merged_branch_even_before_the_promotion() {
     world.push("main", &[&a, &merge]).await;
     world.settle_starts().await;
     let build = world.running().pop().expect("a build of main");
-    assert_eq!(build.environment["STOKER_READS"], format!("main commit/{}", a.short()));
+    assert_eq!(world.told(&build, "STOKER_READS"), format!("main commit/{}", a.short()));
     let ran = world.run(&build);
     assert!(!ran.ran_dependencies(), "{ran:?}");
 }
@@ -247,7 +247,7 @@ async fn a_build_of_another_commit_than_it_was_told_is_not_promoted() {
     world.settle().await;
     let build = world.running().pop().unwrap();
     world.export(
-        &build.environment["STOKER_EXPORT"].clone(),
+        &world.told(&build, "STOKER_EXPORT"),
         &stories::world::Source { versions: [2, 2, 2, 2] },
         |_| "2026-11-21T08:00:00Z".parse().unwrap(),
     );

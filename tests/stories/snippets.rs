@@ -709,7 +709,7 @@ async fn what_a_codebuild_build_exports_promotes_its_branch() {
             ended_at: None,
             source_version: Some(version.to_owned()),
             resolved_commit: None,
-            environment: environment.into(),
+            handed: Handed::read(&environment),
             claims: true,
         });
         world.export(&handed.exports[0], &Source { versions: [4, 1, 1, 1] }, |_| now);

@@ -20,7 +20,7 @@ fn fork_world(build: &str) -> World {
 }
 
 fn commits(world: &World) -> Vec<String> {
-    world.running().iter().map(|build| build.environment["STOKER_COMMIT"][39..].to_owned()).collect()
+    world.running().iter().map(|build| world.told(build, "STOKER_COMMIT")[39..].to_owned()).collect()
 }
 
 #[tokio::test]
@@ -163,12 +163,12 @@ async fn a_fork_reads_main_and_writes_nothing() {
     fork(&mut world, "opened", &head).await;
     let build = world.running().pop().expect("a build of the fork");
     assert_eq!(build.project.as_str(), "app-forks", "a project of its own, with a role that writes nothing");
-    assert_eq!(build.environment["STOKER_LINE"], "pr/1");
-    assert_eq!(build.environment["STOKER_TRUST"], "fork");
-    assert_eq!(build.environment["STOKER_READS"], "main");
-    assert!(
-        build.environment.values().all(|value| !value.contains("cache-to ") && !value.contains(".export."))
-    );
+    assert_eq!(world.told(&build, "STOKER_LINE"), "pr/1");
+    assert_eq!(world.told(&build, "STOKER_TRUST"), "fork");
+    assert_eq!(world.told(&build, "STOKER_READS"), "main");
+    let orders = world.account.orders.borrow();
+    let mut told = orders[&build.id].environment.iter();
+    assert!(told.all(|(_, value)| !value.contains("cache-to ") && !value.contains(".export.")));
     assert_eq!(
         build.resolved_commit.as_deref(),
         Some(head.as_str()),
@@ -248,7 +248,7 @@ async fn each_target_has_lines_of_its_own() {
     assert_eq!(lines.keys().filter(|tag| tag.ends_with(".branch.feature-a")).count(), 3, "{lines:?}");
     let build = world.running().pop().expect("main's build");
     for suffix in ["_API_LINUX_AMD64", "_API_LINUX_ARM64", "_WEB"] {
-        let from = &build.environment[&format!("STOKER_CACHE_FROM{suffix}")];
+        let from = world.told(&build, &format!("STOKER_CACHE_FROM{suffix}"));
         assert!(from.split(' ').count() >= 1 && from.contains('@'), "{from}");
     }
     world.build().await;

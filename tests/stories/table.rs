@@ -185,7 +185,7 @@ fn build(id: &str, status: BuildStatus, commit: &Commit, export: Option<&str>) -
         ended_at: None,
         source_version: Some(commit.to_string()),
         resolved_commit: Some(commit.to_string()),
-        environment: environment.into(),
+        handed: Handed::read(&environment),
         claims: false,
     }
 }
@@ -230,8 +230,8 @@ fn started(world: &World, but: &BTreeSet<String>) -> Started {
     let builds = world.account.builds.borrow();
     let new = builds.iter().filter(|build| !but.contains(&build.id));
     new.map(|build| {
-        let handed = Handed::read(&build.environment).unwrap();
-        let trust = build.environment[variable::TRUST].clone();
+        let handed = build.handed.clone().unwrap();
+        let trust = world.told(build, variable::TRUST);
         let commit = handed.commit.map(|commit| commit.to_string());
         (build.project.to_string(), handed.line.to_string(), commit, trust)
     })

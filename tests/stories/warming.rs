@@ -86,7 +86,7 @@ async fn another_lines_build_of_the_same_commit_does_not_fill_main() {
         ended_at: None,
         source_version: Some("refs/heads/feature".to_owned()),
         resolved_commit: Some(head.to_string()),
-        environment: std::collections::BTreeMap::new().into(),
+        handed: None,
         claims: true,
     };
     world.account.builds.borrow_mut().push(build);
@@ -142,7 +142,7 @@ async fn a_refresh_builds_from_scratch_and_takes_the_lines_place() {
         world.wait(SignedDuration::from_hours(24));
         world.night().await;
         for build in world.running() {
-            assert_eq!(build.environment["STOKER_CACHE_FROM"], "", "from scratch");
+            assert_eq!(world.told(&build, "STOKER_CACHE_FROM"), "", "from scratch");
             refreshed += 1;
             let ran = world.run(&build);
             assert_eq!(ran.ran.len(), 5, "nothing is reused");

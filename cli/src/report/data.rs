@@ -1,10 +1,10 @@
 //! The figures of a report, from what was read. Pure: the same world makes the same report.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
-use stoker::handout::Handed;
 use stoker::names::{Digest, Line, ProjectName, Scope, Tag, TagKind};
 use stoker::policy::{Mode, Project};
 use stoker::ports::{Build, BuildStatus, MAX_BUILDS};
@@ -33,7 +33,7 @@ pub(crate) struct Repository {
 /// The builds of a CodeBuild project.
 pub(crate) struct BuildsOf {
     pub(crate) project: ProjectName,
-    pub(crate) builds: Vec<Build>,
+    pub(crate) builds: Vec<Arc<Build>>,
 }
 
 /// All that a report is made from.
@@ -613,7 +613,7 @@ enum Heat {
 }
 
 fn heat(build: &Build) -> Heat {
-    match Handed::read(&build.environment) {
+    match &build.handed {
         Some(handed) if handed.digests.is_empty() => Heat::Cold,
         Some(_) => Heat::Warm,
         None => Heat::Other,

@@ -1,11 +1,12 @@
 //! Reports of worlds made by hand.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use stoker::cache::CONFIG_MEDIA_TYPE;
-use stoker::handout::variable;
+use stoker::handout::{Handed, variable};
 use stoker::names::{Branch, CacheRepository, Commit, Digest, Line, ProjectName, Scope, Tag};
 use stoker::policy::{Mode, Policy, Project};
 use stoker::ports::{Build, BuildStatus, ListedImage};
@@ -118,7 +119,7 @@ fn build(project: &str, started: Timestamp, minutes: i64, handed: Option<&[&str]
         ended_at: Some(started + SignedDuration::from_mins(minutes)),
         source_version: None,
         resolved_commit: None,
-        environment: environment.into(),
+        handed: Handed::read(&environment),
         claims: false,
     }
 }
@@ -206,7 +207,7 @@ fn builds() -> BuildsOf {
     let mut asked = build("app", days_ago(4), 10, Some(cold));
     asked.claims = true;
     builds.push(asked);
-    BuildsOf { project: ProjectName::new("app").unwrap(), builds }
+    BuildsOf { project: ProjectName::new("app").unwrap(), builds: builds.into_iter().map(Arc::new).collect() }
 }
 
 /// Few say it so well: whether two numbers are the same to a thousandth.
@@ -615,7 +616,10 @@ fn sample() -> Report {
                 builds.push(build);
             }
         }
-        all.push(BuildsOf { project: ProjectName::new(name).unwrap(), builds });
+        all.push(BuildsOf {
+            project: ProjectName::new(name).unwrap(),
+            builds: builds.into_iter().map(Arc::new).collect(),
+        });
     }
     report(&projects, &repositories, &all)
 }

@@ -2,6 +2,7 @@
 //! what was deleted.
 
 use std::cell::RefCell;
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_config::retry::RetryConfig;
@@ -125,7 +126,11 @@ impl ReadManifests for Account {
 }
 
 impl ReadBuilds for Account {
-    async fn recent(&self, project: &ProjectName, since: Option<Timestamp>) -> Result<Vec<Build>, CallError> {
+    async fn recent(
+        &self,
+        project: &ProjectName,
+        since: Option<Timestamp>,
+    ) -> Result<Vec<Arc<Build>>, CallError> {
         self.aws.recent(project, since).await
     }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use futures_util::future::try_join_all;
 use jiff::Timestamp;
@@ -254,8 +255,8 @@ async fn life(
         verdict.ok_or_else(|| Problem::failed("the plan lacks the image", "report this as a mistake"))?;
     let facts = inventory.known.of(&image.digest);
     let builds = builds(account, projects).await?;
-    let handed = builds.iter().filter_map(|build| Some((build, Handed::read(&build.environment)?)));
-    let handed: Vec<(&Build, Handed)> = handed.collect();
+    let handed = builds.iter().filter_map(|build| Some((&**build, build.handed.as_ref()?)));
+    let handed: Vec<(&Build, &Handed)> = handed.collect();
     let running = handed.iter().filter(|(build, handed)| {
         build.status == BuildStatus::InProgress && handed.digests.contains(&image.digest)
     });
@@ -288,14 +289,14 @@ async fn life(
 }
 
 /// The newest builds of the projects, and of those that build their forks.
-async fn builds(account: &Account, projects: &[Project]) -> Result<Vec<Build>, Problem> {
+async fn builds(account: &Account, projects: &[Project]) -> Result<Vec<Arc<Build>>, Problem> {
     let built_by =
         projects.iter().flat_map(|project| [Some(&project.name), project.builds.forks.project.as_ref()]);
     let builds = try_join_all(built_by.flatten().map(|project| account.recent(project, None))).await;
     Ok(builds.map_err(|error| account::problem(&error))?.concat())
 }
 
-fn made_by(inventory: &Inventory, image: &ListedImage, handed: &[(&Build, Handed)]) -> Option<Made> {
+fn made_by(inventory: &Inventory, image: &ListedImage, handed: &[(&Build, &Handed)]) -> Option<Made> {
     let facts = inventory.known.of(&image.digest);
     let by_manifest = facts.and_then(|facts| {
         Some(Made {
@@ -308,7 +309,7 @@ fn made_by(inventory: &Inventory, image: &ListedImage, handed: &[(&Build, Handed
     });
     by_manifest.or_else(|| {
         let exported =
-            |(_, handed): &&(&Build, Handed)| handed.exports.iter().any(|tag| image.tags.contains(tag));
+            |(_, handed): &&(&Build, &Handed)| handed.exports.iter().any(|tag| image.tags.contains(tag));
         handed.iter().find(exported).map(|(build, handed)| Made {
             build: build.id.clone(),
             commit: handed.commit.as_ref().map(ToString::to_string),

@@ -2,6 +2,7 @@
 //! and never loses it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent, SqsMessage};
 use jiff::Timestamp;
@@ -116,7 +117,7 @@ fn in_turns(wants: BTreeMap<ProjectName, Vec<Want>>) -> Vec<Want> {
 /// All builds since the oldest of the pushes are looked at, so that one that comes again late starts nothing.
 struct Histories {
     since: BTreeMap<ProjectName, Option<Timestamp>>,
-    known: BTreeMap<ProjectName, Vec<Build>>,
+    known: BTreeMap<ProjectName, Vec<Arc<Build>>>,
 }
 
 impl Histories {
@@ -133,7 +134,7 @@ impl Histories {
         &mut self,
         ports: &impl ReadBuilds,
         project: &ProjectName,
-    ) -> Result<&mut Vec<Build>, CallError> {
+    ) -> Result<&mut Vec<Arc<Build>>, CallError> {
         if !self.known.contains_key(project) {
             let since = self.since.get(project).copied().flatten();
             let builds = ports.recent(project, since).await?;
@@ -164,7 +165,7 @@ async fn start_once(
                 }
             }
         }
-        recent.insert(0, begun(request, id, now));
+        recent.insert(0, Arc::new(begun(request, id, now)));
     }
     Ok(outcome)
 }

@@ -1,6 +1,7 @@
 //! CodeBuild.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use aws_sdk_codebuild::operation::start_build::StartBuildError;
 use aws_sdk_codebuild::types::{self, EnvironmentVariableType, SortOrderType, StatusType};
@@ -9,7 +10,7 @@ use jiff::Timestamp;
 
 use super::{Aws, call_error, timestamp};
 use crate::error::{CallError, Failure};
-use crate::handout;
+use crate::handout::{Handed, variable};
 use crate::names::ProjectName;
 use crate::ports::{
     Build, BuildOrder, BuildStatus, ListProjects, MAX_BUILDS, Ordered, ReadBuilds, StartBuilds, StopBuilds,
@@ -73,10 +74,14 @@ impl StopBuilds for Aws {
 }
 
 impl ReadBuilds for Aws {
-    async fn recent(&self, project: &ProjectName, since: Option<Timestamp>) -> Result<Vec<Build>, CallError> {
+    async fn recent(
+        &self,
+        project: &ProjectName,
+        since: Option<Timestamp>,
+    ) -> Result<Vec<Arc<Build>>, CallError> {
         let ids = self.codebuild().list_builds_for_project().project_name(project.as_str());
         let mut pages = ids.sort_order(SortOrderType::Descending).into_paginator().send();
-        let mut builds: Vec<Build> = Vec::new();
+        let mut builds: Vec<Arc<Build>> = Vec::new();
         while let Some(page) = pages.next().await {
             let page = page.map_err(|error| call_error("codebuild:ListBuildsForProject", project, error));
             let page = match page {
@@ -87,7 +92,7 @@ impl ReadBuilds for Aws {
             let mut of_page = self.get(page.ids()).await?;
             // CodeBuild does not promise to answer in the order of the question.
             of_page.sort_by_key(|build| std::cmp::Reverse(build.started_at));
-            builds.extend(of_page);
+            builds.extend(of_page.into_iter().map(Arc::new));
             let reaches = |since| builds.last().is_none_or(|oldest| oldest.started_at < since);
             if since.is_none_or(reaches) || builds.len() >= MAX_BUILDS {
                 break;
@@ -120,7 +125,7 @@ fn build(build: &types::Build) -> Option<Build> {
     let started_with = started_with.iter().map(|variable| (variable.name(), variable.value()));
     let mut environment = ours(started_with);
     // A build that somebody else started was handed its caches by `resolve-cache` while it ran.
-    let claims = !environment.contains_key(handout::variable::LINE);
+    let claims = !environment.contains_key(variable::LINE);
     if claims {
         let exported = build.exported_environment_variables().iter();
         environment = ours(exported.filter_map(|variable| Some((variable.name()?, variable.value()?))));
@@ -133,7 +138,7 @@ fn build(build: &types::Build) -> Option<Build> {
         ended_at: build.end_time().map(|time| timestamp(Some(time))),
         source_version: build.source_version().map(str::to_owned),
         resolved_commit: build.resolved_source_version().map(str::to_owned),
-        environment: environment.into(),
+        handed: Handed::read(&environment),
         claims,
     })
 }

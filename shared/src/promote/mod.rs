@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use crate::cache::{self, Warmth};
 use crate::error::{CallError, Disposition};
 use crate::event::{BuildFailed, Event};
-use crate::handout::{Handed, MAX_COMMITS, importable, variable};
+use crate::handout::{MAX_COMMITS, importable};
 use crate::names::{
     CacheRepository, Commit, Digest, Line, ProjectName, Repository, Revision, Scope, Tag, TagKind,
 };
@@ -336,7 +336,7 @@ fn built_moves(policy: &Policy, build: &Build) -> Result<Vec<Found>, String> {
     if build.status != BuildStatus::Succeeded {
         return Err("the build has not succeeded".to_owned());
     }
-    let handed = Handed::read(&build.environment).ok_or("the build was handed nothing by Stoker")?;
+    let handed = build.handed.as_ref().ok_or("the build was handed nothing by Stoker")?;
     if build.claims && handed.line == Line::Main {
         return Err(
             "main is filled only by builds that Stoker started; this one says itself that it is main's"
@@ -359,8 +359,11 @@ fn built_moves(policy: &Policy, build: &Build) -> Result<Vec<Found>, String> {
     }
     let built = Built { at: build.started_at, commit, build: build.id.clone() };
     // What a build says of itself must not push out what its line holds.
-    let told =
-        if build.claims { Told::default() } else { Told { refresh: handed.refresh, bases: handed.bases } };
+    let told = if build.claims {
+        Told::default()
+    } else {
+        Told { refresh: handed.refresh, bases: handed.bases.clone() }
+    };
     let moves = handed.exports.iter().map(|export| match Tag::parse(export) {
         Some((scope, TagKind::Export(key))) if project.has_scope(&scope) => {
             let cause = Cause::Built(Tag::export(&scope, &key), built.clone(), told.clone());
@@ -382,16 +385,15 @@ fn is_of_branch(source_version: Option<&str>, line: &Line) -> bool {
 /// A failure that concerns Stoker's users: of a build that Stoker started.
 fn failed(build: Option<&Build>, status: &str) -> Outcome {
     let started = build.filter(|build| !build.claims);
-    let Some((build, handed)) = started.and_then(|build| Some((build, Handed::read(&build.environment)?)))
-    else {
+    let Some((build, handed)) = started.and_then(|build| Some((build, build.handed.as_ref()?))) else {
         return Outcome::Nothing { why: "the build that failed was not started by Stoker".to_owned() };
     };
     Outcome::Failed(BuildFailed {
         project: build.project.clone(),
         build: build.id.clone(),
         line: handed.line.to_string(),
-        commit: handed.commit,
-        reason: build.environment.get(variable::REASON).cloned().unwrap_or_default(),
+        commit: handed.commit.clone(),
+        reason: handed.reason.clone(),
         status: status.to_owned(),
     })
 }
@@ -426,8 +428,8 @@ async fn exported_move(
         }
     }
     let builds = ports.recent(&project.name, None).await?;
-    let exported = |build: &&Build| {
-        Handed::read(&build.environment).is_some_and(|handed| handed.exports.iter().any(|own| own == tag))
+    let exported = |build: &&Arc<Build>| {
+        build.handed.as_ref().is_some_and(|handed| handed.exports.iter().any(|own| own == tag))
     };
     Ok(match builds.iter().find(exported) {
         None => Err("no build of Stoker's was told to write the export".to_owned()),

@@ -89,8 +89,8 @@ async fn look_and_mend(ports: &impl Ports, project: &Project, now: Timestamp) ->
 async fn look(ports: &impl Ports, project: &Project, now: Timestamp) -> Result<Found, Error> {
     let recent = ports.recent(&project.name, Some(now - REACH)).await?;
     let recent = recent.iter().filter(|build| now.duration_since(build.started_at) < REACH);
-    let recent: Vec<(&Build, Handed)> =
-        recent.filter_map(|build| Some((build, Handed::read(&build.environment)?))).collect();
+    let recent: Vec<(&Build, &Handed)> =
+        recent.filter_map(|build| Some((&**build, build.handed.as_ref()?))).collect();
     let commits: BTreeSet<Commit> =
         recent.iter().filter_map(|(build, handed)| commit_of(build, handed)).collect();
     let of_scope = |scope: &Scope| {

@@ -15,7 +15,6 @@ use futures_util::future::try_join_all;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::error::CallError;
-use crate::handout::Handed;
 use crate::names::{CacheRepository, Digest};
 use crate::policy::{Mode, Project};
 use crate::ports::{BuildStatus, Catalogue, IMAGES_PER_CALL, ListedImage, ReadBuilds, ReadManifests};
@@ -86,12 +85,12 @@ async fn handed(
     let builds = try_join_all(builds).await?;
     let (mut leased, mut handed_at) = (BTreeSet::new(), HashMap::new());
     for build in builds.iter().flatten() {
-        let Some(handed) = Handed::read(&build.environment) else { continue };
-        for digest in handed.digests {
+        let Some(handed) = &build.handed else { continue };
+        for digest in &handed.digests {
             if build.status == BuildStatus::InProgress {
                 leased.insert(digest.clone());
             }
-            let newest = handed_at.entry(digest).or_insert(build.started_at);
+            let newest = handed_at.entry(digest.clone()).or_insert(build.started_at);
             *newest = build.started_at.max(*newest);
         }
     }

@@ -12,7 +12,7 @@ use serde_json::json;
 use stoker::cache::{CONFIG_MEDIA_TYPE, MANIFEST_MEDIA_TYPE};
 use stoker::error::{CallError, Failure};
 use stoker::event::{Event, Turn};
-use stoker::handout::variable;
+use stoker::handout::{Handed, variable};
 use stoker::names::{CacheRepository, Commit, Digest, Line, ProjectName, Tag};
 use stoker::ports::{
     Build, BuildOrder, BuildStatus, FindDigests, Image, ListProjects, MAX_BUILDS, Ordered, Publish,
@@ -137,8 +137,15 @@ struct Entry {
     started_at: u64,
     state: State,
     exports: bool,
-    /// What it was started with, while it is among the newest of its project.
-    environment: OnceCell<Arc<BTreeMap<String, String>>>,
+    /// What CodeBuild says of it, while it is among the newest of its project.
+    told: OnceCell<Arc<Build>>,
+}
+
+impl Entry {
+    fn becomes(&mut self, state: State) {
+        self.state = state;
+        self.told.take();
+    }
 }
 
 /// What is to happen later.
@@ -308,7 +315,7 @@ impl Model {
         }
         let mut dice = Dice(self.seed ^ u64::from(build) << 20);
         let fails = dice.below(100) < if entry.line == NONE { 2 } else { 8 };
-        entry.state = if fails { State::Failed } else { State::Succeeded };
+        entry.becomes(if fails { State::Failed } else { State::Succeeded });
         if !fails && entry.exports {
             self.later.borrow_mut().push((now + PROMOTED_AFTER, Later::Promoted(build)));
         }
@@ -338,7 +345,7 @@ impl Model {
 
     fn run(&self, build: u32, now: u64) {
         let entry = &mut self.builds.borrow_mut()[build as usize];
-        entry.state = State::Running;
+        entry.becomes(State::Running);
         self.running.set(self.running.get() + 1);
         let mut seen = self.seen.borrow_mut();
         seen.most_running = seen.most_running.max(self.running.get());
@@ -385,8 +392,12 @@ impl Model {
     }
 
     /// What CodeBuild would say of a build.
-    fn build(&self, number: u32) -> Build {
+    fn build(&self, number: u32) -> Arc<Build> {
         let entry = &self.builds.borrow()[number as usize];
+        entry.told.get_or_init(|| Arc::new(self.tell(number, entry))).clone()
+    }
+
+    fn tell(&self, number: u32, entry: &Entry) -> Build {
         let project = self.names[entry.project as usize].clone();
         let id = &[project.as_str(), ":"].concat();
         Build {
@@ -400,25 +411,25 @@ impl Model {
             ended_at: None,
             source_version: None,
             resolved_commit: None,
-            environment: entry.environment.get_or_init(|| self.environment(entry).into()).clone(),
+            handed: Some(self.handed(entry)),
             claims: false,
             project,
         }
     }
 
     /// What a build was started with, as far as anybody asks.
-    fn environment(&self, entry: &Entry) -> BTreeMap<String, String> {
-        let mut environment = BTreeMap::new();
-        let line = if entry.line == NONE { "main".to_owned() } else { numbered("branch/b", entry.line) };
-        environment.insert(variable::LINE.to_owned(), line);
+    fn handed(&self, entry: &Entry) -> Handed {
+        let branch = || Line::parse(&numbered("branch/b", entry.line)).expect("a line");
+        let mut handed = Handed::of_line(if entry.line == NONE { Line::Main } else { branch() });
         if let Some(push) = self.pushes.get(entry.push as usize) {
-            environment.insert(variable::COMMIT.to_owned(), hash_of(entry.push));
-            environment.insert(variable::PUSHED_AT.to_owned(), time_of(push.at));
+            handed.commit = Some(commit_of(entry.push));
+            // Forges tell it to the second.
+            handed.pushed_at = Some(at(push.at / 1000 * 1000));
         }
         if entry.exports {
-            environment.insert(variable::EXPORT.to_owned(), "export".to_owned());
+            handed.exports.push("export".to_owned());
         }
-        environment
+        handed
     }
 
     /// Of the answers to [`BuildOrder`]s.
@@ -459,13 +470,13 @@ impl Model {
         let number = u32::try_from(self.builds.borrow().len()).expect("fewer builds");
         let exports = value(variable::EXPORT).is_some();
         let state = State::Queued;
-        let environment = OnceCell::new();
+        let told = OnceCell::new();
         let mut builds = self.builds.borrow_mut();
-        builds.push(Entry { project, line, push, started_at: now, state, exports, environment });
+        builds.push(Entry { project, line, push, started_at: now, state, exports, told });
         let of_project = &mut self.of_project.borrow_mut()[project as usize];
         of_project.push(number);
         if let Some(old) = of_project.len().checked_sub(1 + LISTED) {
-            builds[of_project[old] as usize].environment.take();
+            builds[of_project[old] as usize].told.take();
         }
         drop(builds);
         self.open.borrow_mut()[project as usize] += 1;
@@ -587,7 +598,11 @@ impl ReadImages for Invocation<'_> {
 }
 
 impl ReadBuilds for Invocation<'_> {
-    async fn recent(&self, project: &ProjectName, since: Option<Timestamp>) -> Result<Vec<Build>, CallError> {
+    async fn recent(
+        &self,
+        project: &ProjectName,
+        since: Option<Timestamp>,
+    ) -> Result<Vec<Arc<Build>>, CallError> {
         self.call(Operation::ListBuilds).await?;
         let mut wanted = Vec::new();
         {
@@ -615,7 +630,7 @@ impl ReadBuilds for Invocation<'_> {
 
     async fn get(&self, ids: &[String]) -> Result<Vec<Build>, CallError> {
         self.call(Operation::GetBuilds).await?;
-        Ok(ids.iter().map(|id| self.model.build(build_of(id))).collect())
+        Ok(ids.iter().map(|id| (*self.model.build(build_of(id))).clone()).collect())
     }
 }
 
@@ -636,15 +651,12 @@ impl StopBuilds for Invocation<'_> {
         let model = self.model;
         let mut builds = model.builds.borrow_mut();
         let entry = &mut builds[build_of(id) as usize];
-        let before = std::mem::replace(&mut entry.state, State::Failed);
-        match before {
+        match entry.state {
             State::Queued => model.queued.set(model.queued.get() - 1),
             State::Running => model.running.set(model.running.get() - 1),
-            ended => {
-                entry.state = ended;
-                return Ok(());
-            }
+            State::Succeeded | State::Failed => return Ok(()),
         }
+        entry.becomes(State::Failed);
         model.leaves(entry);
         model.seen.borrow_mut().stopped += 1;
         drop(builds);
