@@ -111,6 +111,8 @@ pub struct World {
     /// What the forge calls the default branch.
     pub default_branch: String,
     refusals: Refusals,
+    /// The one instance of `start-build`.
+    starter: start_build::Instance,
     /// Each branch's head.
     heads: HashMap<String, Commit>,
     next: u32,
@@ -184,6 +186,7 @@ impl World {
             default_branch: "main".to_owned(),
             refusals: Refusals::default(),
             heads: HashMap::new(),
+            starter: start_build::Instance::default(),
             next: 0,
         }
     }
@@ -535,7 +538,7 @@ impl World {
             promote_cache::handle(&sqs(&promotions), policy, account, now).await
         };
         let batch = sqs(&starts);
-        let start = start_build::handle(&batch, policy, REGISTRY, account, now);
+        let start = start_build::handle(&batch, policy, REGISTRY, account, &self.starter, now);
         let (started, promoted) = tokio::join!(start, promote);
         assert!(started.batch_item_failures.is_empty() && promoted.batch_item_failures.is_empty());
     }
@@ -558,7 +561,9 @@ impl World {
         let now = self.account.now();
         self.account.acting.set("start-build");
         for some in batch.chunks(10) {
-            let response = start_build::handle(&sqs(some), &self.policy, REGISTRY, &self.account, now).await;
+            let response =
+                start_build::handle(&sqs(some), &self.policy, REGISTRY, &self.account, &self.starter, now)
+                    .await;
             let again = self.failed(some, &response, 720);
             self.starts.extend(again);
         }

@@ -67,7 +67,15 @@ async fn bad_hour(account: &Account, policy: &Policy) {
         let fault = (account.calls.borrow().len(), Fault::Before(Failure::Throttled));
         account.faults.borrow_mut().extend((receives > 1).then_some(fault));
         let batch = message("stoker", "BranchPushed", &push(commit, before), receives);
-        start_build::handle(&batch, policy, "registry.example", account, now).await;
+        start_build::handle(
+            &batch,
+            policy,
+            "registry.example",
+            account,
+            &start_build::Instance::default(),
+            now,
+        )
+        .await;
     }
     let failed = {
         let mut builds = account.builds.borrow_mut();

@@ -1,6 +1,7 @@
 //! Starts the builds of what was pushed. Its queue holds what cannot be built yet: a limit of the account delays a build
 //! and never loses it.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -24,6 +25,13 @@ pub const TRIES_UNTIL_TOLD: u32 = 15;
 pub trait Ports: ReadImages + ReadBuilds + StartBuilds + StopBuilds + Publish {}
 impl<P: ReadImages + ReadBuilds + StartBuilds + StopBuilds + Publish> Ports for P {}
 
+/// What an instance of the function remembers between batches.
+#[derive(Debug, Default)]
+pub struct Instance {
+    /// Whether the last batch met the account's limit, and not only that of a project.
+    account_is_full: Cell<bool>,
+}
+
 /// A build that a message of the batch wants.
 struct Want {
     message: usize,
@@ -34,12 +42,14 @@ struct Want {
 /// Starts the builds that a batch of events asks for; answers the messages that are to come again.
 ///
 /// Projects take turns, so that one with many pushes does not keep the others waiting. A project that is throttled is not
-/// tried again within the batch; once two are, the account is, and nobody is.
+/// tried again within the batch; once two are, the account is, and nobody is. While it is, one try of a batch is enough to
+/// know that it still is.
 pub async fn handle(
     batch: &SqsEvent,
     policy: &Policy,
     registry: &str,
     ports: &impl Ports,
+    instance: &Instance,
     now: Timestamp,
 ) -> SqsBatchResponse {
     let mut wants: BTreeMap<ProjectName, Vec<Want>> = BTreeMap::new();
@@ -60,13 +70,20 @@ pub async fn handle(
     let mut failed: BTreeMap<usize, String> = BTreeMap::new();
     let wants = in_turns(wants);
     let mut histories = Histories::of(&wants);
+    // So many projects that are throttled are the account.
+    let mut enough = if instance.account_is_full.get() { 1 } else { 2 };
     for Want { message, project, request } in wants {
-        if throttled.contains(&project.name) || throttled.len() > 1 {
+        if throttled.contains(&project.name) || throttled.len() >= enough {
             failed.entry(message).or_insert_with(|| "the account's limit is reached".to_owned());
             continue;
         }
         match start_once(ports, registry, &project, &request, &mut histories, now).await {
-            Ok(outcome) => tell(&project.name, &request, &outcome, now),
+            Ok(outcome) => {
+                if matches!(outcome, Outcome::Started { .. }) {
+                    enough = 2;
+                }
+                tell(&project.name, &request, &outcome, now);
+            }
             Err(error) => {
                 log(error.disposition(), &error);
                 if error.failure == Failure::Throttled {
@@ -76,6 +93,7 @@ pub async fn handle(
             }
         }
     }
+    instance.account_is_full.set(throttled.len() >= enough);
     let mut response = SqsBatchResponse::default();
     for (message, why) in failed {
         let record = &batch.records[message];
@@ -104,11 +122,11 @@ fn wanted(event: &Event, policy: &Policy) -> Vec<(Project, Request)> {
     gated.collect()
 }
 
-/// First everybody's first, then everybody's second.
+/// First everybody's first, then everybody's second, in the queue's own order: no project's name comes before others.
 fn in_turns(wants: BTreeMap<ProjectName, Vec<Want>>) -> Vec<Want> {
     let numbered = wants.into_values().flat_map(|of_project| of_project.into_iter().enumerate());
     let mut numbered: Vec<(usize, Want)> = numbered.collect();
-    numbered.sort_by_key(|(turn, _)| *turn);
+    numbered.sort_by_key(|(turn, want)| (*turn, want.message));
     numbered.into_iter().map(|(_, want)| want).collect()
 }
 

@@ -11,9 +11,10 @@ async fn main() -> Result<(), Error> {
     let policy = &stoker::lambda::policy()?;
     let aws = &stoker::lambda::aws(name);
     let registry = &registry();
+    let instance = &start_build::Instance::default();
     run(service_fn(|event: LambdaEvent<SqsEvent>| async move {
         let now = jiff::Timestamp::now();
-        Ok::<_, Error>(start_build::handle(&event.payload, policy, registry, aws, now).await)
+        Ok::<_, Error>(start_build::handle(&event.payload, policy, registry, aws, instance, now).await)
     }))
     .await
 }

@@ -169,6 +169,8 @@ struct Day {
     next: BinaryHeap<Reverse<(u64, u64, Next)>>,
     sequence: u64,
     queues: [Queue; 2],
+    /// The instances of `start-build`, which take turns.
+    starters: Vec<start_build::Instance>,
     /// Messages beside the first of each push.
     again: usize,
     /// When the last project's turn in the night was done with.
@@ -212,6 +214,7 @@ impl Day {
             now: 0,
             next: BinaryHeap::new(),
             sequence: 0,
+            starters: (0..scale.starts_at_once).map(|_| start_build::Instance::default()).collect(),
             queues: [Queue::new(starts), Queue::new(warms)],
             again: 0,
             night_ended: 0,
@@ -346,7 +349,10 @@ impl Day {
             Invocation { model: &self.model, began: self.now, spent: Cell::new(OVERHEAD), yields };
         let now = at(self.now);
         let response = match function {
-            Function::Start => start_build::handle(&event, &self.policy, REGISTRY, &invocation, now).await,
+            Function::Start => {
+                let instance = &self.starters[self.queues[0].batches % self.starters.len()];
+                start_build::handle(&event, &self.policy, REGISTRY, &invocation, instance, now).await
+            }
             Function::Warm => warm_main::handle(&event, &self.policy, REGISTRY, &invocation, now).await,
         };
         let slept = u64::try_from(began.elapsed().as_millis()).expect("a short sleep");

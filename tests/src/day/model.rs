@@ -392,8 +392,8 @@ impl Model {
     }
 
     /// What CodeBuild would say of a build.
-    fn build(&self, number: u32) -> Arc<Build> {
-        let entry = &self.builds.borrow()[number as usize];
+    fn build(&self, builds: &[Entry], number: u32) -> Arc<Build> {
+        let entry = &builds[number as usize];
         entry.told.get_or_init(|| Arc::new(self.tell(number, entry))).clone()
     }
 
@@ -604,7 +604,7 @@ impl ReadBuilds for Invocation<'_> {
         since: Option<Timestamp>,
     ) -> Result<Vec<Arc<Build>>, CallError> {
         self.call(Operation::ListBuilds).await?;
-        let mut wanted = Vec::new();
+        let mut wanted = Vec::with_capacity(100);
         {
             let since =
                 since.map(|since| u64::try_from(since.duration_since(at(0)).as_millis()).unwrap_or_default());
@@ -625,12 +625,14 @@ impl ReadBuilds for Invocation<'_> {
             }
             self.call(Operation::GetBuilds).await?;
         }
-        Ok(wanted.into_iter().map(|number| self.model.build(number)).collect())
+        let builds = self.model.builds.borrow();
+        Ok(wanted.into_iter().map(|number| self.model.build(&builds, number)).collect())
     }
 
     async fn get(&self, ids: &[String]) -> Result<Vec<Build>, CallError> {
         self.call(Operation::GetBuilds).await?;
-        Ok(ids.iter().map(|id| (*self.model.build(build_of(id))).clone()).collect())
+        let builds = self.model.builds.borrow();
+        Ok(ids.iter().map(|id| (*self.model.build(&builds, build_of(id))).clone()).collect())
     }
 }
 
