@@ -2,6 +2,8 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Deref;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -36,9 +38,13 @@ pub struct Stored {
     pub pushed_at: Timestamp,
 }
 
-/// The account.
+/// The account. Its clones are the same account, so that others can act in it while somebody waits.
+#[derive(Clone, Default)]
+pub struct Account(Rc<State>);
+
+/// What an account holds.
 #[derive(Default)]
-pub struct Account {
+pub struct State {
     now: Cell<Timestamp>,
     images: RefCell<BTreeMap<CacheRepository, Vec<Stored>>>,
     blobs: RefCell<HashMap<Digest, Bytes>>,
@@ -46,6 +52,8 @@ pub struct Account {
     held: RefCell<BTreeSet<(CacheRepository, Digest)>>,
     /// Repositories whose tags never move.
     pub immutable: RefCell<BTreeSet<CacheRepository>>,
+    /// Whether a blob goes the moment that no manifest of its repository names it any more. ECR takes its time.
+    pub sweeps_at_once: Cell<bool>,
     /// Whether the registry refuses to mount.
     pub mounts_nothing: Cell<bool>,
     /// Every build, the oldest first.
@@ -73,6 +81,14 @@ pub struct Account {
     pub faults: RefCell<HashMap<usize, Fault>>,
 }
 
+impl Deref for Account {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        &self.0
+    }
+}
+
 impl Account {
     /// Sets the clock.
     pub fn set_now(&self, now: Timestamp) {
@@ -91,11 +107,14 @@ impl Account {
         images.flat_map(|s| s.tags.iter().map(|tag| (tag.clone(), s.image.digest.clone()))).collect()
     }
 
-    /// The image under a tag.
-    pub fn image(&self, repository: &CacheRepository, tag: &str) -> Option<Image> {
+    /// The image under a tag, or with a digest.
+    pub fn image(&self, repository: &CacheRepository, reference: &str) -> Option<Image> {
         let images = self.images.borrow();
         let mut images = images.get(repository).into_iter().flatten();
-        images.find(|stored| stored.tags.iter().any(|t| t == tag)).map(|stored| stored.image.clone())
+        let is_asked = |stored: &&Stored| {
+            stored.image.digest.as_str() == reference || stored.tags.iter().any(|tag| tag == reference)
+        };
+        images.find(is_asked).map(|stored| stored.image.clone())
     }
 
     /// A blob, whoever asks.
@@ -150,6 +169,19 @@ impl Account {
         true
     }
 
+    /// Takes the blobs of images that went from a repository, but for those that others of its images name.
+    fn sweep(&self, repository: &CacheRepository, gone: &[Stored]) {
+        let images = self.images.borrow();
+        let left = images.get(repository).into_iter().flatten();
+        let left: BTreeSet<Digest> = left.flat_map(|stored| named(&stored.image.manifest)).collect();
+        let mut held = self.held.borrow_mut();
+        for digest in gone.iter().flat_map(|stored| named(&stored.image.manifest)) {
+            if !left.contains(&digest) {
+                held.remove(&(repository.clone(), digest));
+            }
+        }
+    }
+
     async fn let_others_go(&self) {
         if self.yields.get() {
             tokio::task::yield_now().await;
@@ -196,6 +228,7 @@ impl ReadBlobs for Account {
         digest: &Digest,
         limit: usize,
     ) -> Result<Bytes, CallError> {
+        self.let_others_go().await;
         let operation = "registry:GetBlob";
         self.call(operation, || {
             let missing = || CallError::new(operation, digest, Failure::NotFound, "no such blob");
@@ -212,6 +245,7 @@ impl WriteImages for Account {
         digest: &Digest,
         bytes: Bytes,
     ) -> Result<(), CallError> {
+        self.let_others_go().await;
         self.call("registry:PutBlob", || {
             assert_eq!(*digest, Digest::of(&bytes), "a registry checks the digest");
             self.keep_blob(repository, bytes);
@@ -229,13 +263,8 @@ impl WriteImages for Account {
         let operation = "registry:PutManifest";
         self.let_others_go().await;
         self.call(operation, || {
-            let parsed: serde_json::Value = serde_json::from_slice(&manifest).expect("a manifest is JSON");
-            let layers = parsed["layers"].as_array().expect("a manifest has layers");
-            for descriptor in layers.iter().chain([&parsed["config"]]) {
-                let digest = Digest::new(descriptor["digest"].as_str().expect("a digest")).expect("a digest");
-                if !self.has_blob(repository, &digest) {
-                    return Err(CallError::new(operation, tag, Failure::Refused, "LayersNotFound"));
-                }
+            if named(&manifest).iter().any(|digest| !self.has_blob(repository, digest)) {
+                return Err(CallError::new(operation, tag, Failure::Refused, "LayersNotFound"));
             }
             let refused = || CallError::new(operation, tag, Failure::Refused, "ImageTagAlreadyExists");
             self.push(repository, tag.as_str(), media_type, manifest, Vec::new())
@@ -252,6 +281,7 @@ impl MountBlobs for Account {
         from: &CacheRepository,
         digest: &Digest,
     ) -> Result<Mounted, CallError> {
+        self.let_others_go().await;
         self.call("registry:MountBlob", || {
             if !self.has_blob(from, digest) {
                 return Ok(Mounted::Missing);
@@ -283,6 +313,7 @@ impl ReadManifests for Account {
         repository: &CacheRepository,
         digests: &[Digest],
     ) -> Result<Vec<(Digest, Bytes)>, CallError> {
+        self.let_others_go().await;
         self.call("ecr:BatchGetImage", || {
             assert!(digests.len() <= 100, "one request names at most 100 images");
             let images = self.images.borrow();
@@ -291,6 +322,17 @@ impl ReadManifests for Account {
             Ok(asked.map(|image| (image.digest.clone(), image.manifest.clone())).collect())
         })
     }
+}
+
+/// The blobs that an image's manifest names.
+#[must_use]
+pub fn named(manifest: &[u8]) -> Vec<Digest> {
+    let parsed: serde_json::Value = serde_json::from_slice(manifest).expect("a manifest is JSON");
+    let layers = parsed["layers"].as_array().expect("a manifest has layers").iter();
+    let descriptors = layers.chain([&parsed["config"]]);
+    descriptors
+        .map(|found| Digest::new(found["digest"].as_str().expect("a digest")).expect("a digest"))
+        .collect()
 }
 
 fn listed(stored: &Stored) -> ListedImage {
@@ -306,6 +348,7 @@ fn listed(stored: &Stored) -> ListedImage {
 
 impl Catalogue for Account {
     async fn list(&self, repository: &CacheRepository) -> Result<Vec<ListedImage>, CallError> {
+        self.let_others_go().await;
         self.call("ecr:DescribeImages", || {
             let images = self.images.borrow();
             Ok(images.get(repository).into_iter().flatten().map(listed).collect())
@@ -317,6 +360,7 @@ impl Catalogue for Account {
         repository: &CacheRepository,
         digests: &[Digest],
     ) -> Result<Vec<ListedImage>, CallError> {
+        self.let_others_go().await;
         self.call("ecr:DescribeImages", || {
             assert!(digests.len() <= 100, "one request names at most 100 images");
             let images = self.images.borrow();
@@ -330,10 +374,16 @@ impl Catalogue for Account {
         repository: &CacheRepository,
         digests: &[Digest],
     ) -> Result<Vec<(Digest, String)>, CallError> {
+        self.let_others_go().await;
         self.call("ecr:BatchDeleteImage", || {
             assert!(digests.len() <= 100, "one request names at most 100 images");
+            let mut gone = Vec::new();
             if let Some(images) = self.images.borrow_mut().get_mut(repository) {
-                images.retain(|stored| !digests.contains(&stored.image.digest));
+                let is_named = |stored: &mut Stored| digests.contains(&stored.image.digest);
+                gone.extend(images.extract_if(.., is_named));
+            }
+            if self.sweeps_at_once.get() {
+                self.sweep(repository, &gone);
             }
             Ok(Vec::new())
         })
@@ -412,6 +462,7 @@ impl ReadBuilds for Account {
         project: &ProjectName,
         since: Option<Timestamp>,
     ) -> Result<Vec<Arc<Build>>, CallError> {
+        self.let_others_go().await;
         self.call("codebuild:ListBuildsForProject", || {
             let builds = self.builds.borrow();
             let newest = builds.iter().rev().filter(|build| build.project == *project).take(MAX_BUILDS);

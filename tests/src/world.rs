@@ -23,7 +23,7 @@ use crate::account::Account;
 const SECRET: &[u8] = b"a secret for stories";
 /// How often what waits is tried before a story goes on.
 const TRIES: usize = 3;
-/// Host of the registry in the story.
+/// Host of the registry in the stories.
 pub const REGISTRY: &str = "registry.example";
 
 /// What a commit's Dockerfile does: two independent stages, and a last step that needs both.
@@ -88,6 +88,8 @@ pub struct Late(Vec<Message>);
 pub struct World {
     /// The AWS account.
     pub account: Account,
+    /// Host of the registry, as builds are told.
+    pub registry: String,
     policy: Policy,
     sources: HashMap<Commit, Source>,
     promotions: Vec<Message>,
@@ -169,6 +171,7 @@ impl World {
             .extend(policy.named_projects().into_iter().filter_map(|p| p.builds_repository));
         Self {
             account,
+            registry: REGISTRY.to_owned(),
             policy,
             sources: HashMap::new(),
             promotions: Vec::new(),
@@ -538,7 +541,7 @@ impl World {
             promote_cache::handle(&sqs(&promotions), policy, account, now).await
         };
         let batch = sqs(&starts);
-        let start = start_build::handle(&batch, policy, REGISTRY, account, &self.starter, now);
+        let start = start_build::handle(&batch, policy, &self.registry, account, &self.starter, now);
         let (started, promoted) = tokio::join!(start, promote);
         assert!(started.batch_item_failures.is_empty() && promoted.batch_item_failures.is_empty());
     }
@@ -562,7 +565,7 @@ impl World {
         self.account.acting.set("start-build");
         for some in batch.chunks(10) {
             let response =
-                start_build::handle(&sqs(some), &self.policy, REGISTRY, &self.account, &self.starter, now)
+                start_build::handle(&sqs(some), &self.policy, &self.registry, &self.account, &self.starter, now)
                     .await;
             let again = self.failed(some, &response, 720);
             self.starts.extend(again);
@@ -586,7 +589,8 @@ impl World {
         let now = self.account.now();
         self.account.acting.set("warm-main");
         for some in batch.chunks(10) {
-            let response = warm_main::handle(&sqs(some), &self.policy, REGISTRY, &self.account, now).await;
+            let response =
+                warm_main::handle(&sqs(some), &self.policy, &self.registry, &self.account, now).await;
             let again = self.failed(some, &response, 480);
             self.warms.extend(again);
         }

@@ -44,8 +44,10 @@ fn platforms(seed: u64, _: &Engine, registry: &Registry, dir: &Path) -> anyhow::
         std::fs::write(context.join("Dockerfile"), dockerfile)?;
         let imports: Vec<String> = imports.iter().map(|name| registry.reference(&tag(name))).collect();
         let export = export.map(|name| registry.reference(&tag(name)));
-        let built =
-            Engine::build(&context, &Options { imports: &imports, export, platforms: Some(PLATFORMS) })?;
+        let built = Engine::build(
+            &context,
+            &Options { imports: &imports, export, platforms: Some(PLATFORMS), ..Options::default() },
+        )?;
         ensure!(built.imported_all(), "a cache was not imported:\n{}", built.log);
         Ok(built)
     };

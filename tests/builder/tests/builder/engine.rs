@@ -31,6 +31,8 @@ pub(crate) struct Options<'a> {
     pub(crate) imports: &'a [String],
     pub(crate) export: Option<String>,
     pub(crate) platforms: Option<&'a str>,
+    /// As they are.
+    pub(crate) flags: &'a str,
 }
 
 /// What a build did.
@@ -88,6 +90,7 @@ impl Engine {
         if let Some(platforms) = options.platforms {
             command.args(["--platform", platforms]);
         }
+        command.args(options.flags.split_whitespace());
         let records = RECORDS.read().unwrap_or_else(PoisonError::into_inner);
         let built = command.arg(context).stdin(Stdio::null()).output().context("cannot run docker")?;
         drop(records);

@@ -14,6 +14,7 @@ mod demos;
 mod engine;
 mod graph;
 mod registry;
+mod retention;
 mod story;
 
 use std::env;
@@ -76,11 +77,23 @@ fn run() -> anyhow::Result<bool> {
 }
 
 fn run_in(dir: &Path, engine: &Engine) -> anyhow::Result<bool> {
+    let seed = number("STOKER_SEED")?.unwrap_or(SEED);
+    let good = cases(dir, engine, seed)?;
+    let rounds = number("STOKER_ROUNDS")?.map_or(Ok(retention::ROUNDS), usize::try_from)?;
+    println!("seed {seed}, {rounds} rounds of retention beside builds");
+    let told = retention::tell(seed, rounds, engine, dir);
+    if let Err(error) = &told {
+        println!("  FAILED: {error:#}");
+    }
+    Ok(good && told.is_ok())
+}
+
+/// The cache algebra, case by case.
+fn cases(dir: &Path, engine: &Engine, seed: u64) -> anyhow::Result<bool> {
     let (registries, mut good) = registries(dir)?;
     if registries.is_empty() {
         return Ok(good);
     }
-    let seed = number("STOKER_SEED")?.unwrap_or(SEED);
     let cases = number("STOKER_CASES")?.map_or(Ok(CASES), usize::try_from)?;
     let names: Vec<&str> = registries.iter().map(|registry| registry.name).collect();
     println!("seed {seed}, {cases} cases, registries: {}", names.join(", "));
