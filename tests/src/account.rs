@@ -96,11 +96,13 @@ impl Account {
     }
 
     /// The clock.
+    #[must_use]
     pub fn now(&self) -> Timestamp {
         self.now.get()
     }
 
     /// Where each tag of a repository points.
+    #[must_use]
     pub fn tags(&self, repository: &CacheRepository) -> BTreeMap<String, Digest> {
         let images = self.images.borrow();
         let images = images.get(repository).into_iter().flatten();
@@ -108,6 +110,7 @@ impl Account {
     }
 
     /// The image under a tag, or with a digest.
+    #[must_use]
     pub fn image(&self, repository: &CacheRepository, reference: &str) -> Option<Image> {
         let images = self.images.borrow();
         let mut images = images.get(repository).into_iter().flatten();
@@ -118,11 +121,13 @@ impl Account {
     }
 
     /// A blob, whoever asks.
+    #[must_use]
     pub fn raw_blob(&self, digest: &Digest) -> Option<Bytes> {
         self.blobs.borrow().get(digest).cloned()
     }
 
     /// Whether a repository has a blob.
+    #[must_use]
     pub fn has_blob(&self, repository: &CacheRepository, digest: &Digest) -> bool {
         self.held.borrow().contains(&(repository.clone(), digest.clone()))
     }

@@ -564,9 +564,15 @@ impl World {
         let now = self.account.now();
         self.account.acting.set("start-build");
         for some in batch.chunks(10) {
-            let response =
-                start_build::handle(&sqs(some), &self.policy, &self.registry, &self.account, &self.starter, now)
-                    .await;
+            let response = start_build::handle(
+                &sqs(some),
+                &self.policy,
+                &self.registry,
+                &self.account,
+                &self.starter,
+                now,
+            )
+            .await;
             let again = self.failed(some, &response, 720);
             self.starts.extend(again);
         }

@@ -1,5 +1,5 @@
-//! Every test: those that need only cargo, the fuzz targets, the cache algebra on the real builder, then what is deployed, then the story
-//! on the real builder.
+//! Every test: those that need only cargo, the fuzz targets, the cache algebra and retention on the real builder, then what is deployed,
+//! then the story on the real builder.
 
 use std::env;
 use std::path::PathBuf;
@@ -33,7 +33,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     println!("== the parsers, fuzzed for a minute each");
     fuzz::run(&fuzz::Args::a_minute())?;
 
-    println!("== the cache algebra on a real builder");
+    println!("== the cache algebra and retention on a real builder");
     on_a_builder()?;
 
     println!("== the built functions");
@@ -69,7 +69,7 @@ fn cargo_test() -> Command {
     command
 }
 
-/// Merged and pruned caches against `BuildKit` and registries that others wrote.
+/// Merged and pruned caches against `BuildKit` and registries that others wrote, then builds beside retention.
 fn on_a_builder() -> anyhow::Result<()> {
     tools::install()?;
     let mut command = cargo_test();
@@ -81,7 +81,7 @@ fn on_a_builder() -> anyhow::Result<()> {
         command.env("STOKER_TEST_DOCKER_REGISTRY", program);
     }
     let status = command.status().context("cannot run cargo")?;
-    ensure!(status.success(), "the cache algebra does not hold on a real builder");
+    ensure!(status.success(), "the cache algebra or retention does not hold on a real builder");
     Ok(())
 }
 

@@ -16,6 +16,9 @@ use stoker_local::progress::{self, Steps};
 const LOCAL_BASE_IMAGE: &str = "localhost/base:1";
 const BASE_IMAGE: &str = "busybox:1.37";
 
+/// What is said of a build that failed, before its log.
+pub(crate) const FAILED: &str = "the build failed";
+
 /// Held by builds together, and by what removes records alone: to collect its garbage while a build ends takes from
 /// the build what it has just pulled, and it fails with "not found".
 static RECORDS: RwLock<()> = RwLock::new(());
@@ -95,7 +98,7 @@ impl Engine {
         let built = command.arg(context).stdin(Stdio::null()).output().context("cannot run docker")?;
         drop(records);
         let log = String::from_utf8_lossy(&built.stderr).into_owned();
-        ensure!(built.status.success(), "the build failed:\n{log}");
+        ensure!(built.status.success(), "{FAILED}:\n{log}");
         let mut files = BTreeMap::new();
         read_files(&output, &output, &mut files)?;
         std::fs::remove_dir_all(&output)?;

@@ -1,10 +1,12 @@
-//! The life of a project in rounds: people push and merge, real builds run, and retention takes what it may all the while.
+//! The life of a project in rounds: people push and merge, real builds run, and retention takes what it may all
+//! the while.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use anyhow::{Context as _, ensure};
 use builder::Random;
@@ -12,7 +14,6 @@ use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use jiff::{SignedDuration, Timestamp};
 use stoker::cache::MANIFEST_MEDIA_TYPE;
 use stoker::error::CallError;
-use stoker::handout::Handed;
 use stoker::names::{Branch, CacheRepository, Commit, Digest, Line, ProjectName, Tag, TagKind};
 use stoker::policy::{Policy, Project};
 use stoker::ports::{Build, BuildStatus, Catalogue, ListedImage, ReadBuilds, ReadManifests};
@@ -31,8 +32,8 @@ const DAY: SignedDuration = SignedDuration::from_hours(24);
 /// Every blob that a builder reads takes so long.
 const READING: SignedDuration = SignedDuration::from_mins(10);
 
-/// What retention may be told, with every limit at its least: all at once; only budgets; only history; and hardly
-/// anything, so that there is much to go in the next round.
+/// What retention may be told, with every other limit at its least: no patience with lines; a budget; no history; and
+/// none of these, so that there is much to go in the next round.
 const POLICIES: [&str; 5] = [
     "idle-branch: 1m, history: 1m",
     "idle-branch: 3650d, history: 3650d, scope-budget: 1MB",
@@ -72,8 +73,8 @@ pub(crate) struct Figures {
     pub(crate) builds: usize,
     pub(crate) steps: usize,
     pub(crate) reused: usize,
-    /// Builds that could not import all that they were handed.
-    pub(crate) without: usize,
+    /// Manifests and blobs that a builder wanted to read, and that were not there.
+    pub(crate) missing: usize,
     /// Blobs that builders read.
     pub(crate) read: usize,
     /// Manifests of exports that were not taken.
@@ -98,7 +99,7 @@ impl Figures {
         self.builds += other.builds;
         self.steps += other.steps;
         self.reused += other.reused;
-        self.without += other.without;
+        self.missing += other.missing;
         self.read += other.read;
         self.refused += other.refused;
         self.passes += other.passes;
@@ -115,13 +116,13 @@ impl Figures {
 
 impl fmt::Display for Figures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { rounds, builds, steps, reused, without, read, refused, passes, .. } = self;
+        let Self { rounds, builds, steps, reused, missing, read, refused, passes, .. } = self;
         let (deleted, freed) = (self.deleted.values().sum::<usize>(), self.freed / 1_000_000);
         let (waited, changed) = (self.waited.len(), self.changed);
         write!(
             f,
-            "{rounds} rounds, {builds} builds, {reused} of {steps} steps reused, {read} blobs read, {without} builds \
-             without a cache they were handed, {refused} exports refused; {} merges, {} rollbacks; retention looked \
+            "{rounds} rounds, {builds} builds, {reused} of {steps} steps reused, {read} blobs read and \
+             {missing} missing, {refused} exports refused; {} merges, {} rollbacks; retention looked \
              {passes} times, deleted {deleted} images and {freed} MB, {waited} waited for a build, {changed} had \
              changed; {:?}",
             self.merges, self.rollbacks, self.deleted
@@ -169,7 +170,11 @@ impl ReadManifests for Eyes<'_> {
 }
 
 impl ReadBuilds for Eyes<'_> {
-    async fn recent(&self, project: &ProjectName, since: Option<Timestamp>) -> Result<Vec<Build>, CallError> {
+    async fn recent(
+        &self,
+        project: &ProjectName,
+        since: Option<Timestamp>,
+    ) -> Result<Vec<Arc<Build>>, CallError> {
         let mut builds = self.account.recent(project, since).await?;
         builds.retain(|build| self.sees_builds || build.status != BuildStatus::InProgress);
         Ok(builds)
@@ -188,7 +193,8 @@ struct Shared {
     gone: RefCell<Vec<Gone>>,
     seen: RefCell<Seen>,
     figures: RefCell<Figures>,
-    /// Whether a day goes by at the next blob that a builder reads: when it knows a cache, and has none of its layers.
+    /// Whether a day goes by, and retention looks, before a builder reads the next layer: it knows its caches, and has
+    /// nothing of them.
     day_ahead: Cell<bool>,
     /// Something happened: retention looks again.
     happened: Notify,
@@ -199,14 +205,17 @@ impl Shared {
     /// Answers builders. Time goes by as they read.
     async fn serve(&self, mut asked: mpsc::UnboundedReceiver<Asked>) {
         while let Some(asked) = asked.recv().await {
-            let reads = asked.reads_blob();
+            if asked.reads_blob() {
+                self.account.set_now(self.account.now() + READING);
+            }
+            if self.day_ahead.get() && asked.reads_layer(&self.account) {
+                self.day_ahead.set(false);
+                self.account.set_now(self.account.now() + DAY);
+                self.look().await;
+            }
             let mut seen = self.seen.take();
             asked.answer(&self.account, &mut seen).await;
             self.seen.replace(seen);
-            if reads {
-                let passes = if self.day_ahead.take() { DAY } else { READING };
-                self.account.set_now(self.account.now() + passes);
-            }
             self.happened.notify_one();
         }
     }
@@ -263,10 +272,19 @@ struct Life<'a> {
     next: u32,
 }
 
-/// Lives so many rounds; fails with the first build that does. What is left in the builder is removed.
+/// What happens in a life.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Script {
+    /// Anything, for so many rounds.
+    Rounds(usize),
+    /// A branch is built twice. Before the second build reads a layer of the first one's cache, a day goes by.
+    Held,
+}
+
+/// Lives a life; fails with the first build that does. What is left in the builder is removed.
 pub(crate) fn live(
     seed: u64,
-    rounds: usize,
+    script: Script,
     (repositories, sees_builds): (Repositories, bool),
     engine: &Engine,
     dir: &Path,
@@ -310,14 +328,10 @@ pub(crate) fn live(
         tokio::task::spawn_local(async move { server.serve(asked).await });
         let retention = Rc::clone(&shared);
         let retention = tokio::task::spawn_local(async move { retention.retain().await });
-        let mut lived = Ok(());
-        for round in 0..rounds {
-            lived = life.round(round).await.with_context(|| format!("round {round} of seed {seed}"));
-            shared.figures.borrow_mut().rounds += 1;
-            if lived.is_err() {
-                break;
-            }
-        }
+        let lived = match script {
+            Script::Rounds(rounds) => life.rounds(rounds).await,
+            Script::Held => life.held().await,
+        };
         shared.has_ended.set(true);
         shared.happened.notify_one();
         retention.await.context("retention ended badly")?;
@@ -326,7 +340,7 @@ pub(crate) fn live(
     let freed = Engine::free(&life.token, &shared.seen.borrow().written);
     let mut figures = shared.figures.take();
     let seen = shared.seen.take();
-    (figures.read, figures.refused) = (seen.read, seen.refused);
+    (figures.read, figures.missing, figures.refused) = (seen.read, seen.missing, seen.refused);
     lived.with_context(|| format!("{figures}"))?;
     freed?;
     Ok(figures)
@@ -344,6 +358,32 @@ impl Life<'_> {
         self.next += 1;
         versions[self.random.below(versions.len())] = self.next;
         versions
+    }
+
+    async fn rounds(&mut self, rounds: usize) -> anyhow::Result<()> {
+        for round in 0..rounds {
+            self.round(round).await.with_context(|| format!("round {round}"))?;
+            self.shared.figures.borrow_mut().rounds += 1;
+        }
+        Ok(())
+    }
+
+    async fn held(&mut self) -> anyhow::Result<()> {
+        self.shared.projects.replace(projects(self.repositories, POLICIES[0]));
+        for (round, versions) in [[1, 1, 1, 1], [1, 2, 1, 1]].into_iter().enumerate() {
+            let commit = self.commit(versions);
+            self.world.push(BRANCHES[0], &[&commit]).await;
+            self.world.settle_starts().await;
+            self.shared.day_ahead.set(true);
+            self.build(round, false).await?;
+            self.free().await?;
+        }
+        Ok(())
+    }
+
+    async fn free(&self) -> anyhow::Result<()> {
+        let (token, blobs) = (self.token.clone(), self.shared.seen.borrow().written.clone());
+        tokio::task::spawn_blocking(move || Engine::free(&token, &blobs)).await?
     }
 
     /// People do something, builds start, people do more, a day goes by, the builds run.
@@ -364,6 +404,11 @@ impl Life<'_> {
         if self.random.chance(50) {
             self.world.settle_promotions().await;
         }
+        if self.random.chance(30) {
+            // What was of use becomes idle, and retention looks at it while it is handed out.
+            self.world.wait(DAY);
+            self.shared.happened.notify_one();
+        }
         // Nobody builds yet, and a start that waits for a cache may wait no real time.
         tokio::time::pause();
         self.world.settle_starts().await;
@@ -381,11 +426,11 @@ impl Life<'_> {
             self.shared.day_ahead.set(true);
         }
         self.shared.happened.notify_one();
-        self.build(number).await?;
+        let elsewhere = self.random.chance(20);
+        self.build(number, elsewhere).await?;
         ensure!(self.world.running().is_empty(), "a build was not run");
         ensure!(self.world.dead.is_empty(), "given up: {:?}", self.world.dead);
-        let (token, blobs) = (self.token.clone(), self.shared.seen.borrow().written.clone());
-        tokio::task::spawn_blocking(move || Engine::free(&token, &blobs)).await?
+        self.free().await
     }
 
     async fn push_to_main(&mut self) {
@@ -452,7 +497,7 @@ impl Life<'_> {
         self.shared.gone.borrow_mut().extend(gone);
     }
 
-    /// As `stoker rollback` does it: what main is stays in its history; then main is what it was, and says when.
+    /// As `stoker rollback` does it: what main is stays in its history, then main is what it was and says when.
     fn roll_back(&self) {
         let (account, repository) = (&self.shared.account, self.world.repository());
         let tags = account.tags(&repository);
@@ -460,7 +505,7 @@ impl Life<'_> {
             let kind = Tag::parse(tag).map(|(_, kind)| kind);
             matches!(kind, Some(TagKind::History { line, .. }) if line.is_main())
         };
-        let Some(past) = tags.keys().filter(|tag| is_past(tag)).next_back() else { return };
+        let Some(past) = tags.keys().rfind(|tag| is_past(tag)) else { return };
         let (Some(main), Some(past)) =
             (account.image(&repository, "app.main"), account.image(&repository, past))
         else {
@@ -479,50 +524,40 @@ impl Life<'_> {
     }
 
     /// Runs what was started, and at times what another CI builds; promotes each as it ends.
-    async fn build(&mut self, round: usize) -> anyhow::Result<()> {
+    async fn build(&mut self, round: usize, elsewhere: bool) -> anyhow::Result<()> {
         let turns = Semaphore::new(AT_ONCE);
         let mut builds = FuturesUnordered::new();
         for (number, build) in self.world.running().into_iter().enumerate() {
             let head = build.resolved_commit.as_deref().context("a build of no commit")?;
             let versions = self.sources[&Commit::new(head)?];
-            let flags = build.environment["STOKER_CACHE_FLAGS"].clone();
+            let flags = self.world.told(&build, "STOKER_CACHE_FLAGS");
             builds.push(self.run(Some(build), versions, flags, format!("{round}-{number}"), &turns));
         }
-        if self.random.chance(25) {
-            // To one tag again and again, as builds did before.
-            let to = format!("{}/{}:app.export.elsewhere", self.world.registry, self.world.repository());
+        if elsewhere {
+            // To one tag again and again, as builds did before: what held it is left without any.
+            let to = format!("{}/{}:elsewhere", self.world.registry, self.world.repository());
             let flags = format!(
-                "--cache-to type=registry,ref={to},mode=max,image-manifest=true,oci-mediatypes=true,ignore-error=true"
+                "--cache-to type=registry,ref={to},mode=max,image-manifest=true,oci-mediatypes=true,\
+                 ignore-error=true"
             );
             let versions = self.changed(self.main);
             builds.push(self.run(None, versions, flags, format!("{round}-elsewhere"), &turns));
         }
         while let Some(Ran { build, versions, built }) = builds.next().await {
             let built = built?;
-            let expected = linked(&self.token, versions);
-            let linked = built.files.get("linked").context("the build made no file")?;
-            ensure!(
-                linked.starts_with(Digest::of(expected.as_bytes()).as_str()),
-                "the build made another file:\n{}",
-                built.log
-            );
+            for (file, content) in files(&self.token, versions) {
+                let made = built.files.get(&file).map(String::as_str).unwrap_or_default();
+                let is_right = made.starts_with(Digest::of(content.as_bytes()).as_str());
+                ensure!(is_right, "the build made another {file}:\n{}", built.log);
+            }
             {
                 let mut figures = self.shared.figures.borrow_mut();
                 figures.builds += 1;
                 figures.steps += built.steps.total;
                 figures.reused += built.steps.reused;
-                figures.without += usize::from(!built.imported_all());
-            }
-            if std::env::var_os("ROUNDS_LOG").is_some() {
-                println!(
-                    "{:?} {:?}\n{}",
-                    build.as_ref().map(|b| b.environment.get("STOKER_READS")),
-                    self.shared.account.tags(&self.world.repository()).keys().collect::<Vec<_>>(),
-                    built.log
-                );
             }
             let Some(build) = build else { continue };
-            let handed = Handed::read(&build.environment).context("a build of nobody's")?;
+            let handed = build.handed.clone().context("a build of nobody's")?;
             let of_build = |branch: &&&str| handed.line.to_string() == format!("branch/{branch}");
             self.last = BRANCHES.iter().find(of_build).copied().or(self.last);
             let head = handed.commit.context("a build of no commit")?;
@@ -566,13 +601,15 @@ fn dockerfile(base: &str, token: &str, [deps_a, source_a, deps_b, source_b]: [u3
          RUN cat /deps > /a && echo {token} compile a {source_a} >> /a\n\
          FROM {base} AS b\nRUN echo {token} deps b {deps_b} > /deps\n\
          RUN cat /deps > /b && echo {token} compile b {source_b} >> /b\n\
-         FROM {base}\nCOPY --from=a /a /a\nCOPY --from=b /b /b\nRUN cat /a /b > /linked && echo {token}\n"
+         FROM scratch\nCOPY --from=a /a /{token}/a\nCOPY --from=b /b /{token}/b\n"
     )
 }
 
-/// What the last step makes.
-fn linked(token: &str, [deps_a, source_a, deps_b, source_b]: [u32; 4]) -> String {
-    format!(
-        "{token} deps a {deps_a}\n{token} compile a {source_a}\n{token} deps b {deps_b}\n{token} compile b {source_b}\n"
-    )
+/// What a build makes.
+fn files(token: &str, [deps_a, source_a, deps_b, source_b]: [u32; 4]) -> [(String, String); 2] {
+    let file = |stage: &str, deps: u32, source: u32| {
+        let content = format!("{token} deps {stage} {deps}\n{token} compile {stage} {source}\n");
+        (format!("{token}/{stage}"), content)
+    };
+    [file("a", deps_a, source_a), file("b", deps_b, source_b)]
 }

@@ -38,8 +38,8 @@ pub(crate) struct Seen {
     pub(crate) refused: usize,
 }
 
-/// Listens on the loopback interface until the receiver is dropped. The account lives on one thread, so requests are
-/// only passed on.
+/// Listens on the loopback interface until the receiver is dropped. The account lives on one thread, so requests
+/// are only passed on.
 pub(crate) fn listen() -> anyhow::Result<(SocketAddr, mpsc::UnboundedReceiver<Asked>)> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     listener.set_nonblocking(true)?;
@@ -90,15 +90,19 @@ impl Asked {
         self.method == Method::GET && self.uri.path().contains("/blobs/")
     }
 
+    /// Whether a layer is: a cache's config is JSON.
+    pub(crate) fn reads_layer(&self, account: &Account) -> bool {
+        let digest = self.uri.path().rsplit('/').next().and_then(|digest| Digest::new(digest).ok());
+        let blob = digest.and_then(|digest| account.raw_blob(&digest));
+        self.reads_blob() && blob.is_some_and(|blob| !blob.starts_with(b"{"))
+    }
+
     /// Answers it out of the account.
     pub(crate) async fn answer(self, account: &Account, seen: &mut Seen) {
         let response = self.response(account, seen).await;
-        if std::env::var_os("ROUNDS_LOG").is_some() && self.method != Method::PUT {
-            println!("@ {} {} {} {}", account.now(), response.status(), self.method, self.uri);
-        }
-        if response.status() == StatusCode::NOT_FOUND && self.method == Method::GET {
-            seen.missing += 1;
-        }
+        // Before a builder writes a blob, it looks whether it is there; a manifest it looks for to read it.
+        let reads = self.method == Method::GET || self.uri.path().contains("/manifests/sha256:");
+        seen.missing += usize::from(reads && response.status() == StatusCode::NOT_FOUND);
         // A builder that was stopped waits for no answer.
         let _ = self.answer.send(response);
     }
