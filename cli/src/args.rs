@@ -4,10 +4,10 @@ use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::cache::{diff, inspect, merge, prune, verify};
-use crate::decide;
 use crate::lines::{history, list, rollback};
 use crate::report;
 use crate::retain::{apply, check, explain, plan_command};
+use crate::{decide, doctor};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -46,6 +46,7 @@ pub(crate) enum Command {
     Apply(apply::Args),
     Explain(explain::Args),
     Report(report::Args),
+    Doctor(doctor::Args),
     /// Prints a script that completes stoker's command lines
     #[command(
         after_help = "Example:\n  stoker completions bash > ~/.local/share/bash-completion/completions/stoker"

@@ -5,6 +5,7 @@ mod args;
 mod auth;
 mod cache;
 mod decide;
+mod doctor;
 mod lines;
 mod problem;
 mod progress;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         Command::Apply(args) => run(retain::apply::run(&args)),
         Command::Explain(args) => run(retain::explain::run(&args)),
         Command::Report(args) => run(report::run(&args)),
+        Command::Doctor(args) => run(doctor::run(&args)),
     }
 }
 

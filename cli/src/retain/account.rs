@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
-use aws_config::{AppName, BehaviorVersion, Region};
+use aws_config::{AppName, BehaviorVersion, Region, SdkConfig};
 use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
 use bytes::Bytes;
 use jiff::Timestamp;
 use stoker::aws::{Aws, Surroundings};
 use stoker::error::{CallError, Failure, chain};
 use stoker::names::{CacheRepository, Digest, ProjectName};
-use stoker::ports::{Build, Catalogue, ListProjects, ListedImage, ReadBuilds, ReadManifests};
+use stoker::ports::{Build, Catalogue, CheckBlobs, ListProjects, ListedImage, ReadBuilds, ReadManifests};
 
 use crate::problem::Problem;
 use crate::progress::{Progress, Unit};
@@ -22,6 +22,37 @@ use crate::text::plain;
 
 /// A command may wait longer than a Lambda: throttling ends. `AWS_MAX_ATTEMPTS` says otherwise.
 const ATTEMPTS: u32 = 6;
+
+/// Region, credentials and everything else as the SDK's ordinary chain finds them: environment, profile, single sign-on and
+/// so on.
+pub(crate) async fn config(region: Option<&str>) -> Result<SdkConfig, Problem> {
+    let http = aws_smithy_http_client::Builder::new()
+        .tls_provider(tls::Provider::Rustls(CryptoMode::Ring))
+        .build_https();
+    let timeouts = TimeoutConfig::builder()
+        .connect_timeout(Duration::from_secs(5))
+        .operation_attempt_timeout(Duration::from_secs(30))
+        .build();
+    let mut config =
+        aws_config::defaults(BehaviorVersion::latest()).http_client(http).timeout_config(timeouts);
+    if std::env::var_os("AWS_MAX_ATTEMPTS").is_none() {
+        config = config.retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS));
+    }
+    if let Some(region) = region {
+        config = config.region(Region::new(region.to_owned()));
+    }
+    if let Ok(name) = AppName::new("stoker") {
+        config = config.app_name(name);
+    }
+    let config = config.load().await;
+    if config.region().is_none() {
+        return Err(Problem::usage(
+            "no AWS region is set",
+            "set AWS_REGION, or AWS_PROFILE to a profile that has one",
+        ));
+    }
+    Ok(config)
+}
 
 /// An account, and what this run has done in it.
 pub(crate) struct Account {
@@ -31,35 +62,15 @@ pub(crate) struct Account {
 }
 
 impl Account {
-    /// Finds region and credentials: environment, profile, single sign-on and so on. A registry's own region goes before.
+    /// Finds region and credentials. A registry's own region goes before.
     pub(crate) async fn find(region: Option<&str>) -> Result<Self, Problem> {
-        let http = aws_smithy_http_client::Builder::new()
-            .tls_provider(tls::Provider::Rustls(CryptoMode::Ring))
-            .build_https();
-        let timeouts = TimeoutConfig::builder()
-            .connect_timeout(Duration::from_secs(5))
-            .operation_attempt_timeout(Duration::from_secs(30))
-            .build();
-        let mut config =
-            aws_config::defaults(BehaviorVersion::latest()).http_client(http).timeout_config(timeouts);
-        if std::env::var_os("AWS_MAX_ATTEMPTS").is_none() {
-            config = config.retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS));
-        }
-        if let Some(region) = region {
-            config = config.region(Region::new(region.to_owned()));
-        }
-        if let Ok(name) = AppName::new("stoker") {
-            config = config.app_name(name);
-        }
-        let config = config.load().await;
-        if config.region().is_none() {
-            return Err(Problem::usage(
-                "no AWS region is set",
-                "set AWS_REGION, or AWS_PROFILE to a profile that has one",
-            ));
-        }
+        Ok(Self::new(config(region).await?))
+    }
+
+    /// The account of a configuration.
+    pub(crate) fn new(config: SdkConfig) -> Self {
         let aws = Aws::from_config(config, Surroundings::default());
-        Ok(Self { aws, reading: RefCell::default(), deleted: RefCell::default() })
+        Self { aws, reading: RefCell::default(), deleted: RefCell::default() }
     }
 
     /// Its number, once images of it have been listed.
@@ -73,7 +84,7 @@ impl Account {
     }
 
     /// Takes the bar away.
-    pub(super) fn end_of_reading(&self) {
+    pub(crate) fn end_of_reading(&self) {
         self.reading.replace(None);
     }
 
@@ -125,6 +136,16 @@ impl ReadManifests for Account {
     }
 }
 
+impl CheckBlobs for Account {
+    async fn unavailable(
+        &self,
+        repository: &CacheRepository,
+        digests: &[Digest],
+    ) -> Result<Vec<Digest>, CallError> {
+        self.aws.unavailable(repository, digests).await
+    }
+}
+
 impl ReadBuilds for Account {
     async fn recent(
         &self,
@@ -165,7 +186,7 @@ pub(crate) fn problem(error: &CallError) -> Problem {
 }
 
 /// The SDK's error without the page of structure that it has behind its sentence.
-fn words(cause: &str) -> String {
+pub(crate) fn words(cause: &str) -> String {
     let ends = [
         " (ServiceError(",
         " (DispatchFailure(",

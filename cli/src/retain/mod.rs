@@ -21,7 +21,7 @@ pub(crate) mod plan_command;
 mod render;
 mod report;
 
-pub(crate) use account::{Account, problem as call_problem};
+pub(crate) use account::{Account, config, problem as call_problem, words as call_words};
 
 /// Which repositories a command is about.
 #[derive(Debug, clap::Args)]
@@ -58,19 +58,15 @@ fn project_name(text: &str) -> Result<ProjectName, InvalidName> {
     ProjectName::new(text)
 }
 
-fn load(path: &Path) -> Result<Policy, Problem> {
+pub(crate) fn load(path: &Path) -> Result<Policy, Problem> {
     Policy::load(path).map_err(|error| {
         let told: Vec<String> = chain(&error).lines().map(plain_whole).collect();
         Problem::usage(told.join("\n"), "correct it, or name another policy with --policy")
     })
 }
 
-/// The repositories of the chosen projects, each with all projects that have caches in it.
-async fn repositories(
-    account: &Account,
-    policy: &Policy,
-    chosen: &[ProjectName],
-) -> Result<Vec<(CacheRepository, Vec<Project>)>, Problem> {
+/// Whether the policy has projects of these names.
+pub(crate) fn check_names(policy: &Policy, chosen: &[ProjectName]) -> Result<(), Problem> {
     for name in chosen {
         if policy.project(name).is_none() {
             let names: Vec<String> =
@@ -83,6 +79,16 @@ async fn repositories(
             ));
         }
     }
+    Ok(())
+}
+
+/// The repositories of the chosen projects, each with all projects that have caches in it.
+async fn repositories(
+    account: &Account,
+    policy: &Policy,
+    chosen: &[ProjectName],
+) -> Result<Vec<(CacheRepository, Vec<Project>)>, Problem> {
+    check_names(policy, chosen)?;
     let mut projects = all_projects(account, policy).await.map_err(|error| account::problem(&error))?;
     // One that a glob matches may have caches without being in CodeBuild any more.
     for name in chosen {

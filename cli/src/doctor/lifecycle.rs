@@ -1,0 +1,365 @@
+//! ECR's own lifecycle rules of a repository: would they take a cache that Stoker keeps?
+
+use jiff::SignedDuration;
+use serde::Deserialize;
+use stoker::names::Scope;
+use stoker::policy::Project;
+
+use super::repository::Holds;
+use super::{Finding, State};
+use crate::text::plain;
+
+const CHECK: &str = "lifecycle";
+/// ECR takes no longer policies.
+const LONGEST: usize = 64 * 1024;
+/// No tag is longer, so a longer pattern is none of ECR's.
+const LONGEST_PATTERN: usize = 256;
+/// The nightly sweep promotes what builds of so many days have exported.
+const SWEPT_DAYS: u64 = 2;
+
+#[derive(Debug, Deserialize)]
+struct Document {
+    rules: Vec<Rule>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Rule {
+    #[serde(default)]
+    rule_priority: u64,
+    selection: Selection,
+    action: Action,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Selection {
+    tag_status: String,
+    #[serde(default)]
+    tag_prefix_list: Vec<String>,
+    #[serde(default)]
+    tag_pattern_list: Vec<String>,
+    count_type: String,
+    #[serde(default)]
+    count_number: u64,
+}
+
+#[derive(Debug, Deserialize)]
+struct Action {
+    #[serde(rename = "type")]
+    kind: String,
+}
+
+/// What the policy of Stoker promises of the caches in a repository.
+#[derive(Debug)]
+pub(super) struct Promises {
+    scopes: Vec<Scope>,
+    lease: u64,
+    /// `None` keeps caches without a tag for ever.
+    orphans: Option<u64>,
+}
+
+impl Promises {
+    /// Those to all projects that share the repository.
+    pub(super) fn of(projects: &[Project]) -> Self {
+        let orphans = projects.iter().map(|project| project.retention.orphans.map(days));
+        Self {
+            scopes: projects.iter().flat_map(Project::scopes).cloned().collect(),
+            lease: projects.iter().map(|project| days(project.retention.lease)).max().unwrap_or(1),
+            orphans: orphans.collect::<Option<Vec<u64>>>().map(|days| days.into_iter().max().unwrap_or(1)),
+        }
+    }
+}
+
+/// Whole days, none of which is too short.
+fn days(duration: SignedDuration) -> u64 {
+    u64::try_from(duration.as_hours()).unwrap_or(0) / 24 + 1
+}
+
+/// Judges a repository's lifecycle policy, by the rule.
+pub(super) fn check(repository: &str, text: Option<&str>, holds: Holds, promises: &Promises) -> Vec<Finding> {
+    let Some(text) = text else {
+        return vec![Finding::ok(CHECK, "no rules: nobody but Stoker deletes")];
+    };
+    let document = if text.len() > LONGEST { Err("they are too long".to_owned()) } else { read(text) };
+    let document = match document {
+        Ok(document) => document,
+        Err(why) => {
+            let found = format!("the rules cannot be read: {}", plain(&why));
+            return vec![Finding::unknown(CHECK, found, mend(repository, "look at them"))];
+        }
+    };
+    let judged = document.rules.iter().filter_map(|rule| {
+        let (state, what, how) = judge(rule, holds, promises)?;
+        let found = format!("rule {} {what}", rule.rule_priority);
+        let how = how.replace("{rule}", &rule.rule_priority.to_string());
+        Some(Finding { check: CHECK, state, found, mend: Some(mend(repository, &how)) })
+    });
+    let judged: Vec<Finding> = judged.collect();
+    if judged.is_empty() {
+        let rules = crate::text::count(document.rules.len(), "rule");
+        return vec![Finding::ok(
+            CHECK,
+            format!("{rules}: exports and caches without a tag only, late enough"),
+        )];
+    }
+    judged
+}
+
+fn read(text: &str) -> Result<Document, String> {
+    serde_json::from_str(text).map_err(|error| error.to_string())
+}
+
+fn mend(repository: &str, how: &str) -> String {
+    format!(
+        "{how}: aws ecr get-lifecycle-policy --repository-name {repository} --query lifecyclePolicyText --output text > \
+         rules.json; edit it; aws ecr put-lifecycle-policy --repository-name {repository} --lifecycle-policy-text \
+         file://rules.json"
+    )
+}
+
+/// What is bad about a rule, and what to do.
+fn judge(rule: &Rule, holds: Holds, promises: &Promises) -> Option<(State, String, String)> {
+    let Selection { tag_status, count_type, count_number, .. } = &rule.selection;
+    let does = match rule.action.kind.as_str() {
+        "expire" => "deletes",
+        "transition" => "archives",
+        other => return Some(not_known("does", other)),
+    };
+    let by_age = match count_type.as_str() {
+        "imageCountMoreThan" => false,
+        "sinceImagePushed" | "sinceImagePulled" | "sinceImageTransitioned" => true,
+        other => return Some(not_known("counts by", other)),
+    };
+    let (what, takes_lines) = match tag_status.as_str() {
+        "any" => ("any image", holds.lines()),
+        "tagged" => ("tagged images", holds.lines() && selects_lines(&rule.selection, &promises.scopes)),
+        "untagged" => ("untagged images", false),
+        other => return Some(not_known("selects images that are", other)),
+    };
+    if takes_lines {
+        let after = if by_age { "by age" } else { "by their number" };
+        return Some((
+            State::Wrong,
+            format!(
+                "{does} {what} {after}, main's cache among them: a line that nobody pushes is old, and not useless"
+            ),
+            "delete rule {rule}, or let it select `\"tagPatternList\": [\"*.export.*\"]` alone".to_owned(),
+        ));
+    }
+    let is_untagged = tag_status == "untagged";
+    if !by_age {
+        let state = if is_untagged && holds.lines() { State::Wrong } else { State::Warn };
+        let why = format!(
+            "{does} {what} by their number, however young: builds may hold them, or be about to be promoted"
+        );
+        return Some((
+            state,
+            why,
+            format!("count days in rule {{rule}}, {} at least", promises.lease.max(SWEPT_DAYS)),
+        ));
+    }
+    let least = if is_untagged { promises.lease } else { promises.lease.max(SWEPT_DAYS) };
+    if *count_number < least {
+        let why = format!(
+            "{does} {what} after {count_number} days: builds may still hold them, or the night has yet to promote them"
+        );
+        return Some((State::Wrong, why, format!("set countNumber of rule {{rule}} to {least} at least")));
+    }
+    match promises.orphans {
+        _ if !is_untagged || !holds.lines() => None,
+        None => {
+            let why =
+                format!("{does} {what} after {count_number} days, and `retention.orphans: none` keeps them");
+            Some((State::Warn, why, "delete rule {rule}, or set `retention.orphans`".to_owned()))
+        }
+        Some(orphans) if *count_number < orphans => {
+            let why = format!(
+                "{does} {what} after {count_number} days, before `retention.orphans` ({orphans} days) does"
+            );
+            Some((State::Warn, why, format!("set countNumber of rule {{rule}} to {orphans} at least")))
+        }
+        Some(_) => None,
+    }
+}
+
+fn not_known(verb: &str, word: &str) -> (State, String, String) {
+    let what = format!("{verb} `{}`, which is not known here", plain(word));
+    (State::Unknown, what, "see what rule {rule} selects, and that it is no line".to_owned())
+}
+
+/// Whether an image that a line points to may be selected. ECR wants every pattern to match some tag of the image.
+fn selects_lines(selection: &Selection, scopes: &[Scope]) -> bool {
+    let prefixes = selection.tag_prefix_list.iter().map(|prefix| format!("{prefix}*"));
+    let mut patterns = selection.tag_pattern_list.iter().cloned().chain(prefixes).peekable();
+    let names_any = patterns.peek().is_some();
+    !names_any
+        || patterns.all(|pattern| {
+            // What an export's tag has and no line's has. It is in the history of a branch called `export`, too, which
+            // goes long before a rule of the right age finds it.
+            let of_exports = pattern.contains(".export.");
+            !of_exports && scopes.iter().any(|scope| of_line(scope).any(|tag| overlap(&pattern, &tag)))
+        })
+}
+
+/// The tags of a scope's lines, and those that the images of lines have beside them. `*` is a part without a dot.
+pub(super) fn of_line(scope: &Scope) -> impl Iterator<Item = String> {
+    ["main", "branch.*", "pr.*", "commit.*", "history.main.*", "history.branch.*.*", "history.pr.*.*"]
+        .map(|rest| format!("{scope}.{rest}"))
+        .into_iter()
+}
+
+/// Whether some tag matches both: a pattern of ECR's, in which `*` is any characters, and one of Stoker's tags, in which it
+/// is any but a dot.
+pub(super) fn overlap(pattern: &str, tags: &str) -> bool {
+    if pattern.len() > LONGEST_PATTERN {
+        return true;
+    }
+    let (a, b): (Vec<char>, Vec<char>) = (pattern.chars().collect(), tags.chars().collect());
+    // `rest[j]`: whether what is left of the pattern matches what is left of the tags.
+    let mut rest: Vec<bool> = (0..=b.len()).map(|j| b[j..].iter().all(|&c| c == '*')).collect();
+    for &c in a.iter().rev() {
+        let mut row = vec![false; b.len() + 1];
+        row[b.len()] = c == '*' && rest[b.len()];
+        for j in (0..b.len()).rev() {
+            row[j] = match (c, b[j]) {
+                ('*', _) => rest[j] || row[j + 1],
+                (c, '*') => row[j + 1] || (c != '.' && rest[j]),
+                (c, tag) => c == tag && rest[j + 1],
+            };
+        }
+        rest = row;
+    }
+    rest[0]
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+    use stoker::policy::Policy;
+
+    use super::*;
+
+    fn promises(retention: &str) -> Promises {
+        let policy = format!(
+            "version: 1\nprojects:\n  - name: app\n    repository: github.com/example/app\n    retention: {{ {retention} }}\n"
+        );
+        Promises::of(&Policy::parse(&policy).unwrap().named_projects())
+    }
+
+    fn rule(selection: Value, action: &str) -> String {
+        json!({"rules": [{"rulePriority": 7, "selection": selection, "action": {"type": action}}]})
+            .to_string()
+    }
+
+    fn states(text: &str, holds: Holds, retention: &str) -> Vec<State> {
+        let found = check("stoker/app", Some(text), holds, &promises(retention));
+        found.iter().map(|finding| finding.state).collect()
+    }
+
+    fn state(selection: Value, holds: Holds) -> State {
+        states(&rule(selection, "expire"), holds, "mode: report")[0]
+    }
+
+    fn tagged(pattern: &str, days: u64) -> Value {
+        json!({"tagStatus": "tagged", "tagPatternList": [pattern], "countType": "sinceImagePushed",
+            "countUnit": "days", "countNumber": days})
+    }
+
+    fn untagged(days: u64) -> Value {
+        json!({"tagStatus": "untagged", "countType": "sinceImagePushed", "countUnit": "days", "countNumber": days})
+    }
+
+    #[test]
+    fn patterns_overlap_with_tags_or_do_not() {
+        for (pattern, tags, expected) in [
+            ("*", "app.main", true),
+            ("app.*", "app.main", true),
+            ("app.main", "app.main", true),
+            ("app.mai", "app.main", false),
+            ("*main", "app.branch.*", true),
+            ("*.v1", "app.branch.*", false),
+            ("*.b*.rel*", "app.branch.*", true),
+            ("web.*", "app.branch.*", false),
+            ("", "app.main", false),
+            ("", "*", true),
+            ("*.*.*.*", "app.branch.*", false),
+            ("*.*.*", "app.branch.*", true),
+        ] {
+            assert_eq!(overlap(pattern, tags), expected, "{pattern} and {tags}");
+        }
+    }
+
+    #[test]
+    fn the_stacks_own_rules_are_right() {
+        let text = json!({"rules": [
+            {"rulePriority": 1, "selection": tagged("*.export.*", 30), "action": {"type": "expire"}},
+            {"rulePriority": 2, "selection": untagged(30), "action": {"type": "expire"}},
+        ]});
+        for holds in [Holds::Lines, Holds::Exports, Holds::Both] {
+            assert_eq!(states(&text.to_string(), holds, "mode: report"), [State::Ok], "{holds:?}");
+        }
+        assert_eq!(check("r", None, Holds::Both, &promises("mode: report"))[0].state, State::Ok);
+    }
+
+    #[test]
+    fn what_selects_lines_is_wrong() {
+        let any = |count: &str| json!({"tagStatus": "any", "countType": count, "countNumber": 500});
+        for selection in [
+            any("imageCountMoreThan"),
+            any("sinceImagePushed"),
+            any("sinceImagePulled"),
+            tagged("*", 900),
+            tagged("app.*", 900),
+            tagged("*.branch.*", 900),
+            tagged("*.history.*", 900),
+            tagged("app.commit.*", 900),
+            json!({"tagStatus": "tagged", "tagPrefixList": ["app.m"], "countType": "imageCountMoreThan", "countNumber": 9}),
+            json!({"tagStatus": "tagged", "tagPatternList": ["app.*", "*.main"], "countType": "sinceImagePushed", "countNumber": 9}),
+            json!({"tagStatus": "tagged", "countType": "sinceImagePushed", "countNumber": 900}),
+        ] {
+            assert_eq!(state(selection.clone(), Holds::Lines), State::Wrong, "{selection}");
+            assert_eq!(state(selection.clone(), Holds::Both), State::Wrong, "{selection}");
+            assert_ne!(state(selection.clone(), Holds::Exports), State::Unknown, "{selection}");
+        }
+        assert_eq!(
+            states(&rule(any("sinceImagePushed"), "transition"), Holds::Lines, "mode: report"),
+            [State::Wrong]
+        );
+        assert_eq!(state(any("sinceImagePushed"), Holds::Exports), State::Ok);
+        for selection in [tagged("v*", 1000), tagged("web.*", 1000), tagged("*.v1", 1000)] {
+            assert_eq!(state(selection.clone(), Holds::Lines), State::Ok, "{selection}");
+        }
+    }
+
+    #[test]
+    fn what_is_too_early_is_told() {
+        assert_eq!(state(untagged(1), Holds::Lines), State::Wrong, "the lease is 24 h");
+        assert_eq!(state(untagged(5), Holds::Lines), State::Warn, "orphans stay for 7 days");
+        assert_eq!(state(untagged(8), Holds::Lines), State::Ok);
+        assert_eq!(state(untagged(5), Holds::Exports), State::Ok, "untagged exports are nobody's");
+        assert_eq!(state(tagged("*.export.*", 1), Holds::Both), State::Wrong);
+        assert_eq!(state(tagged("*.export.*", 2), Holds::Both), State::Ok);
+        assert_eq!(states(&rule(untagged(30), "expire"), Holds::Lines, "orphans: none"), [State::Warn]);
+        assert_eq!(states(&rule(untagged(5), "expire"), Holds::Both, "lease: 10d"), [State::Wrong]);
+        let by_number = |status: &str| json!({"tagStatus": status, "tagPatternList": ["*.export.*"], "countType": "imageCountMoreThan", "countNumber": 9});
+        assert_eq!(state(by_number("untagged"), Holds::Lines), State::Wrong);
+        assert_eq!(state(by_number("tagged"), Holds::Both), State::Warn);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_not_said_to_be_right() {
+        let long = format!("{{\"rules\": [{}]}}", "[".repeat(200_000));
+        for text in ["", "{}", "[]", "{\"rules\": 1}", "\u{1b}[31m", &"[".repeat(100_000), &long] {
+            assert_eq!(states(text, Holds::Both, "mode: report"), [State::Unknown]);
+        }
+        let odd = json!({"tagStatus": "\u{1b}[2Jsome", "countType": "sinceImagePushed", "countNumber": 900});
+        let found = check("r", Some(&rule(odd, "expire")), Holds::Both, &promises("mode: report"));
+        assert_eq!(found[0].state, State::Unknown);
+        assert!(!found[0].found.contains('\u{1b}'), "{}", found[0].found);
+        let far = json!({"tagStatus": "untagged", "countType": "sinceImagePushed", "countNumber": u64::MAX});
+        assert_eq!(state(far, Holds::Both), State::Ok);
+        let long_pattern = tagged(&"x".repeat(5000), 900);
+        assert_eq!(state(long_pattern, Holds::Both), State::Wrong, "nobody knows what it matches");
+    }
+}

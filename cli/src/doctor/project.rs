@@ -1,0 +1,645 @@
+//! CodeBuild projects: can they build with a cache, does their role fit, and were their builds warm?
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use stoker::names::{CacheRepository, ProjectName};
+use stoker::policy::{ForkBuilds, Project};
+
+use super::repository::Facts as RepositoryFacts;
+use super::stack::Stack;
+use super::{Fact, Finding, buildspec, lifecycle, roles};
+use crate::text::{ago, count, plain};
+
+/// Fewer builds say nothing.
+const TELLING: usize = 3;
+/// A build that was handed caches and reused less was as good as cold.
+const COLD_PERCENT: u8 = 10;
+
+/// A project of CodeBuild's that runs builds of a project of the policy.
+pub(super) struct Facts<'p> {
+    pub(super) project: &'p Project,
+    pub(super) name: ProjectName,
+    /// Whether it builds forks' pull requests.
+    pub(super) is_forks: bool,
+    pub(super) seen: Seen,
+}
+
+/// What AWS says of a project.
+pub(super) struct Seen {
+    /// `None` where there is none.
+    pub(super) described: Fact<Option<Described>>,
+    /// `None` where the project has no role that is known.
+    pub(super) role: Option<roles::Seen>,
+    /// Its newest builds, the newest first.
+    pub(super) builds: Fact<Vec<BuildSeen>>,
+}
+
+/// A project's settings.
+#[derive(Debug, Clone)]
+pub(super) struct Described {
+    pub(super) arn: String,
+    pub(super) source: String,
+    pub(super) location: String,
+    pub(super) buildspec: Option<String>,
+    pub(super) environment: String,
+    pub(super) image: String,
+    pub(super) is_privileged: bool,
+    /// Names of its own plaintext variables.
+    pub(super) variables: BTreeSet<String>,
+    pub(super) role: String,
+    /// Minutes that a build may run, and wait in the queue.
+    pub(super) minutes: (u64, u64),
+    pub(super) limit: Option<i32>,
+    /// Whether it has a local cache of Docker layers.
+    pub(super) caches_layers: bool,
+    /// The filter groups of its webhook, each with types and patterns; `None` where it has none.
+    pub(super) webhook: Option<Vec<Vec<(String, String)>>>,
+    pub(super) changed_at: Timestamp,
+}
+
+/// A build.
+#[derive(Debug, Clone)]
+pub(super) struct BuildSeen {
+    pub(super) started_at: Timestamp,
+    pub(super) initiator: String,
+    pub(super) is_git: bool,
+    pub(super) has_ended_well: bool,
+    pub(super) resolved: Option<String>,
+    /// Names of the variables that it was started with.
+    pub(super) variables: BTreeSet<String>,
+    /// Whether it was handed caches.
+    pub(super) is_handed: bool,
+}
+
+impl BuildSeen {
+    /// Whether Stoker started it.
+    pub(super) fn is_stokers(&self) -> bool {
+        self.variables.contains("STOKER_LINE")
+    }
+}
+
+/// The projects of CodeBuild that build these, each once, with whether it builds forks.
+pub(super) fn built_by(projects: &[Project]) -> Vec<(&Project, ProjectName, bool)> {
+    let of = |project: &'_ Project| {
+        project.builds.forks.project.clone().filter(|_| project.builds.forks.build != ForkBuilds::None)
+    };
+    let own = projects.iter().map(|project| (project, project.name.clone(), false));
+    own.chain(projects.iter().filter_map(|project| Some((project, of(project)?, true)))).collect()
+}
+
+pub(super) fn check(
+    facts: &Facts<'_>,
+    all: &[Facts<'_>],
+    repositories: &BTreeMap<CacheRepository, RepositoryFacts>,
+    stack: Option<&Stack>,
+    now: Timestamp,
+) -> Vec<Finding> {
+    let Facts { project, name, is_forks, seen } = facts;
+    let described = match &seen.described {
+        Ok(Some(described)) => described,
+        Ok(None) => {
+            let what = if *is_forks {
+                "pull requests of forks are never built"
+            } else {
+                "nothing is built, and main stays cold"
+            };
+            return vec![Finding::wrong(
+                "exists",
+                format!("CodeBuild has no such project: {what}"),
+                "make it, correct its name in the policy, or set AWS_REGION to where it is: aws codebuild list-projects",
+            )];
+        }
+        Err(missing) => {
+            let mut findings = vec![Finding::missing("settings", missing)];
+            findings.push(builds(facts, now));
+            return findings;
+        }
+    };
+    let mut findings = vec![environment(name, described)];
+    findings.extend(buildspec::check(project, described.buildspec.as_deref(), *is_forks));
+    findings.push(source(project, described));
+    findings.push(webhook(project, name, described, *is_forks));
+    findings.push(local_cache(name, described));
+    findings.push(variables(described));
+    findings.push(lease(project, described));
+    findings.push(concurrency(name, described));
+    findings.extend(pattern(name, stack));
+    if *is_forks {
+        findings.extend(own_role(described, project, all));
+    } else {
+        findings.extend(base_images(project, stack));
+    }
+    match &seen.role {
+        Some(role) => findings.extend(roles::check(role, *is_forks, stack)),
+        None => findings.push(Finding::wrong(
+            "role",
+            "it has no service role",
+            "give it one: aws codebuild update-project --service-role",
+        )),
+    }
+    findings.push(builds(facts, now));
+    if !is_forks {
+        findings.extend(warmth(project, repositories));
+    }
+    findings
+}
+
+fn environment(name: &ProjectName, described: &Described) -> Finding {
+    const CHECK: &str = "environment";
+    let kind = plain(&described.environment);
+    let update = format!("aws codebuild update-project --name {name} --environment");
+    if kind.contains("LAMBDA") || kind.contains("WINDOWS") || kind.contains("MAC") {
+        return Finding::wrong(
+            CHECK,
+            format!("{kind} runs no BuildKit for Linux images"),
+            format!("{update} with type LINUX_CONTAINER or ARM_CONTAINER, and privilegedMode true"),
+        );
+    }
+    if !described.is_privileged {
+        return Finding::wrong(
+            CHECK,
+            "not privileged: Docker does not start in it",
+            format!("{update} as it is, with privilegedMode true"),
+        );
+    }
+    Finding::ok(CHECK, format!("{kind}, {}, privileged", plain(&described.image)))
+}
+
+/// Host and path of an address that git clones from, as the policy names repositories.
+fn repository_of(location: &str) -> String {
+    let rest = location.split_once("://").map_or(location, |(_, rest)| rest);
+    let rest = rest.rsplit_once('@').map_or(rest, |(_, rest)| rest);
+    let rest = if location.contains("://") { rest.to_owned() } else { rest.replacen(':', "/", 1) };
+    rest.trim_end_matches('/').trim_end_matches(".git").to_lowercase()
+}
+
+fn source(project: &Project, described: &Described) -> Finding {
+    const CHECK: &str = "source";
+    let kind = plain(&described.source);
+    if ["CODEPIPELINE", "S3", "NO_SOURCE"].contains(&kind.as_str()) {
+        if !project.builds.start {
+            return Finding::ok(CHECK, format!("{kind}: others start its builds"));
+        }
+        return Finding::wrong(
+            CHECK,
+            format!("{kind}: Stoker cannot have a commit built from it"),
+            "give the project the git repository as its source, or set `builds.start: false` for it",
+        );
+    }
+    let found = repository_of(&described.location);
+    if found == project.repository.as_str() {
+        return Finding::ok(CHECK, plain(&found));
+    }
+    if !found.contains('/') {
+        return Finding::unknown(
+            CHECK,
+            format!("{}: no repository is named", plain(&found)),
+            "see that it builds the policy's `repository`",
+        );
+    }
+    Finding::wrong(
+        CHECK,
+        format!(
+            "{}, and the policy says {}: its pushes start builds that cannot find their commit",
+            plain(&found),
+            project.repository
+        ),
+        "correct `repository` in the policy, or the project's source",
+    )
+}
+
+/// Whether a webhook of CodeBuild's own starts builds of pushes or pull requests, by its filter groups.
+fn starts_builds(groups: &[Vec<(String, String)>]) -> bool {
+    let starts = |group: &Vec<(String, String)>| {
+        let of = |kind: &str| group.iter().find(|(of, _)| of == kind).map(|(_, pattern)| pattern.as_str());
+        let is_of_tags =
+            of("HEAD_REF").is_some_and(|pattern| pattern.trim_start_matches('^').starts_with("refs/tags/"));
+        let meant = ["PUSH", "PULL_REQUEST_CREATED", "PULL_REQUEST_UPDATED", "PULL_REQUEST_REOPENED"];
+        let is_push =
+            of("EVENT").is_none_or(|events| events.split(',').any(|event| meant.contains(&event.trim())));
+        is_push && !is_of_tags
+    };
+    groups.is_empty() || groups.iter().any(starts)
+}
+
+fn webhook(project: &Project, name: &ProjectName, described: &Described, is_forks: bool) -> Finding {
+    const CHECK: &str = "webhook";
+    let delete = format!("aws codebuild delete-webhook --project-name {name}");
+    let starts = described.webhook.as_deref().is_some_and(starts_builds);
+    match (starts, is_forks, project.builds.start) {
+        (true, true, _) => Finding::warn(
+            CHECK,
+            "CodeBuild's own webhook starts builds of forks, which `builds.forks` does not ask for",
+            delete,
+        ),
+        (true, false, true) => Finding::warn(
+            CHECK,
+            "CodeBuild's own webhook starts builds, and so does Stoker: pushes are built twice",
+            format!(
+                "see that `builds` keeps out what its filters do (docs/threat-model.md), then {delete}; or set `builds.start: false`"
+            ),
+        ),
+        (true, false, false) => Finding::ok(CHECK, "CodeBuild's own starts the builds"),
+        (false, ..) if described.webhook.is_some() => {
+            Finding::ok(CHECK, "CodeBuild's own starts no build of a push")
+        }
+        (false, _, true) => Finding::ok(CHECK, "none of CodeBuild's own: Stoker starts the builds"),
+        (false, _, false) => Finding::ok(CHECK, "none: others start the builds"),
+    }
+}
+
+fn local_cache(name: &ProjectName, described: &Described) -> Finding {
+    const CHECK: &str = "local cache";
+    if described.caches_layers {
+        return Finding::warn(
+            CHECK,
+            "LOCAL_DOCKER_LAYER_CACHE: it is of no use to a builder of its own, and lets builds of one host share layers",
+            format!("aws codebuild update-project --name {name} --cache type=NO_CACHE"),
+        );
+    }
+    Finding::ok(CHECK, "none of Docker's layers")
+}
+
+fn variables(described: &Described) -> Finding {
+    const CHECK: &str = "variables";
+    let ours: Vec<String> = described
+        .variables
+        .iter()
+        .filter(|name| name.starts_with("STOKER_"))
+        .map(|name| plain(name))
+        .collect();
+    if ours.is_empty() {
+        return Finding::ok(CHECK, "none of the project's own begins with STOKER_");
+    }
+    Finding::warn(
+        CHECK,
+        format!("the project sets {}: builds that Stoker did not start take it for theirs", ours.join(", ")),
+        "take variables that begin with STOKER_ from the project's environment",
+    )
+}
+
+fn lease(project: &Project, described: &Described) -> Finding {
+    const CHECK: &str = "time";
+    let (run, wait) = described.minutes;
+    let longest = run.saturating_add(wait);
+    let lease = u64::try_from(project.retention.lease.as_hours()).unwrap_or(0);
+    let lease_minutes = u64::try_from(project.retention.lease.as_secs() / 60).unwrap_or(0);
+    let found = format!("builds wait {wait} min and run {run} min at most, the lease is {lease} h");
+    if longest < lease_minutes {
+        return Finding::ok(CHECK, found);
+    }
+    Finding::warn(
+        CHECK,
+        format!("{found}: a cache may be deleted from under a build that waited"),
+        format!("set `retention.lease` to {}h at least", longest / 60 + 1),
+    )
+}
+
+fn concurrency(name: &ProjectName, described: &Described) -> Finding {
+    const CHECK: &str = "concurrency";
+    match described.limit {
+        Some(limit @ ..=1) => Finding::warn(
+            CHECK,
+            format!("{limit} build at a time: every push waits for the one before"),
+            format!(
+                "aws codebuild update-project --name {name} --concurrent-build-limit 10 (-1 is no limit)"
+            ),
+        ),
+        Some(limit) => {
+            Finding::ok(CHECK, format!("{limit} builds at a time; further pushes wait in Stoker's queue"))
+        }
+        None => Finding::ok(CHECK, "no limit of the project's own"),
+    }
+}
+
+/// Whether Stoker may start its builds.
+fn pattern(name: &ProjectName, stack: Option<&Stack>) -> Option<Finding> {
+    const CHECK: &str = "pattern";
+    let pattern = stack?.parameter("BuildProjectPattern")?;
+    Some(if is_like(pattern, name.as_str()) {
+        Finding::ok(CHECK, format!("BuildProjectPattern is {}", plain(pattern)))
+    } else {
+        Finding::wrong(
+            CHECK,
+            format!("BuildProjectPattern is {}: Stoker may not start or see its builds", plain(pattern)),
+            "sam deploy --parameter-overrides BuildProjectPattern=... with a pattern that matches all projects of the policy",
+        )
+    })
+}
+
+fn base_images(project: &Project, stack: Option<&Stack>) -> Option<Finding> {
+    const CHECK: &str = "base images";
+    let pattern = stack?.parameter("BaseImageRepositories")?;
+    let mut images = project.warm.base_images.iter();
+    let hidden = images.clone().find(|image| !is_like(pattern, image.repository.as_str()));
+    match hidden {
+        Some(image) => Some(Finding::wrong(
+            CHECK,
+            format!(
+                "Stoker may not look at {}: BaseImageRepositories is `{}`",
+                image.repository,
+                plain(pattern)
+            ),
+            "sam deploy --parameter-overrides BaseImageRepositories=... with a pattern that matches it",
+        )),
+        None => {
+            images.next().map(|_| Finding::ok(CHECK, format!("BaseImageRepositories is {}", plain(pattern))))
+        }
+    }
+}
+
+/// IAM's patterns: `*` and `?`.
+fn is_like(pattern: &str, text: &str) -> bool {
+    lifecycle::overlap(&pattern.replace('?', "*"), text)
+}
+
+/// A fork's code must not run with the role of the project itself.
+fn own_role(described: &Described, project: &Project, all: &[Facts<'_>]) -> Option<Finding> {
+    const CHECK: &str = "own role";
+    let of_project = all.iter().find(|facts| !facts.is_forks && facts.name == project.name)?;
+    let of_project = of_project.seen.described.as_ref().ok()?.as_ref()?;
+    Some(if described.role == of_project.role {
+        Finding::wrong(
+            CHECK,
+            format!(
+                "{} is the role of {} too: strangers' code may do what its builds may",
+                plain(&described.role),
+                project.name
+            ),
+            "give it a role of its own with ForkBuildPolicy: aws codebuild update-project --service-role",
+        )
+    } else {
+        Finding::ok(CHECK, plain(&described.role))
+    })
+}
+
+fn builds(facts: &Facts<'_>, now: Timestamp) -> Finding {
+    const CHECK: &str = "recent builds";
+    let builds = match &facts.seen.builds {
+        Ok(builds) => builds,
+        Err(missing) => return Finding::missing(CHECK, missing),
+    };
+    let ours: Vec<&BuildSeen> = builds.iter().filter(|build| build.is_stokers()).collect();
+    let handed = ours.iter().filter(|build| build.is_handed).count();
+    if ours.is_empty() && (facts.is_forks || !facts.project.builds.start || builds.is_empty()) {
+        return Finding::unknown(
+            CHECK,
+            format!("{}, none by Stoker", count(builds.len(), "build")),
+            "push something, and run this again",
+        );
+    }
+    if ours.is_empty() {
+        return Finding::warn(
+            CHECK,
+            format!("{}, and Stoker started none of them", count(builds.len(), "build")),
+            "see the forge's list of deliveries to the output WebhookUrl, and what `stoker decide` says of one",
+        );
+    }
+    let last = ours.first().map(|build| ago(now, Some(build.started_at), "unknown")).unwrap_or_default();
+    let found = format!("{} by Stoker, {handed} handed caches, the last {last}", count(ours.len(), "build"));
+    if handed == 0 && ours.len() >= TELLING {
+        return Finding::warn(
+            CHECK,
+            found,
+            "see that lines exist (above), and the log of promote-cache: nothing that builds export reaches a line",
+        );
+    }
+    Finding::ok(CHECK, found)
+}
+
+/// Builds that are handed caches and reuse nothing of them.
+fn warmth(project: &Project, repositories: &BTreeMap<CacheRepository, RepositoryFacts>) -> Option<Finding> {
+    const CHECK: &str = "warmth";
+    let lines = repositories.get(&project.cache_repository)?.seen.lines.as_ref().ok()?;
+    let mut warm = Vec::new();
+    for scope in project.scopes() {
+        let tag = format!("{scope}.main");
+        let Some(provenance) = lines.iter().find(|line| line.tag == tag).and_then(|line| line.provenance())
+        else {
+            continue;
+        };
+        let (Some(percent), Some(built)) = (provenance.reused_percent, &provenance.built) else { continue };
+        // A build from scratch is meant to be cold.
+        if provenance.refreshed == Some(built.at) {
+            continue;
+        }
+        if percent < COLD_PERCENT {
+            return Some(Finding::warn(
+                CHECK,
+                format!("main's newest build of {tag} reused {percent} % of its steps"),
+                "stoker cache diff tells what differs; the usual causes are a COPY of everything early, a build argument that \
+                 changes, and another --network",
+            ));
+        }
+        warm.push(percent);
+    }
+    let least = warm.iter().min()?;
+    Some(Finding::ok(CHECK, format!("main's newest build reused {least} % of its steps")))
+}
+
+#[cfg(test)]
+mod tests {
+    use stoker::policy::Policy;
+
+    use super::super::roles::Decision;
+    use super::super::{Missing, State};
+    use super::*;
+
+    const SPEC: &str = "version: 0.2\nphases:\n  build:\n    commands:\n      - docker buildx create --use --driver docker-container\n      \
+                        - docker buildx build $STOKER_CACHE_FLAGS .\n";
+
+    fn project(keys: &str) -> Project {
+        let policy =
+            format!("version: 1\nprojects:\n  - name: app\n    repository: github.com/example/app\n{keys}");
+        Policy::parse(&policy).unwrap().named_projects().remove(0)
+    }
+
+    fn described() -> Described {
+        Described {
+            arn: "arn:aws:codebuild:eu-west-1:123456789012:project/app".to_owned(),
+            source: "GITHUB".to_owned(),
+            location: "https://github.com/Example/App.git".to_owned(),
+            buildspec: Some(SPEC.to_owned()),
+            environment: "LINUX_CONTAINER".to_owned(),
+            image: "aws/codebuild/standard:7.0".to_owned(),
+            is_privileged: true,
+            variables: BTreeSet::from(["IMAGE".to_owned()]),
+            role: "arn:aws:iam::123456789012:role/builds".to_owned(),
+            minutes: (60, 480),
+            limit: None,
+            caches_layers: false,
+            webhook: None,
+            changed_at: Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    fn build(is_handed: bool) -> BuildSeen {
+        BuildSeen {
+            started_at: Timestamp::UNIX_EPOCH,
+            initiator: "stoker-StartBuildRole-1/stoker-start-build".to_owned(),
+            is_git: true,
+            has_ended_well: true,
+            resolved: Some("ab".repeat(20)),
+            variables: BTreeSet::from(["IMAGE".to_owned(), "STOKER_LINE".to_owned()]),
+            is_handed,
+        }
+    }
+
+    fn role() -> roles::Seen {
+        let allowed = Decision { action: "ecr:PutImage".into(), on: "stoker/app".into(), is_allowed: true };
+        let answers = || Ok(vec![allowed.clone()]);
+        roles::Seen { name: "builds".to_owned(), reads: answers(), writes: answers(), border: Ok(Vec::new()) }
+    }
+
+    fn seen(described: Described) -> Seen {
+        Seen {
+            described: Ok(Some(described)),
+            role: Some(role()),
+            builds: Ok(vec![build(true), build(false)]),
+        }
+    }
+
+    /// The checks of a project that are not ok.
+    fn told(keys: &str, change: impl FnOnce(&mut Facts<'_>)) -> Vec<(&'static str, State)> {
+        let project = project(keys);
+        let mut facts =
+            Facts { project: &project, name: project.name.clone(), is_forks: false, seen: seen(described()) };
+        change(&mut facts);
+        let findings = check(&facts, &[], &BTreeMap::new(), None, Timestamp::now());
+        assert!(findings.iter().all(|finding| (finding.state == State::Ok) == finding.mend.is_none()));
+        findings.iter().filter(|f| f.state != State::Ok).map(|f| (f.check, f.state)).collect()
+    }
+
+    fn settings(keys: &str, change: impl FnOnce(&mut Described)) -> Vec<(&'static str, State)> {
+        told(keys, |facts| change(facts.seen.described.as_mut().unwrap().as_mut().unwrap()))
+    }
+
+    #[test]
+    fn a_sound_project_is_sound() {
+        assert_eq!(told("", |_| ()), []);
+    }
+
+    #[test]
+    fn each_defect_is_told_by_its_own_check() {
+        use State::{Unknown, Warn, Wrong};
+        assert_eq!(told("", |facts| facts.seen.described = Ok(None)), [("exists", Wrong)]);
+        assert_eq!(settings("", |of| of.is_privileged = false), [("environment", Wrong)]);
+        for kind in ["LINUX_LAMBDA_CONTAINER", "WINDOWS_SERVER_2022_CONTAINER", "MAC_ARM"] {
+            assert_eq!(settings("", |of| of.environment = kind.to_owned()), [("environment", Wrong)]);
+        }
+        assert_eq!(settings("", |of| of.buildspec = None), [("buildspec", Unknown)]);
+        assert_eq!(settings("", |of| of.caches_layers = true), [("local cache", Warn)]);
+        assert_eq!(settings("", |of| of.limit = Some(1)), [("concurrency", Warn)]);
+        assert_eq!(settings("", |of| of.limit = Some(2)), []);
+        assert_eq!(settings("", |of| of.minutes = (2160, 480)), [("time", Warn)]);
+        assert_eq!(settings("    retention: { lease: 2d }\n", |of| of.minutes = (2160, 480)), []);
+        assert_eq!(
+            settings("", |of| of.variables = BTreeSet::from(["STOKER_X\u{1b}".to_owned()])),
+            [("variables", Warn)]
+        );
+        assert_eq!(
+            settings("", |of| of.location = "https://github.com/example/other".into()),
+            [("source", Wrong)]
+        );
+        assert_eq!(settings("", |of| of.source = "S3".into()), [("source", Wrong)]);
+        assert_eq!(settings("", |of| of.location = "CODEBUILD_DEFAULT".into()), [("source", Unknown)]);
+        assert_eq!(told("", |facts| facts.seen.role = None), [("role", Wrong)]);
+        let missing = || Missing { action: "codebuild:X", is_denied: true, why: String::new() };
+        assert_eq!(told("", |facts| facts.seen.described = Err(missing())), [("settings", Unknown)]);
+        assert_eq!(told("", |facts| facts.seen.builds = Err(missing())), [("recent builds", Unknown)]);
+    }
+
+    #[test]
+    fn builds_that_are_handed_nothing_are_told() {
+        let builds = |builds: Vec<BuildSeen>| told("", |facts| facts.seen.builds = Ok(builds));
+        let foreign = || BuildSeen { variables: BTreeSet::new(), ..build(false) };
+        assert_eq!(builds(vec![build(false); 2]), [], "two say nothing");
+        assert_eq!(builds(vec![build(false); 3]), [("recent builds", State::Warn)]);
+        assert_eq!(builds(vec![foreign(); 3]), [("recent builds", State::Warn)]);
+        assert_eq!(builds(Vec::new()), [("recent builds", State::Unknown)]);
+    }
+
+    #[test]
+    fn addresses_of_one_repository_are_one() {
+        for location in [
+            "https://github.com/Example/App.git",
+            "https://github.com/example/app/",
+            "git@github.com:example/app.git",
+            "https://user@github.com/example/app",
+            "ssh://git@github.com/example/app.git",
+        ] {
+            assert_eq!(repository_of(location), "github.com/example/app", "{location}");
+        }
+        let codecommit = "https://git-codecommit.eu-west-1.amazonaws.com/v1/repos/App";
+        assert_eq!(repository_of(codecommit), "git-codecommit.eu-west-1.amazonaws.com/v1/repos/app");
+    }
+
+    #[test]
+    fn a_webhook_of_codebuilds_own_builds_twice() {
+        let filter = |kind: &str, pattern: &str| (kind.to_owned(), pattern.to_owned());
+        let of =
+            |keys: &str, groups: Vec<Vec<(String, String)>>| settings(keys, |of| of.webhook = Some(groups));
+        let warns = [("webhook", State::Warn)];
+        assert_eq!(of("", Vec::new()), warns, "without filters everything is built");
+        assert_eq!(of("", vec![vec![filter("EVENT", "PULL_REQUEST_MERGED, PUSH")]]), warns);
+        assert_eq!(of("", vec![vec![filter("HEAD_REF", "^refs/heads/main$")]]), warns);
+        assert_eq!(of("", vec![vec![filter("EVENT", "PUSH"), filter("HEAD_REF", "^refs/tags/.*")]]), []);
+        assert_eq!(of("", vec![vec![filter("EVENT", "WORKFLOW_JOB_QUEUED")]]), []);
+        let others = of("    builds: { start: false }\n", Vec::new());
+        assert_eq!(others, [("exported variables", State::Warn)], "it is theirs to start builds");
+    }
+
+    #[test]
+    fn a_forks_project_has_a_role_of_its_own_that_writes_nothing() {
+        let keys = "    builds: { forks: { build: read-only, project: app-forks } }\n";
+        let project = project(keys);
+        let of_project =
+            Facts { project: &project, name: project.name.clone(), is_forks: false, seen: seen(described()) };
+        let judged = |change: &dyn Fn(&mut Seen)| {
+            let mut seen = seen(Described { role: "arn:aws:iam::1:role/forks".into(), ..described() });
+            change(&mut seen);
+            let name = ProjectName::new("app-forks").unwrap();
+            let facts = Facts { project: &project, name, is_forks: true, seen };
+            let of_project = std::slice::from_ref(&of_project);
+            let findings = check(&facts, of_project, &BTreeMap::new(), None, Timestamp::now());
+            findings.iter().filter(|f| f.state != State::Ok).map(|f| (f.check, f.state)).collect::<Vec<_>>()
+        };
+        assert_eq!(judged(&|_| ()), []);
+        let same = |seen: &mut Seen| seen.described = Ok(Some(described()));
+        assert_eq!(judged(&same), [("own role", State::Wrong)]);
+        let writes = |seen: &mut Seen| {
+            let role = seen.role.as_mut().unwrap();
+            role.border.clone_from(&role.reads);
+        };
+        assert_eq!(judged(&writes), [("role's border", State::Wrong)]);
+        let hooked =
+            |seen: &mut Seen| seen.described.as_mut().unwrap().as_mut().unwrap().webhook = Some(Vec::new());
+        assert_eq!(judged(&hooked), [("webhook", State::Warn)]);
+        let names: Vec<String> =
+            built_by(std::slice::from_ref(&project)).iter().map(|(_, name, _)| name.to_string()).collect();
+        assert_eq!(names, ["app", "app-forks"]);
+    }
+
+    #[test]
+    fn the_stacks_patterns_have_to_match() {
+        let stack = |name: &str, value: &str| Stack {
+            id: String::new(),
+            status: String::new(),
+            parameters: BTreeMap::from([(name.to_owned(), value.to_owned())]),
+            resources: Ok(Vec::new()),
+            queues: Vec::new(),
+        };
+        let name = ProjectName::new("team-web").unwrap();
+        let state = |value: &str| pattern(&name, Some(&stack("BuildProjectPattern", value))).unwrap().state;
+        assert_eq!(["*", "team-*", "team-we?"].map(state), [State::Ok; 3]);
+        assert_eq!(["app-*", "team", ""].map(state), [State::Wrong; 3]);
+        let based = project("    warm: { base-images: [\"library/python:3.12\"] }\n");
+        let state = |of: &Project, value: &str| {
+            base_images(of, Some(&stack("BaseImageRepositories", value))).map(|finding| finding.state)
+        };
+        assert_eq!(state(&based, "library/*"), Some(State::Ok));
+        assert_eq!(state(&based, ""), Some(State::Wrong));
+        assert_eq!(state(&project(""), ""), None);
+    }
+}
