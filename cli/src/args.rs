@@ -12,8 +12,8 @@ use crate::{decide, doctor};
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done, or the answer is yes
-  1  the answer is no: not sound, not the same, not a cache, it does not fit, there is nothing to roll back to, or not
-     everything was deleted
+  1  the answer is no: not sound, not the same, not a cache, it does not fit, there is nothing to roll back to, not
+     everything was deleted, or something is wrong with the account
   2  the command line is wrong, names a line, project or image that is not there, or an event or policy cannot be read
   3  a registry or a network call failed
 

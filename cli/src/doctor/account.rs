@@ -49,27 +49,22 @@ fn clock(skew: Option<i64>) -> Finding {
     let told = if skew == 0 {
         "as AWS's".to_owned()
     } else {
-        format!("{} s {} AWS's", skew.abs(), if skew > 0 { "ahead of" } else { "behind" })
+        format!("{} s {} AWS's", skew.saturating_abs(), if skew > 0 { "ahead of" } else { "behind" })
     };
-    match skew.abs() {
-        ..=MOST_SKEW => Finding::ok(CHECK, told),
-        ..REFUSED_SKEW => Finding::warn(CHECK, told, MEND),
-        _ => Finding::wrong(CHECK, told, MEND),
+    match skew.saturating_abs() {
+        REFUSED_SKEW.. => Finding::wrong(CHECK, told, MEND),
+        skew if skew > MOST_SKEW => Finding::warn(CHECK, told, MEND),
+        _ => Finding::ok(CHECK, told),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use stoker::policy::Policy;
-
-    use super::super::{Missing, State};
+    use super::super::{Missing, State, projects};
     use super::*;
 
     fn states(mounting: Fact<String>, skew: Option<i64>, keys: &str) -> Vec<(&'static str, State)> {
-        let policy =
-            format!("version: 1\nprojects:\n  - name: app\n    repository: github.com/example/app\n{keys}");
-        let projects = Policy::parse(&policy).unwrap().named_projects();
-        check(&Settings { mounting, skew }, &projects).iter().map(|f| (f.check, f.state)).collect()
+        check(&Settings { mounting, skew }, &projects(keys)).iter().map(|f| (f.check, f.state)).collect()
     }
 
     #[test]

@@ -6,7 +6,7 @@ use stoker::names::{CacheRepository, Commit, Tag, TagKind};
 
 use super::Finding;
 use super::project::{BuildSeen, Facts as ProjectFacts};
-use super::repository::Facts as RepositoryFacts;
+use super::repository::{Facts as RepositoryFacts, LineImage};
 use crate::text::{count, plain};
 
 const LATER: &str = "push something, wait for its build and its promotion, and run this again";
@@ -30,7 +30,7 @@ fn annotated(repositories: &BTreeMap<CacheRepository, RepositoryFacts>) -> Findi
     const CHECK: &str = "annotated caches";
     let lines = repositories.values().filter_map(|facts| facts.seen.lines.as_ref().ok()).flatten();
     let annotated =
-        lines.filter_map(|line| line.provenance()).filter(|provenance| provenance.project.is_some()).count();
+        lines.filter_map(LineImage::provenance).filter(|provenance| provenance.project.is_some()).count();
     match annotated {
         0 => Finding::unknown(CHECK, "no line with Stoker's annotations yet", LATER),
         lines => Finding::ok(CHECK, format!("ECR has taken {}", count(lines, "line"))),

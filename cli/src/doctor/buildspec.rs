@@ -32,7 +32,9 @@ pub(super) fn is_inline(buildspec: &str) -> bool {
 }
 
 /// What is to be said of a project's buildspec. `None` is the file `buildspec.yml` of the source.
-pub(super) fn check(project: &Project, buildspec: Option<&str>, is_forks: bool) -> Vec<Finding> {
+///
+/// Of CodeBuild's own images it is known that their Docker exports no registry cache; `image` may be another.
+pub(super) fn check(project: &Project, buildspec: Option<&str>, image: &str, is_forks: bool) -> Vec<Finding> {
     let buildspec = buildspec.filter(|text| !text.trim().is_empty());
     let inline = buildspec.filter(|text| is_inline(text));
     let Some(inline) = inline else {
@@ -48,7 +50,7 @@ pub(super) fn check(project: &Project, buildspec: Option<&str>, is_forks: bool) 
         return vec![Finding::unknown("buildspec", "it is too long to be read", "look at it yourself")];
     }
     let seen = Seen::read(inline);
-    let mut findings = vec![variables(project, &seen), builder(project, &seen, is_forks)];
+    let mut findings = vec![variables(project, &seen), builder(&seen, image, is_forks)];
     findings.extend(by_hand(&seen));
     findings.extend(exported(project, &seen, is_forks));
     findings
@@ -89,10 +91,9 @@ fn variables(project: &Project, seen: &Seen) -> Finding {
     Finding::wrong(CHECK, found, mend)
 }
 
-fn builder(project: &Project, seen: &Seen, is_forks: bool) -> Finding {
+fn builder(seen: &Seen, image: &str, is_forks: bool) -> Finding {
     const CHECK: &str = "builder";
     const MEND: &str = "make one before building: docker buildx create --use --driver docker-container";
-    let reads_only = is_forks;
     if let Some(version) = &seen.version
         && is_too_old(version)
     {
@@ -131,17 +132,24 @@ fn builder(project: &Project, seen: &Seen, is_forks: bool) -> Finding {
         (false, _) if seen.text.contains("containerd-snapshotter") => {
             Finding::ok(CHECK, "Docker's own, with the containerd image store")
         }
-        (false, _) if reads_only => Finding::ok(CHECK, "Docker's own, which is enough to read caches"),
+        (false, _) if is_forks => Finding::ok(CHECK, "Docker's own, which is enough to read caches"),
         (false, _) if !seen.builds && !seen.plain_build => {
             Finding::unknown(CHECK, "no builder is made in the buildspec: a script may do it", MEND)
         }
+        (false, _) if !image.starts_with("aws/codebuild/") => Finding::unknown(
+            CHECK,
+            format!(
+                "Docker's own, of {}: it exports caches only with the containerd image store",
+                plain(image)
+            ),
+            MEND,
+        ),
         (false, _) => {
             let what = if seen.builds { "`docker buildx build`" } else { "`docker build`" };
-            let of = if project.targets.len() > 1 { "no target's" } else { "no" };
             Finding::wrong(
                 CHECK,
                 format!(
-                    "{what} by Docker's own builder, which exports {of} registry cache: lines stay empty"
+                    "{what} by Docker's own builder, which fails when it is asked to export a registry cache"
                 ),
                 MEND,
             )
@@ -204,7 +212,7 @@ impl Seen {
         for (n, word) in words.iter().enumerate() {
             match (*word, at(n + 1), at(n + 2)) {
                 ("docker", "buildx", "build" | "bake" | "b") | ("buildctl", "build", _) => self.builds = true,
-                ("docker", "build", _) | ("docker", "image", "build") | ("docker", "compose", "build") => {
+                ("docker", "build", _) | ("docker", "image" | "compose", "build") => {
                     self.plain_build = true;
                 }
                 ("buildx", "create", _) => self.makes_builder = true,
@@ -220,7 +228,7 @@ impl Seen {
                     self.version = version.or(self.version.take());
                 }
                 "--cache-from" | "--cache-to" if !value.contains("STOKER_") => {
-                    self.by_hand.push((*word).to_owned())
+                    self.by_hand.push((*word).to_owned());
                 }
                 _ => {}
             }
@@ -249,15 +257,11 @@ fn is_too_old(tag: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use stoker::policy::Policy;
-
-    use super::super::State;
+    use super::super::{State, projects};
     use super::*;
 
     fn project(keys: &str) -> Project {
-        let policy =
-            format!("version: 1\nprojects:\n  - name: app\n    repository: github.com/example/app\n{keys}");
-        Policy::parse(&policy).unwrap().named_projects().remove(0)
+        projects(keys).remove(0)
     }
 
     /// A buildspec with these commands.
@@ -267,9 +271,13 @@ mod tests {
     }
 
     fn states(project: &Project, spec: &str, is_forks: bool) -> Vec<(&'static str, State)> {
-        check(project, Some(spec), is_forks).iter().map(|finding| (finding.check, finding.state)).collect()
+        check(project, Some(spec), IMAGE, is_forks)
+            .iter()
+            .map(|finding| (finding.check, finding.state))
+            .collect()
     }
 
+    const IMAGE: &str = "aws/codebuild/standard:7.0";
     const CREATE: &str = "docker buildx create --use --driver docker-container";
     const BUILD: &str = "docker buildx build $STOKER_CACHE_FLAGS -t \"$IMAGE\" --push .";
     const ALL_OK: [(&str, State); 2] = [("buildspec", State::Ok), ("builder", State::Ok)];
@@ -332,6 +340,8 @@ mod tests {
             builder(State::Wrong)
         );
         assert_eq!(states(&app, &spec(&[BUILD]), true), builder(State::Ok), "forks only read");
+        let other = check(&app, Some(&spec(&[BUILD])), "registry.example/ci\u{1b}:1", false);
+        assert_eq!(other[1].state, State::Unknown, "it may have the containerd image store");
         assert_eq!(
             states(&app, &spec(&["docker buildx create --use --driver=docker", BUILD]), false),
             builder(State::Wrong)
@@ -361,12 +371,12 @@ mod tests {
     fn files_of_the_source_are_not_known() {
         let app = project("");
         for place in ["", "ci/build.yml", "arn:aws:s3:::bucket/build.yml", "ci\u{1b}[31m.yml"] {
-            let found = check(&app, Some(place), false);
+            let found = check(&app, Some(place), IMAGE, false);
             assert_eq!(found.len(), 1);
             assert_eq!(found[0].state, State::Unknown);
             assert!(!found[0].found.contains('\u{1b}'));
         }
-        assert_eq!(check(&app, None, false)[0].state, State::Unknown);
+        assert_eq!(check(&app, None, IMAGE, false)[0].state, State::Unknown);
     }
 
     #[test]
@@ -379,11 +389,11 @@ mod tests {
             "é: STOKER_BAKE\u{301}",
             "--driver=\n",
         ] {
-            for finding in check(&app, Some(text), false) {
+            for finding in check(&app, Some(text), IMAGE, false) {
                 assert!(!finding.found.contains('\u{1b}'), "{}", finding.found);
             }
         }
         let long = format!("version: 0.2\n{}", "a ".repeat(LONGEST));
-        assert_eq!(check(&app, Some(&long), false)[0].state, State::Unknown);
+        assert_eq!(check(&app, Some(&long), IMAGE, false)[0].state, State::Unknown);
     }
 }

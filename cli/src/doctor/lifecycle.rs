@@ -23,10 +23,9 @@ struct Document {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
 struct Rule {
-    #[serde(default)]
-    rule_priority: u64,
+    #[serde(default, rename = "rulePriority")]
+    priority: u64,
     selection: Selection,
     action: Action,
 }
@@ -91,8 +90,8 @@ pub(super) fn check(repository: &str, text: Option<&str>, holds: Holds, promises
     };
     let judged = document.rules.iter().filter_map(|rule| {
         let (state, what, how) = judge(rule, holds, promises)?;
-        let found = format!("rule {} {what}", rule.rule_priority);
-        let how = how.replace("{rule}", &rule.rule_priority.to_string());
+        let found = format!("rule {} {what}", rule.priority);
+        let how = how.replace("{rule}", &rule.priority.to_string());
         Some(Finding { check: CHECK, state, found, mend: Some(mend(repository, &how)) })
     });
     let judged: Vec<Finding> = judged.collect();
@@ -204,9 +203,17 @@ fn selects_lines(selection: &Selection, scopes: &[Scope]) -> bool {
 
 /// The tags of a scope's lines, and those that the images of lines have beside them. `*` is a part without a dot.
 pub(super) fn of_line(scope: &Scope) -> impl Iterator<Item = String> {
-    ["main", "branch.*", "pr.*", "commit.*", "history.main.*", "history.branch.*.*", "history.pr.*.*"]
-        .map(|rest| format!("{scope}.{rest}"))
-        .into_iter()
+    [
+        "main",
+        "branch.*",
+        "pr.*",
+        "commit.*",
+        "history.main.*Z-*",
+        "history.branch.*.*Z-*",
+        "history.pr.*.*Z-*",
+    ]
+    .map(|rest| format!("{scope}.{rest}"))
+    .into_iter()
 }
 
 /// Whether some tag matches both: a pattern of ECR's, in which `*` is any characters, and one of Stoker's tags, in which it
@@ -236,18 +243,18 @@ pub(super) fn overlap(pattern: &str, tags: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
-    use stoker::policy::Policy;
 
+    use super::super::projects;
     use super::*;
 
     fn promises(retention: &str) -> Promises {
-        let policy = format!(
-            "version: 1\nprojects:\n  - name: app\n    repository: github.com/example/app\n    retention: {{ {retention} }}\n"
-        );
-        Promises::of(&Policy::parse(&policy).unwrap().named_projects())
+        Promises::of(&projects(&format!(
+            "    retention: {{ {retention} }}
+"
+        )))
     }
 
-    fn rule(selection: Value, action: &str) -> String {
+    fn rule(selection: &Value, action: &str) -> String {
         json!({"rules": [{"rulePriority": 7, "selection": selection, "action": {"type": action}}]})
             .to_string()
     }
@@ -257,7 +264,7 @@ mod tests {
         found.iter().map(|finding| finding.state).collect()
     }
 
-    fn state(selection: Value, holds: Holds) -> State {
+    fn state(selection: &Value, holds: Holds) -> State {
         states(&rule(selection, "expire"), holds, "mode: report")[0]
     }
 
@@ -278,7 +285,8 @@ mod tests {
             ("app.main", "app.main", true),
             ("app.mai", "app.main", false),
             ("*main", "app.branch.*", true),
-            ("*.v1", "app.branch.*", false),
+            ("*.v1", "app.branch.*", true),
+            ("*.v1.0", "app.branch.*", false),
             ("*.b*.rel*", "app.branch.*", true),
             ("web.*", "app.branch.*", false),
             ("", "app.main", false),
@@ -318,33 +326,33 @@ mod tests {
             json!({"tagStatus": "tagged", "tagPatternList": ["app.*", "*.main"], "countType": "sinceImagePushed", "countNumber": 9}),
             json!({"tagStatus": "tagged", "countType": "sinceImagePushed", "countNumber": 900}),
         ] {
-            assert_eq!(state(selection.clone(), Holds::Lines), State::Wrong, "{selection}");
-            assert_eq!(state(selection.clone(), Holds::Both), State::Wrong, "{selection}");
-            assert_ne!(state(selection.clone(), Holds::Exports), State::Unknown, "{selection}");
+            assert_eq!(state(&selection, Holds::Lines), State::Wrong, "{selection}");
+            assert_eq!(state(&selection, Holds::Both), State::Wrong, "{selection}");
+            assert_ne!(state(&selection, Holds::Exports), State::Unknown, "{selection}");
         }
         assert_eq!(
-            states(&rule(any("sinceImagePushed"), "transition"), Holds::Lines, "mode: report"),
+            states(&rule(&any("sinceImagePushed"), "transition"), Holds::Lines, "mode: report"),
             [State::Wrong]
         );
-        assert_eq!(state(any("sinceImagePushed"), Holds::Exports), State::Ok);
-        for selection in [tagged("v*", 1000), tagged("web.*", 1000), tagged("*.v1", 1000)] {
-            assert_eq!(state(selection.clone(), Holds::Lines), State::Ok, "{selection}");
+        assert_eq!(state(&any("sinceImagePushed"), Holds::Exports), State::Ok);
+        for selection in [tagged("v*", 1000), tagged("web.*", 1000), tagged("*.v1.0", 1000)] {
+            assert_eq!(state(&selection, Holds::Lines), State::Ok, "{selection}");
         }
     }
 
     #[test]
     fn what_is_too_early_is_told() {
-        assert_eq!(state(untagged(1), Holds::Lines), State::Wrong, "the lease is 24 h");
-        assert_eq!(state(untagged(5), Holds::Lines), State::Warn, "orphans stay for 7 days");
-        assert_eq!(state(untagged(8), Holds::Lines), State::Ok);
-        assert_eq!(state(untagged(5), Holds::Exports), State::Ok, "untagged exports are nobody's");
-        assert_eq!(state(tagged("*.export.*", 1), Holds::Both), State::Wrong);
-        assert_eq!(state(tagged("*.export.*", 2), Holds::Both), State::Ok);
-        assert_eq!(states(&rule(untagged(30), "expire"), Holds::Lines, "orphans: none"), [State::Warn]);
-        assert_eq!(states(&rule(untagged(5), "expire"), Holds::Both, "lease: 10d"), [State::Wrong]);
+        assert_eq!(state(&untagged(1), Holds::Lines), State::Wrong, "the lease is 24 h");
+        assert_eq!(state(&untagged(5), Holds::Lines), State::Warn, "orphans stay for 7 days");
+        assert_eq!(state(&untagged(8), Holds::Lines), State::Ok);
+        assert_eq!(state(&untagged(5), Holds::Exports), State::Ok, "untagged exports are nobody's");
+        assert_eq!(state(&tagged("*.export.*", 1), Holds::Both), State::Wrong);
+        assert_eq!(state(&tagged("*.export.*", 2), Holds::Both), State::Ok);
+        assert_eq!(states(&rule(&untagged(30), "expire"), Holds::Lines, "orphans: none"), [State::Warn]);
+        assert_eq!(states(&rule(&untagged(5), "expire"), Holds::Both, "lease: 10d"), [State::Wrong]);
         let by_number = |status: &str| json!({"tagStatus": status, "tagPatternList": ["*.export.*"], "countType": "imageCountMoreThan", "countNumber": 9});
-        assert_eq!(state(by_number("untagged"), Holds::Lines), State::Wrong);
-        assert_eq!(state(by_number("tagged"), Holds::Both), State::Warn);
+        assert_eq!(state(&by_number("untagged"), Holds::Lines), State::Wrong);
+        assert_eq!(state(&by_number("tagged"), Holds::Both), State::Warn);
     }
 
     #[test]
@@ -354,12 +362,12 @@ mod tests {
             assert_eq!(states(text, Holds::Both, "mode: report"), [State::Unknown]);
         }
         let odd = json!({"tagStatus": "\u{1b}[2Jsome", "countType": "sinceImagePushed", "countNumber": 900});
-        let found = check("r", Some(&rule(odd, "expire")), Holds::Both, &promises("mode: report"));
+        let found = check("r", Some(&rule(&odd, "expire")), Holds::Both, &promises("mode: report"));
         assert_eq!(found[0].state, State::Unknown);
         assert!(!found[0].found.contains('\u{1b}'), "{}", found[0].found);
         let far = json!({"tagStatus": "untagged", "countType": "sinceImagePushed", "countNumber": u64::MAX});
-        assert_eq!(state(far, Holds::Both), State::Ok);
+        assert_eq!(state(&far, Holds::Both), State::Ok);
         let long_pattern = tagged(&"x".repeat(5000), 900);
-        assert_eq!(state(long_pattern, Holds::Both), State::Wrong, "nobody knows what it matches");
+        assert_eq!(state(&long_pattern, Holds::Both), State::Wrong, "nobody knows what it matches");
     }
 }

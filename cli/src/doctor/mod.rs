@@ -63,7 +63,7 @@ pub(crate) struct Args {
     /// Only this repository and the projects that use it, once for each
     #[arg(long = "repository", value_name = "NAME", value_parser = repository_name)]
     repositories: Vec<CacheRepository>,
-    /// The CloudFormation stack that Stoker was deployed as
+    /// The stack that Stoker was deployed as
     #[arg(long, value_name = "NAME", default_value = "stoker")]
     stack: String,
     /// Print JSON, for programs
@@ -305,6 +305,14 @@ fn chosen(policy: &Policy, mut projects: Vec<Project>, args: &Args) -> Result<Ve
                 || args.repositories.iter().any(|repository| uses(project, repository)))
     });
     Ok(projects)
+}
+
+/// The projects of a policy that names `app`, with these keys.
+#[cfg(test)]
+fn projects(keys: &str) -> Vec<Project> {
+    let text =
+        format!("version: 1\nprojects:\n  - name: app\n    repository: github.com/example/app\n{keys}");
+    Policy::parse("policy", &text).unwrap().named_projects()
 }
 
 #[cfg(test)]

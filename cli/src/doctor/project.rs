@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use stoker::names::{CacheRepository, ProjectName};
 use stoker::policy::{ForkBuilds, Project};
 
-use super::repository::Facts as RepositoryFacts;
+use super::repository::{Facts as RepositoryFacts, LineImage};
 use super::stack::Stack;
 use super::{Fact, Finding, buildspec, lifecycle, roles};
 use crate::text::{ago, count, plain};
@@ -117,7 +117,7 @@ pub(super) fn check(
         }
     };
     let mut findings = vec![environment(name, described)];
-    findings.extend(buildspec::check(project, described.buildspec.as_deref(), *is_forks));
+    findings.extend(buildspec::check(project, described.buildspec.as_deref(), &described.image, *is_forks));
     findings.push(source(project, described));
     findings.push(webhook(project, name, described, *is_forks));
     findings.push(local_cache(name, described));
@@ -299,7 +299,7 @@ fn lease(project: &Project, described: &Described) -> Finding {
 fn concurrency(name: &ProjectName, described: &Described) -> Finding {
     const CHECK: &str = "concurrency";
     match described.limit {
-        Some(limit @ ..=1) => Finding::warn(
+        Some(limit @ 0..=1) => Finding::warn(
             CHECK,
             format!("{limit} build at a time: every push waits for the one before"),
             format!(
@@ -415,7 +415,7 @@ fn warmth(project: &Project, repositories: &BTreeMap<CacheRepository, Repository
     let mut warm = Vec::new();
     for scope in project.scopes() {
         let tag = format!("{scope}.main");
-        let Some(provenance) = lines.iter().find(|line| line.tag == tag).and_then(|line| line.provenance())
+        let Some(provenance) = lines.iter().find(|line| line.tag == tag).and_then(LineImage::provenance)
         else {
             continue;
         };
@@ -440,19 +440,15 @@ fn warmth(project: &Project, repositories: &BTreeMap<CacheRepository, Repository
 
 #[cfg(test)]
 mod tests {
-    use stoker::policy::Policy;
-
     use super::super::roles::Decision;
-    use super::super::{Missing, State};
+    use super::super::{Missing, State, projects};
     use super::*;
 
     const SPEC: &str = "version: 0.2\nphases:\n  build:\n    commands:\n      - docker buildx create --use --driver docker-container\n      \
                         - docker buildx build $STOKER_CACHE_FLAGS .\n";
 
     fn project(keys: &str) -> Project {
-        let policy =
-            format!("version: 1\nprojects:\n  - name: app\n    repository: github.com/example/app\n{keys}");
-        Policy::parse(&policy).unwrap().named_projects().remove(0)
+        projects(keys).remove(0)
     }
 
     fn described() -> Described {

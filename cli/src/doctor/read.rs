@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 
-use aws_sdk_cloudformation::types::StackResource;
+use aws_sdk_cloudformation::types::StackResourceSummary;
 use aws_sdk_codebuild::types::{self, SortOrderType, SourceType, StatusType};
+use aws_sdk_ecr::types::ImageScanningConfiguration;
 use aws_sdk_iam::types::PolicyEvaluationDecisionType;
 use aws_sdk_sqs::types::QueueAttributeName;
 use aws_smithy_runtime_api::box_error::BoxError;
@@ -110,10 +111,7 @@ impl Reader {
         let parameters = stack.parameters().iter().filter_map(|parameter| {
             Some((parameter.parameter_key()?.to_owned(), parameter.parameter_value()?.to_owned()))
         });
-        let resources = self.cloudformation.describe_stack_resources().stack_name(name).send().await;
-        let resources = resources.map_err(|error| missing("cloudformation:DescribeStackResources", error));
-        let resources =
-            resources.map(|answer| answer.stack_resources().iter().filter_map(resource).collect::<Vec<_>>());
+        let resources = self.resources(name).await;
         let mut queues = Vec::new();
         for queue in resources.iter().flatten().filter(|resource| resource.kind == "AWS::SQS::Queue") {
             queues.push((queue.name.clone(), self.messages(&queue.id).await));
@@ -126,6 +124,17 @@ impl Reader {
             resources,
             queues,
         }))
+    }
+
+    async fn resources(&self, stack: &str) -> Fact<Vec<Resource>> {
+        let asked = self.cloudformation.list_stack_resources().stack_name(stack);
+        let mut pages = asked.into_paginator().items().send();
+        let mut resources = Vec::new();
+        while let Some(item) = pages.next().await {
+            let item = item.map_err(|error| missing("cloudformation:ListStackResources", error))?;
+            resources.extend(resource(&item));
+        }
+        Ok(resources)
     }
 
     async fn messages(&self, url: &str) -> Fact<u64> {
@@ -182,7 +191,7 @@ impl Reader {
                 ),
                 scans: repository
                     .image_scanning_configuration()
-                    .is_some_and(|scanning| scanning.scan_on_push()),
+                    .is_some_and(ImageScanningConfiguration::scan_on_push),
             }
         }))
     }
@@ -350,7 +359,7 @@ fn arn_of(project: &str, repository: &CacheRepository) -> String {
     format!("arn:{}:ecr:{}:{}:repository/{repository}", part(1), part(3), part(4))
 }
 
-fn resource(resource: &StackResource) -> Option<Resource> {
+fn resource(resource: &StackResourceSummary) -> Option<Resource> {
     Some(Resource {
         name: resource.logical_resource_id()?.to_owned(),
         kind: resource.resource_type()?.to_owned(),

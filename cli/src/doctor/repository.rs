@@ -136,7 +136,7 @@ pub(super) fn check(
     findings.extend(prefix(name, holds, stack));
     match &seen.lifecycle {
         Ok(text) => {
-            findings.extend(lifecycle::check(name.as_str(), text.as_deref(), holds, &Promises::of(projects)))
+            findings.extend(lifecycle::check(name.as_str(), text.as_deref(), holds, &Promises::of(projects)));
         }
         Err(missing) => findings.push(Finding::missing("lifecycle", missing)),
     }
@@ -541,19 +541,12 @@ fn layers(name: &CacheRepository, unavailable: &[Digest]) -> Finding {
 mod tests {
     use serde_json::{Value, json};
     use stoker::cache::{CONFIG_MEDIA_TYPE, classify_within};
-    use stoker::policy::Policy;
 
-    use super::super::{Missing, State};
+    use super::super::{Missing, State, projects};
     use super::*;
 
     const SIMPLE: &str = "";
     const ISOLATED: &str = "    builds-repository: stoker-builds/app\n";
-
-    fn projects(keys: &str) -> Vec<Project> {
-        let policy =
-            format!("version: 1\nprojects:\n  - name: app\n    repository: github.com/example/app\n{keys}");
-        Policy::parse(&policy).unwrap().named_projects()
-    }
 
     fn line(config: usize, padding: usize) -> LineImage {
         let manifest = json!({"schemaVersion": 2, "layers": [],

@@ -19,7 +19,7 @@ const DEAD_LETTERS: [&str; 2] = ["DeadLetters", "PromotionDeadLetters"];
 /// A queue in which more wait does not keep up.
 const MOST_WAITING: u64 = 1000;
 
-/// A stack as CloudFormation describes it.
+/// A stack as AWS describes it.
 #[derive(Debug)]
 pub(super) struct Stack {
     pub(super) id: String,
@@ -124,7 +124,7 @@ fn queue(name: &str, messages: &Fact<u64>) -> Finding {
     let found =
         format!("{} in {}", count(usize::try_from(messages).unwrap_or(usize::MAX), "message"), plain(name));
     match (is_dead, messages) {
-        (_, 0) => Finding::ok(check, found),
+        (_, 0) | (false, ..=MOST_WAITING) => Finding::ok(check, found),
         (true, _) => Finding::wrong(
             check,
             format!("{found}: something could not be delivered or handled"),
@@ -132,7 +132,6 @@ fn queue(name: &str, messages: &Fact<u64>) -> Finding {
                 "read one and the function's log, mend the cause, then redrive: the output {name}Url is the queue"
             ),
         ),
-        (false, ..=MOST_WAITING) => Finding::ok(check, found),
         (false, _) => Finding::warn(
             check,
             format!("{found}: it does not keep up"),

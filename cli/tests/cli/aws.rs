@@ -1,4 +1,4 @@
-//! ECR and CodeBuild in memory, as their JSON APIs.
+//! ECR, CodeBuild, IAM, SQS and stacks in memory, as their JSON and query APIs.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -28,6 +28,12 @@ pub(crate) struct Image {
     pub(crate) pulled_at: Option<Timestamp>,
 }
 
+pub(crate) struct Stack {
+    pub(crate) name: String,
+    pub(crate) status: String,
+    pub(crate) parameters: BTreeMap<String, String>,
+}
+
 type Change = Box<dyn FnOnce(&mut World) + Send>;
 
 #[derive(Default)]
@@ -45,6 +51,26 @@ pub(crate) struct World {
     pub(crate) undeletable: BTreeMap<String, String>,
     /// What somebody else does just before the first of these calls is answered.
     pub(crate) meanwhile: Option<(String, Change)>,
+    /// What ECR says of repositories, by name: `DescribeRepositories`' words.
+    pub(crate) repositories: BTreeMap<String, Value>,
+    /// Texts of lifecycle policies and of repository policies.
+    pub(crate) lifecycles: BTreeMap<String, String>,
+    pub(crate) access: BTreeMap<String, String>,
+    /// Images that nobody can pull.
+    pub(crate) archived: Vec<String>,
+    /// Layers that cannot be had.
+    pub(crate) missing_layers: Vec<String>,
+    pub(crate) blob_mounting: String,
+    /// As `BatchGetProjects` answers them.
+    pub(crate) codebuild: Vec<Value>,
+    /// What roles may do: the role's ARN, the action, the resource.
+    pub(crate) allowed: Vec<(String, String, String)>,
+    pub(crate) stack: Option<Stack>,
+    /// The stack's resources with kind and id, and the messages of its queues.
+    pub(crate) resources: Vec<(String, String, String)>,
+    pub(crate) messages: BTreeMap<String, u64>,
+    /// By how many seconds its clock is behind.
+    pub(crate) is_behind: i64,
     /// The names of the calls, in their order.
     pub(crate) calls: Vec<String>,
 }
@@ -142,7 +168,8 @@ impl Account {
 }
 
 async fn answer(State(world): State<Arc<Mutex<World>>>, headers: HeaderMap, body: Bytes) -> Response {
-    let target = headers["x-amz-target"].to_str().unwrap().to_owned();
+    let Some(target) = headers.get("x-amz-target") else { return answer_query(&world, &body) };
+    let target = target.to_str().unwrap().to_owned();
     let asked: Value = serde_json::from_slice(&body).unwrap();
     let name = target.rsplit_once('.').unwrap().1;
     // What `apply` looks at once more is another call to the tests.
@@ -169,13 +196,130 @@ async fn answer(State(world): State<Arc<Mutex<World>>>, headers: HeaderMap, body
         "AmazonEC2ContainerRegistry_V20150921.BatchDeleteImage" => world.delete(&asked),
         "CodeBuild_20161006.ListBuildsForProject" => world.list_builds(&asked),
         "CodeBuild_20161006.BatchGetBuilds" => world.get_builds(&asked),
+        "AmazonEC2ContainerRegistry_V20150921.GetAccountSetting" => {
+            Ok(json!({"name": asked["name"], "value": world.blob_mounting}))
+        }
+        "AmazonEC2ContainerRegistry_V20150921.DescribeRepositories" => {
+            let found = world.repositories.get(asked["repositoryNames"][0].as_str().unwrap());
+            found.map(|found| json!({"repositories": [found]})).ok_or("RepositoryNotFoundException")
+        }
+        "AmazonEC2ContainerRegistry_V20150921.GetLifecyclePolicy" => {
+            let text = world.lifecycles.get(asked["repositoryName"].as_str().unwrap());
+            text.map(|text| json!({"lifecyclePolicyText": text})).ok_or("LifecyclePolicyNotFoundException")
+        }
+        "AmazonEC2ContainerRegistry_V20150921.GetRepositoryPolicy" => {
+            let text = world.access.get(asked["repositoryName"].as_str().unwrap());
+            text.map(|text| json!({"policyText": text})).ok_or("RepositoryPolicyNotFoundException")
+        }
+        "AmazonEC2ContainerRegistry_V20150921.BatchCheckLayerAvailability" => world.layers(&asked),
+        "CodeBuild_20161006.BatchGetProjects" => {
+            let found = world.codebuild.iter().filter(|project| project["name"] == asked["names"][0]);
+            Ok(json!({"projects": found.collect::<Vec<_>>()}))
+        }
+        "AmazonSQS.GetQueueAttributes" => {
+            let messages = world.messages.get(asked["QueueUrl"].as_str().unwrap());
+            let messages = messages.ok_or("QueueDoesNotExist");
+            messages.map(|n| json!({"Attributes": {"ApproximateNumberOfMessages": n.to_string()}}))
+        }
         "CodeBuild_20161006.ListProjects" => Ok(json!({"projects": world.projects})),
         other => panic!("nobody may call {other}"),
     };
+    let date = Timestamp::now() - SignedDuration::from_secs(world.is_behind);
+    let date = jiff::fmt::rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&date).unwrap();
+    let head = [("content-type", "application/x-amz-json-1.1".to_owned()), ("date", date)];
     match answered {
-        Ok(json) => ([("content-type", "application/x-amz-json-1.1")], json.to_string()).into_response(),
+        Ok(json) => (head, json.to_string()).into_response(),
         Err(code) => error(code),
     }
+}
+
+/// IAM and stacks, which are asked in forms and answer XML.
+fn answer_query(world: &Mutex<World>, body: &[u8]) -> Response {
+    let form: Vec<(String, String)> = std::str::from_utf8(body)
+        .unwrap()
+        .split('&')
+        .map(|field| field.split_once('=').unwrap())
+        .map(|(name, value)| (name.to_owned(), unescaped(value)))
+        .collect();
+    let field = |name: &str| form.iter().find(|(of, _)| of == name).map(|(_, value)| value.as_str()).unwrap();
+    let name = field("Action").to_owned();
+    let mut world = world.lock().unwrap();
+    world.calls.push(name.clone());
+    let failing = world.failing.iter_mut().find(|(call, times, _)| *call == name && *times > 0);
+    if let Some((_, times, code)) = failing {
+        *times -= 1;
+        return xml(StatusCode::FORBIDDEN, &error_xml(code, "no"));
+    }
+    let members: String = match name.as_str() {
+        "SimulatePrincipalPolicy" => {
+            let (role, resource) = (field("PolicySourceArn"), field("ResourceArns.member.1"));
+            let actions = form.iter().filter(|(name, _)| name.starts_with("ActionNames.member."));
+            let decided = actions.map(|(_, action)| {
+                let may = (role.to_owned(), action.clone(), resource.to_owned());
+                let decision = if world.allowed.contains(&may) { "allowed" } else { "implicitDeny" };
+                format!(
+                    "<member><EvalActionName>{action}</EvalActionName><EvalDecision>{decision}</EvalDecision></member>"
+                )
+            });
+            format!("<EvaluationResults>{}</EvaluationResults>", decided.collect::<String>())
+        }
+        "DescribeStacks" => match &world.stack {
+            Some(Stack { name, status, parameters }) if name == field("StackName") => {
+                let parameters = parameters.iter().map(|(key, value)| {
+                    format!("<member><ParameterKey>{key}</ParameterKey><ParameterValue>{value}</ParameterValue></member>")
+                });
+                format!(
+                    "<Stacks><member><StackName>{name}</StackName><StackStatus>{status}</StackStatus>\
+                     <CreationTime>2026-01-01T00:00:00Z</CreationTime><Parameters>{}</Parameters></member></Stacks>",
+                    parameters.collect::<String>()
+                )
+            }
+            _ => {
+                let message = format!("Stack with id {} does not exist", field("StackName"));
+                return xml(StatusCode::BAD_REQUEST, &error_xml("ValidationError", &message));
+            }
+        },
+        "ListStackResources" => {
+            let resources = world.resources.iter().map(|(name, kind, id)| {
+                format!(
+                    "<member><LogicalResourceId>{name}</LogicalResourceId><PhysicalResourceId>{id}</PhysicalResourceId>\
+                     <ResourceType>{kind}</ResourceType><ResourceStatus>CREATE_COMPLETE</ResourceStatus>\
+                     <LastUpdatedTimestamp>2026-01-01T00:00:00Z</LastUpdatedTimestamp></member>"
+                )
+            });
+            format!("<StackResourceSummaries>{}</StackResourceSummaries>", resources.collect::<String>())
+        }
+        other => panic!("nobody may call {other}"),
+    };
+    xml(StatusCode::OK, &format!("<{name}Response><{name}Result>{members}</{name}Result></{name}Response>"))
+}
+
+fn error_xml(code: &str, message: &str) -> String {
+    format!(
+        "<ErrorResponse><Error><Type>Sender</Type><Code>{code}</Code><Message>{message}</Message></Error></ErrorResponse>"
+    )
+}
+
+fn xml(status: StatusCode, text: &str) -> Response {
+    (status, [("content-type", "text/xml")], text.to_owned()).into_response()
+}
+
+/// A form's value without its `%` and `+`.
+fn unescaped(value: &str) -> String {
+    let mut bytes = Vec::new();
+    let mut rest = value.as_bytes();
+    while let [first, more @ ..] = rest {
+        rest = more;
+        match first {
+            b'%' => {
+                bytes.extend(hex::decode(&more[..2]).unwrap());
+                rest = &more[2..];
+            }
+            b'+' => bytes.push(b' '),
+            byte => bytes.push(*byte),
+        }
+    }
+    String::from_utf8(bytes).unwrap()
 }
 
 fn error(code: &str) -> Response {
@@ -197,12 +341,12 @@ fn seconds(time: Timestamp) -> f64 {
     time.as_millisecond() as f64 / 1000.0
 }
 
-fn detail(digest: &str, image: &Image) -> Value {
+fn detail(digest: &str, image: &Image, is_archived: bool) -> Value {
     let manifest: Value = serde_json::from_str(&image.manifest).unwrap_or_default();
     let layers = manifest["layers"].as_array().into_iter().flatten();
     let size: u64 = layers.filter_map(|layer| layer["size"].as_u64()).fold(0, u64::saturating_add);
     let mut detail = json!({"registryId": "123456789012", "imageDigest": digest, "imageSizeInBytes": size.min(i64::MAX as u64),
-        "imagePushedAt": seconds(image.pushed_at), "imageStatus": "ACTIVE"});
+        "imagePushedAt": seconds(image.pushed_at), "imageStatus": if is_archived { "ARCHIVED" } else { "ACTIVE" }});
     if !image.tags.is_empty() {
         detail["imageTags"] = json!(image.tags);
     }
@@ -218,6 +362,10 @@ impl World {
         images.map(Vec::as_slice).ok_or("RepositoryNotFoundException")
     }
 
+    fn detail(&self, digest: &String, image: &Image) -> Value {
+        detail(digest, image, self.archived.contains(digest))
+    }
+
     fn describe(&self, asked: &Value) -> Result<Value, &'static str> {
         let images = self.of(asked)?;
         if asked.get("imageIds").is_some() {
@@ -225,14 +373,14 @@ impl World {
                 |id: &str| images.iter().find(|(digest, _)| digest == id).ok_or("ImageNotFoundException");
             let found: Result<Vec<_>, _> = ids(asked)?.into_iter().map(find).collect();
             let details: Vec<Value> =
-                found?.into_iter().map(|(digest, image)| detail(digest, image)).collect();
+                found?.into_iter().map(|(digest, image)| self.detail(digest, image)).collect();
             return Ok(json!({"imageDetails": details}));
         }
         let most = asked["maxResults"].as_u64().map_or(MOST_IDS, |most| usize::try_from(most).unwrap());
         let from: usize = asked["nextToken"].as_str().map_or(0, |token| token.parse().unwrap());
         let to = (from + most.min(MOST_ON_A_PAGE)).min(images.len());
         let details: Vec<Value> =
-            images[from..to].iter().map(|(digest, image)| detail(digest, image)).collect();
+            images[from..to].iter().map(|(digest, image)| self.detail(digest, image)).collect();
         let mut page = json!({"imageDetails": details});
         if to < images.len() {
             page["nextToken"] = json!(to.to_string());
@@ -271,6 +419,20 @@ impl World {
             }
         }
         Ok(json!({"imageIds": gone, "failures": failures}))
+    }
+
+    fn layers(&self, asked: &Value) -> Result<Value, &'static str> {
+        self.of(asked)?;
+        let digests = asked["layerDigests"].as_array().ok_or("InvalidParameterException")?;
+        if digests.is_empty() || digests.len() > MOST_IDS {
+            return Err("InvalidParameterException");
+        }
+        let layers = digests.iter().map(|digest| {
+            let is_missing = self.missing_layers.iter().any(|missing| digest == missing);
+            let availability = if is_missing { "UNAVAILABLE" } else { "AVAILABLE" };
+            json!({"layerDigest": digest, "layerAvailability": availability})
+        });
+        Ok(json!({"layers": layers.collect::<Vec<_>>(), "failures": []}))
     }
 
     fn list_builds(&self, asked: &Value) -> Result<Value, &'static str> {

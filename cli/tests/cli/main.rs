@@ -6,6 +6,8 @@ mod auth;
 mod aws;
 #[cfg(test)]
 mod decide;
+#[cfg(test)]
+mod doctor;
 mod hostile;
 #[cfg(test)]
 mod lines;
