@@ -195,14 +195,11 @@ impl Report {
         let mut text = String::new();
         for group in &self.groups {
             text += &format!("{} {}\n", group.kind, plain_whole(&group.name));
-            let rows = group
-                .checks
-                .iter()
-                .map(|f| vec![f.state.word().to_owned(), f.check.to_owned(), f.found.clone()]);
-            let rows: Vec<Vec<String>> = rows.collect();
-            let lines = table("  ", &[Align::Left; 3], &rows);
+            let rows: Vec<Vec<String>> =
+                group.checks.iter().map(|of| vec![of.check.to_owned(), of.found.clone()]).collect();
+            let lines = table("", &[Align::Left; 2], &rows);
             for (line, finding) in lines.lines().zip(&group.checks) {
-                text += &format!("{line}\n");
+                text += &format!("  {:<7}  {line}\n", finding.state.word());
                 if let Some(mend) = &finding.mend {
                     text += &format!("           mend: {mend}\n");
                 }
@@ -327,8 +324,8 @@ mod tests {
         let report = Report::new("p".to_owned(), Timestamp::UNIX_EPOCH, "r".to_owned(), groups);
         assert_eq!(
             report.render(),
-            "project a\\u{1b}[2J\\nb\n  wrong  check        a\\u{1b}[2J\\nb\n           mend: a\\u{1b}[2J\\nb\n  \
-             ok     other check  fine\n\n2 checks: 1 ok, 0 warn, 1 wrong, 0 unknown\n"
+            "project a\\u{1b}[2J\\nb\n  wrong    check        a\\u{1b}[2J\\nb\n           mend: a\\u{1b}[2J\\nb\n  \
+             ok       other check  fine\n\n2 checks: 1 ok, 0 warn, 1 wrong, 0 unknown\n"
         );
         assert!(!to_json(&report).contains('\u{1b}'));
     }

@@ -280,7 +280,7 @@ fn variables(described: &Described) -> Finding {
 }
 
 fn lease(project: &Project, described: &Described) -> Finding {
-    const CHECK: &str = "time";
+    const CHECK: &str = "lease";
     let (run, wait) = described.minutes;
     let longest = run.saturating_add(wait);
     let lease = u64::try_from(project.retention.lease.as_hours()).unwrap_or(0);
@@ -528,7 +528,7 @@ mod tests {
         assert_eq!(settings("", |of| of.caches_layers = true), [("local cache", Warn)]);
         assert_eq!(settings("", |of| of.limit = Some(1)), [("concurrency", Warn)]);
         assert_eq!(settings("", |of| of.limit = Some(2)), []);
-        assert_eq!(settings("", |of| of.minutes = (2160, 480)), [("time", Warn)]);
+        assert_eq!(settings("", |of| of.minutes = (2160, 480)), [("lease", Warn)]);
         assert_eq!(settings("    retention: { lease: 2d }\n", |of| of.minutes = (2160, 480)), []);
         assert_eq!(
             settings("", |of| of.variables = BTreeSet::from(["STOKER_X\u{1b}".to_owned()])),

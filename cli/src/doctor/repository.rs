@@ -414,7 +414,8 @@ fn texts<'v>(value: &'v serde_json::Value, found: &mut Vec<&'v str>) {
 
 fn room(images: u64) -> Finding {
     const CHECK: &str = "room";
-    let found = format!("{images} images, {} of ECR's quota", percent(images, QUOTA));
+    let many = count(usize::try_from(images).unwrap_or(usize::MAX), "image");
+    let found = format!("{many}, {} of ECR's quota", percent(images, QUOTA));
     let mend = "let retention delete (`stoker plan`, then `retention.mode: apply`), or raise ECR's quota of images per repository";
     match images {
         QUOTA.. => Finding::wrong(CHECK, found, mend),

@@ -189,7 +189,7 @@ async fn a_sound_account_is_sound_and_left_as_it_is() {
     assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{}", ran.err);
     for line in [
         "account 123456789012 in eu-west-1\n",
-        "  ok  blob mounting  ENABLED\n",
+        "  ok       blob mounting  ENABLED\n",
         "stack stoker\n",
         "repository stoker/app\n",
         "project app-forks\n",
@@ -321,7 +321,7 @@ async fn each_defect_of_projects_is_told_by_its_own_check_alone() {
             of_project("app", "/cache", json!({"type": "LOCAL", "modes": ["LOCAL_DOCKER_LAYER_CACHE"]})),
             "project app: local cache warn",
         ),
-        (of_project("app", "/timeoutInMinutes", json!(2000)), "project app: time warn"),
+        (of_project("app", "/timeoutInMinutes", json!(2000)), "project app: lease warn"),
         (of_project("app", "/concurrentBuildLimit", json!(1)), "project app: concurrency warn"),
         (
             Box::new(|world| world.allowed.retain(|(_, action, _)| action != "ecr:PutImage")),
