@@ -43,14 +43,15 @@ fn invalid(what: &'static str, value: &str, rule: &'static str) -> InvalidName {
 
 /// Maps any string to a tag component of at most [`MAX_SLUG`] characters from `[A-Za-z0-9_-]`.
 ///
-/// A short name of those characters is its own slug. Any other name gets a readable start, `__` and a hash of the
-/// whole name, so that the map is injective for all practical purposes.
+/// A short name of those characters is its own slug, but for `export`: a lifecycle rule knows exports by that word between
+/// dots, and no branch is to look like one. Any other name gets a readable start, `__` and a hash of the whole name, so that
+/// the map is injective for all practical purposes.
 #[must_use]
 pub fn slug(name: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     let is_plain =
         !name.is_empty() && name.len() <= MAX_SLUG && name.chars().all(plain) && !name.contains(HASH_MARK);
-    if is_plain {
+    if is_plain && name != "export" {
         return name.to_owned();
     }
     let mut readable = String::new();
@@ -509,7 +510,7 @@ mod tests {
         }
 
         #[test]
-        fn every_tag_is_legal_and_reads_back(project in "[a-z][a-zA-Z0-9_-]{1,149}", branch in "\\PC{1,200}") {
+        fn every_tag_is_legal_and_reads_back(project in "[a-z][a-zA-Z0-9_-]{1,149}", branch in "export|\\PC{1,200}") {
             let scope = Scope::of(&ProjectName::new(project).unwrap());
             let now = Timestamp::from_second(1_795_000_000).unwrap();
             let digest = Digest::of(b"cache");
@@ -520,6 +521,7 @@ mod tests {
             ] {
                 prop_assert!(tag_is_legal(tag.as_str()), "{}", tag);
                 prop_assert_eq!(Tag::parse(tag.as_str()), Some((scope.clone(), kind)));
+                prop_assert!(!tag.as_str().contains(".export."), "a lifecycle rule would delete {}", tag);
             }
         }
 
