@@ -95,6 +95,10 @@ pub async fn handle(
             if let Failure::Refused(refusal) = &failure {
                 count("WebhooksRefused", &[("Forge", forge), ("Reason", refusal.reason())], now);
                 let signed = sender.is_some_and(|forge| forge::is_signed(forge, &header));
+                if signed {
+                    // Strangers seldom sign: what does is a forge whose webhook somebody has to mend.
+                    count("SignedWebhooksRefused", &[("Forge", forge)], now);
+                }
                 if signed && refusals.is_news(refusal.reason(), now) {
                     tell(forge, refusal, ports).await;
                 }

@@ -97,7 +97,7 @@ pub async fn handle(
     let mut response = SqsBatchResponse::default();
     for (message, why) in failed {
         let record = &batch.records[message];
-        tell_if_late(ports, record, &why).await;
+        tell_if_late(ports, record, &why, now).await;
         response.add_failure(record.message_id.clone().unwrap_or_default());
     }
     response
@@ -188,15 +188,13 @@ async fn start_once(
     Ok(outcome)
 }
 
-#[expect(clippy::print_stdout, reason = "a line on standard output is how a metric leaves a function")]
 fn tell(project: &ProjectName, request: &Request, outcome: &Outcome, now: Timestamp) {
     let line = &request.wanted.line;
     match outcome {
         Outcome::Started { id, sources } => {
             let reads = sources.iter().map(|source| source.label.as_str()).collect::<Vec<_>>().join(" ");
             tracing::info!(build.id = id, build.reason = request.reason, %line, reads, "build started");
-            let metrics = [("BuildsStarted", Unit::Count, 1)];
-            println!("{}", emf::record(now, &[("Project", project.as_str())], &metrics));
+            count("BuildsStarted", &[("Project", project.as_str())], now);
         }
         Outcome::AlreadyBuilt { id } => {
             tracing::info!(build.id = id, %line, "this commit of the line has its build");
@@ -205,14 +203,13 @@ fn tell(project: &ProjectName, request: &Request, outcome: &Outcome, now: Timest
         Outcome::AlreadyOrdered => tracing::info!(%project, %line, "the same build was ordered a moment ago"),
         Outcome::NoSuchProject => {
             tracing::error!(project.name = %request.built_by, %line, "nothing is built: CodeBuild has no such project");
-            let metrics = [("BuildsWithoutProject", Unit::Count, 1)];
-            println!("{}", emf::record(now, &[("Project", request.built_by.as_str())], &metrics));
+            count("BuildsWithoutProject", &[("Project", request.built_by.as_str())], now);
         }
     }
 }
 
 /// Tells people of a push that has been waiting for long.
-async fn tell_if_late(ports: &impl Publish, record: &SqsMessage, why: &str) {
+async fn tell_if_late(ports: &impl Publish, record: &SqsMessage, why: &str, now: Timestamp) {
     let tries = record.attributes.get("ApproximateReceiveCount").and_then(|tries| tries.parse().ok());
     let Some(tries) = tries.filter(|tries: &u32| *tries > 0 && tries.is_multiple_of(TRIES_UNTIL_TOLD)) else {
         return;
@@ -226,8 +223,15 @@ async fn tell_if_late(ports: &impl Publish, record: &SqsMessage, why: &str) {
         _ => event.detail_type().to_owned(),
     };
     tracing::error!(%repository, line, why, tries, "a push is still waiting for its build");
+    count("BuildsDelayed", &[], now);
     let late = BuildDelayed { repository, line, why: why.to_owned(), tries };
     if let Err(error) = ports.publish(&[Event::BuildDelayed(late)]).await {
         tracing::warn!(error = chain(&error), "nobody is told of it");
     }
+}
+
+/// Counts one thing.
+#[expect(clippy::print_stdout, reason = "a line on standard output is how a metric leaves a function")]
+fn count(metric: &'static str, dimensions: &[(&str, &str)], now: Timestamp) {
+    println!("{}", emf::record(now, dimensions, &[(metric, Unit::Count, 1)]));
 }
