@@ -22,5 +22,6 @@ mod snippets;
 mod starting;
 mod sweep;
 mod table;
+mod template;
 mod warming;
 mod workspace;

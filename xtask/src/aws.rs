@@ -87,7 +87,7 @@ impl Aws {
         serde_json::from_slice(&answer.body).with_context(|| format!("{target} did not answer with JSON"))
     }
 
-    /// Calls a service by method and path, as Lambda and Scheduler want it. The path has no query.
+    /// Calls a service by method and path, as Lambda and Scheduler want it. A query's parameters are sorted and need no escapes.
     pub(crate) fn rest(
         &self,
         service: &str,
@@ -258,10 +258,10 @@ fn authorization(request: &Request<'_>, headers: &BTreeMap<&str, &str>) -> Strin
     let now = headers["x-amz-date"];
     let day = &now[..8];
     let names = headers.keys().copied().collect::<Vec<_>>().join(";");
+    let (path, query) = request.path.split_once('?').unwrap_or((request.path, ""));
     let canonical = format!(
-        "{}\n{}\n\n{}\n{names}\n{}",
+        "{}\n{path}\n{query}\n{}\n{names}\n{}",
         request.method,
-        request.path,
         headers.iter().fold(String::new(), |text, (name, value)| format!("{text}{name}:{value}\n")),
         hex::encode(Sha256::digest(request.body)),
     );

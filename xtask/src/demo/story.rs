@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::forge::Forge;
 use super::report::{Build, Report};
 use super::{Builder, Stage};
+use crate::stack;
 
 const ECR: &str = "AmazonEC2ContainerRegistry_V20150921";
 /// Longer than any build of the demo takes, on a slow machine.
@@ -260,7 +261,8 @@ impl Story<'_> {
         let listed = aws.rest("scheduler", "GET", "/schedules", None)?;
         for schedule in listed["Schedules"].as_array().into_iter().flatten() {
             let schedule = schedule["Name"].as_str().unwrap_or_default();
-            let schedule = aws.rest("scheduler", "GET", &format!("/schedules/{schedule}"), None)?;
+            let path = format!("/schedules/{schedule}?groupName={}", stack::NAME);
+            let schedule = aws.rest("scheduler", "GET", &path, None)?;
             let target = &schedule["Target"];
             if target["Arn"].as_str().is_some_and(|arn| arn.ends_with(&format!(":{name}"))) {
                 let input = target["Input"].as_str().context("the schedule has no input")?;

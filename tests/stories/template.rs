@@ -1,0 +1,511 @@
+//! `template.yaml` and `docs/operate.md` say the same, and nothing in the stack can be lost or stand still unseen.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use saphyr::{LoadableYamlNode as _, Scalar, Yaml};
+use serde_json::{Map, Value, json};
+
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+const ALARM: &str = "AWS::CloudWatch::Alarm";
+const FUNCTION: &str = "AWS::Serverless::Function";
+const QUEUE: &str = "AWS::SQS::Queue";
+const RULE: &str = "AWS::Events::Rule";
+const SCHEDULE: &str = "AWS::Scheduler::Schedule";
+const REPOSITORY: &str = "AWS::ECR::Repository";
+/// The longest that a queue keeps a message, in seconds.
+const TWO_WEEKS: i64 = 14 * 24 * 3600;
+
+fn read(path: &str) -> String {
+    fs::read_to_string(Path::new(ROOT).join(path)).unwrap()
+}
+
+/// The template as JSON, with `!Ref X` written out as `{"Ref": "X"}` and merged maps merged.
+fn template() -> Value {
+    let text = read("template.yaml");
+    let documents = Yaml::load_from_str(&text).unwrap();
+    value(&documents[0])
+}
+
+fn value(yaml: &Yaml<'_>) -> Value {
+    match yaml {
+        Yaml::Representation(text, _, Some(tag)) => called(&tag.suffix, &json!(text)),
+        Yaml::Tagged(tag, inner) => called(&tag.suffix, &value(inner)),
+        Yaml::Value(Scalar::String(text)) => json!(text),
+        Yaml::Value(Scalar::Integer(number)) => json!(number),
+        Yaml::Value(Scalar::FloatingPoint(number)) => json!(number.into_inner()),
+        Yaml::Value(Scalar::Boolean(is)) => json!(is),
+        Yaml::Sequence(items) => items.iter().map(value).collect(),
+        Yaml::Mapping(entries) => {
+            let mut map = Map::new();
+            for (key, entry) in entries {
+                let (key, entry) = (key.as_str().unwrap().to_owned(), value(entry));
+                match (key.as_str(), entry) {
+                    // What is written beside it goes first, wherever it stands.
+                    ("<<", Value::Object(merged)) => {
+                        for (key, entry) in merged {
+                            map.entry(key).or_insert(entry);
+                        }
+                    }
+                    (_, entry) => drop(map.insert(key, entry)),
+                }
+            }
+            Value::Object(map)
+        }
+        _ => Value::Null,
+    }
+}
+
+fn called(function: &str, argument: &Value) -> Value {
+    match function {
+        "Ref" => json!({ "Ref": argument }),
+        _ => json!({ format!("Fn::{function}"): argument }),
+    }
+}
+
+/// The resource that a value is or belongs to: of `!Ref X`, `!GetAtt X.Arn` and whatever is made of one of them.
+fn resource_of(value: &Value) -> Option<String> {
+    match value {
+        Value::Object(map) => map.iter().find_map(|(key, inner)| match (key.as_str(), inner) {
+            ("Ref", Value::String(name)) => Some(name.clone()),
+            ("Fn::GetAtt", Value::String(path)) => path.split('.').next().map(str::to_owned),
+            (_, inner) => resource_of(inner),
+        }),
+        Value::Array(items) => items.iter().find_map(resource_of),
+        _ => None,
+    }
+}
+
+/// The resources of a type, by their names.
+fn of_type<'t>(template: &'t Value, kind: &str) -> BTreeMap<&'t str, &'t Value> {
+    let resources = template["Resources"].as_object().unwrap();
+    let found = resources.iter().filter(|(_, resource)| resource["Type"] == kind);
+    let found: BTreeMap<_, _> =
+        found.map(|(name, resource)| (name.as_str(), &resource["Properties"])).collect();
+    assert!(!found.is_empty(), "the template has no {kind}");
+    found
+}
+
+/// The events of a function that are of a type, by the names of the resources that SAM makes of them.
+fn events<'t>(template: &'t Value, kind: &str) -> BTreeMap<String, (&'t str, &'t Value)> {
+    let mut found = BTreeMap::new();
+    for (function, properties) in of_type(template, FUNCTION) {
+        for (name, event) in properties["Events"].as_object().into_iter().flatten() {
+            if event["Type"] == kind {
+                found.insert(format!("{function}{name}"), (function, &event["Properties"]));
+            }
+        }
+    }
+    found
+}
+
+/// What the queues send their hopeless messages to.
+fn dead_letter_queues(template: &Value) -> BTreeSet<String> {
+    let queues = of_type(template, QUEUE);
+    queues.values().filter_map(|queue| resource_of(&queue["RedrivePolicy"]["deadLetterTargetArn"])).collect()
+}
+
+fn is_dead_letter_queue(template: &Value, config: &Value) -> bool {
+    resource_of(config).is_some_and(|name| dead_letter_queues(template).contains(&name))
+}
+
+#[test]
+fn every_queue_rule_and_schedule_tries_again_and_then_makes_a_dead_letter() {
+    let template = template();
+    let dead = dead_letter_queues(&template);
+    for (name, queue) in of_type(&template, QUEUE) {
+        if dead.contains(name) {
+            assert_eq!(queue["MessageRetentionPeriod"], TWO_WEEKS, "{name} is where nothing goes on from");
+        } else {
+            assert!(queue["RedrivePolicy"]["maxReceiveCount"].as_i64() > Some(1), "{name} tries only once");
+            assert!(is_dead_letter_queue(&template, &queue["RedrivePolicy"]), "{name} has no dead letters");
+        }
+    }
+    let delivers = |name: &str, target: &Value| {
+        assert!(target["RetryPolicy"]["MaximumRetryAttempts"].as_i64() > Some(1), "{name} tries only once");
+        assert!(target["RetryPolicy"]["MaximumEventAgeInSeconds"].is_i64(), "{name} does not say how long");
+        assert!(is_dead_letter_queue(&template, &target["DeadLetterConfig"]), "{name} has no dead letters");
+    };
+    for (name, rule) in of_type(&template, RULE) {
+        for target in rule["Targets"].as_array().unwrap() {
+            delivers(name, target);
+        }
+    }
+    for (name, schedule) in of_type(&template, SCHEDULE) {
+        delivers(name, &schedule["Target"]);
+    }
+    for kind in ["EventBridgeRule", "ScheduleV2"] {
+        for (name, (function, event)) in events(&template, kind) {
+            delivers(&name, event);
+            let invoked = &template["Resources"][function]["Properties"]["EventInvokeConfig"];
+            assert!(invoked["MaximumRetryAttempts"].as_i64() > Some(0), "{function} is tried only once");
+            let failed = &invoked["DestinationConfig"]["OnFailure"]["Destination"];
+            assert!(is_dead_letter_queue(&template, failed), "{function} has no dead letters");
+        }
+    }
+}
+
+/// What has to be watched: a metric, and the resource whose it is.
+fn wanted(template: &Value) -> BTreeSet<(String, String)> {
+    let mut wanted = BTreeSet::new();
+    let mut want = |metric: &str, resource: &str| wanted.insert((metric.to_owned(), resource.to_owned()));
+    let dead = dead_letter_queues(template);
+    for name in of_type(template, QUEUE).into_keys() {
+        let of_dead_letters = "ApproximateNumberOfMessagesVisible";
+        let metric = if dead.contains(name) { of_dead_letters } else { "ApproximateAgeOfOldestMessage" };
+        want(metric, name);
+    }
+    for name in of_type(template, RULE).into_keys() {
+        want("InvocationsFailedToBeSentToDlq", name);
+    }
+    for name in events(template, "EventBridgeRule").into_keys() {
+        want("InvocationsFailedToBeSentToDlq", &name);
+    }
+    for name in of_type(template, FUNCTION).into_keys() {
+        want("Errors", name);
+        want("Throttles", name);
+    }
+    for kind in ["EventBridgeRule", "ScheduleV2"] {
+        for (function, _) in events(template, kind).into_values() {
+            want("DestinationDeliveryFailures", function);
+        }
+    }
+    for metric in ["TargetErrorCount", "InvocationDroppedCount", "InvocationsFailedToBeSentToDeadLetterCount"]
+    {
+        want(metric, "Schedules");
+    }
+    wanted
+}
+
+#[test]
+fn everything_that_can_fail_has_an_alarm() {
+    let template = template();
+    let mut watched = BTreeSet::new();
+    for (name, alarm) in of_type(&template, ALARM) {
+        assert_eq!(alarm["AlarmName"], json!({"Fn::Sub": format!("${{AWS::StackName}}-{name}")}));
+        let section = format!(" See docs/operate.md, {name}.");
+        assert!(alarm["AlarmDescription"].as_str().unwrap().ends_with(&section), "{name}: {section}");
+        assert_eq!(alarm["TreatMissingData"], "notBreaching", "{name}");
+        for actions in ["AlarmActions", "OKActions"] {
+            assert_eq!(alarm[actions]["Fn::If"][0], "NotifiesTopic", "{name}");
+            assert_eq!(alarm[actions]["Fn::If"][1][0]["Ref"], "AlarmTopic", "{name}");
+        }
+        let (namespace, metric) =
+            (alarm["Namespace"].as_str().unwrap(), alarm["MetricName"].as_str().unwrap());
+        let dimensions = alarm["Dimensions"].as_array().unwrap();
+        let names: Vec<_> = dimensions.iter().map(|dimension| dimension["Name"].as_str().unwrap()).collect();
+        let resource = resource_of(&dimensions.last().unwrap()["Value"]).unwrap();
+        let of_own_bus = template["Resources"][&resource]["Properties"].get("EventBusName").is_some();
+        let expected = match namespace {
+            "Stoker" => vec!["Stack"],
+            "AWS/SQS" => vec!["QueueName"],
+            "AWS/Lambda" => vec!["FunctionName"],
+            "AWS/Scheduler" => vec!["ScheduleGroup"],
+            "AWS/Events" if of_own_bus => vec!["EventBusName", "RuleName"],
+            "AWS/Events" => vec!["RuleName"],
+            other => panic!("{name} watches {other}"),
+        };
+        assert_eq!(names, expected, "{name}");
+        if metric == "Duration" {
+            let seconds = template["Resources"][&resource]["Properties"]["Timeout"].as_i64().unwrap();
+            assert_eq!(alarm["Threshold"], seconds * 800, "{name} is not at 80 % of the timeout");
+        } else if namespace != "Stoker" {
+            watched.insert((metric.to_owned(), resource));
+        }
+    }
+    assert_eq!(watched, wanted(&template));
+}
+
+#[test]
+fn a_queue_counts_as_old_only_after_its_delay_and_three_tries() {
+    let template = template();
+    let seconds = |value: &Value, largest: &str| {
+        let parameter = |name: &str| template["Parameters"][name][largest].as_i64();
+        value.as_i64().or_else(|| parameter(&resource_of(value)?)).unwrap_or_default()
+    };
+    for alarm in of_type(&template, ALARM).into_values() {
+        if alarm["MetricName"] != "ApproximateAgeOfOldestMessage" {
+            continue;
+        }
+        let name = resource_of(&alarm["Dimensions"]).unwrap();
+        let queue = &template["Resources"][&name]["Properties"];
+        // In a FIFO queue a message stays the oldest until its tries are used up.
+        let tries = if queue["FifoQueue"] == true {
+            queue["RedrivePolicy"]["maxReceiveCount"].as_i64()
+        } else {
+            None
+        };
+        let between = seconds(&queue["VisibilityTimeout"], "MaxValue");
+        let least = seconds(&queue["DelaySeconds"], "MaxValue") + tries.unwrap_or(3) * between;
+        assert!(alarm["Threshold"].as_i64() > Some(least), "{name}: a message may be {least} s old");
+    }
+}
+
+#[test]
+fn every_alarm_has_a_section_in_the_runbook_and_every_section_an_alarm() {
+    let template = template();
+    let text = read("docs/operate.md");
+    let runbook = text.split_once("\n## Runbook\n").unwrap().1;
+    assert!(!runbook.contains("\n## "), "the runbook is the last chapter");
+    let mut told = Vec::new();
+    for section in runbook.split("\n### ").skip(1) {
+        let heading = section.lines().next().unwrap();
+        told.extend(heading.split(", "));
+        for part in ["\n**Means:** ", "\n**Look:** ", "\n**End:** "] {
+            assert!(section.replace(":**\n", ":** ").contains(part), "{heading} lacks {part:?}");
+        }
+    }
+    let alarms: Vec<_> = of_type(&template, ALARM).into_keys().collect();
+    told.sort_unstable();
+    assert_eq!(told, alarms);
+}
+
+fn rust_files(dir: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            rust_files(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// What the functions are compiled from, without tests.
+fn sources() -> String {
+    let mut files = Vec::new();
+    for dir in ["functions", "shared/src"] {
+        rust_files(&Path::new(ROOT).join(dir), &mut files);
+    }
+    let texts = files.iter().map(|file| fs::read_to_string(file).unwrap());
+    texts.map(|text| text.split("#[cfg(test)]").next().unwrap_or_default().to_owned()).collect()
+}
+
+/// The metrics that the code puts out: `("Name", Unit::...` or `count("Name"`.
+fn emitted() -> BTreeSet<String> {
+    let sources = sources();
+    let mut names = BTreeSet::new();
+    for (at, _) in sources.match_indices('"') {
+        let (before, rest) = (&sources[..at], &sources[at + 1..]);
+        let Some((name, after)) = rest.split_once('"') else { continue };
+        let is_name = name.starts_with(|c: char| c.is_ascii_uppercase())
+            && name.chars().all(|c| c.is_ascii_alphanumeric());
+        if is_name
+            && (before.ends_with("count(") || after.trim_start_matches([',', ' ']).starts_with("Unit::"))
+        {
+            names.insert(name.to_owned());
+        }
+    }
+    assert!(names.contains("BuildsStarted") && names.contains("StepsReused"), "{names:?}");
+    names
+}
+
+/// The table of metrics in the documentation: their dimensions, by their names.
+fn documented() -> BTreeMap<String, BTreeSet<String>> {
+    let text = read("docs/operate.md");
+    let table = text.split_once("\n## Metrics\n").unwrap().1.split_once("\n| metric |").unwrap().1;
+    let quoted = |cell: &str| cell.split('`').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>();
+    let mut metrics = BTreeMap::new();
+    for row in table.lines().skip(2).take_while(|line| line.starts_with('|')) {
+        let cells: Vec<_> = row.split('|').collect();
+        for name in quoted(cells[1]) {
+            metrics.insert(name, quoted(cells[3]).into_iter().collect());
+        }
+    }
+    metrics
+}
+
+#[test]
+fn the_metrics_of_the_code_the_documentation_and_the_template_are_the_same() {
+    let template = template();
+    let (emitted, documented) = (emitted(), documented());
+    assert_eq!(documented.keys().cloned().collect::<BTreeSet<_>>(), emitted);
+    for (name, alarm) in of_type(&template, ALARM) {
+        let metric = alarm["MetricName"].as_str().unwrap();
+        assert!(alarm["Namespace"] != "Stoker" || emitted.contains(metric), "{name}: nobody counts {metric}");
+    }
+    let mut shown = BTreeSet::new();
+    for widget in dashboard(&template) {
+        for metric in widget["properties"]["metrics"].as_array().into_iter().flatten() {
+            let words: Vec<_> = metric.as_array().unwrap().iter().filter_map(Value::as_str).collect();
+            let ["Stoker", name, dimensions @ ..] = words.as_slice() else { continue };
+            assert_eq!(dimensions[..2], ["Stack", "${AWS::StackName}"], "{name}");
+            let own = documented.get(*name).unwrap_or_else(|| panic!("nobody counts {name}"));
+            for dimension in dimensions.iter().skip(2).step_by(2) {
+                assert!(own.contains(*dimension), "{name} has no dimension {dimension}");
+            }
+            shown.insert((*name).to_owned());
+        }
+    }
+    assert_eq!(shown, emitted, "on the dashboard, and put out");
+}
+
+/// The widgets of the dashboard.
+fn dashboard(template: &Value) -> Vec<Value> {
+    let body = template["Resources"]["Dashboard"]["Properties"]["DashboardBody"]["Fn::Sub"].as_str().unwrap();
+    let body: Value = serde_json::from_str(body).unwrap();
+    body["widgets"].as_array().unwrap().clone()
+}
+
+#[test]
+fn the_dashboard_names_what_is_there_and_shows_every_alarm() {
+    let template = template();
+    let widgets = dashboard(&template);
+    let text = Value::from(widgets.clone()).to_string();
+    for part in text.split("${").skip(1) {
+        let name = part.split(['}', '.']).next().unwrap();
+        let is_there =
+            ["AWS::StackName", "AWS::Region"].contains(&name) || template["Resources"].get(name).is_some();
+        assert!(is_there, "the dashboard names {name}");
+    }
+    let shown =
+        widgets.iter().flat_map(|widget| widget["properties"]["alarms"].as_array().into_iter().flatten());
+    let shown: BTreeSet<_> = shown.map(|alarm| alarm.as_str().unwrap().to_owned()).collect();
+    let alarms = of_type(&template, ALARM);
+    assert_eq!(shown, alarms.keys().map(|name| format!("${{{name}.Arn}}")).collect());
+    assert!(shown.len() <= 100, "a widget shows no more alarms");
+    for widget in &widgets {
+        assert!(widget["width"].as_i64() <= Some(24), "{widget} is too wide");
+    }
+}
+
+#[test]
+fn every_parameter_is_explained_and_has_its_place_in_the_console() {
+    let template = template();
+    let interface = &template["Metadata"]["AWS::CloudFormation::Interface"];
+    let groups = interface["ParameterGroups"].as_array().unwrap();
+    let mut grouped: Vec<_> = groups
+        .iter()
+        .flat_map(|group| group["Parameters"].as_array().unwrap())
+        .map(|name| name.as_str().unwrap())
+        .collect();
+    grouped.sort_unstable();
+    let parameters = template["Parameters"].as_object().unwrap();
+    let mut names: Vec<_> = parameters.keys().map(String::as_str).collect();
+    names.sort_unstable();
+    assert_eq!(grouped, names);
+    let labels = interface["ParameterLabels"].as_object().unwrap();
+    assert_eq!(labels.len(), names.len());
+    for (name, parameter) in parameters {
+        assert!(labels[name]["default"].is_string(), "{name} has no label");
+        assert!(
+            parameter["Description"].as_str().is_some_and(|text| text.len() > 40),
+            "{name} is not explained"
+        );
+        assert!(parameter.get("Default").is_some(), "{name} has no default");
+        let restricted = parameter.get("AllowedPattern").is_some();
+        assert_eq!(restricted, parameter.get("ConstraintDescription").is_some(), "{name}: what may it be?");
+    }
+    let text = read("docs/operate.md");
+    let table = text.split_once("\n| parameter |").unwrap().1.split_once("\n\n").unwrap().0;
+    let told =
+        table.lines().skip(2).flat_map(|row| row.split('|').nth(1).unwrap().split('`').skip(1).step_by(2));
+    let asked = read("template.yaml");
+    let asked = asked.split_once("\nParameters:\n").unwrap().1.split_once("\nConditions:").unwrap().0;
+    let asked = asked.lines().filter(|line| line.starts_with("  ") && !line.starts_with("   "));
+    let asked = asked.map(|line| line.trim().trim_end_matches(':'));
+    assert!(told.eq(asked), "the documentation's table is not in the template's order");
+    for line in read("samconfig.toml").lines().filter(|line| line.starts_with("    \"")) {
+        let name = line.trim().trim_matches(['"', ',']).split('=').next().unwrap();
+        assert!(parameters.contains_key(name), "samconfig.toml sets {name}");
+    }
+}
+
+#[test]
+fn two_stacks_of_an_account_share_no_name() {
+    let template = template();
+    for (logical_id, resource) in template["Resources"].as_object().unwrap() {
+        for (key, name) in resource["Properties"].as_object().into_iter().flatten() {
+            if !key.ends_with("Name") || ["EventBusName", "GroupName", "MetricName"].contains(&key.as_str()) {
+                continue;
+            }
+            let text = name.to_string();
+            // Repositories are named by whoever deploys.
+            let is_given = resource["Type"] == REPOSITORY && name.get("Ref").is_some();
+            assert!(is_given || text.contains("AWS::StackName"), "{logical_id} is always called {text}");
+        }
+    }
+    let schedules =
+        of_type(&template, SCHEDULE).into_iter().map(|(name, schedule)| (name.to_owned(), schedule));
+    let of_functions = events(&template, "ScheduleV2").into_iter().map(|(name, (_, event))| (name, event));
+    for (name, schedule) in schedules.chain(of_functions) {
+        assert_eq!(schedule["GroupName"]["Ref"], "Schedules", "{name} is in no group that an alarm watches");
+    }
+}
+
+#[test]
+fn no_repository_goes_with_the_stack() {
+    let template = template();
+    for name in of_type(&template, REPOSITORY).into_keys() {
+        for policy in ["DeletionPolicy", "UpdateReplacePolicy"] {
+            assert_eq!(template["Resources"][name][policy], "Retain", "{name}");
+        }
+    }
+}
+
+#[test]
+fn the_costs_are_added_up() {
+    let text = read("docs/operate.md");
+    let table = text.split_once("\n| what | USD each |").unwrap().1;
+    let alarms = of_type(&template(), ALARM).len();
+    let loads = [(0.0, 0.0), (1_000.0, 20.0), (100_000.0, 500.0)];
+    let mut sums = [0.0; 3];
+    let number =
+        |cell: &str| cell.trim().replace(',', "").parse::<f64>().unwrap_or_else(|_| panic!("{cell}"));
+    let cents = |amount: f64| format!("{amount:.2}");
+    for row in table.lines().skip(2).take_while(|line| line.starts_with('|')) {
+        let cells: Vec<_> = row.trim_matches('|').split('|').collect();
+        let costs = &cells[6..9];
+        if cells[0].contains("together") {
+            for (sum, cost) in sums.iter().zip(costs) {
+                assert_eq!(cents(*sum), cents(number(cost)), "{row}");
+            }
+            let at_rest = format!("({:.2} USD a month at rest)", sums[0]);
+            assert!(read("README.md").contains(&at_rest), "README.md does not say {at_rest}");
+            let (_, rest) = text.split_once("`MetricsByProject=false` leaves ").unwrap();
+            let said: Vec<_> =
+                rest.split_whitespace().take(3).map(|word| word.trim_end_matches(['.', ';'])).collect();
+            let metrics = table.lines().find(|line| line.starts_with("| metric of a project")).unwrap();
+            let metrics = number(metrics.trim_matches('|').split('|').nth(8).unwrap());
+            assert_eq!(cents(number(said[0])), cents(sums[2] - metrics));
+            assert_eq!(cents(number(said[2])), cents(sums[2]));
+            return;
+        }
+        let numbers: Vec<_> = cells[1..6].iter().map(|cell| number(cell)).collect();
+        if cells[0].trim() == "alarm" {
+            assert_eq!(cells[2].trim(), alarms.to_string(), "the template has {alarms} alarms");
+        }
+        for ((cost, (pushes, projects)), sum) in costs.iter().zip(loads).zip(&mut sums) {
+            let busy = if pushes > 0.0 { numbers[2] } else { 0.0 };
+            let quantity = numbers[1] + busy + numbers[3] * pushes * 30.0 + numbers[4] * projects;
+            assert!(
+                (number(cost) - numbers[0] * quantity).abs() <= 0.005_000_1,
+                "{row}: {}",
+                numbers[0] * quantity
+            );
+            *sum += number(cost);
+        }
+    }
+    panic!("the table has no sum");
+}
+
+#[test]
+fn the_runbooks_queries_ask_for_what_is_logged() {
+    let (text, sources) = (read("docs/operate.md"), sources());
+    let mut asked = 0;
+    for query in text.lines().filter(|line| line.starts_with("insights ")) {
+        let function = query.split_whitespace().nth(1).unwrap();
+        assert!(Path::new(ROOT).join("functions").join(function).is_dir(), "{query}");
+        let words = query.split(|c: char| !(c.is_ascii_alphanumeric() || "._@".contains(c)));
+        for field in words.filter(|word| word.contains('.') && !word.contains('@')) {
+            asked += 1;
+            assert!(sources.contains(&format!("{field} =")), "nothing logs {field}");
+        }
+        if let Some((_, message)) = query.split_once("message = \"") {
+            let message = message.split('"').next().unwrap();
+            assert!(sources.contains(&format!("\"{message}\"")), "nothing logs \"{message}\"");
+        }
+    }
+    assert!(asked > 5);
+}
