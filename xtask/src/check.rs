@@ -4,12 +4,12 @@ use std::env;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 
-use crate::{process, tools};
+use crate::{guard, process, tools};
 
-/// What cargo-deny says when the network keeps it from its database.
-const NO_DATABASE: &str = "failed to fetch advisory database";
+/// What cargo-deny and cargo-audit say when the network keeps them from their database.
+const NO_DATABASE: &str = "fetch advisory database";
 
 /// What `check` can be asked.
 #[derive(Debug, clap::Args)]
@@ -19,45 +19,88 @@ pub(crate) struct Args {
     require_advisories: bool,
 }
 
+/// What has been checked.
+struct Checks {
+    failed: Vec<&'static str>,
+}
+
+impl Checks {
+    fn note(&mut self, what: &'static str, outcome: anyhow::Result<()>) {
+        match outcome {
+            Ok(()) => println!("ok      {what}"),
+            Err(error) => {
+                println!("FAILED  {what}: {error:#}");
+                self.failed.push(what);
+            }
+        }
+    }
+
+    fn end(self) -> anyhow::Result<()> {
+        ensure!(self.failed.is_empty(), "{} did not pass", self.failed.join(", "));
+        Ok(())
+    }
+}
+
 /// Makes all checks, also after one has failed.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    let mut checks = Checks { failed: Vec::new() };
+    let clippy = cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]);
+    checks.note("lints", step(clippy, "clippy"));
+    all_but_lints(&mut checks, args.require_advisories)?;
+    checks.end()
+}
+
+/// Makes the checks that do not compile the project, also after one has failed.
+pub(crate) fn without_compiling() -> anyhow::Result<()> {
+    let mut checks = Checks { failed: Vec::new() };
+    all_but_lints(&mut checks, false)?;
+    checks.end()
+}
+
+fn all_but_lints(checks: &mut Checks, require_advisories: bool) -> anyhow::Result<()> {
     tools::install()?;
     let bin = tools::install_for_check()?;
+    checks.note("formatting", step(cargo(&["fmt", "--all", "--check"]), "format"));
 
-    let mut failed = Vec::new();
-    let mut check = |what: &'static str, outcome: anyhow::Result<()>| {
-        match &outcome {
-            Ok(()) => println!("ok      {what}"),
-            Err(error) => println!("FAILED  {what}: {error:#}"),
-        }
-        failed.extend(outcome.err().map(|_| what));
-    };
-    check("formatting", step(cargo(&["fmt", "--all", "--check"]), "format"));
-    check(
-        "lints",
-        step(
-            cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]),
-            "clippy",
-        ),
-    );
     let mut validate = tools::sam()?;
-    validate.args(["validate", "--lint", "--template-file", "template.yaml"]);
-    check("template.yaml", step(validate, "template"));
+    validate.args(["validate", "--template-file", "template.yaml"]);
+    checks.note("template.yaml: SAM", step(validate, "template"));
+    let mut lint = tools::cfn_lint()?;
+    lint.args(["--non-zero-exit-code", "informational"]);
+    checks.note("template.yaml: cfn-lint", step(lint, "cfn-lint"));
+    checks.note("template.yaml: the rules in guard/", guard::check());
+    let mut checkov = Command::new(bin.join("checkov"));
+    checkov.args(["--config-file", ".checkov.yaml", "--quiet"]);
+    checks.note("template.yaml: checkov", step(checkov, "checkov"));
     let policy = crate::root().join("policy/stoker.yaml");
-    check("policy/stoker.yaml", stoker::policy::Policy::load(&policy).map(drop).map_err(anyhow::Error::from));
-    check("licences, bans and sources", step(deny(&bin, &["bans", "licenses", "sources"]), "deny"));
-    match advisories(&bin, args.require_advisories) {
-        Ok(true) => check("security advisories", Ok(())),
-        Ok(false) => {
-            println!(
-                "SKIPPED security advisories: their database is out of reach, so NOTHING is known of holes in"
-            );
-            println!("        dependencies. Check again where the network reaches github.com.");
+    checks.note(
+        "policy/stoker.yaml",
+        stoker::policy::Policy::load(&policy).map(drop).map_err(anyhow::Error::from),
+    );
+    let mut zizmor = Command::new(bin.join("zizmor"));
+    zizmor.args(["--offline", "--no-progress", "--strict-collection", ".github"]);
+    checks.note("workflows: zizmor", step(zizmor, "zizmor"));
+
+    let mut deny = in_root(&bin, "cargo-deny");
+    deny.args(["check", "bans", "licenses", "sources"]);
+    checks.note("licences, bans and sources", step(deny, "deny"));
+    let mut deny = in_root(&bin, "cargo-deny");
+    deny.args(["check", "advisories"]);
+    let mut audit = in_root(&bin, "cargo-audit");
+    audit.arg("audit");
+    for (what, command) in
+        [("security advisories: cargo-deny", deny), ("security advisories: cargo-audit", audit)]
+    {
+        match advisories(command, require_advisories) {
+            Ok(true) => checks.note(what, Ok(())),
+            Ok(false) => {
+                println!(
+                    "SKIPPED {what}: the database is out of reach, so NOTHING is known of holes in dependencies."
+                );
+                println!("        Check again where the network reaches github.com.");
+            }
+            Err(error) => checks.note(what, Err(error)),
         }
-        Err(error) => check("security advisories", Err(error)),
-    }
-    if !failed.is_empty() {
-        bail!("{} did not pass", failed.join(", "));
     }
     Ok(())
 }
@@ -68,8 +111,9 @@ fn step(mut command: Command, name: &str) -> anyhow::Result<()> {
 }
 
 /// Whether the advisories could be asked, where that is not required.
-fn advisories(bin: &Path, required: bool) -> anyhow::Result<bool> {
-    let output = deny(bin, &["advisories"]).output().context("cannot run cargo-deny")?;
+fn advisories(mut command: Command, required: bool) -> anyhow::Result<bool> {
+    let output =
+        command.output().with_context(|| format!("cannot run {}", command.get_program().display()))?;
     if output.status.success() {
         return Ok(true);
     }
@@ -77,7 +121,7 @@ fn advisories(bin: &Path, required: bool) -> anyhow::Result<bool> {
     if text.contains(NO_DATABASE) && !required {
         return Ok(false);
     }
-    bail!("{}", text.trim_end())
+    bail!("{}{}", String::from_utf8_lossy(&output.stdout), text.trim_end())
 }
 
 fn cargo(args: &[&str]) -> Command {
@@ -86,8 +130,8 @@ fn cargo(args: &[&str]) -> Command {
     command
 }
 
-fn deny(bin: &Path, checks: &[&str]) -> Command {
-    let mut command = Command::new(bin.join("cargo-deny"));
-    command.current_dir(crate::root()).arg("check").args(checks);
+fn in_root(bin: &Path, program: &str) -> Command {
+    let mut command = Command::new(bin.join(program));
+    command.current_dir(crate::root());
     command
 }

@@ -1,6 +1,8 @@
 //! Tests of what is built and deployed, from outside.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -30,21 +32,35 @@ pub(crate) fn check_binaries() -> anyhow::Result<()> {
         let size = fs::metadata(&program)?.len();
         println!("   {name:<20} {} kB", size / 1000);
         ensure!(size <= MAX_PROGRAM, "{name} has {size} bytes, more than {MAX_PROGRAM}");
-        let policy = crate::home().join("logs/bad-policy.yaml");
-        fs::write(&policy, BAD_POLICY)?;
-        let output = Command::new(&program)
-            .env("STOKER_POLICY", &policy)
-            .env("AWS_LAMBDA_RUNTIME_API", "127.0.0.1:1")
-            .env("AWS_REGION", "us-east-1")
-            .output()
-            .with_context(|| format!("cannot run {}", program.display()))?;
-        let said = String::from_utf8_lossy(&output.stdout);
-        ensure!(!output.status.success(), "{name} starts with a policy that has mistakes");
-        for place in ["bad-policy.yaml:2:", "bad-policy.yaml:4:", "stale-after", "repositry"] {
-            ensure!(said.contains(place), "{name} does not name the mistake at {place}: {said}");
-        }
+        check_program(&name, &program, None)?;
     }
     Ok(())
+}
+
+/// A function's program does not start with a policy that has mistakes, and names them.
+pub(crate) fn check_program(name: &str, file: &Path, emulator: Option<&OsStr>) -> anyhow::Result<()> {
+    let policy = crate::home().join("logs/bad-policy.yaml");
+    fs::write(&policy, BAD_POLICY)?;
+    let output = program(file, emulator)
+        .env("STOKER_POLICY", &policy)
+        .env("AWS_LAMBDA_RUNTIME_API", "127.0.0.1:1")
+        .env("AWS_REGION", "us-east-1")
+        .output()
+        .with_context(|| format!("cannot run {}", file.display()))?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    ensure!(!output.status.success(), "{name} starts with a policy that has mistakes");
+    for place in ["bad-policy.yaml:2:", "bad-policy.yaml:4:", "stale-after", "repositry"] {
+        ensure!(said.contains(place), "{name} does not name the mistake at {place}: {said}");
+    }
+    Ok(())
+}
+
+/// A program, run by the emulator where there is one.
+pub(crate) fn program(file: &Path, emulator: Option<&OsStr>) -> Command {
+    let Some(emulator) = emulator else { return Command::new(file) };
+    let mut command = Command::new(emulator);
+    command.arg(file);
+    command
 }
 
 /// The deployed stack, after the story: answers what did not hold.

@@ -1,12 +1,15 @@
 //! The project's chores. `cargo xtask --help` lists them.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "it talks to whoever runs it")]
 
+mod arm64;
 mod aws;
 mod check;
 mod demo;
 mod deployed;
 mod fuzz;
+mod guard;
 mod process;
+mod release;
 mod stack;
 mod test;
 mod tools;
@@ -38,8 +41,10 @@ enum Chore {
     Test(test::Args),
     /// Fuzzes the parsers of all that comes from outside
     Fuzz(fuzz::Args),
-    /// Checks what needs no running stack: formatting, lints, the template, dependencies
+    /// Checks what needs no running stack: formatting, lints, the template, dependencies, workflows
     Check(check::Args),
+    /// Makes the files of a release: programs for both processors, bills of materials, checksums
+    Release(release::Args),
     /// Starts a local AWS and deploys Stoker to it; `down` ends it
     Up(Up),
     /// Deploys the working tree to the local AWS that `up` started
@@ -95,6 +100,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Chore::Test(args) => test::run(&args),
         Chore::Fuzz(args) => fuzz::run(&args),
         Chore::Check(args) => check::run(&args),
+        Chore::Release(args) => release::run(&args),
         Chore::Up(args) => up(&args),
         Chore::Deploy(args) => {
             let world = running()?;

@@ -1,5 +1,5 @@
-//! Every test: those that need only cargo, the fuzz targets, the cache algebra and retention on the real builder, then what is deployed,
-//! then the story on the real builder.
+//! Every test: those that need only cargo, the checks that compile nothing, the fuzz targets, the cache algebra and retention on the real
+//! builder, then what is deployed, then the story on the real builder.
 
 use std::env;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, bail, ensure};
 
-use crate::{demo, deployed, fuzz, process, stack, tools};
+use crate::{arm64, check, demo, deployed, fuzz, stack, tools};
 
 /// What the tests can be asked.
 #[derive(Debug, clap::Args)]
@@ -16,19 +16,32 @@ pub(crate) struct Args {
     /// Only what needs no tools but cargo: units, properties, stories
     #[arg(long)]
     fast: bool,
+    /// Only the functions for arm64: all of them are built, and run under emulation
+    #[arg(long, conflicts_with = "fast")]
+    arm64: bool,
 }
 
 /// Runs the tests.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let begun = Instant::now();
+    if args.arm64 {
+        println!("== the functions for arm64");
+        arm64::add_target()?;
+        return arm64::check(true);
+    }
     println!("== units, properties, stories");
     let status = cargo_test().args(["--workspace", "--quiet"]).status();
     ensure!(status.context("cannot run cargo")?.success(), "cargo test failed");
     println!("   {} s", begun.elapsed().as_secs());
     if args.fast {
-        println!("SKIPPED, as --fast asks: fuzzing, the deployed stack, and all that needs a builder");
+        println!(
+            "SKIPPED, as --fast asks: checks, fuzzing, the deployed stack, arm64, and all that needs a builder"
+        );
         return Ok(());
     }
+
+    println!("== what is checked without compiling");
+    check::without_compiling()?;
 
     println!("== the parsers, fuzzed for a minute each");
     fuzz::run(&fuzz::Args::a_minute())?;
@@ -39,6 +52,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     println!("== the built functions");
     stack::build()?;
     deployed::check_binaries()?;
+
+    println!("== a function for arm64");
+    match arm64::add_target() {
+        Ok(()) => arm64::check(false)?,
+        Err(error) => println!("SKIPPED: a function for arm64 ({error:#})"),
+    }
 
     println!("== the demo's story");
     let (stage, report, builder) = demo::stage_and_tell(None, false)?;
@@ -85,48 +104,13 @@ fn on_a_builder() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The registry that Debian packages: the one on the `PATH`, or one that is unpacked beside the other tools.
+/// The registry that Debian packages.
 fn docker_registry() -> Option<PathBuf> {
-    const PROGRAM: &str = "docker-registry";
-    let path = env::var_os("PATH").unwrap_or_default();
-    let installed = env::split_paths(&path).map(|dir| dir.join(PROGRAM)).find(|program| program.is_file());
-    installed.or_else(|| match unpack_docker_registry() {
+    match tools::debian("docker-registry", "docker-registry") {
         Ok(program) => Some(program),
         Err(error) => {
             println!("  no docker-registry: {error:#}");
             None
         }
-    })
-}
-
-fn unpack_docker_registry() -> anyhow::Result<PathBuf> {
-    let dir = crate::home().join("docker-registry");
-    let program = dir.join("usr/bin/docker-registry");
-    if program.is_file() {
-        return Ok(program);
     }
-    let lists = dir.join("lists");
-    std::fs::create_dir_all(lists.join("partial"))?;
-    let log = crate::home().join("logs/docker-registry.log");
-    let apt = |arguments: &[&str], own_lists: bool| {
-        let mut command = Command::new("apt-get");
-        command.current_dir(&dir).args(["-q", "-o"]).arg(format!("Dir::Cache={}", dir.display()));
-        if own_lists {
-            command.arg("-o").arg(format!("Dir::State::Lists={}", lists.display()));
-        }
-        process::run(command.args(arguments), "downloading docker-registry", &log, |_| None)
-    };
-    // Where the machine's own lists are missing or old, others are fetched, which needs no rights.
-    if apt(&["download", "docker-registry"], false).is_err() {
-        apt(&["update"], true)?;
-        apt(&["download", "docker-registry"], true)?;
-    }
-    let package = std::fs::read_dir(&dir)?
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
-        .context("apt-get downloaded nothing")?;
-    let mut dpkg = Command::new("dpkg");
-    process::run(dpkg.arg("-x").arg(package).arg(&dir), "unpacking docker-registry", &log, |_| None)?;
-    ensure!(program.is_file(), "the package has no {}", program.display());
-    Ok(program)
 }

