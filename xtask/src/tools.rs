@@ -3,7 +3,8 @@
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context as _, bail, ensure};
@@ -50,7 +51,12 @@ pub(crate) fn install() -> anyhow::Result<()> {
 
 /// Installs what only `check` needs, unless it is there, and says where.
 pub(crate) fn install_for_check() -> anyhow::Result<PathBuf> {
-    CHECK.install()?;
+    // The one is compiled while the other is downloaded.
+    thread::scope(|scope| {
+        let compiled = scope.spawn(cfn_guard);
+        CHECK.install()?;
+        compiled.join().unwrap_or_else(|_| bail!("installing cfn-guard panicked"))
+    })?;
     Ok(CHECK.bin())
 }
 
@@ -116,8 +122,14 @@ pub(crate) fn debian(package: &str, program: &str) -> anyhow::Result<PathBuf> {
         .filter_map(|entry| Some(entry.ok()?.path()))
         .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
         .context("apt-get downloaded nothing")?;
-    let mut dpkg = Command::new("dpkg");
-    process::run(dpkg.arg("-x").arg(&archive).arg(&dir), &format!("unpacking {package}"), &log, |_| None)?;
+    // Only the program: beside it, the package may have hundreds of megabytes of others.
+    let mut dpkg =
+        Command::new("dpkg-deb").arg("--fsys-tarfile").arg(&archive).stdout(Stdio::piped()).spawn()?;
+    let content = dpkg.stdout.take().context("dpkg-deb has no output")?;
+    let mut tar = Command::new("tar");
+    tar.arg("-xC").arg(&dir).arg(format!("./usr/bin/{program}")).stdin(content);
+    let found = tar.status().context("cannot run `tar`")?.success();
+    ensure!(dpkg.wait()?.success() && found, "{package} cannot be unpacked");
     fs::remove_file(archive)?;
     ensure!(unpacked.is_file(), "the package has no {}", unpacked.display());
     Ok(unpacked)
