@@ -1,8 +1,8 @@
 """Prints template.yaml as the JSON that stoker.guard is about. Runs in SAM's virtual environment.
 
-cfn-guard reads no YAML aliases, so SAM's own reader does. What roles and managed policies allow is added as `Rights`, one for
-each action on each resource: a right in one branch of an `!If` counts like any other, and what is written in a way that is not
-known here is a right that no rule lets pass.
+cfn-guard reads no YAML aliases, so SAM's own reader does. What roles and managed policies allow is added as
+`Rights`, one for each action on each resource: a right in one branch of an `!If` counts like any other, and what
+is written in a way that is not known here is a right that no rule lets pass.
 """
 
 import json

@@ -18,7 +18,7 @@ use crate::{aws, deployed, process, tools};
 
 /// What cargo calls it.
 const TARGET: &str = "aarch64-unknown-linux-gnu";
-/// The function that every run of the tests builds. It asks ECR, so an answer of it has been through HTTP, JSON and a signature.
+/// The function that every run of the tests builds. It asks ECR, so its answer takes HTTP, JSON and signing.
 const ONE: &str = "resolve-cache";
 /// How long it may take to answer; under emulation, beside other work, a cold start takes seconds.
 const PATIENCE: Duration = Duration::from_mins(1);

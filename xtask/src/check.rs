@@ -94,9 +94,7 @@ fn all_but_lints(checks: &mut Checks, require_advisories: bool) -> anyhow::Resul
         match advisories(command, require_advisories) {
             Ok(true) => checks.note(what, Ok(())),
             Ok(false) => {
-                println!(
-                    "SKIPPED {what}: the database is out of reach, so NOTHING is known of holes in dependencies."
-                );
+                println!("SKIPPED {what}: its database is out of reach, and NOTHING is known of holes.");
                 println!("        Check again where the network reaches github.com.");
             }
             Err(error) => checks.note(what, Err(error)),

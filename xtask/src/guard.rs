@@ -104,7 +104,7 @@ pub(crate) fn check() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// As few documents as break each rule at most once: two breaches of one rule in one of them could not be told apart.
+/// As few documents as break each rule at most once: two breaches of one rule could not be told apart.
 fn documents(breaches: &[Breach]) -> Vec<Vec<Breach>> {
     let mut documents: Vec<Vec<Breach>> = Vec::new();
     for breach in breaches {

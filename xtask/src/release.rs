@@ -1,4 +1,5 @@
-//! What a release consists of: the functions and the command line for both processors, what they are made of, and checksums.
+//! What a release consists of: the functions and the command line for both processors, what they are made of,
+//! and checksums.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -99,7 +100,7 @@ fn materials(dir: &Path, files: &mut BTreeSet<String>) -> anyhow::Result<()> {
         .args(["--target", ARCHITECTURES[0].1])
         .env("SOURCE_DATE_EPOCH", String::from_utf8_lossy(&time.stdout).trim());
     process::run(&mut command, "listing what it is made of", &log("materials"), |_| None)?;
-    // It writes beside every manifest of the workspace, and the path of this checkout into the names of its own packages.
+    // It writes beside every manifest of the workspace, and into the packages' names where this checkout is.
     let here = format!("path+file://{}", crate::root().display());
     let functions = FUNCTIONS.map(|function| (function, format!("functions/{function}"), function));
     for (package, place, name) in functions.into_iter().chain([("stoker-cli", "cli".to_owned(), "stoker")]) {

@@ -35,7 +35,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     println!("   {} s", begun.elapsed().as_secs());
     if args.fast {
         println!(
-            "SKIPPED, as --fast asks: checks, fuzzing, the deployed stack, arm64, and all that needs a builder"
+            "SKIPPED, as --fast asks: checks, fuzzing, the deployed stack, arm64, and what needs a builder"
         );
         return Ok(());
     }
