@@ -1,6 +1,6 @@
 //! Tests of what is built and deployed, from outside.
 
-use std::ffi::OsStr;
+use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -32,13 +32,13 @@ pub(crate) fn check_binaries() -> anyhow::Result<()> {
         let size = fs::metadata(&program)?.len();
         println!("   {name:<20} {} kB", size / 1000);
         ensure!(size <= MAX_PROGRAM, "{name} has {size} bytes, more than {MAX_PROGRAM}");
-        check_program(&name, &program, None)?;
+        check_program(&name, &program, &[])?;
     }
     Ok(())
 }
 
 /// A function's program does not start with a policy that has mistakes, and names them.
-pub(crate) fn check_program(name: &str, file: &Path, emulator: Option<&OsStr>) -> anyhow::Result<()> {
+pub(crate) fn check_program(name: &str, file: &Path, emulator: &[OsString]) -> anyhow::Result<()> {
     let policy = crate::home().join("logs/bad-policy.yaml");
     fs::write(&policy, BAD_POLICY)?;
     let output = program(file, emulator)
@@ -56,10 +56,10 @@ pub(crate) fn check_program(name: &str, file: &Path, emulator: Option<&OsStr>) -
 }
 
 /// A program, run by the emulator where there is one.
-pub(crate) fn program(file: &Path, emulator: Option<&OsStr>) -> Command {
-    let Some(emulator) = emulator else { return Command::new(file) };
+pub(crate) fn program(file: &Path, emulator: &[OsString]) -> Command {
+    let Some((emulator, arguments)) = emulator.split_first() else { return Command::new(file) };
     let mut command = Command::new(emulator);
-    command.arg(file);
+    command.args(arguments).arg(file);
     command
 }
 

@@ -106,7 +106,7 @@ fn on_a_builder() -> anyhow::Result<()> {
 
 /// The registry that Debian packages.
 fn docker_registry() -> Option<PathBuf> {
-    match tools::debian("docker-registry", "docker-registry") {
+    match tools::debian_program("docker-registry", "docker-registry") {
         Ok(program) => Some(program),
         Err(error) => {
             println!("  no docker-registry: {error:#}");

@@ -94,13 +94,18 @@ fn compiled((name, version): (&str, &str)) -> anyhow::Result<PathBuf> {
 }
 
 /// A program that Debian packages: the one on the `PATH`, or one that is unpacked beside the other tools.
-pub(crate) fn debian(package: &str, program: &str) -> anyhow::Result<PathBuf> {
+pub(crate) fn debian_program(package: &str, program: &str) -> anyhow::Result<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let installed = env::split_paths(&path).map(|dir| dir.join(program)).find(|program| program.is_file());
+    installed.map_or_else(|| debian(package, &format!("usr/bin/{program}")), Ok)
+}
+
+/// A file or directory of a Debian package, unpacked beside the other tools. Nothing is installed.
+pub(crate) fn debian(package: &str, part: &str) -> anyhow::Result<PathBuf> {
     let dir = crate::home().join(package);
-    let unpacked = dir.join("usr/bin").join(program);
-    if let Some(program) = installed.or_else(|| unpacked.is_file().then(|| unpacked.clone())) {
-        return Ok(program);
+    let unpacked = dir.join(part);
+    if unpacked.exists() {
+        return Ok(unpacked);
     }
     let lists = dir.join("lists");
     fs::create_dir_all(lists.join("partial"))?;
@@ -122,16 +127,16 @@ pub(crate) fn debian(package: &str, program: &str) -> anyhow::Result<PathBuf> {
         .filter_map(|entry| Some(entry.ok()?.path()))
         .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
         .context("apt-get downloaded nothing")?;
-    // Only the program: beside it, the package may have hundreds of megabytes of others.
+    // Only that part: the package may have hundreds of megabytes of others.
     let mut dpkg =
         Command::new("dpkg-deb").arg("--fsys-tarfile").arg(&archive).stdout(Stdio::piped()).spawn()?;
     let content = dpkg.stdout.take().context("dpkg-deb has no output")?;
     let mut tar = Command::new("tar");
-    tar.arg("-xC").arg(&dir).arg(format!("./usr/bin/{program}")).stdin(content);
+    tar.arg("-xC").arg(&dir).arg(format!("./{part}")).stdin(content);
     let found = tar.status().context("cannot run `tar`")?.success();
     ensure!(dpkg.wait()?.success() && found, "{package} cannot be unpacked");
     fs::remove_file(archive)?;
-    ensure!(unpacked.is_file(), "the package has no {}", unpacked.display());
+    ensure!(unpacked.exists(), "the package has no {}", unpacked.display());
     Ok(unpacked)
 }
 
