@@ -15,9 +15,11 @@
 //! so two names never share a tag and no branch can spell `main`, a pull request or a history tag.
 
 use std::fmt;
+use std::sync::Arc;
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::de::{self, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 
 /// Longest slug, in characters. Keeps the longest tag (a branch's history) within the registry's 128.
@@ -219,30 +221,92 @@ name_type!(
     }
 );
 
-name_type!(
-    /// The digest of a manifest or a blob.
-    Digest,
-    "digest",
-    "expected `sha256:` and 64 lower-case hexadecimal digits",
-    |v| v,
-    |v| {
-        v.strip_prefix("sha256:").is_some_and(|hex| {
-            hex.len() == 64 && hex.chars().all(|c| c.is_ascii_digit() || ('a'..='f').contains(&c))
-        })
-    }
-);
+/// The digest of a manifest or a blob: SHA-256, as its 32 bytes. A large repository has hundreds of thousands of them.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Digest([u8; 32]);
+
+const SHA256: &str = "sha256:";
 
 impl Digest {
+    /// Checks and takes a digest as text.
+    pub fn new(text: impl AsRef<str>) -> Result<Self, InvalidName> {
+        let text = text.as_ref();
+        let mut bytes = [0; 32];
+        let hex = text.strip_prefix(SHA256).filter(|hex| !hex.bytes().any(|byte| byte.is_ascii_uppercase()));
+        let is_read = hex.is_some_and(|hex| hex::decode_to_slice(hex, &mut bytes).is_ok());
+        let rule = "expected `sha256:` and 64 lower-case hexadecimal digits";
+        if is_read { Ok(Self(bytes)) } else { Err(invalid("digest", text, rule)) }
+    }
+
     /// The digest of these bytes.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
-        Self(format!("sha256:{}", hex::encode(Sha256::digest(bytes))))
+        Self(Sha256::digest(bytes).into())
+    }
+
+    /// The digest that these are.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// Its bytes.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// Its 64 hexadecimal digits.
+    #[must_use]
+    pub fn hex(&self) -> String {
+        hex::encode(self.0)
     }
 
     /// The first 12 hexadecimal digits, for people.
     #[must_use]
-    pub fn short(&self) -> &str {
-        &self.0["sha256:".len()..][..12]
+    pub fn short(&self) -> String {
+        hex::encode(&self.0[..6])
+    }
+}
+
+impl Serialize for Digest {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Digest {
+    /// A manifest has dozens of them, so none is copied as text first.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl Visitor<'_> for Text {
+            type Value = Digest;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a digest")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Digest, E> {
+                Digest::new(text).map_err(E::custom)
+            }
+        }
+        deserializer.deserialize_str(Text)
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut hex = [0; 64];
+        let is_written = hex::encode_to_slice(self.0, &mut hex).is_ok();
+        let hex = std::str::from_utf8(&hex).ok().filter(|_| is_written).ok_or(fmt::Error)?;
+        f.write_str(SHA256)?;
+        f.write_str(hex)
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Digest({self})")
     }
 }
 
@@ -282,13 +346,13 @@ impl Revision {
 
 /// One lineage of caches: a project, an image target of it and a platform. Platforms never share a cache.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Scope(String);
+pub struct Scope(Arc<str>);
 
 impl Scope {
     /// The scope of a project with one image and one platform, neither of which its policy names.
     #[must_use]
     pub fn of(project: &ProjectName) -> Self {
-        Self(slug(project.as_str()))
+        Self(slug(project.as_str()).into())
     }
 
     /// The scope of a project's target on a platform. It is always hashed, so no project's name can spell it.
@@ -303,7 +367,7 @@ impl Scope {
         }
         let target = target.map_or("", TargetName::as_str);
         let platform = platform.map_or("", Platform::as_str);
-        Self(slug(&format!("{project}.{target}.{platform}")))
+        Self(slug(&format!("{project}.{target}.{platform}")).into())
     }
 }
 
@@ -348,9 +412,9 @@ impl Line {
     #[must_use]
     pub fn key(&self) -> LineKey {
         LineKey(match self {
-            Self::Main => "main".to_owned(),
-            Self::Branch(branch) => format!("branch.{}", slug(branch.as_str())),
-            Self::PullRequest(number) => format!("pr.{number}"),
+            Self::Main => "main".into(),
+            Self::Branch(branch) => format!("branch.{}", slug(branch.as_str())).into(),
+            Self::PullRequest(number) => format!("pr.{number}").into(),
         })
     }
 }
@@ -367,13 +431,13 @@ impl fmt::Display for Line {
 
 /// A line as its tag spells it. A hashed slug does not tell the branch, so this is all that a registry knows.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LineKey(String);
+pub struct LineKey(Arc<str>);
 
 impl LineKey {
     /// The key of the default branch's line.
     #[must_use]
     pub fn is_main(&self) -> bool {
-        self.0 == "main"
+        &*self.0 == "main"
     }
 
     fn parse(text: &str) -> Option<Self> {
@@ -383,7 +447,7 @@ impl LineKey {
             Some(("pr", number)) => number.parse::<u64>().is_ok_and(|n| n.to_string() == number),
             Some(_) => false,
         };
-        ok.then(|| Self(text.to_owned()))
+        ok.then(|| Self(text.into()))
     }
 }
 
@@ -422,6 +486,20 @@ pub struct Tag(String);
 
 const TIME_FORMAT: &str = "%Y%m%dT%H%M%SZ";
 
+/// Reads what [`TIME_FORMAT`] writes. By hand: a night reads hundreds of thousands.
+fn read_time(text: &str) -> Option<Timestamp> {
+    let (date, time) = text.strip_suffix('Z')?.split_once('T')?;
+    let is_whole =
+        |text: &str, length: usize| text.len() == length && text.bytes().all(|c| c.is_ascii_digit());
+    (is_whole(date, 8) && is_whole(time, 6)).then_some(())?;
+    let year = date[..4].parse().ok()?;
+    let two = |text: &str, at: usize| text[at..at + 2].parse::<i8>().ok();
+    let (month, day) = (two(date, 4)?, two(date, 6)?);
+    let (hour, minute, second) = (two(time, 0)?, two(time, 2)?, two(time, 4)?);
+    let time = jiff::civil::DateTime::new(year, month, day, hour, minute, second, 0).ok()?;
+    jiff::tz::Offset::UTC.to_timestamp(time).ok()
+}
+
 impl Tag {
     /// The tag of a line.
     #[must_use]
@@ -448,6 +526,12 @@ impl Tag {
         Self(format!("{scope}.history.{}.{time}-{}", line.key(), &digest.short()[..8]))
     }
 
+    /// The tag under which the facts of a repository's manifests are kept, in a repository of their own.
+    #[must_use]
+    pub fn facts(repository: &CacheRepository) -> Self {
+        Self(slug(repository.as_str()))
+    }
+
     /// Reads a tag; `None` when it is not one of Stoker's.
     #[must_use]
     pub fn parse(text: &str) -> Option<(Scope, TagKind)> {
@@ -463,13 +547,11 @@ impl Tag {
             let (line, moment) = history.rsplit_once('.')?;
             let (time, digest) = moment.split_once('-')?;
             (digest.len() == 8 && digest.chars().all(|c| c.is_ascii_hexdigit())).then_some(())?;
-            let left_at = jiff::civil::DateTime::strptime(TIME_FORMAT, time).ok()?;
-            let left_at = left_at.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp();
-            TagKind::History { line: LineKey::parse(line)?, left_at }
+            TagKind::History { line: LineKey::parse(line)?, left_at: read_time(time)? }
         } else {
             TagKind::Line(LineKey::parse(rest)?)
         };
-        Some((Scope(scope.to_owned()), kind))
+        Some((Scope(scope.into()), kind))
     }
 
     /// A tag that [`Tag::parse`] has read.

@@ -13,9 +13,9 @@ use stoker::event::Event;
 use stoker::handout::Handed;
 use stoker::names::{CacheRepository, Digest, ProjectName, Tag};
 use stoker::ports::{
-    Build, BuildOrder, BuildStatus, Catalogue, CheckBlobs, FindDigests, Image, ListProjects, ListedImage,
-    MAX_BUILDS, MountBlobs, Mounted, Ordered, Publish, ReadBlobs, ReadBuilds, ReadImages, ReadManifests,
-    ReadSecrets, StartBuilds, StopBuilds, WriteImages,
+    Build, BuildOrder, BuildStatus, Catalogue, CheckBlobs, FindDigests, Image, KeepFacts, ListProjects,
+    ListedImage, MAX_BUILDS, MountBlobs, Mounted, Ordered, Publish, ReadBlobs, ReadBuilds, ReadImages,
+    ReadManifests, ReadSecrets, StartBuilds, StopBuilds, WriteImages,
 };
 
 /// How one call goes wrong.
@@ -54,6 +54,8 @@ pub struct State {
     pub immutable: RefCell<BTreeSet<CacheRepository>>,
     /// Whether a blob goes the moment that no manifest of its repository names it any more. ECR takes its time.
     pub sweeps_at_once: Cell<bool>,
+    /// Where retention keeps what manifests say.
+    pub facts: Option<CacheRepository>,
     /// Whether the registry refuses to mount.
     pub mounts_nothing: Cell<bool>,
     /// Every build, the oldest first.
@@ -90,6 +92,12 @@ impl Deref for Account {
 }
 
 impl Account {
+    /// An account in which retention keeps what manifests say.
+    #[must_use]
+    pub fn with_facts_in(repository: CacheRepository) -> Self {
+        Self(Rc::new(State { facts: Some(repository), ..State::default() }))
+    }
+
     /// Sets the clock.
     pub fn set_now(&self, now: Timestamp) {
         self.now.set(now);
@@ -115,7 +123,7 @@ impl Account {
         let images = self.images.borrow();
         let mut images = images.get(repository).into_iter().flatten();
         let is_asked = |stored: &&Stored| {
-            stored.image.digest.as_str() == reference || stored.tags.iter().any(|tag| tag == reference)
+            stored.image.digest.to_string() == reference || stored.tags.iter().any(|tag| tag == reference)
         };
         images.find(is_asked).map(|stored| stored.image.clone())
     }
@@ -276,6 +284,12 @@ impl WriteImages for Account {
                 .then_some(())
                 .ok_or_else(refused)
         })
+    }
+}
+
+impl KeepFacts for Account {
+    fn facts_repository(&self) -> Option<&CacheRepository> {
+        self.facts.as_ref()
     }
 }
 

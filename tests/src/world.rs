@@ -159,7 +159,8 @@ impl World {
     /// The same with another policy.
     #[must_use]
     pub fn with_policy(policy: &str) -> Self {
-        let account = Account::default();
+        let facts = CacheRepository::new("stoker-inventory").unwrap();
+        let account = Account::with_facts_in(facts);
         account.set_now("2026-11-21T08:00:00Z".parse().unwrap());
         account.secrets.borrow_mut().push(SECRET.to_vec());
         account.projects.borrow_mut().push(ProjectName::new("app").unwrap());
@@ -885,20 +886,20 @@ pub fn exported_with(
     let index = |key: &String| steps.iter().position(|(known, _)| known == key).expect("a known step");
     let blobs: Vec<Bytes> = steps.iter().map(|(key, _)| Bytes::from(layer(key))).collect();
     let layers: Vec<Value> =
-        blobs.iter().map(|blob| json!({ "blob": Digest::of(blob).as_str(), "parent": -1 })).collect();
+        blobs.iter().map(|blob| json!({ "blob": Digest::of(blob), "parent": -1 })).collect();
     let records: Vec<Value> = steps
         .iter()
         .enumerate()
         .map(|(i, (key, needs))| {
             let inputs: Vec<Value> = needs.iter().map(|need| json!([{ "link": index(need) }])).collect();
             json!({
-                "digest": record(key).as_str(), "inputs": inputs,
+                "digest": record(key), "inputs": inputs,
                 "layers": [{ "layer": i, "createdAt": created_at(key) }],
             })
         })
         .collect();
     let config = Bytes::from(json!({ "layers": layers, "records": records }).to_string());
-    let descriptor = |media_type: &str, blob: &Bytes| json!({ "mediaType": media_type, "digest": Digest::of(blob).as_str(), "size": blob.len() });
+    let descriptor = |media_type: &str, blob: &Bytes| json!({ "mediaType": media_type, "digest": Digest::of(blob), "size": blob.len() });
     let manifest = json!({
         "schemaVersion": 2,
         "mediaType": cache::MANIFEST_MEDIA_TYPE,

@@ -1,5 +1,7 @@
 //! What goes and what stays.
 
+use std::collections::BTreeSet;
+
 use jiff::SignedDuration;
 use stoker::error::Failure;
 use stoker::event::{Event, Tick};
@@ -172,7 +174,7 @@ async fn what_changes_between_plan_and_deletion_stays() {
     let gone = plan.deletions()[1].image.digest.clone();
     stoker::ports::Catalogue::delete(&world.account, &repository, &[gone]).await.unwrap();
     let applied = stoker::retain::apply(&world.account, plan, projects, world.account.now()).await.unwrap();
-    assert_eq!((applied.changed, applied.deleted), (vec![held.digest], planned - 2));
+    assert_eq!((applied.changed, applied.deleted), (vec![held.digest.clone()], planned - 2));
     assert!(world.account.image(&repository, "keep-me").is_some());
 }
 
@@ -302,4 +304,60 @@ async fn the_night_does_not_wait_for_running_builds() {
     world.retain().await;
     assert_eq!(world.queued().1, 0);
     assert!(world.line("branch/feature-a").is_some(), "a build that is said to run holds it");
+}
+
+/// How often manifests were asked for, one by one or in hundreds.
+fn manifests_read(world: &World) -> usize {
+    world.account.calls.borrow().iter().filter(|call| **call == "ecr:BatchGetImage").count()
+}
+
+#[tokio::test]
+async fn a_manifest_is_read_once_and_not_every_night() {
+    let mut world = branch_with_two_builds().await;
+    let nightly = async |world: &mut World| {
+        let (before, project) = (manifests_read(world), world.project());
+        let now = world.account.now();
+        let repository = world.repository();
+        stoker::retain::enforce(&world.account, &repository, &[project], Vec::new(), now).await.unwrap();
+        manifests_read(world) - before
+    };
+    // One request is for what has been kept.
+    assert_eq!(nightly(&mut world).await, 2, "the manifests are new");
+    assert_eq!(nightly(&mut world).await, 1, "nothing is new");
+    let written = world.account.calls.borrow().iter().filter(|call| **call == "registry:PutManifest").count();
+    assert_eq!(nightly(&mut world).await, 1);
+    let after = world.account.calls.borrow().iter().filter(|call| **call == "registry:PutManifest").count();
+    assert_eq!(after, written, "nothing is written where nothing has changed");
+    let commit = world.commit([9, 9, 9, 9]);
+    world.push("feature-b", &[&commit]).await;
+    world.build().await;
+    assert_eq!(nightly(&mut world).await, 2, "a build's caches are new");
+    assert_eq!(nightly(&mut world).await, 1);
+}
+
+#[tokio::test]
+async fn a_run_that_cannot_keep_or_recall_plans_the_same() {
+    let plan = async |fault: Option<(usize, Fault)>| {
+        let world = branch_with_two_builds().await;
+        world.wait(SignedDuration::from_hours(24 * 31));
+        let next = world.account.calls.borrow().len();
+        world.account.faults.borrow_mut().extend(fault.map(|(after, fault)| (next + after, fault)));
+        let projects = [world.project()];
+        let (repository, now) = (world.repository(), world.account.now());
+        let enforced = stoker::retain::enforce(&world.account, &repository, &projects, Vec::new(), now);
+        let plan = enforced.await.map(|applied| applied.plan)?;
+        // The tags of exports are told by chance.
+        let verdicts = plan.verdicts.iter();
+        let verdicts = verdicts
+            .map(|verdict| (verdict.image.digest.clone(), verdict.action, verdict.rule, verdict.frees));
+        Ok::<_, stoker::error::CallError>((plan.bytes, plan.bytes_after, verdicts.collect::<BTreeSet<_>>()))
+    };
+    let calm = plan(None).await.unwrap();
+    assert!(calm.1 < calm.0, "some would go: {calm:?}");
+    // The calls: what was kept, the pages, the manifests, then a layer, the config and the manifest of what is kept.
+    for call in [0, 3, 4, 5] {
+        for fault in [Fault::Before(Failure::Refused), Fault::After(Failure::Throttled)] {
+            assert_eq!(plan(Some((call, fault))).await.unwrap(), calm, "call {call}, {fault:?}");
+        }
+    }
 }

@@ -140,5 +140,14 @@ async fn every_role_allows_exactly_what_its_function_calls() {
     ] {
         assert_eq!(allowed(&template, role), needed[function], "{role} against the calls of {function}");
     }
+    // Builds may write below the caches' prefix, and what is kept of manifests is believed.
+    assert_eq!(template.matches("!GetAtt InventoryRepository.Arn").count(), 1, "one role may use it");
+    let role = &template[template.find("\n  EnforceRetentionRole:\n").unwrap()..];
+    let statements: Vec<&str> = role.split("\n              - ").collect();
+    for statement in
+        statements.iter().filter(|statement| statement.contains("!GetAtt InventoryRepository.Arn"))
+    {
+        assert!(statement.contains("ecr:PutImage") && !statement.contains("Repositories"), "{statement}");
+    }
     assert_eq!(allowed(&template, "ResolveCacheRole"), BTreeSet::from(["ecr:BatchGetImage".to_owned()]));
 }

@@ -220,7 +220,7 @@ fn steps(cache: &One, now: Timestamp, rows: usize, is_one: bool) -> String {
     let mut lines = vec![head.into_iter().map(str::to_owned).collect::<Vec<_>>()];
     for OneStep { step, also_in } in cache.steps.iter().take(rows) {
         let made = ago(now, step.made_at, "unknown");
-        let mut line = vec![step.blob.short().to_owned(), size(step.bytes), made];
+        let mut line = vec![step.blob.short(), size(step.bytes), made];
         if is_used {
             line.push(ago(now, step.used_at, "-"));
         }

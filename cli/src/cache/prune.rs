@@ -97,7 +97,7 @@ fn render(whole: &Cache, pruned: &Pruned, now: Timestamp, rows: usize) -> String
     let mut lines = vec![["GOES", "SIZE", "MADE", "LAST USE"].map(str::to_owned).to_vec()];
     for step in gone.iter().take(rows) {
         let (made, used) = (ago(now, step.made_at, "unknown"), ago(now, step.used_at, "not noted"));
-        lines.push(vec![step.blob.short().to_owned(), size(step.bytes), made, used]);
+        lines.push(vec![step.blob.short(), size(step.bytes), made, used]);
     }
     text += &table("  ", &[Align::Left, Align::Right, Align::Right, Align::Right], &lines);
     let more = gone.len().saturating_sub(rows);

@@ -306,7 +306,7 @@ fn looks<'s>(
             Some(image) if !known.insert(image.digest.clone()) => {
                 Some("the same cache as one before".to_owned())
             }
-            Some(image) if handed.contains(image.digest.as_str()) => None,
+            Some(image) if handed.contains(image.digest.to_string().as_str()) => None,
             Some(image) => Some(left_out(tag, image)),
         };
         let handed = is_asked.then_some(why.is_none());

@@ -293,7 +293,7 @@ fn holds(entry: &Entry, say: impl Fn(&Holds) -> String) -> String {
 
 /// What is told of every cache.
 const COLUMNS: [Column; 11] = [
-    Column { head: "DIGEST", align: Align::Left, cell: |entry, _| entry.digest.short().to_owned() },
+    Column { head: "DIGEST", align: Align::Left, cell: |entry, _| entry.digest.short() },
     Column {
         head: "STEPS",
         align: Align::Right,

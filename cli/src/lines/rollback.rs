@@ -89,7 +89,7 @@ impl Target {
     fn fits(&self, digest: &Digest) -> bool {
         match self {
             Self::Tag(_) => true,
-            Self::Digits(digits) => digest.as_str()["sha256:".len()..].starts_with(digits),
+            Self::Digits(digits) => digest.hex().starts_with(digits),
         }
     }
 }

@@ -391,7 +391,7 @@ fn amounts<K: Ord + Clone>(inventory: &Inventory, members: &[(K, &Digest)]) -> B
     for (key, digest) in members {
         let (images, blobs) = groups.entry(key.clone()).or_default();
         *images += 1;
-        blobs.extend(inventory.known.of(digest).into_iter().flat_map(|facts| &facts.blobs));
+        blobs.extend(inventory.known.of(digest).into_iter().flat_map(Facts::blobs));
     }
     let mut holders: HashMap<u32, u32> = HashMap::new();
     for blob in groups.values().flat_map(|(_, blobs)| blobs) {
@@ -408,7 +408,7 @@ fn amounts<K: Ord + Clone>(inventory: &Inventory, members: &[(K, &Digest)]) -> B
 /// What an image is counted under: project, scope and line.
 type Place = (Option<String>, Option<Scope>, String);
 
-fn place(verdict: &Verdict, facts: Option<&Facts>, owners: &Owners<'_>) -> Place {
+fn place(verdict: &Verdict, facts: Option<Facts<'_>>, owners: &Owners<'_>) -> Place {
     let project = match &verdict.scope {
         Some(scope) => owners.by_scope.get(scope).copied(),
         None => owners.only,
@@ -416,9 +416,9 @@ fn place(verdict: &Verdict, facts: Option<&Facts>, owners: &Owners<'_>) -> Place
     let line = match &verdict.line {
         // A tag may have only the hash of a branch's name; the manifest says the name.
         Some(key) if is_checked(verdict) => facts
-            .and_then(|facts| facts.line.as_ref())
-            .filter(|line| line.key().to_string() == *key)
-            .map_or_else(|| key.clone(), ToString::to_string),
+            .and_then(Facts::line)
+            .filter(|line| line.key() == *key)
+            .map_or_else(|| key.to_string(), ToString::to_string),
         _ => nameless(verdict).to_owned(),
     };
     (project.map(|project| project.name.to_string()), verdict.scope.clone(), line)
@@ -555,7 +555,7 @@ fn days_of_blobs(inventory: &Inventory) -> HashMap<u32, DaysOfBlob> {
             _ => None,
         });
         let left = left.max().unwrap_or(came);
-        for blob in inventory.known.of(&image.digest).into_iter().flat_map(|facts| &facts.blobs) {
+        for blob in inventory.known.of(&image.digest).into_iter().flat_map(Facts::blobs) {
             let days = blobs.entry(*blob).or_insert(DaysOfBlob { came, left, is_on_line });
             days.came = days.came.min(came);
             days.left = days.left.max(left);
@@ -594,12 +594,12 @@ fn warmth(seen: &Seen<'_>) -> Vec<Warmth> {
     points.into_iter().map(of_scope).collect()
 }
 
-fn point(facts: &Facts) -> Option<Point> {
+fn point(facts: Facts<'_>) -> Option<Point> {
     Some(Point {
-        at: facts.built_at?,
-        build: facts.build.clone()?,
-        line: facts.line.as_ref().map(Line::to_string)?,
-        reused_percent: facts.reused_percent?.min(100),
+        at: facts.built_at()?,
+        build: facts.build()?.to_owned(),
+        line: facts.line().map(Line::to_string)?,
+        reused_percent: facts.reused_percent()?.min(100),
     })
 }
 
@@ -755,7 +755,7 @@ fn largest_deletions(seen: &Seen<'_>) -> Vec<Deletion> {
             pushed_at: verdict.image.pushed_at,
             frees: verdict.frees,
             rule: verdict.rule.name().to_owned(),
-            why: verdict.why.clone(),
+            why: verdict.why(),
         };
         plan.deletions().into_iter().map(deletion).collect()
     };

@@ -71,7 +71,7 @@ impl Given {
 
 fn commit(of: &str) -> Commit {
     let digest = Digest::of(of.as_bytes());
-    Commit::new(&digest.as_str()["sha256:".len()..][..40]).unwrap()
+    Commit::new(&digest.hex()[..40]).unwrap()
 }
 
 fn layers(names: &[(&str, u64)]) -> Vec<(String, u64)> {
@@ -85,14 +85,14 @@ fn repository(name: &str, projects: &[Project], given: &[Given]) -> Repository {
         let manifest = given.manifest();
         let digest = Digest::of(&manifest);
         known.learn(digest.clone(), &manifest);
-        images.push(ListedImage {
+        images.push(Arc::new(ListedImage {
             digest,
             tags: given.tags.clone(),
             pushed_at: given.pushed,
             bytes: given.layers.iter().map(|(_, size)| size).sum(),
             pulled_at: None,
             is_archived: false,
-        });
+        }));
     }
     let repository = CacheRepository::new(name).unwrap();
     let inventory = Inventory { repository, images, known, unread: Vec::new() };

@@ -14,7 +14,7 @@ use stoker::names::{CacheRepository, Digest, ProjectName, Tag, TagKind};
 use stoker::policy::Project;
 use stoker::ports::{Build, BuildStatus, ListedImage, ReadBuilds as _};
 use stoker::retain::forecast;
-use stoker::retain::inventory::{Inventory, Shape};
+use stoker::retain::inventory::{Facts, Inventory, Shape};
 use stoker::retain::plan::{Use, last_use};
 
 use super::account::{self, Account};
@@ -106,8 +106,8 @@ impl Asked {
         if digits.len() < 8 {
             return Vec::new();
         }
-        let begins = |image: &&ListedImage| image.digest.as_str()["sha256:".len()..].starts_with(&digits);
-        inventory.images.iter().filter(begins).collect()
+        let begins = |image: &&ListedImage| image.digest.hex().starts_with(&digits);
+        inventory.images.iter().map(|image| &**image).filter(begins).collect()
     }
 }
 
@@ -234,7 +234,7 @@ fn one<'i>(asked: &Asked, inventory: &'i Inventory) -> Result<Option<&'i ListedI
         [] => Ok(None),
         [image] => Ok(Some(image)),
         several => {
-            let digests: Vec<&str> = several.iter().take(5).map(|image| image.digest.as_str()).collect();
+            let digests: Vec<String> = several.iter().take(5).map(|image| image.digest.to_string()).collect();
             Err(Problem::usage(
                 format!("{} begin with {asked}", count(several.len(), "digest")),
                 format!("give more digits: {}", digests.join(", ")),
@@ -269,7 +269,7 @@ async fn life(
         repository: plan.repository.to_string(),
         projects: projects.iter().map(|project| project.name.clone()).collect(),
         mode: planned.mode().to_string(),
-        kind: match facts.map(|facts| facts.shape) {
+        kind: match facts.map(Facts::shape) {
             Some(Shape::Cache) => "cache",
             Some(Shape::Index) => "index",
             Some(Shape::Other) => "other",
@@ -281,7 +281,7 @@ async fn life(
         lines: lines(inventory, image),
         read_by,
         last_use: LastUse { at: used_at, by: name_of(by) },
-        goes: goes.map(|(at, verdict)| Goes { at, rule: verdict.rule.name(), why: verdict.why }),
+        goes: goes.map(|(at, verdict)| Goes { at, rule: verdict.rule.name(), why: verdict.why() }),
         shares,
         frees_alone,
         refused: plan.refused.clone(),
@@ -300,10 +300,10 @@ fn made_by(inventory: &Inventory, image: &ListedImage, handed: &[(&Build, &Hande
     let facts = inventory.known.of(&image.digest);
     let by_manifest = facts.and_then(|facts| {
         Some(Made {
-            build: facts.build.clone()?,
-            commit: facts.commit.as_ref().map(ToString::to_string),
-            started_at: facts.built_at?,
-            reused_percent: facts.reused_percent,
+            build: facts.build()?.to_owned(),
+            commit: facts.commit().map(|commit| commit.to_string()),
+            started_at: facts.built_at()?,
+            reused_percent: facts.reused_percent(),
             known_by: "manifest",
         })
     });
@@ -322,7 +322,7 @@ fn made_by(inventory: &Inventory, image: &ListedImage, handed: &[(&Build, &Hande
 
 /// The lines that hold it or have left it, as its tags tell; that of its manifest where no tag tells any.
 fn lines(inventory: &Inventory, image: &ListedImage) -> Vec<OnLine> {
-    let named = inventory.known.of(&image.digest).and_then(|facts| facts.line.as_ref());
+    let named = inventory.known.of(&image.digest).and_then(Facts::line);
     let tagged = image.tags.iter().filter_map(|tag| {
         let (scope, kind) = Tag::parse(tag)?;
         let (key, left_at) = match kind {
@@ -357,12 +357,11 @@ fn name_of(by: Use) -> &'static str {
 
 /// What it shares with other images, and the bytes that nothing else has.
 fn shares(inventory: &Inventory, digest: &Digest) -> (Shares, u64) {
-    let own: BTreeSet<u32> =
-        inventory.known.of(digest).into_iter().flat_map(|facts| facts.blobs.iter().copied()).collect();
+    let own: BTreeSet<u32> = inventory.known.of(digest).into_iter().flat_map(Facts::blobs).copied().collect();
     let mut shares = Shares::default();
     let mut shared = BTreeSet::new();
     for other in inventory.images.iter().filter(|other| other.digest != *digest) {
-        let blobs = inventory.known.of(&other.digest).into_iter().flat_map(|facts| &facts.blobs);
+        let blobs = inventory.known.of(&other.digest).into_iter().flat_map(Facts::blobs);
         let common: Vec<u32> = blobs.copied().filter(|blob| own.contains(blob)).collect();
         shares.images += usize::from(!common.is_empty());
         shared.extend(common);

@@ -72,7 +72,7 @@ fn row(verdict: &Judged, now: Timestamp) -> Vec<String> {
     vec![
         verdict.action.clone(),
         verdict.rule.to_owned(),
-        verdict.digest.short().to_owned(),
+        verdict.digest.short(),
         ago(now, Some(verdict.pushed_at), "unknown"),
         size(verdict.bytes),
         if verdict.action == "delete" { size(verdict.frees) } else { "-".to_owned() },

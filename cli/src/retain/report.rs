@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::Serialize;
 use stoker::names::{Digest, ProjectName};
+use stoker::retain::inventory::Facts;
 use stoker::retain::plan::DOLLARS_PER_GB_MONTH;
 use stoker::retain::{Action, Rule, Verdict};
 
@@ -172,19 +173,19 @@ impl Judged {
             .as_ref()
             .and_then(|scope| planned.projects.iter().find(|project| project.has_scope(scope)));
         // A hashed slug does not tell the line; a name that is not the tag's is a lie.
-        let named = facts.and_then(|facts| facts.line.as_ref());
-        let named = named.filter(|line| Some(line.key().to_string()) == verdict.line);
+        let named = facts.and_then(Facts::line);
+        let named = named.filter(|line| Some(line.key()) == verdict.line);
         Self {
             digest: verdict.image.digest.clone(),
             tags: verdict.image.tags.clone(),
             action: verdict.action.to_string(),
             rule: verdict.rule.name(),
-            why: verdict.why.clone(),
+            why: verdict.why(),
             project: owner.map(|project| project.name.clone()),
             scope: verdict.scope.as_ref().map(ToString::to_string),
-            line: named.map(ToString::to_string).or_else(|| verdict.line.clone()),
-            commit: facts.and_then(|facts| facts.commit.as_ref()).map(ToString::to_string),
-            build: facts.and_then(|facts| facts.build.clone()),
+            line: named.map(ToString::to_string).or_else(|| verdict.line.as_ref().map(ToString::to_string)),
+            commit: facts.and_then(Facts::commit).map(|commit| commit.to_string()),
+            build: facts.and_then(Facts::build).map(str::to_owned),
             pushed_at: verdict.image.pushed_at,
             bytes: verdict.image.bytes,
             frees: verdict.frees,

@@ -97,7 +97,7 @@ async fn prune_lets_go_of_what_was_not_used_for_longest() {
     assert_eq!((ran.code, ran.out.contains("lacks 2 steps of it")), (0, true), "{}{}", ran.out, ran.err);
     let left = fake.manifest("app", "both").unwrap();
     assert_eq!(left["layers"].as_array().unwrap().len(), 1);
-    assert_eq!(left["layers"][0]["digest"], Digest::of(b"the layer of three").as_str());
+    assert_eq!(left["layers"][0]["digest"], Digest::of(b"the layer of three").to_string());
     let ran = stoker(&format!("cache prune {both} --budget 20B")).await;
     assert_eq!((ran.code, ran.out.contains("nothing to write")), (0, true), "{}{}", ran.out, ran.err);
     let ran = stoker(&format!("cache prune {both} --budget 1B")).await;

@@ -115,7 +115,7 @@ async fn lines_are_listed_with_what_is_known_of_them() {
         "trust",
     ];
     assert_eq!(keys(&json["lines"][0]), expected);
-    assert_eq!(json["lines"][0]["digest"], main.as_str());
+    assert_eq!(json["lines"][0]["digest"], main.to_string());
     assert_eq!((&json["lines"][0]["steps"], &json["lines"][0]["keys"]), (&json!(3), &json!(6)));
     assert_eq!(json["lines"][0]["builtAt"], "2026-01-03T09:00:00Z");
 
@@ -206,7 +206,7 @@ async fn history_is_told_the_newest_first() {
     assert_eq!(ran.code, 0, "{}", ran.err);
     let lines: Vec<&str> = ran.out.lines().skip(2).take(3).collect();
     for (line, digest) in lines.iter().zip([&current, &second, &first]) {
-        assert!(line.contains(digest.short()), "{}", ran.out);
+        assert!(line.contains(&digest.short()), "{}", ran.out);
     }
     assert!(lines[0].starts_with("  is now ") && lines[0].ends_with(" app:3"), "{}", ran.out);
     assert!(ran.out.contains("for the lease of the policy only"), "{}", ran.out);
@@ -259,7 +259,7 @@ async fn rolled_back_twice_a_line_is_what_it_was() {
     let second = json_of(&stoker(&line).await.out);
     assert_eq!(keys(&first), ["dryRun", "from", "is", "line", "repository", "rolledBackAt", "to"]);
     assert_eq!((&second["from"]["digest"], &second["to"]), (&first["is"]["digest"], &first["from"]));
-    assert_eq!(second["to"]["digest"], current.as_str());
+    assert_eq!(second["to"]["digest"], current.to_string());
     let now = fake.manifest("app", "app.main").unwrap();
     assert_eq!((&now["config"], &now["layers"]), (&before["config"], &before["layers"]));
     assert_eq!(now["annotations"]["stoker.commit"], before["annotations"]["stoker.commit"]);
@@ -273,12 +273,13 @@ async fn any_cache_of_the_history_can_be_named() {
     let to = async |to: &str| {
         stoker(&format!("rollback {}/app main --dry-run --json --to {to}", fake.address)).await
     };
-    for name in [older.as_str(), first.as_str(), first.short(), &first.as_str()[..15]] {
+    let whole = first.to_string();
+    for name in [older.as_str(), &whole, &first.short(), &whole[..15]] {
         assert_eq!(json_of(&to(name).await.out)["to"], json!({"tag": older, "digest": first}), "{name}");
     }
-    assert_eq!(json_of(&to(second.as_str()).await.out)["to"]["digest"], second.as_str());
+    assert_eq!(json_of(&to(&second.to_string()).await.out)["to"]["digest"], second.to_string());
     let not_all = format!("{}0000", first.short());
-    for name in ["00000000", current.as_str(), &elsewhere, "1234567", "app.main", "latest", &not_all] {
+    for name in ["00000000", &current.to_string(), &elsewhere, "1234567", "app.main", "latest", &not_all] {
         let ran = to(name).await;
         assert_eq!(ran.code, 2, "{name}: {}{}", ran.out, ran.err);
     }
@@ -338,7 +339,7 @@ async fn a_line_that_something_else_was_written_to_is_put_back() {
     fake.world().manifests.insert(("app".to_owned(), Digest::of(image.as_bytes())), image.into());
     let ran = stoker(&format!("rollback {}/app main --json", fake.address)).await;
     assert_eq!(ran.code, 0, "{}", ran.err);
-    assert_eq!(json_of(&ran.out)["to"]["digest"], second.as_str());
+    assert_eq!(json_of(&ran.out)["to"]["digest"], second.to_string());
     assert_eq!(fake.manifest("app", &written(&fake)[0]).unwrap()["mediaType"], media_type);
     let ran = stoker(&format!("rollback {}/app main", fake.address)).await;
     assert_eq!((ran.code, ran.err.contains("not a cache")), (1, true), "{}", ran.err);
@@ -371,7 +372,7 @@ async fn a_move_that_failed_halfway_is_no_way_back() {
     let line = format!("rollback {}/app main --json", fake.address);
     let ran = stoker(&format!("{line} --to {tag}")).await;
     assert_eq!((ran.code, ran.err.contains("is that cache already")), (1, true), "{}", ran.err);
-    assert_eq!(json_of(&stoker(&line).await.out)["to"]["digest"], second.as_str());
+    assert_eq!(json_of(&stoker(&line).await.out)["to"]["digest"], second.to_string());
 }
 
 #[tokio::test(flavor = "multi_thread")]

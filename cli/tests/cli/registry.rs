@@ -325,7 +325,7 @@ fn blobs(
         }
         Method::PUT => {
             let digest = Digest::of(&body);
-            if field("digest") != Some(digest.as_str()) {
+            if field("digest") != Some(digest.to_string().as_str()) {
                 return status(StatusCode::BAD_REQUEST);
             }
             world.blobs.insert((repository.to_owned(), digest), body);

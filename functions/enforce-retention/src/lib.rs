@@ -10,13 +10,13 @@ use stoker::lambda::log;
 use stoker::names::Line;
 use stoker::night;
 use stoker::policy::Policy;
-use stoker::ports::{ListProjects, Publish};
+use stoker::ports::{KeepFacts, ListProjects, Publish};
 use stoker::retain::{Action, Applied, Gone, by_repository, enforce};
 use stoker::warm::all_projects;
 
 /// The ports that retention needs.
-pub trait Ports: stoker::retain::Ports + ListProjects + Publish {}
-impl<P: stoker::retain::Ports + ListProjects + Publish> Ports for P {}
+pub trait Ports: stoker::retain::Ports + KeepFacts + ListProjects + Publish {}
+impl<P: stoker::retain::Ports + KeepFacts + ListProjects + Publish> Ports for P {}
 
 /// Handles a batch of branches that went, of repositories whose turn in the night has come, and of the night's ticks; answers
 /// the messages that are to come again: what failed, and branches some of whose caches a running build still holds.
@@ -134,7 +134,7 @@ fn tell(applied: &Applied) {
             cache.tags = verdict.image.tags.join(" "),
             action = %verdict.action,
             rule = verdict.rule.name(),
-            why = verdict.why,
+            why = verdict.why(),
             bytes.freed = verdict.frees,
             "planned"
         );

@@ -11,8 +11,8 @@ use super::{Aws, call_error, timestamp};
 use crate::error::{CallError, Failure};
 use crate::names::{CacheRepository, Digest, Tag};
 use crate::ports::{
-    Catalogue, CheckBlobs, FindDigests, Image, ListedImage, MountBlobs, Mounted, ReadBlobs, ReadImages,
-    ReadManifests, WriteImages,
+    Catalogue, CheckBlobs, FindDigests, Image, KeepFacts, ListedImage, MountBlobs, Mounted, ReadBlobs,
+    ReadImages, ReadManifests, WriteImages,
 };
 use crate::registry::{self, Authorize};
 
@@ -158,6 +158,12 @@ impl WriteImages for Aws {
     }
 }
 
+impl KeepFacts for Aws {
+    fn facts_repository(&self) -> Option<&CacheRepository> {
+        self.facts.as_ref()
+    }
+}
+
 impl MountBlobs for Aws {
     async fn mount(
         &self,
@@ -188,16 +194,16 @@ impl CheckBlobs for Aws {
                 .ecr()
                 .batch_check_layer_availability()
                 .repository_name(repository.as_str())
-                .set_layer_digests(Some(some.iter().map(|digest| digest.as_str().to_owned()).collect()))
+                .set_layer_digests(Some(some.iter().map(Digest::to_string).collect()))
                 .send()
                 .await
                 .map_err(|error| call_error(operation, repository, error))?;
             let layers = answer.layers().iter();
             let layers =
                 layers.filter(|layer| layer.layer_availability() == Some(&LayerAvailability::Available));
-            available.extend(layers.filter_map(|layer| Some(layer.layer_digest()?.to_owned())));
+            available.extend(layers.filter_map(|layer| Digest::new(layer.layer_digest()?).ok()));
         }
-        Ok(digests.iter().filter(|digest| !available.contains(digest.as_str())).cloned().collect())
+        Ok(digests.iter().filter(|digest| !available.contains(digest)).cloned().collect())
     }
 }
 
@@ -225,7 +231,7 @@ impl ReadManifests for Aws {
     ) -> Result<Vec<(Digest, Bytes)>, CallError> {
         let operation = "ecr:BatchGetImage";
         let ids =
-            digests.iter().map(|digest| ImageIdentifier::builder().image_digest(digest.as_str()).build());
+            digests.iter().map(|digest| ImageIdentifier::builder().image_digest(digest.to_string()).build());
         let answer = self
             .ecr()
             .batch_get_image()
@@ -235,22 +241,25 @@ impl ReadManifests for Aws {
             .send()
             .await
             .map_err(|error| call_error(operation, repository, error))?;
-        let found = answer.images().iter().filter_map(|image| {
+        let found = answer.images.unwrap_or_default().into_iter().filter_map(|image| {
             let digest = Digest::new(image.image_id()?.image_digest()?).ok()?;
-            Some((digest, Bytes::from(image.image_manifest()?.to_owned())))
+            Some((digest, Bytes::from(image.image_manifest?)))
         });
         Ok(found.collect())
     }
 }
 
-fn listed(detail: &ImageDetail) -> Option<ListedImage> {
+fn listed(mut detail: ImageDetail) -> Option<ListedImage> {
+    // There may be a hundred thousand of them, most with one tag.
+    let mut tags = detail.image_tags.take().unwrap_or_default();
+    tags.shrink_to_fit();
     Some(ListedImage {
         digest: Digest::new(detail.image_digest()?).ok()?,
-        tags: detail.image_tags().to_vec(),
         pushed_at: timestamp(detail.image_pushed_at()),
         bytes: detail.image_size_in_bytes().unwrap_or_default().try_into().unwrap_or_default(),
         pulled_at: detail.last_recorded_pull_time().map(|time| timestamp(Some(time))),
         is_archived: detail.image_status().is_some_and(|status| *status != ImageStatus::Active),
+        tags,
     })
 }
 
@@ -269,7 +278,7 @@ impl Catalogue for Aws {
             if let Some(account) = account {
                 self.account.get_or_init(|| account.to_owned());
             }
-            images.extend(page.image_details().iter().filter_map(listed));
+            images.extend(page.image_details.unwrap_or_default().into_iter().filter_map(listed));
         }
         Ok(images)
     }
@@ -280,11 +289,13 @@ impl Catalogue for Aws {
         digests: &[Digest],
     ) -> Result<Vec<ListedImage>, CallError> {
         let ids =
-            digests.iter().map(|digest| ImageIdentifier::builder().image_digest(digest.as_str()).build());
+            digests.iter().map(|digest| ImageIdentifier::builder().image_digest(digest.to_string()).build());
         let request = self.ecr().describe_images().repository_name(repository.as_str());
         let answer = request.set_image_ids(Some(ids.collect())).send().await;
         match answer.map_err(|error| call_error("ecr:DescribeImages", repository, error)) {
-            Ok(answer) => Ok(answer.image_details().iter().filter_map(listed).collect()),
+            Ok(answer) => {
+                Ok(answer.image_details.unwrap_or_default().into_iter().filter_map(listed).collect())
+            }
             // One that is gone fails the whole request.
             Err(error) if error.failure == Failure::NotFound => {
                 let there = self.list(repository).await?;
@@ -300,7 +311,7 @@ impl Catalogue for Aws {
         digests: &[Digest],
     ) -> Result<Vec<(Digest, String)>, CallError> {
         let ids =
-            digests.iter().map(|digest| ImageIdentifier::builder().image_digest(digest.as_str()).build());
+            digests.iter().map(|digest| ImageIdentifier::builder().image_digest(digest.to_string()).build());
         let answer = self
             .ecr()
             .batch_delete_image()

@@ -18,6 +18,7 @@ use aws_sdk_ecr::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
 
 use crate::error::{CallError, Failure};
+use crate::names::CacheRepository;
 use crate::registry::Registry;
 
 /// AWS as Stoker uses it: every port. A client is made when it is first needed, so a function pays only for its own.
@@ -26,6 +27,7 @@ pub struct Aws {
     registry_host: String,
     bus: String,
     webhook_secret: String,
+    facts: Option<CacheRepository>,
     ecr: OnceLock<aws_sdk_ecr::Client>,
     codebuild: OnceLock<aws_sdk_codebuild::Client>,
     eventbridge: OnceLock<aws_sdk_eventbridge::Client>,
@@ -45,6 +47,8 @@ pub struct Surroundings {
     pub bus: String,
     /// ARN or name of the secret that webhooks are signed with.
     pub webhook_secret: String,
+    /// The repository in which retention keeps what manifests say.
+    pub facts: Option<CacheRepository>,
 }
 
 impl Aws {
@@ -84,6 +88,7 @@ impl Aws {
             registry_host: surroundings.registry,
             bus: surroundings.bus,
             webhook_secret: surroundings.webhook_secret,
+            facts: surroundings.facts,
             ecr: OnceLock::new(),
             codebuild: OnceLock::new(),
             eventbridge: OnceLock::new(),

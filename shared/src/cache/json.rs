@@ -66,16 +66,14 @@ impl Sha {
 }
 
 impl From<&Digest> for Sha {
-    #[expect(clippy::expect_used, reason = "a digest is such a text")]
     fn from(digest: &Digest) -> Self {
-        Self::read(digest.as_str()).expect("a digest")
+        Self(*digest.as_bytes())
     }
 }
 
 impl From<Sha> for Digest {
-    #[expect(clippy::expect_used, reason = "a digest is such a text")]
     fn from(sha: Sha) -> Self {
-        sha.with_text(|text| Self::new(text).expect("a digest"))
+        Self::from_bytes(sha.0)
     }
 }
 

@@ -5,11 +5,17 @@
 
 pub mod forecast;
 pub mod inventory;
+#[cfg(test)]
+mod keeping;
+mod kept;
+mod known;
 pub mod plan;
 #[cfg(test)]
 mod retention;
+mod why;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use futures_util::future::try_join_all;
 use jiff::{SignedDuration, Timestamp};
@@ -17,8 +23,11 @@ use jiff::{SignedDuration, Timestamp};
 use crate::error::CallError;
 use crate::names::{CacheRepository, Digest};
 use crate::policy::{Mode, Project};
-use crate::ports::{BuildStatus, Catalogue, IMAGES_PER_CALL, ListedImage, ReadBuilds, ReadManifests};
+use crate::ports::{
+    BuildStatus, Catalogue, IMAGES_PER_CALL, KeepFacts, ListedImage, ReadBuilds, ReadManifests,
+};
 use inventory::{Inventory, Known};
+use kept::Kept;
 pub use plan::{Action, Circumstances, Gone, Plan, Rule, Verdict};
 
 /// The ports that retention needs.
@@ -65,9 +74,22 @@ pub async fn observe(
     gone: Vec<Gone>,
     now: Timestamp,
 ) -> Result<(Inventory, Circumstances), CallError> {
-    let inventory = inventory::take(ports, repository, Known::default()).await?;
+    let inventory = inventory::take(ports, repository, Known::default(), async |_| {}).await?;
     let (leased, handed_at) = handed(ports, projects, now).await?;
     Ok((inventory, Circumstances { leased, handed_at, gone }))
+}
+
+/// Takes the inventory with what earlier runs have kept, and keeps what is new, where there is a place for it.
+async fn take_with_kept(
+    ports: &(impl Ports + KeepFacts),
+    repository: &CacheRepository,
+) -> Result<Inventory, CallError> {
+    let Some(kept_in) = ports.facts_repository() else {
+        return inventory::take(ports, repository, Known::default(), async |_| {}).await;
+    };
+    // On the heap: the calls below each other are too deep for the compiler to lay out as one.
+    let (known, mut kept) = Box::pin(Kept::recall(ports, kept_in, repository)).await;
+    inventory::take(ports, repository, known, async |known| Box::pin(kept.keep(known)).await).await
 }
 
 /// What running builds hold, and when each cache was last handed to one.
@@ -99,13 +121,16 @@ async fn handed(
 
 /// Observes, plans, and applies where the policy of every project of the repository says so.
 pub async fn enforce(
-    ports: &impl Ports,
+    ports: &(impl Ports + KeepFacts),
     repository: &CacheRepository,
     projects: &[Project],
     gone: Vec<Gone>,
     now: Timestamp,
 ) -> Result<Applied, CallError> {
-    let (inventory, circumstances) = observe(ports, repository, projects, gone, now).await?;
+    let inventory = take_with_kept(ports, repository).await?;
+    // Last, see `observe`.
+    let (leased, handed_at) = handed(ports, projects, now).await?;
+    let circumstances = Circumstances { leased, handed_at, gone };
     let plan = plan::plan(&inventory, projects, &circumstances, now);
     drop(inventory);
     if plan.deletions().is_empty() || plan::mode(projects) == Mode::Report {
@@ -127,8 +152,8 @@ pub async fn apply(
     let most =
         projects.iter().map(|project| project.retention.max_deletions as usize).min().unwrap_or_default();
     let repository = plan.repository.clone();
-    let deletions: Vec<ListedImage> =
-        plan.deletions().into_iter().map(|verdict| verdict.image.clone()).collect();
+    let deletions: Vec<Arc<ListedImage>> =
+        plan.deletions().into_iter().map(|verdict| Arc::clone(&verdict.image)).collect();
     let left = deletions.len().saturating_sub(most);
     let (mut deleted, mut changed, mut refused) = (0, Vec::new(), Vec::new());
     for batch in deletions[..deletions.len() - left].chunks(IMAGES_PER_CALL) {

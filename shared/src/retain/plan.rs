@@ -3,10 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
+use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 
 use super::inventory::{Facts, Inventory, Shape};
+use super::why::{Reason, Why};
 use crate::names::{CacheRepository, Commit, Digest, Line, LineKey, Scope, Tag, TagKind};
 use crate::policy::{Mode, Project};
 use crate::ports::ListedImage;
@@ -138,17 +140,18 @@ const EVICTABLE: [Rule; 4] = [Rule::Line, Rule::History, Rule::KeepAtLeast, Rule
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict {
     /// The image.
-    pub image: ListedImage,
+    pub image: Arc<ListedImage>,
     /// What to do.
     pub action: Action,
     /// The rule that says so.
     pub rule: Rule,
-    /// Why, for people.
-    pub why: String,
+    /// Why: of an image that goes, what each of its tags says; see [`Verdict::why`].
+    why: Why,
+    more: Vec<Why>,
     /// Its scope, where a tag tells it.
     pub scope: Option<Scope>,
     /// Its line, where a tag or its manifest tells it.
-    pub line: Option<String>,
+    pub line: Option<LineKey>,
     /// Bytes that its deletion frees, after those before it in the plan: what it shares with nothing that stays.
     pub frees: u64,
 }
@@ -168,6 +171,23 @@ pub struct Plan {
     pub refused: Option<String>,
     /// What could not be met or judged, for people.
     pub notes: Vec<String>,
+}
+
+impl Verdict {
+    /// Why, for people.
+    #[must_use]
+    pub fn why(&self) -> String {
+        let mut text = String::new();
+        for (index, why) in std::iter::once(&self.why).chain(&self.more).enumerate() {
+            text.push_str(if index > 0 { "; " } else { "" });
+            // Writing to a string does not fail.
+            let _ = why.write(&mut text, &self.image.tags, self.rule);
+        }
+        if self.action == Action::Wait {
+            text.push_str("; a running build was handed it");
+        }
+        text
+    }
 }
 
 impl Plan {
@@ -202,15 +222,30 @@ impl Plan {
 struct Say {
     action: Action,
     rule: Rule,
-    why: String,
+    reason: Reason,
 }
 
-fn keep(rule: Rule, why: impl Into<String>) -> Say {
-    Say { action: Action::Keep, rule, why: why.into() }
+fn keep(rule: Rule, reason: Reason) -> Say {
+    Say { action: Action::Keep, rule, reason }
 }
 
-fn delete(rule: Rule, why: impl Into<String>) -> Say {
-    Say { action: Action::Delete, rule, why: why.into() }
+fn delete(rule: Rule, reason: Reason) -> Say {
+    Say { action: Action::Delete, rule, reason }
+}
+
+/// What all tags of an image say together.
+struct Judged {
+    action: Action,
+    rule: Rule,
+    why: Why,
+    more: Vec<Why>,
+}
+
+impl Judged {
+    fn of(Say { action, rule, reason }: Say, tag: usize) -> Self {
+        let tag = u32::try_from(tag).unwrap_or(u32::MAX);
+        Self { action, rule, why: Why { reason, tag }, more: Vec::new() }
+    }
 }
 
 /// What was an image's last use.
@@ -229,11 +264,11 @@ pub enum Use {
 #[must_use]
 pub fn last_use(
     image: &ListedImage,
-    facts: Option<&Facts>,
+    facts: Option<Facts<'_>>,
     circumstances: &Circumstances,
 ) -> (Timestamp, Use) {
     let known = [
-        (facts.and_then(|facts| facts.built_at), Use::Built),
+        (facts.and_then(Facts::built_at), Use::Built),
         (circumstances.handed_at.get(&image.digest).copied(), Use::Handed),
     ];
     let known = known.into_iter().filter_map(|(at, by)| Some((at?, by)));
@@ -247,13 +282,15 @@ struct Judge<'w> {
     circumstances: &'w Circumstances,
     now: Timestamp,
     /// Commits that living lines hold.
-    living: BTreeSet<(Scope, Commit)>,
+    living: HashSet<(Scope, Commit)>,
     /// Commits that lines held whose branch is gone. Those of an idle line have their lease like any other.
-    dead: BTreeSet<(Scope, Commit)>,
+    dead: HashSet<(Scope, Commit)>,
     /// The newest caches that main has left in each scope.
     kept_history: HashSet<Digest>,
     /// Parts of indexes.
     children: HashSet<Digest>,
+    /// Every line that a verdict names, once.
+    lines: HashSet<LineKey>,
 }
 
 /// Plans the retention of one repository. `projects` are all projects whose caches it holds.
@@ -270,10 +307,11 @@ pub fn plan(
         scopes: scopes.collect(),
         circumstances,
         now,
-        living: BTreeSet::new(),
-        dead: BTreeSet::new(),
+        living: HashSet::new(),
+        dead: HashSet::new(),
         kept_history: HashSet::new(),
         children: HashSet::new(),
+        lines: HashSet::new(),
     };
     judge.look_around(&HashSet::new());
     let mut verdicts: Vec<Verdict> = inventory.images.iter().map(|image| judge.verdict(image)).collect();
@@ -293,9 +331,13 @@ pub fn plan(
         evicted = more;
     }
     let (bytes, bytes_after) = account(inventory, &mut verdicts);
-    verdicts.sort_by(|a, b| {
-        let key = |verdict: &Verdict| (verdict.scope.clone(), verdict.line.clone(), verdict.image.pushed_at);
-        key(a).cmp(&key(b)).then_with(|| a.image.digest.cmp(&b.image.digest))
+    verdicts.sort_unstable_by(|a, b| {
+        (&a.scope, &a.line, a.image.pushed_at, &a.image.digest).cmp(&(
+            &b.scope,
+            &b.line,
+            b.image.pushed_at,
+            &b.image.digest,
+        ))
     });
     let unread = inventory.unread.len();
     let refused = (unread > 0).then(|| {
@@ -311,7 +353,7 @@ fn of_budgets(verdicts: &[Verdict]) -> HashSet<Digest> {
 }
 
 impl<'w> Judge<'w> {
-    fn facts(&self, image: &ListedImage) -> Option<&'w Facts> {
+    fn facts(&self, image: &ListedImage) -> Option<Facts<'w>> {
         self.inventory.known.of(&image.digest)
     }
 
@@ -322,7 +364,7 @@ impl<'w> Judge<'w> {
         let mut history: BTreeMap<Scope, Vec<(Timestamp, Digest)>> = BTreeMap::new();
         for image in self.inventory.images.iter().filter(|image| !evicted.contains(&image.digest)) {
             let facts = self.facts(image);
-            self.children.extend(facts.into_iter().flat_map(|facts| facts.children.iter().cloned()));
+            self.children.extend(facts.into_iter().flat_map(Facts::children).cloned());
             for tag in &image.tags {
                 let Some((scope, kind)) = Tag::parse(tag) else { continue };
                 let (line, is_line) = match kind {
@@ -337,7 +379,7 @@ impl<'w> Judge<'w> {
                     _ => continue,
                 };
                 let Some(project) = self.scopes.get(&scope).copied() else { continue };
-                let Some(head) = facts.and_then(|facts| facts.commit.clone()) else { continue };
+                let Some(head) = facts.and_then(Facts::commit) else { continue };
                 let say = self.line_say(&scope, project, &line, image);
                 if is_line && say.action == Action::Keep {
                     self.living.insert((scope, head));
@@ -357,21 +399,22 @@ impl<'w> Judge<'w> {
     fn line_say(&self, scope: &Scope, project: &Project, line: &LineKey, image: &ListedImage) -> Say {
         let is_gone = |gone: &&Gone| gone.scope == *scope && gone.line == *line && image.pushed_at <= gone.at;
         if line.is_main() {
-            return keep(Rule::Main, "main");
+            return keep(Rule::Main, Reason::Main);
         }
         if let Some(gone) = self.circumstances.gone.iter().find(is_gone) {
-            return delete(Rule::Gone, format!("{line} went at {}", gone.at));
+            return delete(Rule::Gone, Reason::Gone(gone.at));
         }
-        if let Some(Line::Branch(branch)) = self.facts(image).and_then(|facts| facts.line.as_ref())
+        if let Some(named) = self.facts(image).and_then(Facts::shared_line)
+            && let Line::Branch(branch) = &**named
             && project.retention.keep_branches.as_ref().is_some_and(|globs| globs.matches(branch.as_str()))
         {
-            return keep(Rule::KeepBranches, format!("branch/{branch} is one to keep"));
+            return keep(Rule::KeepBranches, Reason::KeepBranches(Arc::clone(named)));
         }
         let used = self.last_used(image);
         if self.age(used) > project.retention.idle_branch {
-            delete(Rule::IdleBranch, format!("{line} has been idle since {used}"))
+            delete(Rule::IdleBranch, Reason::Idle(used))
         } else {
-            keep(Rule::Line, line.to_string())
+            keep(Rule::Line, Reason::Line)
         }
     }
 
@@ -383,16 +426,16 @@ impl<'w> Judge<'w> {
         last_use(image, self.facts(image), self.circumstances).0
     }
 
-    fn tag_say(&self, tag: &str, image: &ListedImage) -> Say {
-        let Some((scope, kind)) = Tag::parse(tag) else {
-            return keep(Rule::NotOurs, format!("{tag} is no tag of Stoker's"));
+    fn tag_say(&self, tag: &str, parsed: Option<(Scope, TagKind)>, image: &ListedImage) -> Say {
+        let Some((scope, kind)) = parsed else {
+            return keep(Rule::NotOurs, Reason::NoTagOfOurs);
         };
         let Some(project) = self.scopes.get(&scope).copied() else {
-            return keep(Rule::NotOurs, format!("{tag} belongs to no project of the policy"));
+            return keep(Rule::NotOurs, Reason::NoProject);
         };
         let retention = &project.retention;
-        if retention.pinned.iter().any(|pin| pin == tag || pin == image.digest.as_str()) {
-            return keep(Rule::Pinned, format!("{tag} is pinned"));
+        if retention.pinned.iter().any(|pin| pin == tag || is_digest(pin, image)) {
+            return keep(Rule::Pinned, Reason::Pinned);
         }
         match kind {
             TagKind::Line(line) => self.line_say(&scope, project, &line, image),
@@ -403,88 +446,93 @@ impl<'w> Judge<'w> {
                 }
                 let age = self.age(left_at);
                 if age <= retention.lease {
-                    keep(Rule::Lease, format!("{line} left it at {left_at}, within the lease"))
+                    keep(Rule::Lease, Reason::LeftWithinLease)
                 } else if self.kept_history.contains(&image.digest) {
-                    keep(Rule::KeepAtLeast, format!("{line} left it at {left_at}; one of the newest"))
+                    keep(Rule::KeepAtLeast, Reason::LeftNewest)
                 } else if say.rule == Rule::IdleBranch {
                     say
                 } else if age <= retention.history {
-                    keep(Rule::History, format!("{line} left it at {left_at}"))
+                    keep(Rule::History, Reason::Left)
                 } else {
-                    delete(Rule::ExpiredHistory, format!("{line} left it at {left_at}"))
+                    delete(Rule::ExpiredHistory, Reason::Left)
                 }
             }
             TagKind::Commit(commit) => {
-                let short = commit.short().to_owned();
                 let key = (scope, commit);
                 if self.living.contains(&key) {
-                    keep(Rule::Head, format!("commit {short} is a line's head"))
+                    keep(Rule::Head, Reason::Head)
                 } else if self.dead.contains(&key) {
-                    delete(Rule::OldCommit, format!("commit {short} went with its line"))
+                    delete(Rule::OldCommit, Reason::WentWithLine)
                 } else if self.age(image.pushed_at) > retention.lease {
-                    delete(Rule::OldCommit, format!("commit {short} is no line's head"))
+                    delete(Rule::OldCommit, Reason::NoHead)
                 } else {
-                    keep(Rule::Lease, format!("commit {short} is within the lease"))
+                    keep(Rule::Lease, Reason::CommitWithinLease)
                 }
             }
             TagKind::Export(_) if self.age(image.pushed_at) > retention.lease => {
-                delete(Rule::AbandonedExport, "an export older than the lease")
+                delete(Rule::AbandonedExport, Reason::OldExport)
             }
-            TagKind::Export(_) => keep(Rule::Lease, "an export within the lease"),
+            TagKind::Export(_) => keep(Rule::Lease, Reason::ExportWithinLease),
         }
     }
 
     /// One tag that wants its image kept keeps it, and so does whatever else is not known to be a cache of ours.
-    fn verdict(&self, image: &ListedImage) -> Verdict {
+    fn verdict(&mut self, image: &Arc<ListedImage>) -> Verdict {
         let facts = self.facts(image);
-        let mut say = self.untagged_or_tags(image);
-        if say.action == Action::Delete {
+        let parsed: Vec<Option<(Scope, TagKind)>> = image.tags.iter().map(|tag| Tag::parse(tag)).collect();
+        let first = parsed.iter().flatten().next();
+        let line = first.and_then(|(_, kind)| match kind {
+            TagKind::Line(line) | TagKind::History { line, .. } => Some(line.clone()),
+            _ => facts.and_then(Facts::line).map(Line::key),
+        });
+        let own = |scope: &Scope| self.scopes.get_key_value(scope).map_or(scope, |(own, _)| *own).clone();
+        let scope = first.map(|(scope, _)| own(scope));
+        let mut judged = self.untagged_or_tags(parsed, image);
+        if judged.action == Action::Delete {
             if image.is_archived || facts.is_none() {
-                say = keep(Rule::Unread, "its manifest cannot be read");
-            } else if facts.is_some_and(|facts| facts.shape != Shape::Cache) {
-                say = keep(Rule::NotCache, "it is not a cache");
+                judged = Judged::of(keep(Rule::Unread, Reason::Unread), 0);
+            } else if facts.is_some_and(|facts| facts.shape() != Shape::Cache) {
+                judged = Judged::of(keep(Rule::NotCache, Reason::NotCache), 0);
             } else if self.children.contains(&image.digest) {
-                say = keep(Rule::Child, "an index holds it");
+                judged = Judged::of(keep(Rule::Child, Reason::Child), 0);
             } else if self.circumstances.leased.contains(&image.digest) {
-                say = Say {
-                    action: Action::Wait,
-                    why: format!("{}; a running build was handed it", say.why),
-                    ..say
-                };
+                judged.action = Action::Wait;
             }
         }
-        let parsed = image.tags.iter().find_map(|tag| Tag::parse(tag));
-        let line = parsed.as_ref().and_then(|(_, kind)| match kind {
-            TagKind::Line(line) | TagKind::History { line, .. } => Some(line.to_string()),
-            _ => facts.and_then(|facts| facts.line.as_ref()).map(|line| line.key().to_string()),
-        });
-        Verdict {
-            image: image.clone(),
-            action: say.action,
-            rule: say.rule,
-            why: say.why,
-            scope: parsed.map(|(scope, _)| scope),
-            line,
-            frees: 0,
-        }
+        let Judged { action, rule, why, more } = judged;
+        let image = Arc::clone(image);
+        Verdict { image, action, rule, why, more, scope, line: line.map(|line| self.one(line)), frees: 0 }
     }
 
-    fn untagged_or_tags(&self, image: &ListedImage) -> Say {
-        if image.tags.is_empty() {
-            return self.orphan_say(image);
+    /// The one copy of a line's key.
+    fn one(&mut self, line: LineKey) -> LineKey {
+        if let Some(known) = self.lines.get(&line) {
+            return known.clone();
         }
-        let says = image.tags.iter().map(|tag| self.tag_say(tag, image));
-        let (kept, deletions): (Vec<Say>, Vec<Say>) = says.partition(|say| say.action == Action::Keep);
+        self.lines.insert(line.clone());
+        line
+    }
+
+    fn untagged_or_tags(&self, parsed: Vec<Option<(Scope, TagKind)>>, image: &ListedImage) -> Judged {
+        let mut kept: Option<(Say, usize)> = None;
+        let mut deleted: Option<Judged> = None;
         // What a budget cannot take has the word: a pinned or foreign tag beside a line's keeps that line's cache, too.
-        if let Some(say) = kept.into_iter().min_by_key(|say| (EVICTABLE.contains(&say.rule), say.rule)) {
-            return say;
+        let rank = |say: &Say| (EVICTABLE.contains(&say.rule), say.rule);
+        for (index, (tag, parsed)) in image.tags.iter().zip(parsed).enumerate() {
+            let say = self.tag_say(tag, parsed, image);
+            if say.action == Action::Keep {
+                if kept.as_ref().is_none_or(|(best, _)| rank(&say) < rank(best)) {
+                    kept = Some((say, index));
+                }
+            } else if let Some(first) = &mut deleted {
+                first.more.push(Judged::of(say, index).why);
+            } else {
+                deleted = Some(Judged::of(say, index));
+            }
         }
-        let why: Vec<&str> = deletions.iter().map(|say| say.why.as_str()).collect();
-        let why = why.join("; ");
-        deletions
-            .into_iter()
-            .next()
-            .map_or_else(|| keep(Rule::NotOurs, "no tag says what it is"), |say| Say { why, ..say })
+        kept.map(|(say, index)| Judged::of(say, index))
+            .or(deleted)
+            .unwrap_or_else(|| Judged::of(self.orphan_say(image), 0))
     }
 
     /// An image without a tag: what an export over an older one leaves behind. No tag tells its project, so the most
@@ -493,16 +541,14 @@ impl<'w> Judge<'w> {
         let patience = self.scopes.values().filter_map(|project| project.retention.orphans).max();
         let is_patient = self.scopes.values().any(|project| project.retention.orphans.is_none());
         let pinned = self.scopes.values().flat_map(|project| &project.retention.pinned);
-        if pinned.clone().any(|pin| pin == image.digest.as_str()) {
-            return keep(Rule::Pinned, "its digest is pinned");
+        if pinned.clone().any(|pin| is_digest(pin, image)) {
+            return keep(Rule::Pinned, Reason::DigestPinned);
         }
         let used = self.last_used(image);
         match patience.filter(|_| !is_patient) {
-            Some(patience) if self.age(used) > patience => {
-                delete(Rule::Orphan, format!("no tag, and no use since {used}"))
-            }
-            Some(_) => keep(Rule::Lease, "no tag, and not long ago"),
-            None => keep(Rule::NotOurs, "no tag says what it is"),
+            Some(patience) if self.age(used) > patience => delete(Rule::Orphan, Reason::Orphan(used)),
+            Some(_) => keep(Rule::Lease, Reason::OrphanWithinLease),
+            None => keep(Rule::NotOurs, Reason::Unnamed),
         }
     }
 
@@ -541,14 +587,14 @@ impl<'w> Judge<'w> {
         budget: u64,
     ) -> u64 {
         let known = &self.inventory.known;
-        let mut counts = Counts::default();
+        let mut counts = Counts::new(self.inventory);
         for verdict in verdicts.iter().filter(|verdict| is_asked(verdict) && verdict.action != Action::Delete)
         {
             counts.add(self.inventory, &verdict.image.digest);
         }
         let mut left = counts.bytes(self.inventory);
         let may_go = |verdict: &Verdict| {
-            let is_cache = known.of(&verdict.image.digest).is_some_and(|facts| facts.shape == Shape::Cache);
+            let is_cache = known.of(&verdict.image.digest).is_some_and(|facts| facts.shape() == Shape::Cache);
             is_asked(verdict)
                 && verdict.action == Action::Keep
                 && EVICTABLE.contains(&verdict.rule)
@@ -559,7 +605,7 @@ impl<'w> Judge<'w> {
                 && self.age(verdict.image.pushed_at) > self.lease_of(verdict)
         };
         let mut candidates: Vec<usize> = (0..verdicts.len()).filter(|&at| may_go(&verdicts[at])).collect();
-        candidates.sort_by_key(|&at| {
+        candidates.sort_by_cached_key(|&at| {
             let image = &verdicts[at].image;
             (self.last_used(image), image.digest.clone())
         });
@@ -572,7 +618,8 @@ impl<'w> Judge<'w> {
             let verdict = &mut verdicts[at];
             verdict.action = Action::Delete;
             verdict.rule = rule;
-            verdict.why = format!("last used at {used}, and the {} is exceeded", rule.name());
+            verdict.why = Why { reason: Reason::Budget(used), tag: 0 };
+            verdict.more = Vec::new();
         }
         left
     }
@@ -583,25 +630,29 @@ impl<'w> Judge<'w> {
     }
 }
 
-/// How many images hold each blob.
-#[derive(Default)]
-struct Counts(HashMap<u32, u32>);
+/// How many images hold each blob, by its place.
+struct Counts(Vec<u32>);
 
 impl Counts {
+    fn new(inventory: &Inventory) -> Self {
+        Self(vec![0; inventory.known.blobs()])
+    }
+
     fn add(&mut self, inventory: &Inventory, digest: &Digest) {
-        for blob in inventory.known.of(digest).into_iter().flat_map(|facts| &facts.blobs) {
-            *self.0.entry(*blob).or_default() += 1;
+        for blob in inventory.known.of(digest).into_iter().flat_map(Facts::blobs) {
+            if let Some(count) = self.0.get_mut(*blob as usize) {
+                *count += 1;
+            }
         }
     }
 
     /// Answers the bytes that nothing holds any more.
     fn remove(&mut self, inventory: &Inventory, digest: &Digest) -> u64 {
         let mut freed = 0;
-        for blob in inventory.known.of(digest).into_iter().flat_map(|facts| &facts.blobs) {
-            if let Some(count) = self.0.get_mut(blob) {
-                *count = count.saturating_sub(1);
+        for blob in inventory.known.of(digest).into_iter().flat_map(Facts::blobs) {
+            if let Some(count) = self.0.get_mut(*blob as usize).filter(|count| **count > 0) {
+                *count -= 1;
                 if *count == 0 {
-                    self.0.remove(blob);
                     freed += inventory.known.size(*blob);
                 }
             }
@@ -610,20 +661,24 @@ impl Counts {
     }
 
     fn bytes(&self, inventory: &Inventory) -> u64 {
-        self.0.keys().map(|blob| inventory.known.size(*blob)).sum()
+        let held = (0..).zip(&self.0).filter(|(_, count)| **count > 0);
+        held.map(|(blob, _)| inventory.known.size(blob)).sum()
     }
 }
 
 /// Says what each deletion frees, the least recently pushed first; answers the bytes before and after.
 fn account(inventory: &Inventory, verdicts: &mut [Verdict]) -> (u64, u64) {
-    let mut counts = Counts::default();
+    let mut counts = Counts::new(inventory);
     for verdict in verdicts.iter() {
         counts.add(inventory, &verdict.image.digest);
     }
     let bytes = counts.bytes(inventory);
     let mut order: Vec<usize> =
         (0..verdicts.len()).filter(|&at| verdicts[at].action == Action::Delete).collect();
-    order.sort_by_key(|&at| (verdicts[at].image.pushed_at, verdicts[at].image.digest.clone()));
+    order.sort_by(|&a, &b| {
+        let (a, b) = (&verdicts[a].image, &verdicts[b].image);
+        (a.pushed_at, &a.digest).cmp(&(b.pushed_at, &b.digest))
+    });
     let mut after = bytes;
     for at in order {
         verdicts[at].frees = counts.remove(inventory, &verdicts[at].image.digest);
@@ -634,8 +689,10 @@ fn account(inventory: &Inventory, verdicts: &mut [Verdict]) -> (u64, u64) {
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for Verdict { image, action, why, .. } in &self.verdicts {
-            writeln!(f, "{action:6} {} {} ({why})", image.digest.short(), image.tags.join(" "))?;
+        for verdict in &self.verdicts {
+            let Verdict { image, action, .. } = verdict;
+            let (digest, tags) = (image.digest.short(), image.tags.join(" "));
+            writeln!(f, "{action:6} {digest} {tags} ({})", verdict.why())?;
         }
         let deletions = self.of(Action::Delete).count();
         write!(f, "{}: {deletions} of {} images to delete", self.repository, self.verdicts.len())
@@ -650,4 +707,8 @@ pub fn mode(projects: &[Project]) -> Mode {
     } else {
         Mode::Report
     }
+}
+
+fn is_digest(pin: &str, image: &ListedImage) -> bool {
+    pin.starts_with("sha256:") && Digest::new(pin).is_ok_and(|pinned| pinned == image.digest)
 }

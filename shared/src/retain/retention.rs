@@ -1,13 +1,14 @@
 //! Properties of the planner on random worlds.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::*;
 use serde_json::json;
 
 use super::forecast::goes_at;
-use super::inventory::{Inventory, Known, Shape};
+use super::inventory::{Facts, Inventory, Known, Shape};
 use super::plan::{Action, Circumstances, Gone, Plan, Rule, plan};
 use crate::cache::CONFIG_MEDIA_TYPE;
 use crate::names::{Branch, CacheRepository, Commit, Digest, Line, Tag, TagKind};
@@ -84,7 +85,7 @@ fn branch(name: &str) -> Line {
 /// A world as the planner sees it. The manifests are real ones, so that what they say is read as it would be.
 fn world(images: &[Made], project: &Project) -> (Inventory, Circumstances) {
     let mut known = Known::default();
-    let mut listed: Vec<ListedImage> = Vec::new();
+    let mut listed: Vec<Arc<ListedImage>> = Vec::new();
     let (mut unread, mut taken) = (Vec::new(), HashSet::new());
     let mut circumstances = Circumstances::default();
     for (number, made) in images.iter().enumerate() {
@@ -139,14 +140,14 @@ fn world(images: &[Made], project: &Project) -> (Inventory, Circumstances) {
             circumstances.leased.insert(digest.clone());
         }
         circumstances.handed_at.extend(made.handed.map(|hours| (digest.clone(), hours_ago(hours))));
-        listed.push(ListedImage {
+        listed.push(Arc::new(ListedImage {
             digest,
             tags,
             pushed_at: hours_ago(made.age),
             bytes: 0,
             pulled_at: made.pulled.map(hours_ago),
             is_archived: made.is_archived,
-        });
+        }));
     }
     let repository = CacheRepository::new("stoker/app").unwrap();
     (Inventory { repository, images: listed, known, unread }, circumstances)
@@ -166,9 +167,9 @@ fn after(mut inventory: Inventory, plan: &Plan) -> Inventory {
 }
 
 /// Bytes of these images' blobs, each counted once, by hand.
-fn bytes_of<'i>(inventory: &Inventory, images: impl Iterator<Item = &'i ListedImage>) -> u64 {
+fn bytes_of<'i>(inventory: &Inventory, images: impl Iterator<Item = &'i Arc<ListedImage>>) -> u64 {
     let facts = images.filter_map(|image| inventory.known.of(&image.digest));
-    let blobs: BTreeSet<u32> = facts.flat_map(|facts| facts.blobs.iter().copied()).collect();
+    let blobs: BTreeSet<u32> = facts.flat_map(|facts| facts.blobs().iter().copied()).collect();
     blobs.into_iter().map(|blob| inventory.known.size(blob)).sum()
 }
 
@@ -192,19 +193,19 @@ proptest! {
         let kept_children: HashSet<&Digest> = inventory.images.iter()
             .filter(|image| !gone.contains(&image.digest))
             .filter_map(|image| inventory.known.of(&image.digest))
-            .flat_map(|facts| &facts.children)
+            .flat_map(Facts::children)
             .collect();
         for verdict in plan.of(Action::Delete) {
             let image = &verdict.image;
             let facts = inventory.known.of(&image.digest);
-            prop_assert!(facts.is_some_and(|facts| facts.shape == Shape::Cache), "only what is known to be a cache");
+            prop_assert!(facts.is_some_and(|facts| facts.shape() == Shape::Cache), "only what is known to be a cache");
             prop_assert!(!image.tags.iter().any(|tag| is_main(tag)), "never main");
             prop_assert!(!circumstances.leased.contains(&image.digest), "nothing that a running build holds");
             prop_assert!(!kept_children.contains(&image.digest), "no part of an index that stays");
             prop_assert!(image.tags.iter().all(|tag| Tag::parse(tag).is_some_and(|(scope, _)| project.has_scope(&scope))),
                 "nothing that is not ours: {:?}", image.tags);
             prop_assert!(!image.is_archived);
-            prop_assert!(!verdict.why.is_empty());
+            prop_assert!(!verdict.why().is_empty());
             let left_at = image.tags.iter().filter_map(|tag| match Tag::parse(tag)? {
                 (_, TagKind::History { left_at, .. }) => Some(left_at),
                 _ => None,
@@ -285,7 +286,7 @@ proptest! {
                 let image = &verdict.image;
                 let is_young = now().duration_since(image.pushed_at) <= project.retention.lease;
                 prop_assert!(is_young || circumstances.leased.contains(&image.digest)
-                    || inventory.known.of(&image.digest).is_none_or(|facts| facts.shape != Shape::Cache)
+                    || inventory.known.of(&image.digest).is_none_or(|facts| facts.shape() != Shape::Cache)
                     || kept_as_child(&inventory, &image.digest), "{:?} could have gone", verdict);
             }
         }
@@ -298,7 +299,7 @@ fn is_main(tag: &str) -> bool {
 
 fn kept_as_child(inventory: &Inventory, digest: &Digest) -> bool {
     let facts = inventory.images.iter().filter_map(|image| inventory.known.of(&image.digest));
-    facts.flat_map(|facts| &facts.children).any(|child| child == digest)
+    facts.flat_map(Facts::children).any(|child| child == digest)
 }
 
 /// A small world by hand: of each rule one.

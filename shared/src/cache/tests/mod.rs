@@ -47,7 +47,7 @@ fn descriptor(n: u8, variant: u8) -> Descriptor {
 
 /// The size that generated descriptors give a blob.
 fn bytes(blob: &Digest) -> u64 {
-    blob.as_str().bytes().map(u64::from).sum()
+    blob.to_string().bytes().map(u64::from).sum()
 }
 
 fn extra(variant: u8) -> Extra {

@@ -78,7 +78,7 @@ pub(crate) fn marks(
     const LARGEST: u64 = 256 << 10;
     let mut marks = BTreeMap::new();
     for blob in cache.blobs().filter(|blob| blob.size < LARGEST) {
-        let bytes = registry.blob(blob.digest.as_str())?;
+        let bytes = registry.blob(&blob.digest.to_string())?;
         if let Some(mark) = case.marks(&String::from_utf8_lossy(&bytes)).next() {
             marks.insert(blob.digest.to_string(), mark.to_owned());
         }

@@ -117,7 +117,7 @@ impl Registry {
         let manifest = self.get(&format!("manifests/{tag}"), MANIFEST_MEDIA_TYPE)?;
         match classify_within(&manifest, SIZE_LIMIT) {
             Kind::Cache(manifest) => {
-                let config = self.blob(manifest.config.digest.as_str())?;
+                let config = self.blob(&manifest.config.digest.to_string())?;
                 Ok(Cache::parse_within(&manifest, &config, SIZE_LIMIT)?)
             }
             Kind::Other { why } => bail!("{tag} is no cache: {why}"),

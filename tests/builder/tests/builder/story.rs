@@ -208,7 +208,7 @@ fn tell_on(stage: &mut Stage<'_>) -> anyhow::Result<Figures> {
     let part = random.between(0, 1000);
     let limits = if random.chance(50) {
         // The base image is far larger than the steps.
-        let own = whole.blobs().filter(|blob| stage.marks.contains_key(blob.digest.as_str()));
+        let own = whole.blobs().filter(|blob| stage.marks.contains_key(&blob.digest.to_string()));
         let cut = own.map(|blob| blob.size).sum::<u64>() * part as u64 / 1000;
         Limits { bytes: Some(whole.blob_bytes() - cut), ..Limits::default() }
     } else {
@@ -251,13 +251,13 @@ impl Explained<'_> {
     /// by its content. (Such a cache is nothing strange: a build exports no result of what it never had to look at.)
     fn check(&self, missed: &[String]) -> anyhow::Result<()> {
         let (whole, pruned) = (Graph::of(self.whole)?, Graph::of(self.pruned)?);
-        let target: BTreeSet<&str> = self.target.blobs().map(|blob| blob.digest.as_str()).collect();
+        let target: BTreeSet<String> = self.target.blobs().map(|blob| blob.digest.to_string()).collect();
         let dockerfile = self.stage.case.target.source.dockerfile("base");
         let is_dropped = |id: &String, results: &BTreeSet<String>| {
             pruned.records.get(id).is_none_or(|left| !results.is_subset(left))
         };
         let dropped = whole.records.iter().filter(|(id, results)| is_dropped(id, results));
-        let blobs = dropped.flat_map(|(_, results)| results).filter(|blob| target.contains(blob.as_str()));
+        let blobs = dropped.flat_map(|(_, results)| results).filter(|blob| target.contains(*blob));
         let marks: BTreeSet<&str> =
             blobs.filter_map(|blob| self.stage.marks.get(blob)).map(String::as_str).collect();
         // What a step needs stands before it.

@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use anyhow::{Context as _, ensure};
+use axum::body::Bytes;
 use builder::Random;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use jiff::{SignedDuration, Timestamp};
@@ -16,7 +17,10 @@ use stoker::cache::MANIFEST_MEDIA_TYPE;
 use stoker::error::CallError;
 use stoker::names::{Branch, CacheRepository, Commit, Digest, Line, ProjectName, Tag, TagKind};
 use stoker::policy::{Policy, Project};
-use stoker::ports::{Build, BuildStatus, Catalogue, ListedImage, ReadBuilds, ReadManifests};
+use stoker::ports::{
+    Build, BuildStatus, Catalogue, Image, KeepFacts, ListedImage, ReadBlobs, ReadBuilds, ReadImages,
+    ReadManifests, WriteImages,
+};
 use stoker::retain::{Action, Gone, by_repository, enforce};
 use stories::account::Account;
 use stories::world::World;
@@ -164,8 +168,56 @@ impl ReadManifests for Eyes<'_> {
         &self,
         repository: &CacheRepository,
         digests: &[Digest],
-    ) -> Result<Vec<(Digest, axum::body::Bytes)>, CallError> {
+    ) -> Result<Vec<(Digest, Bytes)>, CallError> {
         self.account.manifests(repository, digests).await
+    }
+}
+
+impl ReadImages for Eyes<'_> {
+    async fn images(
+        &self,
+        repository: &CacheRepository,
+        tags: &[Tag],
+    ) -> Result<Vec<Option<Image>>, CallError> {
+        self.account.images(repository, tags).await
+    }
+}
+
+impl ReadBlobs for Eyes<'_> {
+    async fn blob(
+        &self,
+        repository: &CacheRepository,
+        digest: &Digest,
+        limit: usize,
+    ) -> Result<Bytes, CallError> {
+        self.account.blob(repository, digest, limit).await
+    }
+}
+
+impl WriteImages for Eyes<'_> {
+    async fn put_blob(
+        &self,
+        repository: &CacheRepository,
+        digest: &Digest,
+        bytes: Bytes,
+    ) -> Result<(), CallError> {
+        self.account.put_blob(repository, digest, bytes).await
+    }
+
+    async fn put_image(
+        &self,
+        repository: &CacheRepository,
+        tag: &Tag,
+        media_type: &str,
+        manifest: Bytes,
+    ) -> Result<(), CallError> {
+        self.account.put_image(repository, tag, media_type, manifest).await
+    }
+}
+
+impl KeepFacts for Eyes<'_> {
+    fn facts_repository(&self) -> Option<&CacheRepository> {
+        self.account.facts_repository()
     }
 }
 
@@ -547,7 +599,7 @@ impl Life<'_> {
             let built = built?;
             for (file, content) in files(&self.token, versions) {
                 let made = built.files.get(&file).map(String::as_str).unwrap_or_default();
-                let is_right = made.starts_with(Digest::of(content.as_bytes()).as_str());
+                let is_right = made.starts_with(&Digest::of(content.as_bytes()).to_string());
                 ensure!(is_right, "the build made another {file}:\n{}", built.log);
             }
             {

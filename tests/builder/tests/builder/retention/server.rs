@@ -153,7 +153,7 @@ impl Asked {
             return plain(StatusCode::BAD_REQUEST);
         }
         let digest = Digest::of(&self.body);
-        with(StatusCode::CREATED, &[("docker-content-digest", digest.as_str())], Bytes::new())
+        with(StatusCode::CREATED, &[("docker-content-digest", &digest.to_string())], Bytes::new())
     }
 
     /// A mount, the beginning of an upload, or the whole of it.
@@ -175,13 +175,21 @@ impl Asked {
             };
             seen.written.insert(digest.to_string());
             account.put_blob(repository, &digest, self.body.clone()).await.expect("a blob is taken");
-            return with(StatusCode::CREATED, &[("docker-content-digest", digest.as_str())], Bytes::new());
+            return with(
+                StatusCode::CREATED,
+                &[("docker-content-digest", &digest.to_string())],
+                Bytes::new(),
+            );
         }
         let from = asked("from").and_then(|from| CacheRepository::new(from).ok());
         if let (Some(digest), Some(from)) = (digest("mount"), from)
             && account.mount(repository, &from, &digest).await.ok() == Some(Mounted::Done)
         {
-            return with(StatusCode::CREATED, &[("docker-content-digest", digest.as_str())], Bytes::new());
+            return with(
+                StatusCode::CREATED,
+                &[("docker-content-digest", &digest.to_string())],
+                Bytes::new(),
+            );
         }
         let location = format!("/v2/{}/1", path.trim_end_matches('/'));
         with(StatusCode::ACCEPTED, &[("location", &location)], Bytes::new())
@@ -191,6 +199,6 @@ impl Asked {
 fn manifest(account: &Account, repository: &CacheRepository, reference: &str) -> Response<Body> {
     let Some(image) = account.image(repository, reference) else { return plain(StatusCode::NOT_FOUND) };
     let headers =
-        [("content-type", image.media_type.as_str()), ("docker-content-digest", image.digest.as_str())];
+        [("content-type", image.media_type.as_str()), ("docker-content-digest", &image.digest.to_string())];
     with(StatusCode::OK, &headers, image.manifest)
 }

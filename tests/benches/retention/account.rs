@@ -1,0 +1,219 @@
+//! ECR and CodeBuild on loopback, as far as retention asks them: in a process of their own, so that neither their memory nor their
+//! time is taken for anybody else's. Every request is counted.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::TcpListener as StdListener;
+use std::sync::{Arc, Mutex};
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::{HeaderMap, Method, StatusCode, Uri};
+use axum::response::{IntoResponse as _, Response};
+use serde_json::{Value, json};
+use stoker::names::Digest;
+
+use crate::images;
+
+#[derive(Default)]
+struct World {
+    digests: Vec<Digest>,
+    numbers: HashMap<Digest, u32>,
+    /// Those that are there.
+    there: BTreeSet<u32>,
+    deleted: BTreeSet<Digest>,
+    /// What is kept in the other repository: blobs by digest, manifests by tag.
+    blobs: HashMap<String, Bytes>,
+    kept: HashMap<String, Bytes>,
+    requests: BTreeMap<String, u64>,
+}
+
+impl World {
+    fn new() -> Self {
+        let digests: Vec<Digest> = (0..images::IMAGES + images::A_DAY)
+            .map(|number| Digest::of(images::manifest(number).as_bytes()))
+            .collect();
+        let numbers = (0..).zip(&digests).map(|(number, digest)| (digest.clone(), number)).collect();
+        let mut world = Self { digests, numbers, ..Self::default() };
+        world.reset();
+        world
+    }
+
+    /// The world as it was, and nothing kept.
+    fn reset(&mut self) {
+        self.there = (0..images::IMAGES).collect();
+        self.deleted.clear();
+        self.blobs.clear();
+        self.kept.clear();
+        self.requests.clear();
+    }
+
+    fn next_day(&mut self) {
+        self.there.retain(|number| !images::is_taken_away(*number));
+        self.there.extend(images::IMAGES..images::IMAGES + images::A_DAY);
+    }
+
+    fn detail(&self, number: u32) -> Value {
+        let digest = &self.digests[number as usize];
+        let pushed = images::pushed_at(number).as_second();
+        json!({
+            "registryId": "123456789012", "repositoryName": "stoker/app", "imageDigest": digest,
+            "imageTags": images::tags(number, digest), "imageSizeInBytes": 123_456_789, "imagePushedAt": pushed,
+            "imageManifestMediaType": "application/vnd.oci.image.manifest.v1+json",
+            "artifactMediaType": "application/vnd.buildkit.cacheconfig.v0",
+            "lastRecordedPullTime": pushed + 3600, "imageStatus": "ACTIVE",
+        })
+    }
+
+    /// The images that are asked for by digest.
+    fn asked(&self, asked: &Value) -> Option<Vec<(String, Option<u32>)>> {
+        let ids = asked["imageIds"].as_array()?;
+        assert!(ids.len() <= 100, "one request names at most 100 images");
+        let digests = ids.iter().filter_map(|id| id["imageDigest"].as_str());
+        let number = |text: &str| {
+            let number = self.numbers.get(&Digest::new(text).ok()?).copied();
+            number.filter(|number| self.there.contains(number))
+        };
+        Some(digests.map(|text| (text.to_owned(), number(text))).collect())
+    }
+
+    fn call(&mut self, operation: &str, asked: &Value) -> Result<Value, &'static str> {
+        Ok(match operation {
+            "DescribeImages" => {
+                if let Some(ids) = self.asked(asked) {
+                    let numbers: Option<Vec<u32>> = ids.into_iter().map(|(_, number)| number).collect();
+                    let numbers = numbers.ok_or("ImageNotFoundException")?;
+                    let details = numbers.into_iter().map(|number| self.detail(number));
+                    return Ok(json!({ "imageDetails": details.collect::<Vec<_>>() }));
+                }
+                let most = usize::try_from(asked["maxResults"].as_u64().unwrap_or(100)).unwrap().min(1000);
+                let from: u32 = asked["nextToken"].as_str().map_or(0, |token| token.parse().unwrap());
+                let page: Vec<u32> = self.there.range(from..).take(most + 1).copied().collect();
+                let details = page.iter().take(most).map(|number| self.detail(*number));
+                json!({
+                    "imageDetails": details.collect::<Vec<_>>(),
+                    "nextToken": page.get(most).map(ToString::to_string),
+                })
+            }
+            "BatchGetImage" => {
+                if let Some(tag) = asked["imageIds"][0]["imageTag"].as_str() {
+                    let Some(manifest) = self.kept.get(tag) else {
+                        let failure =
+                            json!({ "imageId": { "imageTag": tag }, "failureCode": "ImageNotFound" });
+                        return Ok(json!({ "images": [], "failures": [failure] }));
+                    };
+                    let id = json!({ "imageTag": tag, "imageDigest": Digest::of(manifest) });
+                    let text = std::str::from_utf8(manifest).unwrap();
+                    return Ok(
+                        json!({ "images": [{ "imageId": id, "imageManifest": text }], "failures": [] }),
+                    );
+                }
+                let ids = self.asked(asked).ok_or("InvalidParameterException")?;
+                let image = |(digest, number): (String, Option<u32>)| {
+                    let manifest = images::manifest(number?);
+                    Some(json!({ "imageId": { "imageDigest": digest }, "imageManifest": manifest }))
+                };
+                json!({ "images": ids.into_iter().filter_map(image).collect::<Vec<_>>(), "failures": [] })
+            }
+            "BatchDeleteImage" => {
+                for (_, number) in self.asked(asked).ok_or("InvalidParameterException")? {
+                    let number = number.ok_or("ImageNotFoundException")?;
+                    self.there.remove(&number);
+                    self.deleted.insert(self.digests[number as usize].clone());
+                }
+                json!({ "imageIds": [], "failures": [] })
+            }
+            "GetAuthorizationToken" => {
+                json!({ "authorizationData": [{ "authorizationToken": "dXNlcjp3b3Jk", "expiresAt": 4_000_000_000_u32 }] })
+            }
+            "ListBuildsForProject" => json!({ "ids": [] }),
+            _ => return Err("UnknownOperationException"),
+        })
+    }
+
+    /// The distribution API, as far as an artifact needs it.
+    fn content(&mut self, method: &Method, uri: &Uri, body: Bytes) -> Response {
+        let name = uri.path().rsplit('/').next().unwrap_or_default().to_owned();
+        let is_blob = uri.path().contains("/blobs/");
+        let operation = match (method, is_blob) {
+            (&Method::GET, true) => "GET blob",
+            (&Method::POST, true) => "POST blob",
+            (&Method::PUT, true) => "PUT blob",
+            (&Method::PUT, false) => "PUT manifest",
+            _ => "other",
+        };
+        *self.requests.entry(operation.to_owned()).or_default() += 1;
+        match operation {
+            "GET blob" => self
+                .blobs
+                .get(&name)
+                .map_or_else(|| StatusCode::NOT_FOUND.into_response(), |blob| blob.clone().into_response()),
+            "POST blob" => (StatusCode::ACCEPTED, [("location", "/v2/upload/blobs/one")]).into_response(),
+            "PUT blob" => {
+                let digest = Digest::of(&body).to_string();
+                assert_eq!(uri.query(), Some(format!("digest={digest}").as_str()), "a registry checks");
+                self.blobs.insert(digest, body);
+                StatusCode::CREATED.into_response()
+            }
+            "PUT manifest" => {
+                self.kept.insert(name, body);
+                StatusCode::CREATED.into_response()
+            }
+            _ => StatusCode::NOT_FOUND.into_response(),
+        }
+    }
+}
+
+type Shared = Arc<Mutex<World>>;
+
+async fn answer(
+    State(world): State<Shared>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    let mut world = world.lock().unwrap();
+    match uri.path() {
+        "/control/reset" => world.reset(),
+        "/control/next-day" => world.next_day(),
+        "/control/requests" => {
+            return serde_json::to_string(&std::mem::take(&mut world.requests)).unwrap().into_response();
+        }
+        "/control/deleted" => {
+            let deleted = std::mem::take(&mut world.deleted);
+            return crate::summary(deleted.iter()).to_string().into_response();
+        }
+        path if path.starts_with("/v2/") => return world.content(&method, &uri, body),
+        _ => {
+            let target = headers.get("x-amz-target").and_then(|target| target.to_str().ok());
+            let operation =
+                target.and_then(|target| target.rsplit('.').next()).unwrap_or_default().to_owned();
+            *world.requests.entry(operation.clone()).or_default() += 1;
+            let asked = serde_json::from_slice(&body).unwrap_or_default();
+            let json = [("content-type", "application/x-amz-json-1.1")];
+            return match world.call(&operation, &asked) {
+                Ok(answer) => (json, answer.to_string()).into_response(),
+                Err(code) => {
+                    (StatusCode::BAD_REQUEST, json, json!({ "__type": code }).to_string()).into_response()
+                }
+            };
+        }
+    }
+    StatusCode::OK.into_response()
+}
+
+/// Says its port and answers until it is ended.
+pub(crate) fn serve(runtime: &tokio::runtime::Runtime, say: impl FnOnce(u16)) {
+    let world = Arc::new(Mutex::new(World::new()));
+    let listener = StdListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    say(listener.local_addr().unwrap().port());
+    runtime.block_on(async {
+        let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+        // What is uploaded is some megabytes.
+        let limit = axum::extract::DefaultBodyLimit::disable();
+        let router = Router::new().fallback(answer).layer(limit).with_state(world);
+        axum::serve(listener, router).await.unwrap();
+    });
+}

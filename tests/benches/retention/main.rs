@@ -1,0 +1,356 @@
+//! What retention costs in a repository with as many images as ECR allows: memory, processor time and requests, side by side
+//! with a Python cleaner of the usual kind.
+//!
+//! `cargo bench -p stories --bench retention` lets the real adapter and the real `enforce` run against ECR on loopback: a first run, that of
+//! the next day, and one that deletes a fifth of the images; and fails when a figure is out of bounds. Each is a process of its own. The floor that
+//! processor time is measured by reads the same pages with the same SDK and drops them. The cleaner needs boto3.
+#![expect(clippy::print_stdout, clippy::print_stderr, clippy::unwrap_used, reason = "a measurement")]
+
+mod account;
+mod images;
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::time::Instant;
+
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_sdk_ecr::config::{Credentials, SharedCredentialsProvider};
+use aws_sdk_ecr::types::ImageIdentifier;
+use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
+use stoker::aws::{Aws, Surroundings};
+use stoker::names::{CacheRepository, Digest, ProjectName};
+use stoker::policy::Policy;
+use stoker::retain::enforce;
+use tokio::runtime;
+
+/// What this process is to do, where it is not the one that measures.
+const ROLE: &str = "STOKER_BENCH_RETENTION";
+const REPOSITORY: &str = "stoker/app";
+const ADDRESS: &str = "STOKER_BENCH_ADDRESS";
+const NOW: &str = "STOKER_BENCH_NOW";
+
+/// What the function is given.
+const MOST_MEMORY_MIB: u64 = 128;
+/// Processor time, in that of reading the pages alone.
+const MOST_RATIO: f64 = 2.0;
+/// Memory with which a Lambda function has one processor.
+const MIB_OF_A_PROCESSOR: f64 = 1769.0;
+
+fn policy(mode: &str) -> Policy {
+    let text = format!(
+        "version: 1\nprojects:\n  - name: app\n    repository: github.com/example/app\n    cache-repository: {REPOSITORY}\n    \
+         retention: {{ mode: {mode}, lease: 24h, history: 3650d, idle-branch: 3650d, max-deletions: 100000 }}\n"
+    );
+    Policy::parse("the benchmark's policy", &text).unwrap()
+}
+
+/// So many digests, and one over them all.
+fn summary<'d>(digests: impl Iterator<Item = &'d Digest>) -> Value {
+    let mut sorted: Vec<&Digest> = digests.collect();
+    sorted.sort_unstable();
+    let bytes: Vec<u8> = sorted.iter().flat_map(|digest| *digest.as_bytes()).collect();
+    json!({ "count": sorted.len(), "digest": Digest::of(&bytes) })
+}
+
+/// Most memory that this process ever had, in KiB.
+fn peak_memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+/// Processor time of this process, of which Linux counts a hundredth of a second at a time.
+fn cpu_ms() -> u64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let after_name: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    let ticks = |place: usize| after_name[place].parse::<u64>().unwrap();
+    (ticks(11) + ticks(12)) * 10
+}
+
+fn config() -> SdkConfig {
+    let http = aws_smithy_http_client::Builder::new()
+        .tls_provider(tls::Provider::Rustls(CryptoMode::Ring))
+        .build_https();
+    SdkConfig::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::new("us-east-1"))
+        .credentials_provider(SharedCredentialsProvider::new(Credentials::for_tests()))
+        .endpoint_url(format!("http://{}", address()))
+        .http_client(http)
+        .build()
+}
+
+fn address() -> String {
+    std::env::var(ADDRESS).unwrap()
+}
+
+fn single_threaded() -> runtime::Runtime {
+    runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+/// What the function does.
+fn run(mode: &str) -> Value {
+    let policy = policy(mode);
+    let project = policy.project(&ProjectName::new("app").unwrap()).unwrap();
+    let facts = CacheRepository::new("stoker-inventory").ok();
+    let aws =
+        Aws::from_config(config(), Surroundings { registry: address(), facts, ..Surroundings::default() });
+    let now: Timestamp = std::env::var(NOW).unwrap().parse().unwrap();
+    let repository = CacheRepository::new(REPOSITORY).unwrap();
+    let enforced = enforce(&aws, &repository, std::slice::from_ref(&project), Vec::new(), now);
+    let applied = single_threaded().block_on(enforced).unwrap();
+    json!({
+        "images": applied.plan.verdicts.len(), "bytes": applied.plan.bytes, "deleted": applied.deleted,
+        "changed": applied.changed.len(), "refused": applied.refused.len(),
+        "planned": summary(applied.plan.deletions().into_iter().map(|verdict| &verdict.image.digest)),
+    })
+}
+
+/// What cannot be done with less: the pages are read, and the manifests of what was pushed since, and dropped.
+fn floor(since: Timestamp) -> Value {
+    single_threaded().block_on(async {
+        let ecr = aws_sdk_ecr::Client::new(&config());
+        let mut digests = Vec::new();
+        let mut pages =
+            ecr.describe_images().repository_name(REPOSITORY).max_results(1000).into_paginator().send();
+        while let Some(page) = pages.next().await {
+            for image in page.unwrap().image_details.unwrap_or_default() {
+                if image.image_pushed_at.unwrap().secs() > since.as_second() {
+                    digests.extend(image.image_digest);
+                }
+            }
+        }
+        let mut read = 0;
+        for some in digests.chunks(100) {
+            let ids = some.iter().map(|digest| ImageIdentifier::builder().image_digest(digest).build());
+            let request =
+                ecr.batch_get_image().repository_name(REPOSITORY).set_image_ids(Some(ids.collect()));
+            read += request.send().await.unwrap().images().len();
+        }
+        json!({ "manifests": read })
+    })
+}
+
+fn child(role: &str) -> ExitCode {
+    let began = Instant::now();
+    let mut told = match role {
+        "account" => {
+            account::serve(&single_threaded(), |port| println!("{port}"));
+            return ExitCode::SUCCESS;
+        }
+        "report" | "apply" => run(role),
+        "floor" => floor(Timestamp::UNIX_EPOCH),
+        _ => floor(images::first_night()),
+    };
+    told["cpu_ms"] = cpu_ms().into();
+    told["memory_kib"] = peak_memory().into();
+    told["wall_ms"] = u64::try_from(began.elapsed().as_millis()).unwrap().into();
+    println!("{told}");
+    ExitCode::SUCCESS
+}
+
+/// What a process told of itself, and the requests that it made.
+struct Measured {
+    told: Value,
+    requests: BTreeMap<String, u64>,
+}
+
+impl Measured {
+    fn number(&self, name: &str) -> u64 {
+        self.told[name].as_u64().unwrap_or_default()
+    }
+
+    fn of(&self, operation: &str) -> u64 {
+        self.requests.get(operation).copied().unwrap_or_default()
+    }
+
+    fn mib(&self) -> u64 {
+        self.number("memory_kib").div_ceil(1024)
+    }
+
+    fn print(&self, name: &str) {
+        let total: u64 = self.requests.values().sum();
+        let each: Vec<String> = self.requests.iter().map(|(name, count)| format!("{name} {count}")).collect();
+        let (cpu, wall) = (self.number("cpu_ms"), self.number("wall_ms"));
+        let (memory, each) = (self.mib(), each.join(", "));
+        println!("{name:<34} {cpu:>7} ms {wall:>7} ms {memory:>5} MiB {total:>8}  {each}");
+    }
+}
+
+/// The account, ended when this is dropped.
+struct Account {
+    process: Child,
+    address: String,
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl Account {
+    fn start() -> Self {
+        let mut process = Command::new(std::env::current_exe().unwrap())
+            .env(ROLE, "account")
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut port = String::new();
+        BufReader::new(process.stdout.take().unwrap()).read_line(&mut port).unwrap();
+        Self { process, address: format!("127.0.0.1:{}", port.trim()) }
+    }
+
+    fn ask(&self, path: &str) -> String {
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        write!(stream, "GET /control/{path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer.split_once("\r\n\r\n").unwrap().1.to_owned()
+    }
+
+    fn measure(&self, mut command: Command) -> Measured {
+        self.ask("requests");
+        let output = command
+            .env(ADDRESS, &self.address)
+            .env("AWS_ENDPOINT_URL", format!("http://{}", self.address))
+            .env("AWS_REGION", "us-east-1")
+            .env("AWS_DEFAULT_REGION", "us-east-1")
+            .env("AWS_ACCESS_KEY_ID", "key")
+            .env("AWS_SECRET_ACCESS_KEY", "secret")
+            .env("AWS_EC2_METADATA_DISABLED", "true")
+            .env("NO_PROXY", "127.0.0.1")
+            .stderr(Stdio::inherit())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "a process that was measured failed");
+        let told = serde_json::from_slice(&output.stdout).unwrap();
+        Measured { told, requests: serde_json::from_str(&self.ask("requests")).unwrap() }
+    }
+
+    fn own(&self, role: &str, now: Timestamp) -> Measured {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.env(ROLE, role).env(NOW, now.to_string());
+        self.measure(command)
+    }
+}
+
+/// A Python with boto3: that of the tools, or the system's.
+fn python() -> Option<PathBuf> {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+    let tools =
+        [".stoker/venv", ".stoker/venv-world"].map(|venv| PathBuf::from(root).join(venv).join("bin/python"));
+    let has_boto3 = |python: &PathBuf| {
+        let import = Command::new(python).args(["-c", "import boto3"]).stderr(Stdio::null()).status();
+        import.is_ok_and(|status| status.success())
+    };
+    tools.into_iter().chain([PathBuf::from("python3")]).find(has_boto3)
+}
+
+fn ratio(run: &Measured, floor: &Measured) -> f64 {
+    #[expect(clippy::cast_precision_loss, reason = "milliseconds")]
+    let ratio = run.number("cpu_ms") as f64 / floor.number("cpu_ms") as f64;
+    ratio
+}
+
+fn main() -> ExitCode {
+    if let Ok(role) = std::env::var(ROLE) {
+        return child(&role);
+    }
+    let Some(python) = python() else {
+        eprintln!(
+            "NOTHING WAS MEASURED: there is no Python with boto3 to compare with. `cargo xtask check` installs one under \
+             .stoker/venv; or run `python3 -m pip install boto3`."
+        );
+        return ExitCode::FAILURE;
+    };
+    let account = Account::start();
+    let night = images::first_night();
+    let next_night = night + SignedDuration::from_hours(24);
+    println!("{:<34} {:>10} {:>10} {:>9} {:>8}", "", "processor", "wall", "memory", "requests");
+
+    let first_floor = account.own("floor", night);
+    first_floor.print("the pages and manifests alone");
+    let first = account.own("report", night);
+    first.print("first run");
+    account.ask("next-day");
+    let second_floor = account.own("floor of the new", next_night);
+    second_floor.print("the pages and new manifests alone");
+    let second = account.own("report", next_night);
+    second.print("the next day's run");
+    let third = account.own("apply", next_night);
+    let third_deleted: Value = serde_json::from_str(&account.ask("deleted")).unwrap();
+    third.print("a run that deletes");
+    account.ask("reset");
+    let mut cleaner = Command::new(python);
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/retention/cleaner.py");
+    let kept = images::IMAGES - images::IMAGES / 5;
+    cleaner.args([script, REPOSITORY, &kept.to_string()]);
+    let cleaner = account.measure(cleaner);
+    cleaner.print("a cleaner in Python that deletes");
+    println!();
+    for (name, run) in [("first", &first), ("the next day's", &second)] {
+        #[expect(clippy::cast_precision_loss, reason = "an estimate")]
+        let seconds = run.number("cpu_ms") as f64 / 1000.0 * MIB_OF_A_PROCESSOR / MOST_MEMORY_MIB as f64;
+        println!(
+            "estimate: on the share of a processor that {MOST_MEMORY_MIB} MiB have, {name} run takes {seconds:.0} s"
+        );
+    }
+    let within = judge(&[&first_floor, &first, &second_floor, &second, &third, &cleaner], &third_deleted);
+    if within { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn judge(
+    [first_floor, first, second_floor, second, third, cleaner]: &[&Measured; 6],
+    deleted: &Value,
+) -> bool {
+    let (images, a_day, goes) =
+        (u64::from(images::IMAGES), u64::from(images::A_DAY), u64::from(images::IMAGES / 5));
+    let pages = images.div_ceil(1000);
+    let mut bounds = Vec::new();
+    for (name, run) in [("first run", first), ("next day's run", second), ("run that deletes", third)] {
+        let (mib, seen) = (run.mib(), run.number("images"));
+        bounds.push((
+            mib <= MOST_MEMORY_MIB,
+            format!("{name}: {mib} MiB of memory, at most {MOST_MEMORY_MIB}"),
+        ));
+        bounds.push((seen == images, format!("{name}: {seen} of {images} images are judged")));
+        let planned = &run.told["planned"]["count"];
+        bounds.push((*planned == goes, format!("{name}: {planned} of {goes} that nothing needs are to go")));
+    }
+    for (name, run, floor) in [("first run", first, first_floor), ("next day's run", second, second_floor)] {
+        let ratio = ratio(run, floor);
+        let text = format!("{name}: {ratio:.2} times the processor time of the pages, at most {MOST_RATIO}");
+        bounds.push((ratio <= MOST_RATIO, text));
+    }
+    // One request more asks for what is kept.
+    let batches = goes.div_ceil(100);
+    for (name, run, describe, get, delete) in [
+        ("first run", first, pages, images.div_ceil(100) + 1, 0),
+        ("next day's run", second, pages, a_day.div_ceil(100) + 1, 0),
+        ("run that deletes", third, pages + batches, 1, batches),
+    ] {
+        let made = (run.of("DescribeImages"), run.of("BatchGetImage"), run.of("BatchDeleteImage"));
+        let (pages, manifests, deletions) = made;
+        let text = format!(
+            "{name}: {pages} requests for pages, {manifests} for manifests, {deletions} deletions; \
+             the fewest are {describe}, {get} and {delete}"
+        );
+        bounds.push((made == (describe, get, delete), text));
+    }
+    let is_as_planned = third.told["planned"] == *deleted && third.number("deleted") == goes;
+    bounds
+        .push((is_as_planned, format!("{} images were deleted, exactly the planned ones", deleted["count"])));
+    let by_cleaner = cleaner.number("deleted");
+    bounds.push((by_cleaner == goes, format!("the cleaner deleted {by_cleaner} of {goes}")));
+    for (holds, text) in &bounds {
+        println!("{}: {text}", if *holds { "ok" } else { "BROKEN" });
+    }
+    bounds.iter().all(|(holds, _)| *holds)
+}
