@@ -245,7 +245,9 @@ async fn a_repository_that_fails_keeps_no_other_from_its_turn_and_comes_again() 
     world.retain().await;
     assert_eq!(world.queued().1, 2, "two repositories");
     let next = world.account.calls.borrow().len();
-    world.account.faults.borrow_mut().insert(next, Fault::Before(Failure::Throttled));
+    // What was kept, which it can do without, and the catalogue.
+    let faults = [next, next + 1].map(|call| (call, Fault::Before(Failure::Throttled)));
+    world.account.faults.borrow_mut().extend(faults);
     world.retain().await;
     assert_eq!(world.queued().1, 1, "one comes again");
     world.retain().await;
@@ -260,7 +262,8 @@ async fn a_repository_that_goes_on_failing_is_given_up_for_the_night() {
     world.retain().await;
     for _ in 0..10 {
         let next = world.account.calls.borrow().len();
-        world.account.faults.borrow_mut().insert(next, Fault::Before(Failure::Unavailable));
+        let faults = [next, next + 1].map(|call| (call, Fault::Before(Failure::Unavailable)));
+        world.account.faults.borrow_mut().extend(faults);
         world.retain().await;
     }
     assert_eq!((world.queued().1, world.dead.len()), (0, 1));

@@ -2,12 +2,12 @@
 //! all that is known of them has to fit into the smallest Lambda function.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::hash::{BuildHasher as _, RandomState};
+use std::collections::{BTreeMap, HashMap};
+use std::hash::BuildHasher as _;
 use std::ops::Range;
 use std::sync::Arc;
 
-use hashbrown::HashTable;
+use hashbrown::{DefaultHashBuilder, HashSet, HashTable};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -51,7 +51,7 @@ pub struct Known {
     words: Vec<u8>,
     lines: Vec<Arc<Line>>,
     line_places: HashMap<Arc<Line>, u32>,
-    hasher: RandomState,
+    hasher: DefaultHashBuilder,
     is_changed: bool,
     /// Whether any was ever forgotten: then there are blobs that no manifest has.
     has_gaps: bool,
@@ -148,12 +148,12 @@ fn narrow(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
 
-fn hash_of_entry(hasher: &RandomState, entries: &[Entry], place: u32) -> u64 {
+fn hash_of_entry(hasher: &DefaultHashBuilder, entries: &[Entry], place: u32) -> u64 {
     let id = entries.get(place as usize).map(|entry| half(&entry.digest)).unwrap_or_default();
     hasher.hash_one(u128::from_ne_bytes(id))
 }
 
-fn hash_of_blob(hasher: &RandomState, blobs: &[(BlobId, u64)], place: u32) -> u64 {
+fn hash_of_blob(hasher: &DefaultHashBuilder, blobs: &[(BlobId, u64)], place: u32) -> u64 {
     let id = blobs.get(place as usize).map(|(id, _)| *id).unwrap_or_default();
     hasher.hash_one(u128::from_ne_bytes(id))
 }

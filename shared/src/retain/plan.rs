@@ -1,10 +1,12 @@
 //! The plan: a verdict on every image, from the inventory, the policy and what is known of builds and branches. Pure: the
 //! same world makes the same plan.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
+use hashbrown::HashSet;
 use jiff::{SignedDuration, Timestamp};
 
 use super::inventory::{Facts, Inventory, Shape};
@@ -331,19 +333,21 @@ pub fn plan(
         evicted = more;
     }
     let (bytes, bytes_after) = account(inventory, &mut verdicts);
-    verdicts.sort_unstable_by(|a, b| {
-        (&a.scope, &a.line, a.image.pushed_at, &a.image.digest).cmp(&(
-            &b.scope,
-            &b.line,
-            b.image.pushed_at,
-            &b.image.digest,
-        ))
-    });
+    verdicts.sort_unstable_by(order);
     let unread = inventory.unread.len();
     let refused = (unread > 0).then(|| {
         format!("unread manifests: {unread}. What they keep alive is not known, so nothing is deleted")
     });
     Plan { repository: inventory.repository.clone(), verdicts, bytes, bytes_after, refused, notes }
+}
+
+/// By scope, line and time. Scopes and lines are shared by many verdicts, and to be the same is cheaper to find than which comes
+/// first.
+fn order(a: &Verdict, b: &Verdict) -> Ordering {
+    let by_scope = if a.scope == b.scope { Ordering::Equal } else { a.scope.cmp(&b.scope) };
+    let by_line = || if a.line == b.line { Ordering::Equal } else { a.line.cmp(&b.line) };
+    let by_image = || (a.image.pushed_at, &a.image.digest).cmp(&(b.image.pushed_at, &b.image.digest));
+    by_scope.then_with(by_line).then_with(by_image)
 }
 
 /// The images that a budget takes.
