@@ -3,7 +3,7 @@
 //!
 //! `cargo bench -p stories --bench retention` lets the real adapter and the real `enforce` run against ECR on loopback: a first run, that of
 //! the next day, and one that deletes a fifth of the images; and fails when a figure is out of bounds. Each is a process of its own. The floor that
-//! processor time is measured by reads the same pages with the same SDK and drops them. The cleaner needs boto3.
+//! processor time is measured by reads the same with the same SDK and drops it. The cleaner needs boto3.
 #![expect(clippy::print_stdout, clippy::print_stderr, clippy::unwrap_used, reason = "a measurement")]
 
 mod account;
@@ -23,20 +23,23 @@ use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use stoker::aws::{Aws, Surroundings};
-use stoker::names::{CacheRepository, Digest, ProjectName};
+use stoker::names::{CacheRepository, Digest, ProjectName, Tag};
 use stoker::policy::Policy;
+use stoker::ports::{ReadBlobs as _, ReadImages as _};
 use stoker::retain::enforce;
 use tokio::runtime;
 
 /// What this process is to do, where it is not the one that measures.
 const ROLE: &str = "STOKER_BENCH_RETENTION";
 const REPOSITORY: &str = "stoker/app";
+/// Where what manifests say is kept.
+const INVENTORY: &str = "stoker-inventory";
 const ADDRESS: &str = "STOKER_BENCH_ADDRESS";
 const NOW: &str = "STOKER_BENCH_NOW";
 
 /// What the function is given.
 const MOST_MEMORY_MIB: u64 = 128;
-/// Processor time, in that of reading the pages alone.
+/// Processor time, in that of reading the same and dropping it.
 const MOST_RATIO: f64 = 2.0;
 /// Memory with which a Lambda function has one processor.
 const MIB_OF_A_PROCESSOR: f64 = 1769.0;
@@ -93,15 +96,18 @@ fn single_threaded() -> runtime::Runtime {
     runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
+fn aws() -> Aws {
+    let facts = CacheRepository::new(INVENTORY).ok();
+    Aws::from_config(config(), Surroundings { registry: address(), facts, ..Surroundings::default() })
+}
+
 /// What the function does.
 fn run(mode: &str) -> Value {
     let policy = policy(mode);
     let project = policy.project(&ProjectName::new("app").unwrap()).unwrap();
-    let facts = CacheRepository::new("stoker-inventory").ok();
-    let aws =
-        Aws::from_config(config(), Surroundings { registry: address(), facts, ..Surroundings::default() });
     let now: Timestamp = std::env::var(NOW).unwrap().parse().unwrap();
     let repository = CacheRepository::new(REPOSITORY).unwrap();
+    let aws = aws();
     let enforced = enforce(&aws, &repository, std::slice::from_ref(&project), Vec::new(), now);
     let applied = single_threaded().block_on(enforced).unwrap();
     json!({
@@ -111,7 +117,8 @@ fn run(mode: &str) -> Value {
     })
 }
 
-/// What cannot be done with less: the pages are read, and the manifests of what was pushed since, and dropped.
+/// What cannot be done with less: the pages are read, and the manifests of what was pushed since, and what was kept of the others, and
+/// dropped.
 fn floor(since: Timestamp) -> Value {
     single_threaded().block_on(async {
         let ecr = aws_sdk_ecr::Client::new(&config());
@@ -132,8 +139,23 @@ fn floor(since: Timestamp) -> Value {
                 ecr.batch_get_image().repository_name(REPOSITORY).set_image_ids(Some(ids.collect()));
             read += request.send().await.unwrap().images().len();
         }
-        json!({ "manifests": read })
+        let kept = if since > Timestamp::UNIX_EPOCH { fetch_kept().await } else { 0 };
+        json!({ "manifests": read, "kept": kept })
     })
+}
+
+/// Bytes of what was kept, which are only fetched.
+async fn fetch_kept() -> usize {
+    let (aws, inventory) = (aws(), CacheRepository::new(INVENTORY).unwrap());
+    let tag = Tag::facts(&CacheRepository::new(REPOSITORY).unwrap());
+    let image = aws.images(&inventory, &[tag]).await.unwrap().remove(0).unwrap();
+    let manifest: Value = serde_json::from_slice(&image.manifest).unwrap();
+    let mut bytes = 0;
+    for layer in manifest["layers"].as_array().unwrap() {
+        let digest = Digest::new(layer["digest"].as_str().unwrap()).unwrap();
+        bytes += aws.blob(&inventory, &digest, 64 << 20).await.unwrap().len();
+    }
+    bytes
 }
 
 fn child(role: &str) -> ExitCode {
@@ -281,7 +303,7 @@ fn main() -> ExitCode {
     first.print("first run");
     account.ask("next-day");
     let second_floor = account.own("floor of the new", next_night);
-    second_floor.print("the pages and new manifests alone");
+    second_floor.print("the pages, what is new and what is kept");
     let second = account.own("report", next_night);
     second.print("the next day's run");
     let third = account.own("apply", next_night);
@@ -326,7 +348,8 @@ fn judge(
     }
     for (name, run, floor) in [("first run", first, first_floor), ("next day's run", second, second_floor)] {
         let ratio = ratio(run, floor);
-        let text = format!("{name}: {ratio:.2} times the processor time of the pages, at most {MOST_RATIO}");
+        let text =
+            format!("{name}: {ratio:.2} times the processor time of reading alone, at most {MOST_RATIO}");
         bounds.push((ratio <= MOST_RATIO, text));
     }
     // One request more asks for what is kept.
