@@ -1,4 +1,5 @@
-//! CloudWatch's embedded metric format: a line of JSON on standard output becomes metrics.
+//! CloudWatch's embedded metric format: a line of JSON on standard output becomes metrics. All of Stoker's are named here;
+//! `docs/metrics.md` is the same as a table, and a test compares them.
 //!
 //! Every metric is there for the whole stack, which is what alarms watch, and by its own dimensions beside it. Two stacks of
 //! one account never count into the same metric.
@@ -16,10 +17,176 @@ pub enum Unit {
     Count,
     /// Bytes.
     Bytes,
+    /// Milliseconds.
+    Milliseconds,
 }
 
-/// A metric's name, unit and value.
-pub type Metric = (&'static str, Unit, u64);
+impl Unit {
+    /// CloudWatch's name of it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Count => "Count",
+            Self::Bytes => "Bytes",
+            Self::Milliseconds => "Milliseconds",
+        }
+    }
+}
+
+/// A metric: dashboards and alarms name it, so a name that is there keeps its meaning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Metric {
+    /// Webhooks that were genuine.
+    WebhooksAccepted,
+    /// Webhooks that were not believed, or not understood.
+    WebhooksRefused,
+    /// Those of them that carried a signature.
+    SignedWebhooksRefused,
+    /// Genuine webhooks whose events did not reach the bus.
+    WebhooksFailed,
+    /// Builds that a push or a pull request started.
+    BuildsStarted,
+    /// Builds that found no CodeBuild project to run in.
+    BuildsWithoutProject,
+    /// Pushes of which people were told that their build waits.
+    BuildsDelayed,
+    /// Builds that Stoker started and that failed.
+    BuildsFailed,
+    /// Builds of main that only fill its cache.
+    WarmBuildsStarted,
+    /// Steps of a build that came out of the cache.
+    StepsReused,
+    /// Steps that a build ran.
+    StepsBuilt,
+    /// Bytes of layers that a build took from the cache.
+    BytesReused,
+    /// Bytes of layers that a build made.
+    BytesBuilt,
+    /// Lines that moved.
+    LinesMoved,
+    /// Time from a merge until main's line had what was merged.
+    PromotionAge,
+    /// Bytes that a line's cache may grow by before steps are dropped from it.
+    ImportHeadroom,
+    /// Hints that can never be promoted.
+    PromotionsFailed,
+    /// Lines that the night's sweep had to move or mend.
+    SweepDrift,
+    /// Bytes of a repository's caches after retention.
+    CacheBytes,
+    /// Images of a repository after retention.
+    CacheImages,
+    /// Images that retention deleted.
+    CachesDeleted,
+    /// Those of them that went for a budget.
+    CachesEvicted,
+    /// Bytes that the deletions freed.
+    BytesFreed,
+    /// Runs of retention that may delete nothing, as not all could be read.
+    RetentionRefused,
+}
+
+impl Metric {
+    /// All of them.
+    pub const ALL: [Self; 24] = [
+        Self::WebhooksAccepted,
+        Self::WebhooksRefused,
+        Self::SignedWebhooksRefused,
+        Self::WebhooksFailed,
+        Self::BuildsStarted,
+        Self::BuildsWithoutProject,
+        Self::BuildsDelayed,
+        Self::BuildsFailed,
+        Self::WarmBuildsStarted,
+        Self::StepsReused,
+        Self::StepsBuilt,
+        Self::BytesReused,
+        Self::BytesBuilt,
+        Self::LinesMoved,
+        Self::PromotionAge,
+        Self::ImportHeadroom,
+        Self::PromotionsFailed,
+        Self::SweepDrift,
+        Self::CacheBytes,
+        Self::CacheImages,
+        Self::CachesDeleted,
+        Self::CachesEvicted,
+        Self::BytesFreed,
+        Self::RetentionRefused,
+    ];
+
+    /// CloudWatch's name of it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::WebhooksAccepted => "WebhooksAccepted",
+            Self::WebhooksRefused => "WebhooksRefused",
+            Self::SignedWebhooksRefused => "SignedWebhooksRefused",
+            Self::WebhooksFailed => "WebhooksFailed",
+            Self::BuildsStarted => "BuildsStarted",
+            Self::BuildsWithoutProject => "BuildsWithoutProject",
+            Self::BuildsDelayed => "BuildsDelayed",
+            Self::BuildsFailed => "BuildsFailed",
+            Self::WarmBuildsStarted => "WarmBuildsStarted",
+            Self::StepsReused => "StepsReused",
+            Self::StepsBuilt => "StepsBuilt",
+            Self::BytesReused => "BytesReused",
+            Self::BytesBuilt => "BytesBuilt",
+            Self::LinesMoved => "LinesMoved",
+            Self::PromotionAge => "PromotionAge",
+            Self::ImportHeadroom => "ImportHeadroom",
+            Self::PromotionsFailed => "PromotionsFailed",
+            Self::SweepDrift => "SweepDrift",
+            Self::CacheBytes => "CacheBytes",
+            Self::CacheImages => "CacheImages",
+            Self::CachesDeleted => "CachesDeleted",
+            Self::CachesEvicted => "CachesEvicted",
+            Self::BytesFreed => "BytesFreed",
+            Self::RetentionRefused => "RetentionRefused",
+        }
+    }
+
+    /// What its number counts.
+    #[must_use]
+    pub fn unit(self) -> Unit {
+        match self {
+            Self::BytesReused
+            | Self::BytesBuilt
+            | Self::ImportHeadroom
+            | Self::CacheBytes
+            | Self::BytesFreed => Unit::Bytes,
+            Self::PromotionAge => Unit::Milliseconds,
+            _ => Unit::Count,
+        }
+    }
+
+    /// The names of its dimensions, in the order in which [`record`] is given their values.
+    #[must_use]
+    pub fn dimensions(self) -> &'static [&'static str] {
+        match self {
+            Self::WebhooksAccepted | Self::SignedWebhooksRefused | Self::WebhooksFailed => &["Forge"],
+            Self::WebhooksRefused => &["Forge", "Reason"],
+            Self::BuildsDelayed | Self::PromotionsFailed => &[],
+            Self::StepsReused | Self::StepsBuilt | Self::BytesReused | Self::BytesBuilt => {
+                &["Project", "Line"]
+            }
+            Self::BuildsStarted
+            | Self::BuildsWithoutProject
+            | Self::BuildsFailed
+            | Self::WarmBuildsStarted
+            | Self::LinesMoved
+            | Self::PromotionAge
+            | Self::ImportHeadroom
+            | Self::SweepDrift => &["Project"],
+            Self::CacheBytes
+            | Self::CacheImages
+            | Self::CachesDeleted
+            | Self::CachesEvicted
+            | Self::BytesFreed
+            | Self::RetentionRefused => &["Repository"],
+        }
+    }
+}
 
 /// The dimension that a stack's name is in.
 const STACK: &str = "Stack";
@@ -44,26 +211,20 @@ impl Setting {
     }
 }
 
-/// One record, a single line: metrics of one moment under the same dimensions.
+/// One record, a single line: metrics of one moment, all with the dimensions of the first, and the values of these.
 ///
 /// The environment says of which stack they are (`STOKER_STACK`), and whether there are metrics of each project too
 /// (`STOKER_METRICS` is `stack` where there are not).
 #[must_use]
-pub fn record(now: Timestamp, dimensions: &[(&str, &str)], metrics: &[Metric]) -> String {
-    record_in(&Setting::from_environment(), now, dimensions, metrics)
+pub fn record(now: Timestamp, values: &[&str], metrics: &[(Metric, u64)]) -> String {
+    record_in(&Setting::from_environment(), now, values, metrics)
 }
 
-fn record_in(setting: &Setting, now: Timestamp, dimensions: &[(&str, &str)], metrics: &[Metric]) -> String {
-    let stack = setting.stack.as_deref().map(|name| (STACK, name));
+fn record_in(setting: &Setting, now: Timestamp, values: &[&str], metrics: &[(Metric, u64)]) -> String {
+    let names = metrics.first().map(|(metric, _)| metric.dimensions()).unwrap_or_default();
     let units: Vec<_> = metrics
         .iter()
-        .map(|(name, unit, _)| {
-            let unit = match unit {
-                Unit::Count => "Count",
-                Unit::Bytes => "Bytes",
-            };
-            json!({"Name": name, "Unit": unit})
-        })
+        .map(|(metric, _)| json!({"Name": metric.name(), "Unit": metric.unit().name()}))
         .collect();
     let mut fields = Map::new();
     fields.insert(
@@ -72,20 +233,21 @@ fn record_in(setting: &Setting, now: Timestamp, dimensions: &[(&str, &str)], met
             "Timestamp": now.as_millisecond(),
             "CloudWatchMetrics": [{
                 "Namespace": NAMESPACE,
-                "Dimensions": dimension_sets(setting, dimensions),
+                "Dimensions": dimension_sets(setting, names),
                 "Metrics": units,
             }],
         }),
     );
-    fields.extend(stack.iter().chain(dimensions).map(|(name, value)| ((*name).to_owned(), json!(value))));
-    fields.extend(metrics.iter().map(|(name, _, value)| ((*name).to_owned(), json!(value))));
+    fields.extend(setting.stack.iter().map(|stack| (STACK.to_owned(), json!(stack))));
+    fields.extend(names.iter().zip(values).map(|(name, value)| ((*name).to_owned(), json!(value))));
+    fields.extend(metrics.iter().map(|(metric, value)| (metric.name().to_owned(), json!(value))));
     Value::Object(fields).to_string()
 }
 
 /// The sets of dimensions by which metrics are kept: of the stack, of all projects together, of each.
-fn dimension_sets<'d>(setting: &Setting, dimensions: &[(&'d str, &str)]) -> Vec<Vec<&'d str>> {
+fn dimension_sets(setting: &Setting, dimensions: &[&'static str]) -> Vec<Vec<&'static str>> {
     let stack = setting.stack.iter().map(|_| STACK);
-    let names = || dimensions.iter().map(|(name, _)| *name);
+    let names = || dimensions.iter().copied();
     let mut sets: Vec<Vec<&str>> =
         vec![stack.clone().collect(), stack.clone().chain(names().filter(|name| *name != PROJECT)).collect()];
     if setting.by_project {
@@ -93,6 +255,12 @@ fn dimension_sets<'d>(setting: &Setting, dimensions: &[(&'d str, &str)]) -> Vec<
     }
     sets.dedup();
     sets
+}
+
+/// Puts a [`record`] on standard output, which is how a metric leaves a function.
+#[expect(clippy::print_stdout, reason = "CloudWatch reads metrics there")]
+pub fn put(now: Timestamp, values: &[&str], metrics: &[(Metric, u64)]) {
+    println!("{}", record(now, values, metrics));
 }
 
 #[cfg(test)]
@@ -103,9 +271,8 @@ mod tests {
     fn a_record_is_one_line_that_cloudwatch_understands() {
         let now = Timestamp::from_millisecond(1_795_000_000_123).unwrap();
         let setting = Setting { stack: Some("stoker".to_owned()), by_project: true };
-        let dimensions = [("Project", "app\n")];
-        let metrics = [("Steps", Unit::Count, 3), ("Size", Unit::Bytes, 4)];
-        let line = record_in(&setting, now, &dimensions, &metrics);
+        let metrics = [(Metric::StepsReused, 3), (Metric::BytesReused, u64::MAX)];
+        let line = record_in(&setting, now, &["app\n", "main"], &metrics);
         assert!(!line.contains('\n'));
         assert_eq!(
             serde_json::from_str::<Value>(&line).unwrap(),
@@ -114,21 +281,24 @@ mod tests {
                     "Timestamp": 1_795_000_000_123_i64,
                     "CloudWatchMetrics": [{
                         "Namespace": "Stoker",
-                        "Dimensions": [["Stack"], ["Stack", "Project"]],
-                        "Metrics": [{"Name": "Steps", "Unit": "Count"}, {"Name": "Size", "Unit": "Bytes"}],
+                        "Dimensions": [["Stack"], ["Stack", "Line"], ["Stack", "Project", "Line"]],
+                        "Metrics": [
+                            {"Name": "StepsReused", "Unit": "Count"},
+                            {"Name": "BytesReused", "Unit": "Bytes"},
+                        ],
                     }],
                 },
-                "Stack": "stoker", "Project": "app\n", "Steps": 3, "Size": 4,
+                "Stack": "stoker", "Project": "app\n", "Line": "main", "StepsReused": 3, "BytesReused": u64::MAX,
             })
         );
     }
 
     #[test]
     fn metrics_are_of_the_stack_and_where_wanted_of_each_project() {
-        let sets = |stack: Option<&str>, by_project, dimensions: &[(&'static str, &str)]| {
+        let sets = |stack: Option<&str>, by_project, dimensions: &[&'static str]| {
             dimension_sets(&Setting { stack: stack.map(str::to_owned), by_project }, dimensions)
         };
-        let of_a_line = [("Project", "app"), ("Line", "main")];
+        let of_a_line = ["Project", "Line"];
         assert_eq!(
             sets(Some("stoker"), true, &of_a_line),
             [vec!["Stack"], vec!["Stack", "Line"], vec!["Stack", "Project", "Line"]]

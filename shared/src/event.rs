@@ -5,7 +5,9 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use tracing::Span;
 
+use crate::handout::MAX_COMMITS;
 use crate::names::{Branch, CacheRepository, Commit, Digest, ProjectName, Repository, Revision};
 
 /// The `source` of the events that Stoker itself puts on its bus.
@@ -373,6 +375,46 @@ impl Event {
             Self::BranchDeleted(deleted) => Some(&deleted.repository),
             _ => None,
         }
+    }
+
+    /// What the log lines about this event have in common: by it one query finds all that came of a commit.
+    #[must_use]
+    pub fn span(&self) -> Span {
+        let pull = |pull: &PullRequest| {
+            let merged = pull.merge_commit.as_ref().map(ToString::to_string);
+            (Some(pull.branch.to_string()), Some(pull.commit.to_string()), merged)
+        };
+        let (branch, commit, merged) = match self {
+            // Of what a push brings to main, each commit's own story goes on.
+            Self::BranchPushed(push) => {
+                let newest = push.commits.iter().rev().take(MAX_COMMITS).filter(|_| push.to_default_branch);
+                let merged = newest.map(Commit::as_str).collect::<Vec<_>>().join(" ");
+                let merged = Some(merged).filter(|merged| !merged.is_empty());
+                (Some(push.branch.to_string()), Some(push.commit.to_string()), merged)
+            }
+            Self::PullRequestUpdated(of) | Self::PullRequestMerged(of) | Self::PullRequestClosed(of) => {
+                pull(of)
+            }
+            Self::PullRequestApproved(approval) => pull(&approval.pull_request),
+            Self::BranchDeleted(deleted) => (Some(deleted.branch.to_string()), None, None),
+            Self::BuildFailed(failed) => (None, failed.commit.as_ref().map(ToString::to_string), None),
+            _ => (None, None, None),
+        };
+        let build = match self {
+            Self::BuildStateChange(change) => Some(change.id()),
+            Self::BuildFailed(failed) => Some(failed.build.as_str()),
+            _ => None,
+        };
+        // As an error, so that it is there at every level of the log.
+        tracing::error_span!(
+            "event",
+            event.kind = self.detail_type(),
+            git.repository = self.repository().map(Repository::as_str),
+            git.branch = branch,
+            git.commit = commit,
+            git.merged = merged,
+            build.id = build,
+        )
     }
 
     /// When it happened by the forge's clock, where that is part of what the forge signed.

@@ -6,10 +6,13 @@ use std::fs::OpenOptions;
 use std::path::PathBuf;
 
 use lambda_runtime::Diagnostic;
-use tracing_subscriber::Layer as _;
+use tracing::Subscriber;
+use tracing_subscriber::Layer;
 use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::writer::{BoxMakeWriter, Tee};
 use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::aws::{Aws, Surroundings};
@@ -35,14 +38,22 @@ pub fn init_logs(function: &str) {
         Some(file) => BoxMakeWriter::new(Tee::new(std::io::stdout, file)),
         None => BoxMakeWriter::new(std::io::stdout),
     };
-    let layer = tracing_subscriber::fmt::layer()
+    // A second call, as tests make it, changes nothing.
+    let _ = tracing_subscriber::registry().with(lines(writer).with_filter(filter)).try_init();
+}
+
+/// Log lines as `docs/metrics.md` describes them: JSON, with the event that a line is about as its `span`.
+pub fn lines<S, W>(writer: W) -> impl Layer<S>
+where
+    S: Subscriber + for<'lookup> LookupSpan<'lookup>,
+    W: for<'writer> MakeWriter<'writer> + 'static,
+{
+    tracing_subscriber::fmt::layer()
         .json()
         .flatten_event(true)
         .with_span_list(false)
         .with_target(false)
-        .with_writer(writer);
-    // A second call, as tests make it, changes nothing.
-    let _ = tracing_subscriber::registry().with(layer.with_filter(filter)).try_init();
+        .with_writer(writer)
 }
 
 /// The adapters to AWS, set up from the function's environment.

@@ -13,6 +13,7 @@ mod day;
 mod events;
 mod faults;
 mod last_use;
+mod metrics;
 mod night;
 mod promotion;
 mod push_to_main;

@@ -4,15 +4,17 @@ use std::collections::BTreeSet;
 
 use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent};
 use jiff::Timestamp;
+use stoker::emf::{self, Metric};
 use stoker::error::{CallError, Disposition};
 use stoker::event::{Envelope, Event, RetainWanted, Tick};
 use stoker::lambda::log;
-use stoker::names::Line;
+use stoker::names::{Digest, Line};
 use stoker::night;
 use stoker::policy::Policy;
 use stoker::ports::{KeepFacts, ListProjects, Publish};
-use stoker::retain::{Action, Applied, Gone, by_repository, enforce};
+use stoker::retain::{Action, Applied, Gone, Rule, Verdict, by_repository, enforce};
 use stoker::warm::all_projects;
+use tracing::Instrument as _;
 
 /// The ports that retention needs.
 pub trait Ports: stoker::retain::Ports + KeepFacts + ListProjects + Publish {}
@@ -35,6 +37,7 @@ pub async fn handle(
                 continue;
             }
         };
+        let span = envelope.event.span();
         let held = match &envelope.event {
             Event::NightlyRetention(tick) => {
                 let sent = message.attributes.get("SentTimestamp").map(String::as_str);
@@ -43,10 +46,14 @@ pub async fn handle(
             }
             // What a running build holds is left to the next night.
             Event::RetainWanted(wanted) => handle_wanted(wanted, policy, ports, now).await.map(|()| false),
-            _ => handle_gone(&envelope, policy, ports, now).await,
+            _ => {
+                // In a box, as the compiler lays out only so many futures within each other.
+                let gone = Box::pin(handle_gone(&envelope, policy, ports, now));
+                gone.instrument(span.clone()).await
+            }
         };
         if let Err(error) = &held {
-            log(error.disposition(), error);
+            span.in_scope(|| log(error.disposition(), error));
         }
         if held.unwrap_or(true) {
             response.add_failure(message.message_id.clone().unwrap_or_default());
@@ -81,7 +88,7 @@ async fn handle_wanted(
     let names: BTreeSet<_> = wanted.projects.iter().collect();
     let projects = names.into_iter().filter_map(|name| policy.project(name)).collect();
     if let Some(projects) = by_repository(projects).remove(&wanted.repository) {
-        tell(&enforce(ports, &wanted.repository, &projects, Vec::new(), now).await?);
+        tell(&enforce(ports, &wanted.repository, &projects, Vec::new(), now).await?, now);
     }
     Ok(())
 }
@@ -104,7 +111,7 @@ async fn handle_gone(
             project.scopes().map(|scope| Gone { scope: scope.clone(), line: line.key(), at }).collect();
         let repository = project.cache_repository.clone();
         let applied = enforce(ports, &repository, &[project], gone, now).await?;
-        tell(&applied);
+        tell(&applied, now);
         held |= applied.applied && applied.plan.of(Action::Wait).next().is_some();
     }
     Ok(held)
@@ -125,7 +132,7 @@ fn gone(event: &Event) -> Option<(&stoker::names::Repository, Line)> {
     }
 }
 
-fn tell(applied: &Applied) {
+fn tell(applied: &Applied, now: Timestamp) {
     let plan = &applied.plan;
     for verdict in plan.verdicts.iter().filter(|verdict| verdict.action != Action::Keep) {
         tracing::info!(
@@ -155,4 +162,114 @@ fn tell(applied: &Applied) {
         applied = applied.applied,
         "retention"
     );
+    emf::put(now, &[plan.repository.as_str()], &measured(applied));
+}
+
+/// What a run is in metrics. Bytes are as the plan reckons them; where not all could be read nobody knows them.
+fn measured(applied: &Applied) -> Vec<(Metric, u64)> {
+    let plan = &applied.plan;
+    let images = (plan.verdicts.len() - applied.deleted.min(plan.verdicts.len())) as u64;
+    let refused = u64::from(plan.refused.is_some());
+    let mut metrics = vec![(Metric::CacheImages, images), (Metric::RetentionRefused, refused)];
+    if refused > 0 {
+        return metrics;
+    }
+    let deleted = deleted(applied);
+    let freed = deleted.iter().map(|verdict| verdict.frees).sum();
+    let evicted = |verdict: &&&Verdict| matches!(verdict.rule, Rule::ScopeBudget | Rule::RepositoryBudget);
+    metrics.extend([
+        (Metric::CacheBytes, plan.bytes.saturating_sub(freed)),
+        (Metric::CachesDeleted, applied.deleted as u64),
+        (Metric::CachesEvicted, deleted.iter().filter(evicted).count() as u64),
+        (Metric::BytesFreed, freed),
+    ]);
+    metrics
+}
+
+/// The deletions that were carried out.
+fn deleted(applied: &Applied) -> Vec<&Verdict> {
+    if !applied.applied {
+        return Vec::new();
+    }
+    let mut deletions = applied.plan.deletions();
+    deletions.truncate(deletions.len().saturating_sub(applied.left));
+    let stays = |digest: &Digest| {
+        applied.changed.contains(digest) || applied.refused.iter().any(|(refused, _)| refused == digest)
+    };
+    deletions.retain(|verdict| !stays(&verdict.image.digest));
+    deletions
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use stoker::names::CacheRepository;
+    use stoker::ports::ListedImage;
+    use stoker::retain::Plan;
+
+    use super::*;
+
+    fn verdict(name: &str, action: Action, rule: Rule, frees: u64) -> Verdict {
+        let image = ListedImage {
+            digest: Digest::of(name.as_bytes()),
+            tags: Vec::new(),
+            // Deletions go by the time of the push.
+            pushed_at: Timestamp::from_second(i64::try_from(name.len()).unwrap()).unwrap(),
+            bytes: 0,
+            pulled_at: None,
+            is_archived: false,
+        };
+        Verdict { image, action, rule, why: String::new(), scope: None, line: None, frees }
+    }
+
+    fn applied() -> Applied {
+        let verdicts = vec![
+            verdict("a", Action::Delete, Rule::Orphan, 1),
+            verdict("bb", Action::Delete, Rule::ScopeBudget, 10),
+            verdict("ccc", Action::Delete, Rule::RepositoryBudget, 100),
+            verdict("dddd", Action::Delete, Rule::Orphan, 1000),
+            verdict("eeeee", Action::Keep, Rule::Main, 0),
+        ];
+        let plan = Plan {
+            repository: CacheRepository::new("stoker/app").unwrap(),
+            verdicts,
+            bytes: 5000,
+            bytes_after: 3889,
+            refused: None,
+            notes: Vec::new(),
+        };
+        Applied { plan, applied: true, deleted: 4, left: 0, changed: Vec::new(), refused: Vec::new() }
+    }
+
+    fn numbers(applied: &Applied) -> BTreeMap<&'static str, u64> {
+        measured(applied).into_iter().map(|(metric, value)| (metric.name(), value)).collect()
+    }
+
+    #[test]
+    fn what_was_deleted_is_measured() {
+        let all = numbers(&applied());
+        let told =
+            ["CacheBytes", "CacheImages", "CachesDeleted", "CachesEvicted", "BytesFreed", "RetentionRefused"];
+        assert_eq!(told.map(|name| all[name]), [3889, 1, 4, 2, 1111, 0]);
+    }
+
+    #[test]
+    fn what_was_left_changed_or_refused_is_still_there() {
+        let bb = Digest::of(b"bb");
+        let part = Applied { deleted: 2, left: 1, refused: vec![(bb.clone(), String::new())], ..applied() };
+        let all = numbers(&part);
+        assert_eq!(["CacheBytes", "CacheImages", "CachesEvicted"].map(|name| all[name]), [4899, 3, 1]);
+        assert_eq!(numbers(&Applied { changed: vec![bb], refused: Vec::new(), ..part }), all);
+    }
+
+    #[test]
+    fn a_report_frees_nothing_and_an_incomplete_inventory_tells_no_bytes() {
+        let report = Applied { applied: false, deleted: 0, ..applied() };
+        assert_eq!(["CacheBytes", "BytesFreed"].map(|name| numbers(&report)[name]), [5000, 0]);
+        let mut incomplete = report;
+        incomplete.plan.refused = Some("unread".to_owned());
+        let all = numbers(&incomplete);
+        assert_eq!((all.get("CacheBytes"), all["RetentionRefused"]), (None, 1));
+    }
 }

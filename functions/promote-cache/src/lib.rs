@@ -1,21 +1,23 @@
 //! Moves lines. Reads its hints in batches from a FIFO queue, so that one line is moved by one invocation at a time. At night
 //! it looks what has been lost: that comes by a queue of its own and moves no line, and what is found goes through the first.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
 
 use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent};
-use jiff::Timestamp;
-use stoker::cache::Warmth;
-use stoker::emf::{self, Unit};
+use jiff::{SignedDuration, Timestamp};
+use stoker::cache::{SAFE_SIZE, Warmth};
+use stoker::emf::{self, Metric};
 use stoker::error::{Disposition, chain};
 use stoker::event::{Envelope, Event, PromotionFailed, Turn, WarmthFell};
 use stoker::lambda::log;
-use stoker::names::{Line, ProjectName};
+use stoker::names::{Commit, Digest, Line, ProjectName};
 use stoker::night;
 use stoker::policy::{Policy, Project};
 use stoker::ports::{ListProjects, Publish};
 use stoker::promote::sweep::{self, sweep};
 use stoker::promote::{self, Answer, Hint, Outcome, Warmed, promote};
+use tracing::Span;
 
 /// The ports that promotion needs, those of the sweep included.
 pub trait Ports: sweep::Ports + ListProjects + Publish {}
@@ -27,6 +29,15 @@ const WARM_PERCENT: u8 = 50;
 /// Projects that have lost something, each with the messages that say so.
 type Sweeps = BTreeMap<ProjectName, (Project, Vec<String>)>;
 
+/// The message of a hint.
+struct Message {
+    id: String,
+    /// What its log lines have in common.
+    span: Span,
+    /// When the forge, or else the bus, knew of what it tells.
+    at: Option<Timestamp>,
+}
+
 /// Handles a batch; answers the messages that are to be tried again.
 pub async fn handle(
     batch: &SqsEvent,
@@ -34,7 +45,8 @@ pub async fn handle(
     ports: &impl Ports,
     now: Timestamp,
 ) -> SqsBatchResponse {
-    let mut ids = Vec::new();
+    let begun = Instant::now();
+    let mut messages = Vec::new();
     let mut hints = Vec::new();
     let mut found = Sweeps::new();
     let mut failed = Vec::new();
@@ -68,20 +80,28 @@ pub async fn handle(
                 ids.push(id);
             }
             event => {
+                let span = event.span();
                 let Some(hint) = Hint::of(event) else {
-                    tracing::debug!(event.kind = event.detail_type(), "no hint");
+                    span.in_scope(|| tracing::debug!("no hint"));
                     continue;
                 };
-                ids.push(id);
+                let at = [event.signed_at(), envelope.time].into_iter().flatten().min();
+                messages.push(Message { id, span, at });
                 hints.push(hint);
             }
         }
     }
     let answers = promote(ports, policy, &hints, now).await;
     notify(ports, &answers, &hints).await;
-    failed.extend(
-        ids.into_iter().zip(answers).filter_map(|(id, answer)| (!tell_all(&answer, now)).then_some(id)),
-    );
+    let done = now + SignedDuration::try_from(begun.elapsed()).unwrap_or_default();
+    measure_lines(&answers, done);
+    for ((Message { id, span, at }, hint), answer) in messages.into_iter().zip(&hints).zip(&answers) {
+        let _in_span = span.enter();
+        measure_age(hint, answer, at, done);
+        if !tell_all(answer, now) {
+            failed.push(id);
+        }
+    }
     failed.extend(swept(ports, policy, found, now).await);
     let mut response = SqsBatchResponse::default();
     response.set_failures(failed);
@@ -109,8 +129,11 @@ async fn swept(ports: &impl Ports, policy: &Policy, found: Sweeps, now: Timestam
     for ((answers, ids), project) in sweep(ports, policy, &projects, now).await.iter().zip(ids).zip(&projects)
     {
         notify(ports, answers, &[]).await;
+        measure_lines(answers, now);
+        let drift = drift(answers);
+        emf::put(now, &[project.name.as_str()], &[(Metric::SweepDrift, drift)]);
         let left = answers.iter().filter(|answer| !tell_all(answer, now)).count();
-        tracing::info!(project.name = %project.name, hints = answers.len(), failed = left, "sweep");
+        tracing::info!(project.name = %project.name, hints = answers.len(), drift, failed = left, "sweep");
         if left > 0 {
             failed.extend(ids);
         }
@@ -138,7 +161,7 @@ fn notices(outcome: &Outcome) -> Vec<Event> {
     match outcome {
         Outcome::Failed(failed) => vec![Event::BuildFailed(failed.clone())],
         Outcome::Moved { line: Line::Main, project, builds, .. } => {
-            let fell = builds.iter().filter_map(|Warmed { build, warmth, before_percent }| {
+            let fell = builds.iter().filter_map(|Warmed { build, warmth, before_percent, .. }| {
                 let (reused_percent, before_percent) = (warmth.reused_percent()?, (*before_percent)?);
                 (before_percent >= WARM_PERCENT && reused_percent < before_percent / 2).then(|| {
                     let (project, build) = (project.clone(), build.clone());
@@ -169,7 +192,7 @@ fn tell_all(answer: &Answer, now: Timestamp) -> bool {
         Err(error) => {
             log(error.disposition(), &**error);
             if is_hopeless(error) {
-                put(now, &[], &[("PromotionsFailed", Unit::Count, 1)]);
+                emf::put(now, &[], &[(Metric::PromotionsFailed, 1)]);
             }
             is_hopeless(error)
         }
@@ -178,11 +201,15 @@ fn tell_all(answer: &Answer, now: Timestamp) -> bool {
 
 fn tell(outcome: &Outcome, now: Timestamp) {
     match outcome {
-        Outcome::Moved { line, to, project, records, builds } => {
-            tracing::info!(%line, cache.digest = %to, cache.records = records, "line moved");
-            for Warmed { build, warmth, .. } in builds {
+        Outcome::Moved { line, to, project, records, size, merged, builds } => {
+            let merged = merged.iter().map(Commit::as_str).collect::<Vec<_>>().join(" ");
+            tracing::info!(
+                %line, project.name = %project, cache.digest = %to, cache.records = records, cache.import_bytes = size,
+                git.merged = merged, "line moved"
+            );
+            for Warmed { build, commit, warmth, .. } in builds {
                 tracing::info!(
-                    %line, project.name = %project, build.id = build,
+                    %line, project.name = %project, build.id = build, git.commit = %commit, cache.digest = %to,
                     steps.reused_count = warmth.reused, steps.built_count = warmth.built(),
                     layers.reused_bytes = warmth.reused_bytes, layers.built_bytes = warmth.built_bytes,
                     "how warm the build was"
@@ -193,10 +220,11 @@ fn tell(outcome: &Outcome, now: Timestamp) {
         Outcome::Failed(failed) => {
             tracing::error!(
                 project.name = %failed.project, build.id = failed.build, line = failed.line, build.reason = failed.reason,
-                build.status = failed.status, "a build that Stoker started has failed"
+                git.commit = failed.commit.as_ref().map(Commit::as_str), build.status = failed.status, "a build that Stoker started has failed"
             );
-            put(now, &[("Project", failed.project.as_str())], &[("BuildsFailed", Unit::Count, 1)]);
+            emf::put(now, &[failed.project.as_str()], &[(Metric::BuildsFailed, 1)]);
         }
+        Outcome::Mended { tag } => tracing::info!(cache.tag = %tag, "line mended"),
         Outcome::Unchanged { line } => tracing::info!(%line, "the line holds it already"),
         Outcome::Nothing { why } => tracing::info!(why, "nothing to promote"),
     }
@@ -210,16 +238,115 @@ fn measure(project: &ProjectName, line: &Line, warmth: &Warmth, now: Timestamp) 
         Line::PullRequest(_) => "pr",
     };
     let metrics = [
-        ("StepsReused", Unit::Count, warmth.reused as u64),
-        ("StepsBuilt", Unit::Count, warmth.built() as u64),
-        ("BytesReused", Unit::Bytes, warmth.reused_bytes),
-        ("BytesBuilt", Unit::Bytes, warmth.built_bytes),
+        (Metric::StepsReused, warmth.reused as u64),
+        (Metric::StepsBuilt, warmth.built() as u64),
+        (Metric::BytesReused, warmth.reused_bytes),
+        (Metric::BytesBuilt, warmth.built_bytes),
     ];
-    let dimensions = [("Project", project.as_str()), ("Line", kind)];
-    put(now, &dimensions, &metrics);
+    emf::put(now, &[project.as_str(), kind], &metrics);
 }
 
-#[expect(clippy::print_stdout, reason = "a line on standard output is how a metric leaves a function")]
-fn put(now: Timestamp, dimensions: &[(&str, &str)], metrics: &[emf::Metric]) {
-    println!("{}", emf::record(now, dimensions, metrics));
+/// Each line that moved, once: every hint for a line has the same answer.
+fn moved(answers: &[Answer]) -> BTreeMap<(&ProjectName, &Line, &Digest), usize> {
+    let outcomes = answers.iter().flatten().flatten();
+    let moved = outcomes.filter_map(|outcome| match outcome {
+        Outcome::Moved { line, to, project, size, .. } => Some(((project, line, to), *size)),
+        _ => None,
+    });
+    moved.collect()
+}
+
+/// Turns the lines that moved into metrics, a record for each project: the line with the least room tells.
+fn measure_lines(answers: &[Answer], now: Timestamp) {
+    let mut projects: BTreeMap<&ProjectName, (u64, u64)> = BTreeMap::new();
+    for ((project, ..), size) in moved(answers) {
+        let (lines, headroom) = projects.entry(project).or_insert((0, u64::MAX));
+        *lines += 1;
+        *headroom = (*headroom).min(SAFE_SIZE.saturating_sub(size) as u64);
+    }
+    for (project, (lines, headroom)) in projects {
+        let metrics = [(Metric::LinesMoved, lines), (Metric::ImportHeadroom, headroom)];
+        emf::put(now, &[project.as_str()], &metrics);
+    }
+}
+
+/// How many lines a sweep had to move or mend.
+fn drift(answers: &[Answer]) -> u64 {
+    let mended = answers.iter().flatten().flatten();
+    let mended = mended.filter(|outcome| matches!(outcome, Outcome::Mended { .. })).count();
+    (moved(answers).len() + mended) as u64
+}
+
+/// The projects whose main has got what this merge brought.
+fn merged_into_main<'a>(hint: &Hint, outcomes: &'a [Outcome]) -> BTreeSet<&'a ProjectName> {
+    let Hint::Merged { commits, head, .. } = hint else { return BTreeSet::new() };
+    let is_of_hint = |commit: &Commit| {
+        commits.contains(commit) || head.as_ref().is_some_and(|(_, revision)| revision.names(commit))
+    };
+    let projects = outcomes.iter().filter_map(|outcome| match outcome {
+        Outcome::Moved { line: Line::Main, project, merged, .. } => {
+            merged.iter().any(is_of_hint).then_some(project)
+        }
+        _ => None,
+    });
+    projects.collect()
+}
+
+/// Measures the time from a merge until main's line had what was merged.
+fn measure_age(hint: &Hint, answer: &Answer, merged_at: Option<Timestamp>, now: Timestamp) {
+    let (Some(merged_at), Ok(outcomes)) = (merged_at, answer) else { return };
+    // The forge's clock may be ahead.
+    let age = u64::try_from(now.duration_since(merged_at).as_millis()).unwrap_or_default();
+    for project in merged_into_main(hint, outcomes) {
+        emf::put(now, &[project.as_str()], &[(Metric::PromotionAge, age)]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn commit(digits: &str) -> Commit {
+        Commit::new(digits.repeat(20)).unwrap()
+    }
+
+    fn moved_to(line: Line, to: &str, merged: &[Commit]) -> Outcome {
+        Outcome::Moved {
+            line,
+            to: Digest::of(to.as_bytes()),
+            project: ProjectName::new("app").unwrap(),
+            records: 1,
+            size: 1,
+            merged: merged.to_vec(),
+            builds: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_merge_has_an_age_only_where_main_got_what_it_brought() {
+        let merged = |commits: &[Commit]| Hint::Merged {
+            repository: stoker::names::Repository::new("github.com/example/app").unwrap(),
+            line: Line::Main,
+            commits: commits.to_vec(),
+            head: None,
+        };
+        let (a, b) = (commit("aa"), commit("bb"));
+        let outcomes = [moved_to(Line::Main, "1", std::slice::from_ref(&a))];
+        let brought = |commits: &[Commit]| merged_into_main(&merged(commits), &outcomes).len();
+        assert_eq!(brought(&[a.clone(), b.clone()]), 1);
+        assert_eq!(brought(&[b]), 0, "the line moved for another reason");
+        let built = Hint::Built { build: "app:1".to_owned() };
+        assert_eq!(merged_into_main(&built, &outcomes).len(), 0);
+        let elsewhere = [moved_to(Line::PullRequest(7), "1", std::slice::from_ref(&a))];
+        assert_eq!(merged_into_main(&merged(&[a]), &elsewhere).len(), 0);
+    }
+
+    #[test]
+    fn drift_counts_each_line_once() {
+        let one = || Ok(vec![moved_to(Line::Main, "1", &[])]);
+        let mended = Ok(vec![Outcome::Mended { tag: stoker::names::Tag::known("app.main").unwrap() }]);
+        let nothing = Ok(vec![Outcome::Nothing { why: String::new() }]);
+        assert_eq!(drift(&[one(), one(), nothing, mended]), 2);
+        assert_eq!(drift(&[]), 0);
+    }
 }

@@ -20,8 +20,7 @@ pub async fn handle(event: Value, policy: &Policy, ports: &impl Publish) -> Resu
         Meaning::Events(events) => {
             ports.publish(events).await?;
             for event in events {
-                let repository = event.repository().map(ToString::to_string);
-                tracing::info!(repository, event.kind = event.detail_type(), "accepted");
+                event.span().in_scope(|| tracing::info!(webhook.forge = "codecommit", "accepted"));
             }
         }
         Meaning::Ignored(why) => tracing::debug!(why, "ignored"),

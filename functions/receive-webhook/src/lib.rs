@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use http::header::CONTENT_TYPE;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
-use stoker::emf::{self, Unit};
+use stoker::emf::{self, Metric};
 use stoker::error::{CallError, chain};
 use stoker::event::{Event, WebhookRefused};
 use stoker::forge::{self, Forge, Meaning, Refusal};
@@ -64,20 +64,16 @@ pub async fn handle(
     let (status, message) = match answer(request, sender, policy, ports, now).await {
         Ok(Meaning::Events(events)) => {
             for event in &events {
-                tracing::info!(
-                    webhook.forge = forge,
-                    webhook.delivery = delivery,
-                    webhook.repository = event.repository().map(ToString::to_string),
-                    event.kind = event.detail_type(),
-                    "accepted"
-                );
+                event.span().in_scope(|| {
+                    tracing::info!(webhook.forge = forge, webhook.delivery = delivery, "accepted");
+                });
             }
-            count("WebhooksAccepted", &[("Forge", forge)], now);
+            emf::put(now, &[forge], &[(Metric::WebhooksAccepted, 1)]);
             (202, events.iter().map(Event::detail_type).collect::<Vec<_>>().join(", "))
         }
         Ok(Meaning::Ignored(why)) => {
             tracing::debug!(webhook.forge = forge, webhook.delivery = delivery, why, "ignored");
-            count("WebhooksAccepted", &[("Forge", forge)], now);
+            emf::put(now, &[forge], &[(Metric::WebhooksAccepted, 1)]);
             (200, why.to_owned())
         }
         Err(failure) => {
@@ -90,14 +86,14 @@ pub async fn handle(
                 "refused"
             );
             if let Failure::Unavailable(_) = &failure {
-                count("WebhooksFailed", &[("Forge", forge)], now);
+                emf::put(now, &[forge], &[(Metric::WebhooksFailed, 1)]);
             }
             if let Failure::Refused(refusal) = &failure {
-                count("WebhooksRefused", &[("Forge", forge), ("Reason", refusal.reason())], now);
+                emf::put(now, &[forge, refusal.reason()], &[(Metric::WebhooksRefused, 1)]);
                 let signed = sender.is_some_and(|forge| forge::is_signed(forge, &header));
                 if signed {
                     // Strangers seldom sign: what does is a forge whose webhook somebody has to mend.
-                    count("SignedWebhooksRefused", &[("Forge", forge)], now);
+                    emf::put(now, &[forge], &[(Metric::SignedWebhooksRefused, 1)]);
                 }
                 if signed && refusals.is_news(refusal.reason(), now) {
                     tell(forge, refusal, ports).await;
@@ -178,12 +174,6 @@ async fn tell(forge: &str, refusal: &Refusal, ports: &impl Publish) {
     if let Err(error) = ports.publish(&[Event::WebhookRefused(refused)]).await {
         tracing::warn!(error = chain(&error), "nobody is told of the refusal");
     }
-}
-
-/// Counts one webhook.
-#[expect(clippy::print_stdout, reason = "a line on standard output is how a metric leaves a function")]
-fn count(metric: &'static str, dimensions: &[(&str, &str)], now: Timestamp) {
-    println!("{}", emf::record(now, dimensions, &[(metric, Unit::Count, 1)]));
 }
 
 #[cfg(test)]

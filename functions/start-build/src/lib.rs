@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent, SqsMessage};
 use jiff::Timestamp;
-use stoker::emf::{self, Unit};
+use stoker::emf::{self, Metric};
 use stoker::error::{CallError, Disposition, Failure, chain};
 use stoker::event::{BuildDelayed, Envelope, Event};
 use stoker::gate::gate;
@@ -16,6 +16,7 @@ use stoker::names::ProjectName;
 use stoker::policy::{Policy, Project};
 use stoker::ports::{Build, Publish, ReadBuilds, ReadImages, StartBuilds, StopBuilds};
 use stoker::start::{Outcome, Request, begun, overtaken, start};
+use tracing::{Instrument as _, Span};
 
 /// After so many tries of one message, and as many again, people are told that its build is delayed: every half an hour, at
 /// two minutes a try.
@@ -35,6 +36,8 @@ pub struct Instance {
 /// A build that a message of the batch wants.
 struct Want {
     message: usize,
+    /// What its log lines have in common.
+    span: Span,
     project: Project,
     request: Request,
 }
@@ -61,9 +64,10 @@ pub async fn handle(
                 continue;
             }
         };
-        for (project, request) in wanted(&envelope.event, policy) {
+        let span = envelope.event.span();
+        for (project, request) in span.in_scope(|| wanted(&envelope.event, policy)) {
             let of_project = wants.entry(project.name.clone()).or_default();
-            of_project.push(Want { message, project, request });
+            of_project.push(Want { message, span: span.clone(), project, request });
         }
     }
     let mut throttled: BTreeSet<ProjectName> = BTreeSet::new();
@@ -72,12 +76,16 @@ pub async fn handle(
     let mut histories = Histories::of(&wants);
     // So many projects that are throttled are the account.
     let mut enough = if instance.account_is_full.get() { 1 } else { 2 };
-    for Want { message, project, request } in wants {
+    for Want { message, span, project, request } in wants {
         if throttled.contains(&project.name) || throttled.len() >= enough {
             failed.entry(message).or_insert_with(|| "the account's limit is reached".to_owned());
             continue;
         }
-        match start_once(ports, registry, &project, &request, &mut histories, now).await {
+        // In a box, as the compiler lays out only so many futures within each other.
+        let started = Box::pin(start_once(ports, registry, &project, &request, &mut histories, now));
+        let started = started.instrument(span.clone()).await;
+        let _in_span = span.enter();
+        match started {
             Ok(outcome) => {
                 if matches!(outcome, Outcome::Started { .. }) {
                     enough = 2;
@@ -107,14 +115,13 @@ pub async fn handle(
 fn wanted(event: &Event, policy: &Policy) -> Vec<(Project, Request)> {
     let projects = event.repository().map(|repository| policy.projects_of(repository)).unwrap_or_default();
     if projects.is_empty() {
-        tracing::debug!(event.kind = event.detail_type(), "no project of the policy builds this repository");
+        tracing::debug!("no project of the policy builds this repository");
     }
     let gated = projects.into_iter().filter_map(|project| match gate(&project, event) {
         Ok(request) => Some((project, request)),
         Err(leave) => {
             tracing::info!(
-                project.name = %project.name, event.kind = event.detail_type(), policy.rule = leave.rule, leave.why,
-                "not built"
+                project.name = %project.name, policy.rule = leave.rule, leave.why, "not built"
             );
             None
         }
@@ -193,17 +200,23 @@ fn tell(project: &ProjectName, request: &Request, outcome: &Outcome, now: Timest
     match outcome {
         Outcome::Started { id, sources } => {
             let reads = sources.iter().map(|source| source.label.as_str()).collect::<Vec<_>>().join(" ");
-            tracing::info!(build.id = id, build.reason = request.reason, %line, reads, "build started");
-            count("BuildsStarted", &[("Project", project.as_str())], now);
+            tracing::info!(
+                project.name = %project, build.id = id, build.reason = request.reason, %line, reads, "build started"
+            );
+            emf::put(now, &[project.as_str()], &[(Metric::BuildsStarted, 1)]);
         }
         Outcome::AlreadyBuilt { id } => {
-            tracing::info!(build.id = id, %line, "this commit of the line has its build");
+            tracing::info!(project.name = %project, build.id = id, %line, "this commit of the line has its build");
         }
-        Outcome::Overtaken { id } => tracing::info!(build.id = id, %line, "a newer push has its build"),
-        Outcome::AlreadyOrdered => tracing::info!(%project, %line, "the same build was ordered a moment ago"),
+        Outcome::Overtaken { id } => {
+            tracing::info!(project.name = %project, build.id = id, %line, "a newer push has its build");
+        }
+        Outcome::AlreadyOrdered => {
+            tracing::info!(project.name = %project, %line, "the same build was ordered a moment ago");
+        }
         Outcome::NoSuchProject => {
             tracing::error!(project.name = %request.built_by, %line, "nothing is built: CodeBuild has no such project");
-            count("BuildsWithoutProject", &[("Project", request.built_by.as_str())], now);
+            emf::put(now, &[request.built_by.as_str()], &[(Metric::BuildsWithoutProject, 1)]);
         }
     }
 }
@@ -222,16 +235,10 @@ async fn tell_if_late(ports: &impl Publish, record: &SqsMessage, why: &str, now:
         Event::BranchPushed(push) => push.branch.to_string(),
         _ => event.detail_type().to_owned(),
     };
-    tracing::error!(%repository, line, why, tries, "a push is still waiting for its build");
-    count("BuildsDelayed", &[], now);
+    event.span().in_scope(|| tracing::error!(line, why, tries, "a push is still waiting for its build"));
+    emf::put(now, &[], &[(Metric::BuildsDelayed, 1)]);
     let late = BuildDelayed { repository, line, why: why.to_owned(), tries };
     if let Err(error) = ports.publish(&[Event::BuildDelayed(late)]).await {
         tracing::warn!(error = chain(&error), "nobody is told of it");
     }
-}
-
-/// Counts one thing.
-#[expect(clippy::print_stdout, reason = "a line on standard output is how a metric leaves a function")]
-fn count(metric: &'static str, dimensions: &[(&str, &str)], now: Timestamp) {
-    println!("{}", emf::record(now, dimensions, &[(metric, Unit::Count, 1)]));
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent};
 use jiff::Timestamp;
-use stoker::emf::{self, Unit};
+use stoker::emf::{self, Metric};
 use stoker::error::{CallError, Disposition};
 use stoker::event::{Envelope, Event, Turn};
 use stoker::lambda::log;
@@ -15,6 +15,7 @@ use stoker::policy::{Policy, Project};
 use stoker::ports::{ListProjects, Publish};
 use stoker::start::Outcome;
 use stoker::warm::{MainPushed, Warmed, warm_after_failure, warm_after_push, warm_if_needed};
+use tracing::{Instrument as _, Span};
 
 /// The ports that warming needs.
 pub trait Ports: stoker::warm::Ports + ListProjects + Publish {}
@@ -33,6 +34,8 @@ struct Occasion {
     night: bool,
     /// A build of its main has failed.
     failed: bool,
+    /// What the log lines have in common: that of the newest event.
+    span: Option<Span>,
 }
 
 /// Each project once, however many messages ask for it.
@@ -79,15 +82,20 @@ pub async fn handle(
             }
             Event::BuildFailed(failed) if failed.line == Line::Main.to_string() => {
                 let Some(project) = policy.project(&failed.project) else { continue };
-                occasion_of(&mut occasions, project, index).failed = true;
+                let span = Event::BuildFailed(failed).span();
+                let occasion = occasion_of(&mut occasions, project, index);
+                occasion.failed = true;
+                occasion.span.get_or_insert(span);
             }
             Event::BranchPushed(push) if push.to_default_branch => {
                 let at = envelope.time.unwrap_or(now);
+                let span = Event::BranchPushed(push.clone()).span();
                 for project in policy.projects_of(&push.repository) {
                     let occasion = occasion_of(&mut occasions, project, index);
                     occasion.merged.extend(push.commits.iter().cloned());
                     if occasion.pushed.as_ref().is_none_or(|newest| newest.at <= at) {
                         occasion.pushed = Some(MainPushed { push: push.clone(), at });
+                        occasion.span = Some(span.clone());
                     }
                 }
             }
@@ -96,7 +104,12 @@ pub async fn handle(
     }
     for (project, occasion) in occasions.into_values() {
         let messages = occasion.messages.clone();
-        match warm(&project, occasion, registry, ports, now).await {
+        let span = occasion.span.clone().unwrap_or_else(Span::none);
+        // In a box, as the compiler lays out only so many futures within each other.
+        let warmed = Box::pin(warm(&project, occasion, registry, ports, now));
+        let warmed = warmed.instrument(span.clone()).await;
+        let _in_span = span.enter();
+        match warmed {
             Ok(warmed) => {
                 tell(&project.name, &warmed, now);
                 if matches!(warmed, Warmed::Waits(_)) {
@@ -139,16 +152,16 @@ async fn warm(
     }
 }
 
-#[expect(clippy::print_stdout, reason = "a line on standard output is how a metric leaves a function")]
 fn tell(project: &ProjectName, warmed: &Warmed, now: Timestamp) {
     match warmed {
         Warmed::Asked(Outcome::Started { id, .. }) => {
-            tracing::info!(build.id = id, "build started to warm main");
-            let metrics = [("WarmBuildsStarted", Unit::Count, 1)];
-            println!("{}", emf::record(now, &[("Project", project.as_str())], &metrics));
+            tracing::info!(project.name = %project, build.id = id, "build started to warm main");
+            emf::put(now, &[project.as_str()], &[(Metric::WarmBuildsStarted, 1)]);
         }
-        Warmed::Asked(other) => tracing::info!(%project, outcome = ?other, "main is not warmed again"),
-        Warmed::Skipped(why) => tracing::info!(%project, why, "main wants no warming"),
-        Warmed::Waits(why) => tracing::info!(%project, why, "main's warming waits"),
+        Warmed::Asked(other) => {
+            tracing::info!(project.name = %project, outcome = ?other, "main is not warmed again");
+        }
+        Warmed::Skipped(why) => tracing::info!(project.name = %project, why, "main wants no warming"),
+        Warmed::Waits(why) => tracing::info!(project.name = %project, why, "main's warming waits"),
     }
 }

@@ -84,7 +84,7 @@ pub(super) async fn advance(
     let known = current.as_ref().map(|(content, _)| &content.cache).filter(|_| !is_replaced);
     let own = prepare(&mut sources, known, &line, now);
     let mut adds = known.is_none();
-    let mut builds = Vec::new();
+    let (mut builds, mut brought) = (Vec::new(), Vec::new());
     for Source { cause, content, .. } in &sources {
         let is_new = known.is_none_or(|known| !known.contains(&content.cache));
         adds |= is_new;
@@ -94,15 +94,19 @@ pub(super) async fn advance(
                 if is_new || was_newest.is_none_or(|newest| newest.at < built.at) {
                     let warmth = content.cache.built_since(built.at);
                     let before_percent = before.as_ref().and_then(|before| before.reused_percent);
-                    builds.push(Warmed { build: built.build.clone(), warmth, before_percent });
+                    let (build, commit) = (built.build.clone(), built.commit.clone());
+                    builds.push(Warmed { build, commit, warmth, before_percent });
                 }
-                if provenance.built.as_ref().is_none_or(|newest| newest.at < built.at) {
+                // Of two that started at once it is the same one, in whatever order they come.
+                let is_newer = |newest: &Built| (newest.at, &newest.build) < (built.at, &built.build);
+                if provenance.built.as_ref().is_none_or(is_newer) {
                     provenance.built = Some(built.clone());
                     provenance.reused_percent = content.cache.built_since(built.at).reused_percent();
                     provenance.bases = told.bases.clone().or(provenance.bases);
                 }
             }
             Cause::Merged(commit) if is_new => {
+                brought.push(commit.clone());
                 provenance.merged = Some(commit.clone());
                 provenance.merged_at = Some(now);
             }
@@ -131,8 +135,9 @@ pub(super) async fn advance(
     if holds_config && before.as_ref() == Some(&provenance) {
         return Ok(Outcome::Unchanged { line });
     }
-    if merged.size() > cache::IMPORT_LIMIT {
-        return Err(Error::TooLarge { line, bytes: merged.size() });
+    let size = merged.size();
+    if size > cache::IMPORT_LIMIT {
+        return Err(Error::TooLarge { line, bytes: size });
     }
     if !holds_config {
         ports.put_blob(repository, &merged.config_digest, Bytes::from(merged.config)).await?;
@@ -142,7 +147,8 @@ pub(super) async fn advance(
         ports.put_image(repository, &history, &image.media_type, image.manifest).await?;
     }
     ports.put_image(repository, &line_tag, cache::MANIFEST_MEDIA_TYPE, Bytes::from(merged.manifest)).await?;
-    Ok(Outcome::Moved { line, to: merged.manifest_digest, project: project.name, records, builds })
+    let (to, project) = (merged.manifest_digest, project.name);
+    Ok(Outcome::Moved { line, to, project, records, size, merged: brought, builds })
 }
 
 /// What is there.

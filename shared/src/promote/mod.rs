@@ -129,8 +129,17 @@ pub enum Outcome {
         project: ProjectName,
         /// Records of the cache.
         records: usize,
+        /// Bytes of what BuildKit has to import of it, to hold against [`cache::SAFE_SIZE`].
+        size: usize,
+        /// The commits that a merge brought.
+        merged: Vec<Commit>,
         /// The builds that moved it. Where several hints moved a line at once, the first tells of all.
         builds: Vec<Warmed>,
+    },
+    /// The line had lost layers, and keeps what rests on none of them.
+    Mended {
+        /// The line's tag.
+        tag: Tag,
     },
     /// The line already holds all of it.
     Unchanged {
@@ -151,6 +160,8 @@ pub enum Outcome {
 pub struct Warmed {
     /// Its id.
     pub build: String,
+    /// What it built.
+    pub commit: Commit,
     /// How warm it was.
     pub warmth: Warmth,
     /// How many of a hundred steps of its line's build before came out of the cache, where that is known.

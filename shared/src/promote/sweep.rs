@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 use jiff::{SignedDuration, Timestamp};
 
 use super::line::{blobs, read_cache};
-use super::{Answer, Error, Hint, promote};
+use super::{Answer, Error, Hint, Outcome, promote};
 use crate::cache::{self, Cache, Kind, Manifest};
 use crate::handout::Handed;
 use crate::names::{CacheRepository, Commit, Digest, Line, Scope, Tag, TagKind};
@@ -31,7 +31,7 @@ pub async fn is_wanted(ports: &impl Ports, project: &Project, now: Timestamp) ->
 }
 
 /// Promotes what builds of the last two days exported and merges brought, as if each event came now, and mends lines that
-/// have lost a layer. Answers in the projects' order what came of each hint; a project that fails does not keep the others
+/// have lost a layer. Answers in the projects' order what came of each hint and line; a project that fails does not keep the others
 /// from their turn.
 pub async fn sweep(
     ports: &impl Ports,
@@ -46,7 +46,8 @@ pub async fn sweep(
     for (project, one) in looked.into_iter().enumerate() {
         answers.push(Vec::new());
         match one {
-            Ok(found) => {
+            Ok((found, mended)) => {
+                answers[project].extend(mended.into_iter().map(|outcome| Ok(vec![outcome])));
                 built.extend(found.built.into_iter().map(|hint| (project, hint)));
                 merged.extend(found.merged.into_iter().map(|hint| (project, hint)));
             }
@@ -78,12 +79,19 @@ struct Broken {
     lost: Arc<BTreeSet<Digest>>,
 }
 
-async fn look_and_mend(ports: &impl Ports, project: &Project, now: Timestamp) -> Result<Found, Error> {
+async fn look_and_mend(
+    ports: &impl Ports,
+    project: &Project,
+    now: Timestamp,
+) -> Result<(Found, Vec<Outcome>), Error> {
     let mut found = look(ports, project, now).await?;
+    let mut mended = Vec::new();
     for broken in found.broken.drain(..) {
+        let tag = broken.tag.clone();
         mend(ports, &project.cache_repository, broken).await?;
+        mended.push(Outcome::Mended { tag });
     }
-    Ok(found)
+    Ok((found, mended))
 }
 
 async fn look(ports: &impl Ports, project: &Project, now: Timestamp) -> Result<Found, Error> {
