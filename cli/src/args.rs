@@ -7,14 +7,14 @@ use crate::cache::{diff, inspect, merge, prune, verify};
 use crate::lines::{history, list, rollback};
 use crate::report;
 use crate::retain::{apply, check, explain, plan_command};
-use crate::{decide, doctor};
+use crate::{decide, doctor, redrive, story};
 
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done, or the answer is yes
   1  the answer is no: not sound, not the same, not a cache, it does not fit, there is nothing to roll back to, not
-     everything was deleted, or something is wrong with the account
-  2  the command line is wrong, names a line, project or image that is not there, or an event or policy cannot be read
+     everything was deleted or sent back, nobody knows the commit, or something is wrong with the account
+  2  the command line is wrong, names something that is not there, or an event or policy cannot be read
   3  a registry or a network call failed
 
 A REF is written as Docker writes it: registry.example/app/cache:main, or ...@sha256:...
@@ -47,6 +47,8 @@ pub(crate) enum Command {
     Explain(explain::Args),
     Report(report::Args),
     Doctor(doctor::Args),
+    Story(story::Args),
+    Redrive(redrive::Args),
     /// Prints a script that completes stoker's command lines
     #[command(
         after_help = "Example:\n  stoker completions bash > ~/.local/share/bash-completion/completions/stoker"

@@ -5,14 +5,17 @@ mod args;
 mod auth;
 mod cache;
 mod decide;
+mod deployed;
 mod doctor;
 mod lines;
 mod problem;
 mod progress;
+mod redrive;
 mod reference;
 mod remote;
 mod report;
 mod retain;
+mod story;
 mod text;
 mod transfer;
 
@@ -51,6 +54,8 @@ fn main() -> ExitCode {
         Command::Explain(args) => run(retain::explain::run(&args)),
         Command::Report(args) => run(report::run(&args)),
         Command::Doctor(args) => run(doctor::run(&args)),
+        Command::Story(args) => run(story::run(&args)),
+        Command::Redrive(args) => run(redrive::run(&args)),
     }
 }
 

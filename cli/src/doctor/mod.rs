@@ -16,6 +16,7 @@ use stoker::warm::all_projects;
 
 use crate::Answer;
 use crate::cache::to_json;
+use crate::deployed::Missing;
 use crate::problem::Problem;
 use crate::retain;
 use crate::text::{Align, count, plain, plain_whole, table};
@@ -125,25 +126,13 @@ impl Finding {
 
     /// A check that cannot be made, as a call was refused or failed.
     fn missing(check: &'static str, missing: &Missing) -> Self {
-        let Missing { action, is_denied, why } = missing;
-        if *is_denied {
-            let mend = format!("allow {action} to whoever runs this (cli/README.md has the whole policy)");
-            return Self::unknown(check, format!("you may not call {action}: {why}"), mend);
-        }
-        Self::unknown(
-            check,
-            format!("{action} failed: {why}"),
-            "run it again; then see what AWS says of that call",
-        )
+        let mend = if missing.is_denied {
+            format!("allow {} to whoever runs this (cli/README.md has the whole policy)", missing.action)
+        } else {
+            "run it again; then see what AWS says of that call".to_owned()
+        };
+        Self::unknown(check, missing.text(), mend)
     }
-}
-
-/// Why a fact is not known: the call that it takes, whether that is not allowed, and AWS's words.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Missing {
-    action: &'static str,
-    is_denied: bool,
-    why: String,
 }
 
 /// A fact, or why it is not known.

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 
-use aws_sdk_cloudformation::types::StackResourceSummary;
 use aws_sdk_codebuild::types::{self, SortOrderType, SourceType, StatusType};
 use aws_sdk_ecr::types::ImageScanningConfiguration;
 use aws_sdk_iam::types::PolicyEvaluationDecisionType;
@@ -17,7 +16,6 @@ use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::DateTime;
 use aws_smithy_types::config_bag::ConfigBag;
 use aws_smithy_types::date_time::Format;
-use aws_smithy_types::error::display::DisplayErrorContext;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 use jiff::Timestamp;
 use stoker::cache::{Kind, classify_within};
@@ -30,8 +28,9 @@ use super::account::Settings;
 use super::project::{self, BuildSeen};
 use super::repository::{self, LineImage};
 use super::roles::{self, Decision};
-use super::stack::{Resource, Stack};
+use super::stack::Stack;
 use super::{Fact, Missing};
+use crate::deployed::{missing, resources};
 use crate::problem::Problem;
 use crate::retain::{Account, call_words, config};
 
@@ -111,7 +110,7 @@ impl Reader {
         let parameters = stack.parameters().iter().filter_map(|parameter| {
             Some((parameter.parameter_key()?.to_owned(), parameter.parameter_value()?.to_owned()))
         });
-        let resources = self.resources(name).await;
+        let resources = resources(&self.cloudformation, name).await;
         let mut queues = Vec::new();
         for queue in resources.iter().flatten().filter(|resource| resource.kind == "AWS::SQS::Queue") {
             queues.push((queue.name.clone(), self.messages(&queue.id).await));
@@ -124,17 +123,6 @@ impl Reader {
             resources,
             queues,
         }))
-    }
-
-    async fn resources(&self, stack: &str) -> Fact<Vec<Resource>> {
-        let asked = self.cloudformation.list_stack_resources().stack_name(stack);
-        let mut pages = asked.into_paginator().items().send();
-        let mut resources = Vec::new();
-        while let Some(item) = pages.next().await {
-            let item = item.map_err(|error| missing("cloudformation:ListStackResources", error))?;
-            resources.extend(resource(&item));
-        }
-        Ok(resources)
     }
 
     async fn messages(&self, url: &str) -> Fact<u64> {
@@ -359,15 +347,6 @@ fn arn_of(project: &str, repository: &CacheRepository) -> String {
     format!("arn:{}:ecr:{}:{}:repository/{repository}", part(1), part(3), part(4))
 }
 
-fn resource(resource: &StackResourceSummary) -> Option<Resource> {
-    Some(Resource {
-        name: resource.logical_resource_id()?.to_owned(),
-        kind: resource.resource_type()?.to_owned(),
-        id: resource.physical_resource_id().unwrap_or_default().to_owned(),
-        status: resource.resource_status().map(|status| status.as_str().to_owned()).unwrap_or_default(),
-    })
-}
-
 fn minutes(number: Option<i32>, default: u64) -> u64 {
     number.and_then(|number| u64::try_from(number).ok()).unwrap_or(default)
 }
@@ -451,22 +430,7 @@ fn is_absent<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> bool
     error.code().is_some_and(|code| code.ends_with("NotFoundException"))
 }
 
-/// What a failed call leaves unknown.
-fn missing<E>(action: &'static str, error: SdkError<E, HttpResponse>) -> Missing
-where
-    E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
-{
-    let is_denied = match &error {
-        SdkError::ServiceError(service) => {
-            let code = service.err().code().unwrap_or_default();
-            code.starts_with("AccessDenied") || code.starts_with("Unauthorized")
-        }
-        _ => false,
-    };
-    Missing { action, is_denied, why: call_words(&DisplayErrorContext(error).to_string()) }
-}
-
-/// The same of a call of the ports.
+/// What a failed call of the ports leaves unknown.
 pub(super) fn missing_of(error: &CallError) -> Missing {
     let cause = std::error::Error::source(error).map(chain).unwrap_or_default();
     Missing { action: error.operation, is_denied: cause.contains("AccessDenied"), why: call_words(&cause) }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Fact, Finding};
+use crate::deployed::Resource;
 use crate::text::{count, plain};
 
 const FUNCTION: &str = "AWS::Lambda::Function";
@@ -30,15 +31,6 @@ pub(super) struct Stack {
     pub(super) queues: Vec<(String, Fact<u64>)>,
 }
 
-/// A resource of it.
-#[derive(Debug, Clone)]
-pub(super) struct Resource {
-    pub(super) name: String,
-    pub(super) kind: String,
-    pub(super) id: String,
-    pub(super) status: String,
-}
-
 impl Stack {
     pub(super) fn parameter(&self, name: &str) -> Option<&str> {
         self.parameters.get(name).map(String::as_str)
@@ -55,7 +47,8 @@ pub(super) fn check(name: &str, stack: &Fact<Option<Stack>>) -> Vec<Finding> {
     match stack {
         Ok(Some(stack)) => {
             let mut findings = vec![status(name, stack), functions(name, stack)];
-            findings.extend(stack.queues.iter().map(|(name, messages)| queue(name, messages)));
+            findings
+                .extend(stack.queues.iter().map(|(queue_name, messages)| queue(name, queue_name, messages)));
             findings
         }
         Ok(None) => vec![Finding::wrong(
@@ -114,7 +107,7 @@ fn functions(name: &str, stack: &Stack) -> Finding {
     Finding::ok(CHECK, format!("all {}", FUNCTIONS.len()))
 }
 
-fn queue(name: &str, messages: &Fact<u64>) -> Finding {
+fn queue(stack: &str, name: &str, messages: &Fact<u64>) -> Finding {
     let is_dead = DEAD_LETTERS.contains(&name);
     let check = if is_dead { "dead letters" } else { "queue" };
     let messages = match messages {
@@ -129,7 +122,7 @@ fn queue(name: &str, messages: &Fact<u64>) -> Finding {
             check,
             format!("{found}: something could not be delivered or handled"),
             format!(
-                "read one and the function's log, mend the cause, then redrive: the output {name}Url is the queue"
+                "see what it is: stoker redrive --stack {stack} --queue {name}; mend the cause, then the same with --yes"
             ),
         ),
         (false, _) => Finding::warn(

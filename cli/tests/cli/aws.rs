@@ -34,6 +34,15 @@ pub(crate) struct Stack {
     pub(crate) parameters: BTreeMap<String, String>,
 }
 
+#[derive(Default)]
+pub(crate) struct Queue {
+    pub(crate) attributes: Value,
+    /// As `ReceiveMessage` answers them, each with whether it is hidden.
+    pub(crate) messages: Vec<(Value, bool)>,
+    /// What was sent to it: the bodies, and the message groups.
+    pub(crate) sent: Vec<(String, Option<String>)>,
+}
+
 type Change = Box<dyn FnOnce(&mut World) + Send>;
 
 #[derive(Default)]
@@ -69,6 +78,12 @@ pub(crate) struct World {
     /// The stack's resources with kind and id, and the messages of its queues.
     pub(crate) resources: Vec<(String, String, String)>,
     pub(crate) messages: BTreeMap<String, u64>,
+    /// Queues with their messages, by their addresses.
+    pub(crate) queues: BTreeMap<String, Queue>,
+    /// What a query of the logs answers: messages, each with its log group.
+    pub(crate) log: Vec<(String, String)>,
+    /// The queries that were asked, as JSON.
+    pub(crate) queries: Vec<Value>,
     /// By how many seconds its clock is behind.
     pub(crate) is_behind: i64,
     /// The names of the calls, in their order.
@@ -216,6 +231,29 @@ async fn answer(State(world): State<Arc<Mutex<World>>>, headers: HeaderMap, body
             let found = world.codebuild.iter().filter(|project| project["name"] == asked["names"][0]);
             Ok(json!({"projects": found.collect::<Vec<_>>()}))
         }
+        "AmazonSQS.GetQueueAttributes" if asked["AttributeNames"][0] == "All" => {
+            world.queue(&asked).map(|queue| json!({"Attributes": queue.attributes}))
+        }
+        "AmazonSQS.ReceiveMessage" => world.receive(&asked),
+        "AmazonSQS.ChangeMessageVisibilityBatch" => world.give_back(&asked),
+        "AmazonSQS.DeleteMessage" => world.queue(&asked).map(|queue| {
+            queue.messages.retain(|(message, _)| message["ReceiptHandle"] != asked["ReceiptHandle"]);
+            json!({})
+        }),
+        "AmazonSQS.SendMessage" => world.queue(&asked).map(|queue| {
+            let group = asked["MessageGroupId"].as_str().map(str::to_owned);
+            queue.sent.push((asked["MessageBody"].as_str().unwrap().to_owned(), group));
+            json!({"MessageId": "sent"})
+        }),
+        "AmazonSQS.StartMessageMoveTask" => {
+            world.calls.push(format!("moves {}", asked["SourceArn"].as_str().unwrap()));
+            Ok(json!({"TaskHandle": "task"}))
+        }
+        "Logs_20140328.StartQuery" => {
+            world.queries.push(asked.clone());
+            Ok(json!({"queryId": "query"}))
+        }
+        "Logs_20140328.GetQueryResults" => Ok(world.results()),
         "AmazonSQS.GetQueueAttributes" => {
             let messages = world.messages.get(asked["QueueUrl"].as_str().unwrap());
             let messages = messages.ok_or("QueueDoesNotExist");
@@ -433,6 +471,53 @@ impl World {
             json!({"layerDigest": digest, "layerAvailability": availability})
         });
         Ok(json!({"layers": layers.collect::<Vec<_>>(), "failures": []}))
+    }
+
+    fn queue(&mut self, asked: &Value) -> Result<&mut Queue, &'static str> {
+        self.queues.get_mut(asked["QueueUrl"].as_str().unwrap()).ok_or("QueueDoesNotExist")
+    }
+
+    fn receive(&mut self, asked: &Value) -> Result<Value, &'static str> {
+        assert!(asked["VisibilityTimeout"].as_u64().is_some_and(|seconds| seconds <= 60), "hidden for long");
+        let most = usize::try_from(asked["MaxNumberOfMessages"].as_u64().unwrap()).unwrap();
+        assert!(most <= 10);
+        let queue = self.queue(asked)?;
+        let is_fifo = queue.attributes["FifoQueue"] == "true";
+        // A group of which messages are under way gives no others.
+        let is_blocked = is_fifo && queue.messages.iter().any(|(_, is_hidden)| *is_hidden);
+        let visible = queue.messages.iter_mut().filter(|(_, is_hidden)| !*is_hidden && !is_blocked);
+        let mut received = Vec::new();
+        for (message, is_hidden) in visible.take(most) {
+            *is_hidden = true;
+            received.push(message.clone());
+        }
+        Ok(json!({"Messages": received}))
+    }
+
+    fn give_back(&mut self, asked: &Value) -> Result<Value, &'static str> {
+        let entries = asked["Entries"].as_array().unwrap();
+        assert!(!entries.is_empty() && entries.len() <= 10);
+        let queue = self.queue(asked)?;
+        for entry in entries {
+            assert_eq!(entry["VisibilityTimeout"], 0);
+            let of_entry =
+                |(message, _): &&mut (Value, bool)| message["ReceiptHandle"] == entry["ReceiptHandle"];
+            queue.messages.iter_mut().find(of_entry).unwrap().1 = false;
+        }
+        Ok(
+            json!({"Successful": entries.iter().map(|entry| json!({"Id": entry["Id"]})).collect::<Vec<_>>(), "Failed": []}),
+        )
+    }
+
+    /// The first look finds a query that runs.
+    fn results(&self) -> Value {
+        if self.calls.iter().filter(|call| *call == "GetQueryResults").count() < 2 {
+            return json!({"status": "Running", "results": []});
+        }
+        let field = |name: &str, value: &str| json!({"field": name, "value": value});
+        let lines =
+            self.log.iter().map(|(message, group)| json!([field("@message", message), field("@log", group)]));
+        json!({"status": "Complete", "results": lines.collect::<Vec<_>>()})
     }
 
     fn list_builds(&self, asked: &Value) -> Result<Value, &'static str> {

@@ -12,6 +12,8 @@ mod hostile;
 #[cfg(test)]
 mod lines;
 #[cfg(test)]
+mod redrive;
+#[cfg(test)]
 mod registry;
 #[cfg(test)]
 mod report;
@@ -19,4 +21,6 @@ mod report;
 mod retain;
 #[cfg(test)]
 mod run;
+#[cfg(test)]
+mod story;
 mod transfer;
