@@ -190,15 +190,15 @@ impl Metric {
 
 /// The dimension that a stack's name is in.
 const STACK: &str = "Stack";
-/// The dimension that multiplies metrics, and what they cost, by the number of projects.
-const PROJECT: &str = "Project";
+/// The dimensions that multiply metrics, and what they cost, by the number of projects.
+const OF_EACH: [&str; 2] = ["Project", "Repository"];
 
 /// Whose metrics they are, and how many.
 #[derive(Debug, Default)]
 struct Setting {
     /// The stack's name.
     stack: Option<String>,
-    /// Whether there are metrics of each project, or only of all together.
+    /// Whether there are metrics of each project and repository, or only of all together.
     by_project: bool,
 }
 
@@ -248,8 +248,10 @@ fn record_in(setting: &Setting, now: Timestamp, values: &[&str], metrics: &[(Met
 fn dimension_sets(setting: &Setting, dimensions: &[&'static str]) -> Vec<Vec<&'static str>> {
     let stack = setting.stack.iter().map(|_| STACK);
     let names = || dimensions.iter().copied();
-    let mut sets: Vec<Vec<&str>> =
-        vec![stack.clone().collect(), stack.clone().chain(names().filter(|name| *name != PROJECT)).collect()];
+    let mut sets: Vec<Vec<&str>> = vec![
+        stack.clone().collect(),
+        stack.clone().chain(names().filter(|name| !OF_EACH.contains(name))).collect(),
+    ];
     if setting.by_project {
         sets.push(stack.chain(names()).collect());
     }
@@ -304,6 +306,7 @@ mod tests {
             [vec!["Stack"], vec!["Stack", "Line"], vec!["Stack", "Project", "Line"]]
         );
         assert_eq!(sets(Some("stoker"), false, &of_a_line), [vec!["Stack"], vec!["Stack", "Line"]]);
+        assert_eq!(sets(Some("stoker"), false, &["Repository"]), [["Stack"]]);
         assert_eq!(sets(Some("stoker"), true, &[]), [["Stack"]]);
         // Where nobody has said which stack it is, the metrics are there all the same.
         assert_eq!(sets(None, true, &of_a_line), [vec![], vec!["Line"], vec!["Project", "Line"]]);

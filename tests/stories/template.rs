@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use saphyr::{LoadableYamlNode as _, Scalar, Yaml};
 use serde_json::{Map, Value, json};
+use stoker::emf::Metric;
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 const ALARM: &str = "AWS::CloudWatch::Alarm";
@@ -282,63 +283,38 @@ fn sources() -> String {
     texts.map(|text| text.split("#[cfg(test)]").next().unwrap_or_default().to_owned()).collect()
 }
 
-/// The metrics that the code puts out: `("Name", Unit::...` or `count("Name"`.
-fn emitted() -> BTreeSet<String> {
-    let sources = sources();
-    let mut names = BTreeSet::new();
-    for (at, _) in sources.match_indices('"') {
-        let (before, rest) = (&sources[..at], &sources[at + 1..]);
-        let Some((name, after)) = rest.split_once('"') else { continue };
-        let is_name = name.starts_with(|c: char| c.is_ascii_uppercase())
-            && name.chars().all(|c| c.is_ascii_alphanumeric());
-        if is_name
-            && (before.ends_with("count(") || after.trim_start_matches([',', ' ']).starts_with("Unit::"))
-        {
-            names.insert(name.to_owned());
-        }
-    }
-    assert!(names.contains("BuildsStarted") && names.contains("StepsReused"), "{names:?}");
-    names
-}
-
-/// The table of metrics in the documentation: their dimensions, by their names.
-fn documented() -> BTreeMap<String, BTreeSet<String>> {
-    let text = read("docs/operate.md");
-    let table = text.split_once("\n## Metrics\n").unwrap().1.split_once("\n| metric |").unwrap().1;
-    let quoted = |cell: &str| cell.split('`').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>();
-    let mut metrics = BTreeMap::new();
-    for row in table.lines().skip(2).take_while(|line| line.starts_with('|')) {
-        let cells: Vec<_> = row.split('|').collect();
-        for name in quoted(cells[1]) {
-            metrics.insert(name, quoted(cells[3]).into_iter().collect());
-        }
-    }
-    metrics
+/// The metrics that the functions put out, with their dimensions.
+fn emitted() -> BTreeMap<&'static str, &'static [&'static str]> {
+    Metric::ALL.iter().map(|metric| (metric.name(), metric.dimensions())).collect()
 }
 
 #[test]
-fn the_metrics_of_the_code_the_documentation_and_the_template_are_the_same() {
+fn the_metrics_of_the_code_and_the_template_are_the_same() {
     let template = template();
-    let (emitted, documented) = (emitted(), documented());
-    assert_eq!(documented.keys().cloned().collect::<BTreeSet<_>>(), emitted);
+    let emitted = emitted();
     for (name, alarm) in of_type(&template, ALARM) {
         let metric = alarm["MetricName"].as_str().unwrap();
-        assert!(alarm["Namespace"] != "Stoker" || emitted.contains(metric), "{name}: nobody counts {metric}");
+        assert!(
+            alarm["Namespace"] != "Stoker" || emitted.contains_key(metric),
+            "{name}: nobody counts {metric}"
+        );
     }
     let mut shown = BTreeSet::new();
-    for widget in dashboard(&template) {
+    let widgets = dashboard(&template);
+    for widget in &widgets {
         for metric in widget["properties"]["metrics"].as_array().into_iter().flatten() {
             let words: Vec<_> = metric.as_array().unwrap().iter().filter_map(Value::as_str).collect();
             let ["Stoker", name, dimensions @ ..] = words.as_slice() else { continue };
             assert_eq!(dimensions[..2], ["Stack", "${AWS::StackName}"], "{name}");
-            let own = documented.get(*name).unwrap_or_else(|| panic!("nobody counts {name}"));
+            let (own_name, own) =
+                emitted.get_key_value(name).unwrap_or_else(|| panic!("nobody counts {name}"));
             for dimension in dimensions.iter().skip(2).step_by(2) {
-                assert!(own.contains(*dimension), "{name} has no dimension {dimension}");
+                assert!(own.contains(dimension), "{name} has no dimension {dimension}");
             }
-            shown.insert((*name).to_owned());
+            shown.insert(*own_name);
         }
     }
-    assert_eq!(shown, emitted, "on the dashboard, and put out");
+    assert_eq!(shown, emitted.into_keys().collect(), "on the dashboard, and put out");
 }
 
 /// The widgets of the dashboard.

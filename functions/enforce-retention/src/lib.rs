@@ -220,7 +220,7 @@ mod tests {
             pulled_at: None,
             is_archived: false,
         };
-        Verdict { image, action, rule, why: String::new(), scope: None, line: None, frees }
+        Verdict::unnamed(image.into(), action, rule, frees)
     }
 
     fn applied() -> Applied {

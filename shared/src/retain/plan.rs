@@ -176,6 +176,13 @@ pub struct Plan {
 }
 
 impl Verdict {
+    /// On an image that no tag of Stoker's says anything of.
+    #[must_use]
+    pub fn unnamed(image: Arc<ListedImage>, action: Action, rule: Rule, frees: u64) -> Self {
+        let why = Why { reason: Reason::Unnamed, tag: 0 };
+        Self { image, action, rule, why, more: Vec::new(), scope: None, line: None, frees }
+    }
+
     /// Why, for people.
     #[must_use]
     pub fn why(&self) -> String {
