@@ -1,10 +1,13 @@
-//! An AWS account in memory: every port, and faults on demand.
+//! An AWS account in memory: every port, each call under the policy of the acting function's role, and faults on demand.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::future::{pending, poll_fn};
 use std::ops::Deref;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -18,6 +21,8 @@ use stoker::ports::{
     ReadManifests, ReadSecrets, StartBuilds, StopBuilds, WriteImages,
 };
 
+use crate::iam::{self, Deployed};
+
 /// How one call goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
@@ -25,6 +30,10 @@ pub enum Fault {
     Before(Failure),
     /// It happened, and the answer was lost.
     After(Failure),
+    /// The function is killed before it happened.
+    KilledBefore,
+    /// The function is killed after it happened.
+    KilledAfter,
 }
 
 /// An image as the registry keeps it.
@@ -74,9 +83,15 @@ pub struct State {
     /// Every call so far, such as `ecr:BatchGetImage`.
     pub calls: RefCell<Vec<&'static str>>,
     /// The function that acts.
-    pub acting: Cell<&'static str>,
-    /// What each function has called.
-    pub called: RefCell<BTreeMap<&'static str, BTreeSet<&'static str>>>,
+    acting: Cell<&'static str>,
+    /// Whether the function that acts has been killed.
+    is_killed: Cell<bool>,
+    /// The template in force; that of a policy with neither repositories for builds nor base images, unless said.
+    deployed: RefCell<Option<Arc<Deployed>>>,
+    /// What each function did: its action, and the subjects of that.
+    touched: RefCell<HashMap<(&'static str, &'static str), BTreeSet<String>>>,
+    /// What functions did that their roles do not let them. The account's end ends the test unless they are taken.
+    pub denied: RefCell<Vec<String>>,
     /// Whether whoever reads or writes images lets others go first, so that what runs at once meets.
     pub yields: Cell<bool>,
     /// Faults by the number of the call, counted from 0.
@@ -91,11 +106,119 @@ impl Deref for Account {
     }
 }
 
+impl Drop for State {
+    fn drop(&mut self) {
+        let denied = self.denied.take();
+        assert!(denied.is_empty() || std::thread::panicking(), "roles do not allow {denied:#?}");
+    }
+}
+
+/// The IAM actions that a call of the ports needs, and what each of them is about.
+fn needs<'a>(call: &'static str, subjects: &[&'a str]) -> Vec<(&'static str, &'a str)> {
+    let token = ("ecr:GetAuthorizationToken", "*");
+    match (call, subjects) {
+        // The adapter lists ids and then asks for the builds.
+        ("codebuild:ListBuildsForProject", [project]) => {
+            vec![(call, project), ("codebuild:BatchGetBuilds", project)]
+        }
+        ("registry:GetBlob", [repository]) => vec![token, ("ecr:GetDownloadUrlForLayer", repository)],
+        ("registry:PutBlob", [repository]) => vec![
+            token,
+            ("ecr:BatchCheckLayerAvailability", repository),
+            ("ecr:InitiateLayerUpload", repository),
+            ("ecr:UploadLayerPart", repository),
+            ("ecr:CompleteLayerUpload", repository),
+        ],
+        // A blob is mounted from where it can be read.
+        ("registry:MountBlob", [to, from]) => {
+            vec![token, ("ecr:InitiateLayerUpload", to), ("ecr:GetDownloadUrlForLayer", from)]
+        }
+        ("registry:PutManifest", [repository]) => vec![token, ("ecr:PutImage", repository)],
+        _ => subjects.iter().map(|subject| (call, *subject)).collect(),
+    }
+}
+
 impl Account {
     /// An account in which retention keeps what manifests say.
     #[must_use]
     pub fn with_facts_in(repository: CacheRepository) -> Self {
         Self(Rc::new(State { facts: Some(repository), ..State::default() }))
+    }
+
+    /// Deploys the template anew.
+    pub fn deploy(&self, deployed: Arc<Deployed>) {
+        self.touched.borrow_mut().clear();
+        *self.deployed.borrow_mut() = Some(deployed);
+    }
+
+    /// The template in force.
+    #[must_use]
+    pub fn deployed(&self) -> Arc<Deployed> {
+        self.deployed.borrow_mut().get_or_insert_with(|| iam::deployed(false, false)).clone()
+    }
+
+    /// What each function's role was needed for so far: actions and the ARNs of what they are about.
+    #[must_use]
+    pub fn touched(&self) -> BTreeMap<&'static str, BTreeSet<(&'static str, String)>> {
+        let deployed = self.deployed();
+        let mut touched: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+        for ((function, action), subjects) in self.touched.borrow().iter() {
+            let arns = subjects.iter().map(|subject| (*action, deployed.subject(action, subject)));
+            touched.entry(*function).or_default().extend(arns);
+        }
+        touched
+    }
+
+    /// A function handles what came from a queue, or was invoked, with its role's rights; nothing if it was killed.
+    pub async fn invoke<F: Future>(
+        &self,
+        function: &'static str,
+        queue: Option<&str>,
+        handling: F,
+    ) -> Option<F::Output> {
+        let deployed = self.deployed();
+        let known = deployed.functions.get(function).expect("a function of the template");
+        for (action, arn) in &known.always {
+            self.judge(function, action, arn);
+        }
+        if let Some(queue) = queue {
+            assert!(known.queues.contains(queue), "{function} is told of {queue}");
+            let arn = deployed.arn_of(queue);
+            for action in ["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"] {
+                self.judge(function, action, &arn);
+            }
+        }
+        let mut handling = pin!(handling);
+        poll_fn(|context| {
+            // Others may act while this one waits.
+            let before = self.acting.replace(function);
+            let polled = handling.as_mut().poll(context);
+            self.acting.set(before);
+            match polled {
+                Poll::Pending if self.is_killed.take() => Poll::Ready(None),
+                polled => polled.map(Some),
+            }
+        })
+        .await
+    }
+
+    /// Whether a function's role lets it do this; that it does not is never forgotten.
+    fn judge(&self, function: &'static str, action: &'static str, subject: &str) -> bool {
+        let mut touched = self.touched.borrow_mut();
+        let touched = touched.entry((function, action)).or_default();
+        if touched.contains(subject) {
+            return true;
+        }
+        let deployed = self.deployed();
+        let arn = deployed.subject(action, subject);
+        let known = deployed.functions.get(function);
+        let may = known.is_some_and(|known| iam::may(&known.grants, action, &arn));
+        if may {
+            touched.insert(subject.to_owned());
+        } else {
+            self.denied.borrow_mut().push(format!("{function:?}: {action} on {arn}"));
+        }
+        may
     }
 
     /// Sets the clock.
@@ -201,22 +324,38 @@ impl Account {
         }
     }
 
-    fn call<T>(
+    async fn call<T>(
         &self,
         operation: &'static str,
+        subjects: &[&str],
         effect: impl FnOnce() -> Result<T, CallError>,
     ) -> Result<T, CallError> {
         let number = self.calls.borrow().len();
         self.calls.borrow_mut().push(operation);
-        self.called.borrow_mut().entry(self.acting.get()).or_default().insert(operation);
+        for (action, subject) in needs(operation, subjects) {
+            if !self.judge(self.acting.get(), action, subject) {
+                return Err(CallError::new(operation, subject, Failure::Refused, "AccessDeniedException"));
+            }
+        }
         let fault = self.faults.borrow_mut().remove(&number);
         let error =
             |failure| Err(CallError::new(operation, "the account in memory", failure, "an injected fault"));
         match fault {
             Some(Fault::Before(failure)) => error(failure),
             Some(Fault::After(failure)) => effect().and_then(|_| error(failure)),
+            Some(Fault::KilledBefore) => self.die().await,
+            Some(Fault::KilledAfter) => {
+                drop(effect());
+                self.die().await
+            }
             None => effect(),
         }
+    }
+
+    /// The function that acts ends here.
+    async fn die<T>(&self) -> T {
+        self.is_killed.set(true);
+        pending().await
     }
 }
 
@@ -227,10 +366,11 @@ impl ReadImages for Account {
         tags: &[Tag],
     ) -> Result<Vec<Option<Image>>, CallError> {
         self.let_others_go().await;
-        self.call("ecr:BatchGetImage", || {
+        self.call("ecr:BatchGetImage", &[repository.as_str()], || {
             assert!(tags.len() <= 100, "one request names at most 100 images");
             Ok(tags.iter().map(|tag| self.image(repository, tag.as_str())).collect())
         })
+        .await
     }
 }
 
@@ -243,11 +383,12 @@ impl ReadBlobs for Account {
     ) -> Result<Bytes, CallError> {
         self.let_others_go().await;
         let operation = "registry:GetBlob";
-        self.call(operation, || {
+        self.call(operation, &[repository.as_str()], || {
             let missing = || CallError::new(operation, digest, Failure::NotFound, "no such blob");
             let blob = self.raw_blob(digest).filter(|_| self.has_blob(repository, digest));
             blob.filter(|blob| blob.len() <= limit).ok_or_else(missing)
         })
+        .await
     }
 }
 
@@ -259,11 +400,12 @@ impl WriteImages for Account {
         bytes: Bytes,
     ) -> Result<(), CallError> {
         self.let_others_go().await;
-        self.call("registry:PutBlob", || {
+        self.call("registry:PutBlob", &[repository.as_str()], || {
             assert_eq!(*digest, Digest::of(&bytes), "a registry checks the digest");
             self.keep_blob(repository, bytes);
             Ok(())
         })
+        .await
     }
 
     async fn put_image(
@@ -275,7 +417,7 @@ impl WriteImages for Account {
     ) -> Result<(), CallError> {
         let operation = "registry:PutManifest";
         self.let_others_go().await;
-        self.call(operation, || {
+        self.call(operation, &[repository.as_str()], || {
             if named(&manifest).iter().any(|digest| !self.has_blob(repository, digest)) {
                 return Err(CallError::new(operation, tag, Failure::Refused, "LayersNotFound"));
             }
@@ -284,6 +426,7 @@ impl WriteImages for Account {
                 .then_some(())
                 .ok_or_else(refused)
         })
+        .await
     }
 }
 
@@ -301,7 +444,7 @@ impl MountBlobs for Account {
         digest: &Digest,
     ) -> Result<Mounted, CallError> {
         self.let_others_go().await;
-        self.call("registry:MountBlob", || {
+        self.call("registry:MountBlob", &[to.as_str(), from.as_str()], || {
             if !self.has_blob(from, digest) {
                 return Ok(Mounted::Missing);
             }
@@ -311,6 +454,7 @@ impl MountBlobs for Account {
             self.held.borrow_mut().insert((to.clone(), digest.clone()));
             Ok(Mounted::Done)
         })
+        .await
     }
 }
 
@@ -320,9 +464,10 @@ impl CheckBlobs for Account {
         repository: &CacheRepository,
         digests: &[Digest],
     ) -> Result<Vec<Digest>, CallError> {
-        self.call("ecr:BatchCheckLayerAvailability", || {
+        self.call("ecr:BatchCheckLayerAvailability", &[repository.as_str()], || {
             Ok(digests.iter().filter(|digest| !self.has_blob(repository, digest)).cloned().collect())
         })
+        .await
     }
 }
 
@@ -333,13 +478,14 @@ impl ReadManifests for Account {
         digests: &[Digest],
     ) -> Result<Vec<(Digest, Bytes)>, CallError> {
         self.let_others_go().await;
-        self.call("ecr:BatchGetImage", || {
+        self.call("ecr:BatchGetImage", &[repository.as_str()], || {
             assert!(digests.len() <= 100, "one request names at most 100 images");
             let images = self.images.borrow();
             let images = images.get(repository).into_iter().flatten().map(|stored| &stored.image);
             let asked = images.filter(|image| digests.contains(&image.digest));
             Ok(asked.map(|image| (image.digest.clone(), image.manifest.clone())).collect())
         })
+        .await
     }
 }
 
@@ -368,10 +514,11 @@ fn listed(stored: &Stored) -> ListedImage {
 impl Catalogue for Account {
     async fn list(&self, repository: &CacheRepository) -> Result<Vec<ListedImage>, CallError> {
         self.let_others_go().await;
-        self.call("ecr:DescribeImages", || {
+        self.call("ecr:DescribeImages", &[repository.as_str()], || {
             let images = self.images.borrow();
             Ok(images.get(repository).into_iter().flatten().map(listed).collect())
         })
+        .await
     }
 
     async fn describe(
@@ -380,12 +527,13 @@ impl Catalogue for Account {
         digests: &[Digest],
     ) -> Result<Vec<ListedImage>, CallError> {
         self.let_others_go().await;
-        self.call("ecr:DescribeImages", || {
+        self.call("ecr:DescribeImages", &[repository.as_str()], || {
             assert!(digests.len() <= 100, "one request names at most 100 images");
             let images = self.images.borrow();
             let images = images.get(repository).into_iter().flatten();
             Ok(images.filter(|stored| digests.contains(&stored.image.digest)).map(listed).collect())
         })
+        .await
     }
 
     async fn delete(
@@ -394,7 +542,7 @@ impl Catalogue for Account {
         digests: &[Digest],
     ) -> Result<Vec<(Digest, String)>, CallError> {
         self.let_others_go().await;
-        self.call("ecr:BatchDeleteImage", || {
+        self.call("ecr:BatchDeleteImage", &[repository.as_str()], || {
             assert!(digests.len() <= 100, "one request names at most 100 images");
             let mut gone = Vec::new();
             if let Some(images) = self.images.borrow_mut().get_mut(repository) {
@@ -406,12 +554,13 @@ impl Catalogue for Account {
             }
             Ok(Vec::new())
         })
+        .await
     }
 }
 
 impl StartBuilds for Account {
     async fn start(&self, order: &BuildOrder) -> Result<Ordered, CallError> {
-        self.call("codebuild:StartBuild", || {
+        self.call("codebuild:StartBuild", &[order.project.as_str()], || {
             if !self.projects.borrow().contains(&order.project) {
                 return Ok(Ordered::NoSuchProject);
             }
@@ -452,12 +601,18 @@ impl StartBuilds for Account {
             });
             Ok(Ordered::Started(id))
         })
+        .await
     }
+}
+
+/// The project of a build, by the build's id.
+fn project_of(id: &str) -> &str {
+    id.split_once(':').map_or(id, |(project, _)| project)
 }
 
 impl StopBuilds for Account {
     async fn stop(&self, id: &str) -> Result<(), CallError> {
-        self.call("codebuild:StopBuild", || {
+        self.call("codebuild:StopBuild", &[project_of(id)], || {
             let mut builds = self.builds.borrow_mut();
             let running = |build: &&mut Build| build.id == id && build.status == BuildStatus::InProgress;
             if let Some(build) = builds.iter_mut().find(running) {
@@ -466,12 +621,16 @@ impl StopBuilds for Account {
             }
             Ok(())
         })
+        .await
     }
 }
 
 impl FindDigests for Account {
     async fn digest_of(&self, repository: &CacheRepository, tag: &str) -> Result<Option<Digest>, CallError> {
-        self.call("ecr:DescribeImages", || Ok(self.image(repository, tag).map(|image| image.digest)))
+        self.call("ecr:DescribeImages", &[repository.as_str()], || {
+            Ok(self.image(repository, tag).map(|image| image.digest))
+        })
+        .await
     }
 }
 
@@ -482,7 +641,7 @@ impl ReadBuilds for Account {
         since: Option<Timestamp>,
     ) -> Result<Vec<Arc<Build>>, CallError> {
         self.let_others_go().await;
-        self.call("codebuild:ListBuildsForProject", || {
+        self.call("codebuild:ListBuildsForProject", &[project.as_str()], || {
             let builds = self.builds.borrow();
             let newest = builds.iter().rev().filter(|build| build.project == *project).take(MAX_BUILDS);
             let is_asked = |(index, build): &(usize, &Build)| {
@@ -490,29 +649,34 @@ impl ReadBuilds for Account {
             };
             Ok(newest.enumerate().take_while(is_asked).map(|(_, build)| Arc::new(build.clone())).collect())
         })
+        .await
     }
 
     async fn get(&self, ids: &[String]) -> Result<Vec<Build>, CallError> {
-        self.call("codebuild:BatchGetBuilds", || {
+        let projects: BTreeSet<&str> = ids.iter().map(|id| project_of(id)).collect();
+        let projects: Vec<&str> = projects.into_iter().collect();
+        self.call("codebuild:BatchGetBuilds", &projects, || {
             let builds = self.builds.borrow();
             Ok(builds.iter().filter(|build| ids.contains(&build.id)).cloned().collect())
         })
+        .await
     }
 }
 
 impl ListProjects for Account {
     async fn projects(&self) -> Result<Vec<ProjectName>, CallError> {
-        self.call("codebuild:ListProjects", || Ok(self.projects.borrow().clone()))
+        self.call("codebuild:ListProjects", &["*"], || Ok(self.projects.borrow().clone())).await
     }
 }
 
 impl Publish for Account {
     async fn publish(&self, events: &[Event]) -> Result<(), CallError> {
         for events in events.chunks(10) {
-            self.call("events:PutEvents", || {
+            self.call("events:PutEvents", &["Bus"], || {
                 self.bus.borrow_mut().extend_from_slice(events);
                 Ok(())
-            })?;
+            })
+            .await?;
         }
         Ok(())
     }
@@ -520,6 +684,7 @@ impl Publish for Account {
 
 impl ReadSecrets for Account {
     async fn webhook_secrets(&self) -> Result<Vec<Vec<u8>>, CallError> {
-        self.call("secretsmanager:GetSecretValue", || Ok(self.secrets.borrow().clone()))
+        self.call("secretsmanager:GetSecretValue", &["WebhookSecret"], || Ok(self.secrets.borrow().clone()))
+            .await
     }
 }

@@ -10,4 +10,5 @@
 
 pub mod account;
 pub mod day;
+pub mod iam;
 pub mod world;

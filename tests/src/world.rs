@@ -19,6 +19,7 @@ use stoker::policy::{Policy, Project};
 use stoker::ports::{Build, BuildStatus};
 
 use crate::account::Account;
+use crate::iam;
 
 const SECRET: &[u8] = b"a secret for stories";
 /// How often what waits is tried before a story goes on.
@@ -165,6 +166,10 @@ impl World {
         account.secrets.borrow_mut().push(SECRET.to_vec());
         account.projects.borrow_mut().push(ProjectName::new("app").unwrap());
         let policy = Policy::parse("the story's policy", policy).unwrap();
+        let projects = policy.named_projects();
+        let isolates_builds = projects.iter().any(|project| project.builds_repository.is_some());
+        let reads_base_images = projects.iter().any(|project| !project.warm.base_images.is_empty());
+        account.deploy(iam::deployed(isolates_builds, reads_base_images));
         // As the template makes it.
         account
             .immutable
@@ -346,7 +351,7 @@ impl World {
     pub async fn deliver(&mut self, event: &'static str, body: &Value) {
         let body = body.to_string().into_bytes();
         let status = self.deliver_bytes(event, body.clone()).await;
-        assert!(status < 300 || status == 503, "a genuine webhook was refused with {status}");
+        assert!(!(300..500).contains(&status), "a genuine webhook was refused with {status}");
         self.deliveries.push((event, body));
     }
 
@@ -355,9 +360,8 @@ impl World {
         let signature = format!("sha256={}", hex::encode(mac.finalize().into_bytes()));
         let request =
             request("POST", &[("x-github-event", event), ("x-hub-signature-256", &signature)], &body);
-        self.account.acting.set("receive-webhook");
         let mut status = self.receive(&request).await;
-        if status == 503 {
+        if status >= 500 {
             // Somebody presses "redeliver".
             status = self.receive(&request).await;
         }
@@ -367,7 +371,6 @@ impl World {
 
     /// A request comes to the webhooks' URL as it is; what it is answered.
     pub async fn post(&mut self, request: &LambdaFunctionUrlRequest) -> i64 {
-        self.account.acting.set("receive-webhook");
         let status = self.receive(request).await;
         self.route();
         status
@@ -375,8 +378,9 @@ impl World {
 
     /// An event of CodeCommit's comes.
     pub async fn codecommit(&mut self, event: Value) -> Meaning {
-        self.account.acting.set("receive-codecommit");
-        let meaning = receive_codecommit::handle(event, &self.policy, &self.account).await.unwrap();
+        let handled = receive_codecommit::handle(event, &self.policy, &self.account);
+        let handled = self.account.invoke("receive-codecommit", None, handled).await;
+        let meaning = handled.expect("nobody kills it").unwrap();
         self.route();
         meaning
     }
@@ -388,7 +392,10 @@ impl World {
 
     async fn receive(&self, request: &LambdaFunctionUrlRequest) -> i64 {
         let (policy, now) = (&self.policy, self.account.now());
-        receive_webhook::handle(request, policy, &self.account, &self.refusals, now).await.status_code
+        let handled = receive_webhook::handle(request, policy, &self.account, &self.refusals, now);
+        let response = self.account.invoke("receive-webhook", None, handled).await;
+        // Lambda answers for a function that was killed.
+        response.map_or(502, |response| response.status_code)
     }
 
     /// Everything that was ever delivered comes once more, in this order.
@@ -539,11 +546,15 @@ impl World {
         let (account, policy, now) = (&self.account, &self.policy, self.account.now());
         let promote = async {
             tokio::time::sleep(delay).await;
-            promote_cache::handle(&sqs(&promotions), policy, account, now).await
+            let batch = sqs(&promotions);
+            let handled = promote_cache::handle(&batch, policy, account, now);
+            account.invoke("promote-cache", Some("PromotionQueue"), handled).await
         };
         let batch = sqs(&starts);
         let start = start_build::handle(&batch, policy, &self.registry, account, &self.starter, now);
+        let start = account.invoke("start-build", Some("StartQueue"), start);
         let (started, promoted) = tokio::join!(start, promote);
+        let (started, promoted) = started.zip(promoted).expect("nobody kills them");
         assert!(started.batch_item_failures.is_empty() && promoted.batch_item_failures.is_empty());
     }
 
@@ -552,9 +563,12 @@ impl World {
         let promotions = std::mem::take(&mut self.promotions);
         let (account, policy, now) = (&self.account, &self.policy, self.account.now());
         let handled = promotions.iter().map(|message| async move {
-            promote_cache::handle(&sqs(std::slice::from_ref(message)), policy, account, now).await
+            let batch = sqs(std::slice::from_ref(message));
+            let handled = promote_cache::handle(&batch, policy, account, now);
+            account.invoke("promote-cache", Some("PromotionQueue"), handled).await
         });
         for response in futures_util::future::join_all(handled).await {
+            let response = response.expect("nobody kills it");
             assert!(response.batch_item_failures.is_empty());
         }
     }
@@ -563,18 +577,12 @@ impl World {
     pub async fn start(&mut self) {
         let batch = std::mem::take(&mut self.starts);
         let now = self.account.now();
-        self.account.acting.set("start-build");
         for some in batch.chunks(10) {
-            let response = start_build::handle(
-                &sqs(some),
-                &self.policy,
-                &self.registry,
-                &self.account,
-                &self.starter,
-                now,
-            )
-            .await;
-            let again = self.failed(some, &response, 720);
+            let event = sqs(some);
+            let (policy, account) = (&self.policy, &self.account);
+            let handled = start_build::handle(&event, policy, &self.registry, account, &self.starter, now);
+            let response = account.invoke("start-build", Some("StartQueue"), handled).await;
+            let again = self.failed(some, response.as_ref(), 720);
             self.starts.extend(again);
         }
         self.route();
@@ -594,22 +602,26 @@ impl World {
     pub async fn warm(&mut self) {
         let batch = std::mem::take(&mut self.warms);
         let now = self.account.now();
-        self.account.acting.set("warm-main");
         for some in batch.chunks(10) {
-            let response =
-                warm_main::handle(&sqs(some), &self.policy, &self.registry, &self.account, now).await;
-            let again = self.failed(some, &response, 480);
+            let event = sqs(some);
+            let handled = warm_main::handle(&event, &self.policy, &self.registry, &self.account, now);
+            let response = self.account.invoke("warm-main", Some("WarmQueue"), handled).await;
+            let again = self.failed(some, response.as_ref(), 480);
             self.warms.extend(again);
         }
         self.route();
     }
 
     /// The messages that come again; those that have come too often are given up.
-    fn failed(&mut self, batch: &[Message], response: &SqsBatchResponse, at_most: u32) -> Vec<Message> {
-        let failed: BTreeSet<&str> =
-            response.batch_item_failures.iter().map(|failure| failure.item_identifier.as_str()).collect();
+    fn failed(
+        &mut self,
+        batch: &[Message],
+        response: Option<&SqsBatchResponse>,
+        at_most: u32,
+    ) -> Vec<Message> {
+        let failed = failures(response);
         let mut again = Vec::new();
-        for message in batch.iter().filter(|message| failed.contains(message.id.as_str())) {
+        for message in batch.iter().filter(|message| is_in(failed.as_ref(), message)) {
             let message = Message { receives: message.receives + 1, ..message.clone() };
             if message.receives < at_most {
                 again.push(message);
@@ -624,10 +636,11 @@ impl World {
     pub async fn sweep(&mut self) {
         let batch = std::mem::take(&mut self.sweeps);
         let now = self.account.now();
-        self.account.acting.set("promote-cache");
         for one in batch.chunks(1) {
-            let response = promote_cache::handle(&sqs(one), &self.policy, &self.account, now).await;
-            let again = self.failed(one, &response, 5);
+            let event = sqs(one);
+            let handled = promote_cache::handle(&event, &self.policy, &self.account, now);
+            let response = self.account.invoke("promote-cache", Some("SweepQueue"), handled).await;
+            let again = self.failed(one, response.as_ref(), 5);
             self.sweeps.extend(again);
         }
         self.route();
@@ -637,9 +650,10 @@ impl World {
         let take = self.promotions.len().min(10);
         let batch: Vec<Message> = self.promotions.drain(..take).collect();
         let now = self.account.now();
-        self.account.acting.set("promote-cache");
-        let response = promote_cache::handle(&sqs(&batch), &self.policy, &self.account, now).await;
-        let again = self.failed(&batch, &response, 5);
+        let event = sqs(&batch);
+        let handled = promote_cache::handle(&event, &self.policy, &self.account, now);
+        let response = self.account.invoke("promote-cache", Some("PromotionQueue"), handled).await;
+        let again = self.failed(&batch, response.as_ref(), 5);
         self.promotions.extend(again);
         self.route();
     }
@@ -647,16 +661,19 @@ impl World {
     /// One round of the retention queues; what is still leased stays in the one for branches that went.
     pub async fn retain(&mut self) {
         let now = self.account.now();
-        self.account.acting.set("enforce-retention");
         let batch = std::mem::take(&mut self.retentions);
-        let response = enforce_retention::handle(&sqs(&batch), &self.policy, &self.account, now).await;
-        let again: BTreeSet<String> =
-            response.batch_item_failures.into_iter().map(|failure| failure.item_identifier).collect();
-        self.retentions.extend(batch.into_iter().filter(|message| again.contains(&message.id)));
+        let event = sqs(&batch);
+        let handled = enforce_retention::handle(&event, &self.policy, &self.account, now);
+        let response = self.account.invoke("enforce-retention", Some("RetentionQueue"), handled).await;
+        let failed = failures(response.as_ref());
+        self.retentions.extend(batch.into_iter().filter(|message| is_in(failed.as_ref(), message)));
         let batch = std::mem::take(&mut self.nightly_retentions);
         for one in batch.chunks(1) {
-            let response = enforce_retention::handle(&sqs(one), &self.policy, &self.account, now).await;
-            let again = self.failed(one, &response, 5);
+            let event = sqs(one);
+            let handled = enforce_retention::handle(&event, &self.policy, &self.account, now);
+            let queue = Some("NightlyRetentionQueue");
+            let response = self.account.invoke("enforce-retention", queue, handled).await;
+            let again = self.failed(one, response.as_ref(), 5);
             self.nightly_retentions.extend(again);
         }
         self.route();
@@ -863,6 +880,16 @@ fn sqs(batch: &[Message]) -> SqsEvent {
         })
         .collect();
     event
+}
+
+/// The ids of the messages that failed; nothing if the function was killed, and all of them did.
+fn failures(response: Option<&SqsBatchResponse>) -> Option<BTreeSet<String>> {
+    let failures = &response?.batch_item_failures;
+    Some(failures.iter().map(|failure| failure.item_identifier.clone()).collect())
+}
+
+fn is_in(failed: Option<&BTreeSet<String>>, message: &Message) -> bool {
+    failed.is_none_or(|failed| failed.contains(&message.id))
 }
 
 fn record(key: &str) -> Digest {

@@ -15,7 +15,9 @@ async fn receive(
 ) -> LambdaFunctionUrlResponse {
     let policy = Policy::parse("policy", POLICY).unwrap();
     let (refusals, now) = (Refusals::default(), account.now());
-    receive_webhook::handle(&request(method, headers, body), &policy, account, &refusals, now).await
+    let request = request(method, headers, body);
+    let handled = receive_webhook::handle(&request, &policy, account, &refusals, now);
+    account.invoke("receive-webhook", None, handled).await.unwrap()
 }
 
 async fn status(method: &str, headers: &[(&str, &str)], body: &[u8]) -> (i64, String, usize) {
@@ -155,7 +157,8 @@ async fn resolve_cache_answers_what_a_build_would_have_been_handed() {
     world.build().await;
     let policy = Policy::parse("policy", POLICY).unwrap();
     let ask = async |question: serde_json::Value| {
-        resolve_cache::handle(question, &policy, stories::world::REGISTRY, &world.account).await
+        let handled = resolve_cache::handle(question, &policy, stories::world::REGISTRY, &world.account);
+        world.account.invoke("resolve-cache", None, handled).await.unwrap()
     };
     let commit = "ab".repeat(20);
     let answer = ask(serde_json::json!({"project": "app", "branch": "x", "commit": commit})).await.unwrap();

@@ -72,7 +72,9 @@ async fn what_is_sent_again_later_is_refused_and_told_once() {
     let account = account();
     let later = sent_at() + SignedDuration::from_hours(5 * 24);
     for name in ["push", "pull-request-opened", "gitlab-push-signed", "bitbucket-pull-request-merged"] {
-        let response = receive_webhook::handle(&webhook(name), &policy, &account, &refusals, later).await;
+        let request = webhook(name);
+        let handled = receive_webhook::handle(&request, &policy, &account, &refusals, later);
+        let response = account.invoke("receive-webhook", None, handled).await.unwrap();
         assert_eq!(response.status_code, 403, "{name}");
     }
     let told: Vec<_> = account.bus.borrow().iter().map(Event::detail_type).collect();
@@ -89,15 +91,18 @@ async fn every_event_is_understood_by_its_function() {
         let account = account();
         if let Some(example) = name.strip_prefix("receive-webhook-") {
             let (request, refusals) = (webhook(example), Refusals::default());
-            let response = receive_webhook::handle(&request, &policy, &account, &refusals, sent_at()).await;
+            let handled = receive_webhook::handle(&request, &policy, &account, &refusals, sent_at());
+            let response = account.invoke("receive-webhook", None, handled).await.unwrap();
             let sent = account.bus.borrow().first().map(Event::detail_type);
             assert_eq!(sent, kind(example), "{name}");
             assert_eq!(response.status_code, if sent.is_some() { 202 } else { 200 }, "{name}");
         } else if name == "receive-codecommit-pull-request-approved" {
-            let meaning = receive_codecommit::handle(read(&path), &policy, &account).await.unwrap();
+            let handled = receive_codecommit::handle(read(&path), &policy, &account);
+            let meaning = account.invoke("receive-codecommit", None, handled).await.unwrap().unwrap();
             assert!(matches!(meaning, Meaning::Ignored(_)), "{name}");
         } else if let Some(example) = name.strip_prefix("receive-codecommit-") {
-            receive_codecommit::handle(read(&path), &policy, &account).await.unwrap();
+            let handled = receive_codecommit::handle(read(&path), &policy, &account);
+            account.invoke("receive-codecommit", None, handled).await.unwrap().unwrap();
             let sent = account.bus.borrow().first().map(Event::detail_type);
             assert_eq!(sent, kind(example), "{name}");
         } else if name.starts_with("start-build-") {
@@ -123,7 +128,8 @@ async fn every_event_is_understood_by_its_function() {
         } else if name.starts_with("enforce-retention-branch") {
             assert!(matches!(envelopes(read(&path))[0].event, Event::BranchDeleted(_)), "{name}");
         } else if name == "resolve-cache" {
-            resolve_cache::handle(read(&path), &policy, "registry.example", &account).await.unwrap();
+            let handled = resolve_cache::handle(read(&path), &policy, "registry.example", &account);
+            account.invoke("resolve-cache", None, handled).await.unwrap().unwrap();
         } else if name.starts_with("warm-main-") {
             let is_known = |event: &Event| {
                 matches!(event, Event::BranchPushed(_) | Event::NightlyWarm(_) | Event::WarmWanted(_))

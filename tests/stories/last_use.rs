@@ -97,11 +97,15 @@ async fn a_promotion_tells_once_how_warm_its_build_was() {
         builds.flatten().collect()
     };
     let now = world.account.now();
-    let warmed = told(promote(&world.account, &policy, &[hint(), hint()], now).await);
+    let promoted = async |hints: &[Hint]| {
+        let promoted = promote(&world.account, &policy, hints, now);
+        world.account.invoke("promote-cache", None, promoted).await.unwrap()
+    };
+    let warmed = told(promoted(&[hint(), hint()]).await);
     let [Warmed { build: id, warmth, .. }] = &warmed[..] else { panic!("{warmed:?}") };
     assert_eq!(*id, build.id);
     let Warmth { steps, reused, reused_bytes, built_bytes } = *warmth;
     assert_eq!((steps, reused), (5, 3));
     assert!(reused_bytes > 0 && built_bytes > 0);
-    assert!(told(promote(&world.account, &policy, &[hint()], now).await).is_empty());
+    assert!(told(promoted(&[hint()]).await).is_empty());
 }

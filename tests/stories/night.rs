@@ -9,6 +9,7 @@ use stoker::event::{Envelope, Event, RetainWanted, Tick, Turn};
 use stoker::names::{CacheRepository, ProjectName};
 use stoker::policy::Policy;
 use stories::account::{Account, Fault};
+use stories::iam;
 use stories::world::REGISTRY;
 
 /// All projects of the fleet, each with a repository for what builds write.
@@ -28,6 +29,7 @@ fn policy() -> Policy {
 /// An account with so many projects.
 fn fleet(projects: u32) -> Account {
     let account = Account::default();
+    account.deploy(iam::deployed(true, false));
     account.set_now("2026-11-21T20:00:00Z".parse().unwrap());
     let names = (0..projects).map(|n| ProjectName::new(format!("p{n:05}")).unwrap());
     account.projects.borrow_mut().extend(names);
@@ -48,14 +50,21 @@ fn message(event: Event, time: Option<Timestamp>) -> SqsEvent {
 async fn handle(account: &Account, policy: &Policy, event: Event) -> bool {
     let now = account.now();
     let batch = message(event.clone(), Some(now));
-    let response: SqsBatchResponse = match event {
-        Event::NightlyWarm(_) => warm_main::handle(&batch, policy, REGISTRY, account, now).await,
-        Event::NightlyRetention(_) | Event::RetainWanted(_) => {
-            enforce_retention::handle(&batch, policy, account, now).await
+    let response: Option<SqsBatchResponse> = match event {
+        Event::NightlyWarm(_) => {
+            let handled = warm_main::handle(&batch, policy, REGISTRY, account, now);
+            account.invoke("warm-main", Some("WarmQueue"), handled).await
         }
-        _ => promote_cache::handle(&batch, policy, account, now).await,
+        Event::NightlyRetention(_) | Event::RetainWanted(_) => {
+            let handled = enforce_retention::handle(&batch, policy, account, now);
+            account.invoke("enforce-retention", Some("NightlyRetentionQueue"), handled).await
+        }
+        _ => {
+            let handled = promote_cache::handle(&batch, policy, account, now);
+            account.invoke("promote-cache", Some("SweepQueue"), handled).await
+        }
     };
-    !response.batch_item_failures.is_empty()
+    !response.unwrap().batch_item_failures.is_empty()
 }
 
 /// What was put on the bus, by whose turn it is.

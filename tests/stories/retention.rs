@@ -160,10 +160,10 @@ async fn what_changes_between_plan_and_deletion_stays() {
     let repository = world.repository();
     let project = world.project();
     let projects = std::slice::from_ref(&project);
-    let (inventory, circumstances) =
-        stoker::retain::observe(&world.account, &repository, projects, Vec::new(), world.account.now())
-            .await
-            .unwrap();
+    let (account, now) = (&world.account, world.account.now());
+    let observed = stoker::retain::observe(account, &repository, projects, Vec::new(), now);
+    let observed = account.invoke("enforce-retention", None, observed).await;
+    let (inventory, circumstances) = observed.unwrap().unwrap();
     let plan = stoker::retain::plan::plan(&inventory, projects, &circumstances, world.account.now());
     let planned = plan.deletions().len();
     assert!(planned >= 3, "{plan}");
@@ -172,9 +172,12 @@ async fn what_changes_between_plan_and_deletion_stays() {
     let image = world.account.image(&repository, &held.tags[0]).unwrap();
     world.account.push(&repository, "keep-me", &image.media_type, image.manifest.clone(), vec![]);
     let gone = plan.deletions()[1].image.digest.clone();
-    stoker::ports::Catalogue::delete(&world.account, &repository, &[gone]).await.unwrap();
-    let applied = stoker::retain::apply(&world.account, plan, projects, world.account.now()).await.unwrap();
-    assert_eq!((applied.changed, applied.deleted), (vec![held.digest.clone()], planned - 2));
+    let gone = [gone];
+    let deleted = stoker::ports::Catalogue::delete(account, &repository, &gone);
+    account.invoke("enforce-retention", None, deleted).await.unwrap().unwrap();
+    let applied = stoker::retain::apply(account, plan, projects, now);
+    let applied = account.invoke("enforce-retention", None, applied).await.unwrap().unwrap();
+    assert_eq!((applied.changed, applied.deleted), (vec![held.digest], planned - 2));
     assert!(world.account.image(&repository, "keep-me").is_some());
 }
 
@@ -191,11 +194,9 @@ async fn a_run_deletes_no_more_than_the_policy_says_and_the_next_goes_on() {
     let images = |world: &World| world.account.tags(&world.repository()).len();
     let mut counts = vec![images(&world)];
     for _ in 0..12 {
-        let project = world.project();
-        let now = world.account.now();
-        stoker::retain::enforce(&world.account, &world.repository(), &[project], Vec::new(), now)
-            .await
-            .unwrap();
+        let (projects, repository, now) = ([world.project()], world.repository(), world.account.now());
+        let enforced = stoker::retain::enforce(&world.account, &repository, &projects, Vec::new(), now);
+        world.account.invoke("enforce-retention", None, enforced).await.unwrap().unwrap();
         counts.push(images(&world));
     }
     assert_eq!(*counts.last().unwrap(), 0, "all of it in the end: {counts:?}");
