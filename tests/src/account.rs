@@ -34,6 +34,10 @@ pub enum Fault {
     KilledBefore,
     /// The function is killed after it happened.
     KilledAfter,
+    /// Only a part of it happens, where a call is of many things.
+    Partial,
+    /// It answers as if what happened last had not, where it only reads. The account has to remember that.
+    Stale,
 }
 
 /// An image as the registry keeps it.
@@ -47,6 +51,12 @@ pub struct Stored {
     pub pushed_at: Timestamp,
 }
 
+/// Calls that only read what AWS need not have brought everywhere yet.
+const READS: [&str; 4] =
+    ["codebuild:BatchGetBuilds", "codebuild:ListBuildsForProject", "ecr:BatchGetImage", "ecr:DescribeImages"];
+
+type Images = BTreeMap<CacheRepository, Vec<Stored>>;
+
 /// The account. Its clones are the same account, so that others can act in it while somebody waits.
 #[derive(Clone, Default)]
 pub struct Account(Rc<State>);
@@ -55,7 +65,7 @@ pub struct Account(Rc<State>);
 #[derive(Default)]
 pub struct State {
     now: Cell<Timestamp>,
-    images: RefCell<BTreeMap<CacheRepository, Vec<Stored>>>,
+    images: RefCell<Images>,
     blobs: RefCell<HashMap<Digest, Bytes>>,
     /// Which repository has which blob.
     held: RefCell<BTreeSet<(CacheRepository, Digest)>>,
@@ -92,6 +102,11 @@ pub struct State {
     touched: RefCell<HashMap<(&'static str, &'static str), BTreeSet<String>>>,
     /// What functions did that their roles do not let them. The account's end ends the test unless they are taken.
     pub denied: RefCell<Vec<String>>,
+    /// Whether it remembers what there was before the last change.
+    pub remembers: Cell<bool>,
+    before: RefCell<(Images, Vec<Build>)>,
+    /// Whether the call that is being made does only a part of what it is to do.
+    is_partial: Cell<bool>,
     /// Whether whoever reads or writes images lets others go first, so that what runs at once meets.
     pub yields: Cell<bool>,
     /// Faults by the number of the call, counted from 0.
@@ -283,6 +298,7 @@ impl Account {
         manifest: Bytes,
         blobs: Vec<Bytes>,
     ) -> bool {
+        self.remember();
         for blob in blobs {
             self.keep_blob(repository, blob);
         }
@@ -318,6 +334,20 @@ impl Account {
         }
     }
 
+    /// Something is about to change.
+    pub fn remember(&self) {
+        if self.remembers.get() {
+            *self.before.borrow_mut() = (self.images.borrow().clone(), self.builds.borrow().clone());
+        }
+    }
+
+    /// Exchanges what there is and what there was.
+    fn turn_back(&self) {
+        let mut before = self.before.borrow_mut();
+        std::mem::swap(&mut before.0, &mut self.images.borrow_mut());
+        std::mem::swap(&mut before.1, &mut self.builds.borrow_mut());
+    }
+
     async fn let_others_go(&self) {
         if self.yields.get() {
             tokio::task::yield_now().await;
@@ -348,8 +378,25 @@ impl Account {
                 drop(effect());
                 self.die().await
             }
-            None => effect(),
+            Some(Fault::Stale) if READS.contains(&operation) && self.remembers.get() => {
+                self.turn_back();
+                let answer = effect();
+                self.turn_back();
+                answer
+            }
+            Some(Fault::Partial) => {
+                self.is_partial.set(true);
+                let answer = effect();
+                self.is_partial.set(false);
+                answer
+            }
+            Some(Fault::Stale) | None => effect(),
         }
+    }
+
+    /// How many of so many things the call is to do.
+    fn part(&self, all: usize) -> usize {
+        if self.is_partial.get() { all / 2 } else { all }
     }
 
     /// The function that acts ends here.
@@ -544,6 +591,8 @@ impl Catalogue for Account {
         self.let_others_go().await;
         self.call("ecr:BatchDeleteImage", &[repository.as_str()], || {
             assert!(digests.len() <= 100, "one request names at most 100 images");
+            self.remember();
+            let (digests, left) = digests.split_at(self.part(digests.len()));
             let mut gone = Vec::new();
             if let Some(images) = self.images.borrow_mut().get_mut(repository) {
                 let is_named = |stored: &mut Stored| digests.contains(&stored.image.digest);
@@ -552,7 +601,7 @@ impl Catalogue for Account {
             if self.sweeps_at_once.get() {
                 self.sweep(repository, &gone);
             }
-            Ok(Vec::new())
+            Ok(left.iter().map(|digest| (digest.clone(), "InternalServerError".to_owned())).collect())
         })
         .await
     }
@@ -581,6 +630,7 @@ impl StartBuilds for Account {
                 let operation = "codebuild:StartBuild";
                 return Err(CallError::new(operation, &order.project, Failure::Throttled, "a limit"));
             }
+            self.remember();
             let mut builds = self.builds.borrow_mut();
             let id = format!("{}:{}", order.project, builds.len() + 1);
             tokens.insert(order.token.clone(), (self.now(), id.clone()));
@@ -613,6 +663,7 @@ fn project_of(id: &str) -> &str {
 impl StopBuilds for Account {
     async fn stop(&self, id: &str) -> Result<(), CallError> {
         self.call("codebuild:StopBuild", &[project_of(id)], || {
+            self.remember();
             let mut builds = self.builds.borrow_mut();
             let running = |build: &&mut Build| build.id == id && build.status == BuildStatus::InProgress;
             if let Some(build) = builds.iter_mut().find(running) {
@@ -673,8 +724,11 @@ impl Publish for Account {
     async fn publish(&self, events: &[Event]) -> Result<(), CallError> {
         for events in events.chunks(10) {
             self.call("events:PutEvents", &["Bus"], || {
-                self.bus.borrow_mut().extend_from_slice(events);
-                Ok(())
+                let (put, left) = events.split_at(self.part(events.len()));
+                self.bus.borrow_mut().extend_from_slice(put);
+                let failed =
+                    || CallError::new("events:PutEvents", "Bus", Failure::Unavailable, "some are left");
+                left.is_empty().then_some(()).ok_or_else(failed)
             })
             .await?;
         }

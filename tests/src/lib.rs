@@ -10,5 +10,6 @@
 
 pub mod account;
 pub mod day;
+pub mod dice;
 pub mod iam;
 pub mod world;

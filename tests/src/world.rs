@@ -19,6 +19,7 @@ use stoker::policy::{Policy, Project};
 use stoker::ports::{Build, BuildStatus};
 
 use crate::account::Account;
+use crate::dice::Dice;
 use crate::iam;
 
 const SECRET: &[u8] = b"a secret for stories";
@@ -85,6 +86,22 @@ struct Message {
 /// Messages that are late.
 pub struct Late(Vec<Message>);
 
+/// What becomes of events on their way.
+pub struct Weather {
+    /// What decides.
+    pub dice: Dice,
+    /// One in so many events comes twice.
+    pub doubles: u64,
+    /// One in so many of AWS's own events never comes.
+    pub loses: u64,
+}
+
+impl Weather {
+    fn is_one_in(&mut self, many: u64) -> bool {
+        self.dice.below(many) == 0
+    }
+}
+
 /// The world.
 pub struct World {
     /// The AWS account.
@@ -109,6 +126,8 @@ pub struct World {
     pub aws_events: Vec<String>,
     /// Whether AWS's own events are lost.
     pub loses_aws_events: bool,
+    /// In which weather events travel; without, each comes once, and in order.
+    pub weather: Option<Weather>,
     /// Whether what Stoker's bus has for the promotion queue is lost.
     pub loses_promotions: bool,
     /// What the forge calls the default branch.
@@ -160,7 +179,7 @@ impl World {
     /// The same with another policy.
     #[must_use]
     pub fn with_policy(policy: &str) -> Self {
-        let facts = CacheRepository::new("stoker-inventory").unwrap();
+        let facts = CacheRepository::new("stoker-inventoryrepository").unwrap();
         let account = Account::with_facts_in(facts);
         account.set_now("2026-11-21T08:00:00Z".parse().unwrap());
         account.secrets.borrow_mut().push(SECRET.to_vec());
@@ -191,6 +210,7 @@ impl World {
             deliveries: Vec::new(),
             aws_events: Vec::new(),
             loses_aws_events: false,
+            weather: None,
             loses_promotions: false,
             default_branch: "main".to_owned(),
             refusals: Refusals::default(),
@@ -237,8 +257,7 @@ impl World {
 
     /// A new commit with this source.
     pub fn commit(&mut self, versions: [u32; 4]) -> Commit {
-        self.next += 1;
-        let commit = Commit::new(format!("{:040x}", self.next)).unwrap();
+        let commit = Commit::new(format!("{:040x}", self.sources.len() + 1)).unwrap();
         self.sources.insert(commit.clone(), Source { versions });
         commit
     }
@@ -361,9 +380,11 @@ impl World {
         let request =
             request("POST", &[("x-github-event", event), ("x-hub-signature-256", &signature)], &body);
         let mut status = self.receive(&request).await;
-        if status >= 500 {
-            // Somebody presses "redeliver".
-            status = self.receive(&request).await;
+        for _ in 1..TRIES {
+            if status >= 500 {
+                // Somebody presses "redeliver".
+                status = self.receive(&request).await;
+            }
         }
         self.route();
         status
@@ -425,6 +446,31 @@ impl World {
     }
 
     fn route_one(&mut self, envelope: &Envelope) {
+        self.route_once(envelope);
+        if self.weather.as_mut().is_some_and(|weather| weather.is_one_in(weather.doubles)) {
+            self.route_once(envelope);
+        }
+    }
+
+    /// What waits is taken in any order.
+    fn shuffle(&mut self) {
+        let Some(weather) = &mut self.weather else { return };
+        let dice = &mut weather.dice;
+        for queue in [
+            &mut self.promotions,
+            &mut self.sweeps,
+            &mut self.retentions,
+            &mut self.nightly_retentions,
+            &mut self.starts,
+            &mut self.warms,
+        ] {
+            for last in (1..queue.len()).rev() {
+                queue.swap(last, dice.index(last + 1));
+            }
+        }
+    }
+
+    fn route_once(&mut self, envelope: &Envelope) {
         let body = serde_json::to_string(envelope).unwrap();
         match &envelope.event {
             Event::BranchPushed(push) => {
@@ -493,6 +539,7 @@ impl World {
     /// Lets everything that is under way end: promotions, then starts, then, as if their delay had passed, warming and
     /// retention. What is tried again waits for the next time.
     pub async fn settle(&mut self) {
+        self.shuffle();
         for _ in 0..TRIES {
             while !self.promotions.is_empty() {
                 self.promote().await;
@@ -758,6 +805,7 @@ impl World {
 
     /// Ends a build, and tells it by AWS's event.
     pub fn end(&mut self, id: &str, status: BuildStatus, commit: &Commit) {
+        self.account.remember();
         let mut builds = self.account.builds.borrow_mut();
         let build = builds.iter_mut().find(|build| build.id == id).expect("a known build");
         build.status = status;
@@ -775,7 +823,12 @@ impl World {
         let event = json!({"version": "0", "id": "1", "source": source, "detail-type": kind, "detail": detail,
             "account": "123456789012", "time": self.account.now(), "region": "us-east-1", "resources": []});
         self.aws_events.push(event.to_string());
-        if !self.loses_aws_events {
+        let (mut times, weather) = (usize::from(!self.loses_aws_events), &mut self.weather);
+        if let Some(weather) = weather {
+            times *= 1 + usize::from(weather.is_one_in(weather.doubles));
+            times *= usize::from(!weather.is_one_in(weather.loses));
+        }
+        for _ in 0..times {
             self.enqueue_promotion(event.to_string());
         }
     }

@@ -49,6 +49,8 @@ async fn any_call_of(policy: &str) {
             Fault::Before(Failure::Throttled),
             Fault::Before(Failure::Unavailable),
             Fault::After(Failure::Unavailable),
+            Fault::KilledBefore,
+            Fault::KilledAfter,
         ] {
             let (end, _, world) = life(policy, Some((call, fault))).await;
             assert_eq!(end, calm, "call {call} {fault:?}");
@@ -58,6 +60,44 @@ async fn any_call_of(policy: &str) {
                 "call {call} {fault:?}: one build for each head"
             );
             assert!(world.dead.is_empty(), "call {call} {fault:?}: nothing is given up: {:?}", world.dead);
+        }
+    }
+}
+
+/// A life of which AWS told nothing, and the night that finds out. Answers where the lines' caches end, and the calls before
+/// and after the night.
+async fn night(policy: &str, fault: Option<(usize, Fault)>) -> (BTreeMap<String, Digest>, [usize; 2]) {
+    let mut world = World::with_policy(policy);
+    world.loses_aws_events = true;
+    world.account.faults.borrow_mut().extend(fault);
+    let base = world.commit([1, 1, 1, 1]);
+    world.push("main", &[&base]).await;
+    world.build().await;
+    let a = world.commit([2, 2, 1, 1]);
+    world.push("feature-a", &[&a]).await;
+    world.build().await;
+    let before = world.account.calls.borrow().len();
+    world.night().await;
+    world.settle_promotions().await;
+    let calls = world.account.calls.borrow().len();
+    let configs = ["main", "branch/feature-a"].map(|line| {
+        let (_, cache) = world.line(line).unwrap_or_else(|| panic!("{fault:?}: no {line}"));
+        (line.to_owned(), cache.serialise(BTreeMap::new()).config_digest)
+    });
+    (BTreeMap::from(configs), [before, calls])
+}
+
+/// A promotion that ends half way must not look like one that is done.
+#[tokio::test(start_paused = true)]
+async fn any_call_of_a_night_may_be_the_last_of_its_function() {
+    for policy in [POLICY, ISOLATED] {
+        let (calm, [before, calls]) = night(policy, None).await;
+        assert!(calls > before + 15, "a night makes calls: {}", calls - before);
+        for call in before..calls {
+            for fault in [Fault::KilledBefore, Fault::KilledAfter, Fault::After(Failure::Unavailable)] {
+                let (end, _) = night(policy, Some((call, fault))).await;
+                assert_eq!(end, calm, "call {call} {fault:?}");
+            }
         }
     }
 }

@@ -9,6 +9,7 @@
 
 mod attacks;
 mod bad_input;
+mod chaos;
 mod day;
 mod events;
 mod faults;

@@ -113,12 +113,14 @@ pub(super) async fn advance(
             Cause::Merged(_) => {}
         }
     }
-    // Only other branches' builds need a commit's cache: what is on main is in main's line.
-    if line != Line::Main {
-        try_join_all(sources.iter().map(|source| keep_commit(ports, &project, &scope, &line, source)))
-            .await?;
-    }
+    // Only other branches' builds need a commit's cache: what is on main is in main's line. It comes last, as the sweep takes
+    // a build whose commit has a cache for promoted.
+    let keep_commits = async || {
+        let kept = sources.iter().filter(|_| line != Line::Main);
+        try_join_all(kept.map(|source| keep_commit(ports, &project, &scope, &line, source))).await
+    };
     if !adds && before.as_ref() == Some(&provenance) {
+        keep_commits().await?;
         return Ok(Outcome::Unchanged { line });
     }
     // What builds made is part of `own`.
@@ -133,10 +135,12 @@ pub(super) async fn advance(
         current.as_ref().is_some_and(|(content, _)| content.manifest.config.digest == merged.config_digest);
     // What was new does not fit.
     if holds_config && before.as_ref() == Some(&provenance) {
+        keep_commits().await?;
         return Ok(Outcome::Unchanged { line });
     }
     let size = merged.size();
     if size > cache::IMPORT_LIMIT {
+        keep_commits().await?;
         return Err(Error::TooLarge { line, bytes: size });
     }
     if !holds_config {
@@ -147,6 +151,7 @@ pub(super) async fn advance(
         ports.put_image(repository, &history, &image.media_type, image.manifest).await?;
     }
     ports.put_image(repository, &line_tag, cache::MANIFEST_MEDIA_TYPE, Bytes::from(merged.manifest)).await?;
+    keep_commits().await?;
     let (to, project) = (merged.manifest_digest, project.name);
     Ok(Outcome::Moved { line, to, project, records, size, merged: brought, builds })
 }

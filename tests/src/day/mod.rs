@@ -28,9 +28,10 @@ use stoker::policy::Policy;
 pub use model::{Operation, Used};
 pub use report::{Report, Waits};
 
+use crate::dice::Dice;
 use model::{Invocation, Later, Model, hash_of, time_of};
 use queue::{Body, Message, Queue, Settings};
-use traffic::{Dice, HOUR, MINUTE, NONE, Push, Traffic};
+use traffic::{HOUR, MINUTE, NONE, Push, Traffic};
 
 use crate::world::REGISTRY;
 

@@ -20,8 +20,9 @@ use stoker::ports::{
 };
 use stoker::provenance::{Built, Provenance};
 
-use super::traffic::{Dice, NONE, Push, Traffic};
+use super::traffic::{NONE, Push, Traffic};
 use super::{Kind, at, number_of};
+use crate::dice::Dice;
 
 /// CodeBuild's own: orders with one token are one build for so long.
 const TOKEN_HOLDS: u64 = 5 * 60 * 1000;

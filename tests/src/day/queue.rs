@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::traffic::Dice;
+use crate::dice::Dice;
 
 /// Most messages in a batch.
 pub(super) const BATCH: usize = 10;

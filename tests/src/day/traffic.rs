@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 
 use super::Scale;
+use crate::dice::Dice;
 
 /// Milliseconds of an hour.
 pub(super) const HOUR: u64 = 60 * MINUTE;
@@ -25,35 +26,6 @@ const MERGES_AT_ONCE: usize = 100;
 const MERGED_AT_ONCE: f64 = 0.1;
 /// How many branches of a project live at a time.
 const BRANCHES: usize = 6;
-
-/// Numbers that only look random: `SplitMix64`.
-#[derive(Debug, Clone)]
-pub(super) struct Dice(pub(super) u64);
-
-impl Dice {
-    pub(super) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// A number below `end`.
-    pub(super) fn below(&mut self, end: u64) -> u64 {
-        self.next() % end.max(1)
-    }
-
-    /// A number from 0 to 1, the latter excluded.
-    pub(super) fn share(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 53) as f64
-    }
-
-    /// A number of the log-normal distribution.
-    pub(super) fn heavy(&mut self, median: f64, sigma: f64) -> f64 {
-        let (a, b) = (1.0 - self.share(), self.share());
-        median * (sigma * (-2.0 * a.ln()).sqrt() * (std::f64::consts::TAU * b).cos()).exp()
-    }
-}
 
 /// A push, which is known by its place among all.
 #[derive(Debug, Clone, Copy)]
