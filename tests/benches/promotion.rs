@@ -109,7 +109,9 @@ async fn build(world: &mut World, branch: &str, export: Export) -> (Commit, Call
     calls(world);
     let policy = Policy::parse("the stories' policy", ISOLATED).unwrap();
     let hint = Hint::Built { build: build.id };
-    let answer = promote(&world.account, &policy, &[hint], world.account.now()).await.remove(0).unwrap();
+    let hints = [hint];
+    let promoted = promote(&world.account, &policy, &hints, world.account.now());
+    let answer = world.account.invoke("promote-cache", None, promoted).await.unwrap().remove(0).unwrap();
     assert!(matches!(answer[..], [Outcome::Moved { .. }]), "{answer:?}");
     (commit, calls(world))
 }

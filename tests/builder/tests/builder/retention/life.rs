@@ -285,7 +285,8 @@ impl Shared {
         let (projects, gone) = (self.projects.borrow().clone(), self.gone.borrow().clone());
         for (repository, projects) in by_repository(projects) {
             let now = self.account.now();
-            let applied = enforce(&eyes, &repository, &projects, gone.clone(), now).await.unwrap();
+            let applied = enforce(&eyes, &repository, &projects, gone.clone(), now);
+            let applied = self.account.invoke("enforce-retention", None, applied).await.unwrap().unwrap();
             let mut figures = self.figures.borrow_mut();
             figures.passes += 1;
             figures.changed += applied.changed.len();

@@ -11,7 +11,7 @@ use axum::http::{Method, Response, StatusCode, Uri};
 use stoker::cache::MANIFEST_MEDIA_TYPE;
 use stoker::names::{CacheRepository, Digest};
 use stoker::ports::{MountBlobs as _, Mounted, WriteImages as _};
-use stories::account::{Account, named};
+use stories::account::{Account, OTHERS, named};
 use tokio::sync::{mpsc, oneshot};
 
 /// A base image is the largest that builds write.
@@ -174,16 +174,14 @@ impl Asked {
                 return plain(StatusCode::BAD_REQUEST);
             };
             seen.written.insert(digest.to_string());
-            account.put_blob(repository, &digest, self.body.clone()).await.expect("a blob is taken");
-            return with(
-                StatusCode::CREATED,
-                &[("docker-content-digest", &digest.to_string())],
-                Bytes::new(),
-            );
+            let put = account.put_blob(repository, &digest, self.body.clone());
+            account.act(OTHERS, put).await.expect("nobody kills it").expect("a blob is taken");
+            return with(StatusCode::CREATED, &[("docker-content-digest", &digest.to_string())], Bytes::new());
         }
         let from = asked("from").and_then(|from| CacheRepository::new(from).ok());
         if let (Some(digest), Some(from)) = (digest("mount"), from)
-            && account.mount(repository, &from, &digest).await.ok() == Some(Mounted::Done)
+            && let Some(Ok(Mounted::Done)) =
+                account.act(OTHERS, account.mount(repository, &from, &digest)).await
         {
             return with(
                 StatusCode::CREATED,
