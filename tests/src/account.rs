@@ -160,7 +160,9 @@ impl Account {
     /// An account in which retention keeps what manifests say.
     #[must_use]
     pub fn with_facts_in(repository: CacheRepository) -> Self {
-        Self(Rc::new(State { facts: Some(repository), ..State::default() }))
+        let mut state = State::default();
+        state.facts.replace(repository);
+        Self(Rc::new(state))
     }
 
     /// Deploys the template anew.

@@ -177,7 +177,7 @@ async fn what_changes_between_plan_and_deletion_stays() {
     account.invoke("enforce-retention", None, deleted).await.unwrap().unwrap();
     let applied = stoker::retain::apply(account, plan, projects, now);
     let applied = account.invoke("enforce-retention", None, applied).await.unwrap().unwrap();
-    assert_eq!((applied.changed, applied.deleted), (vec![held.digest], planned - 2));
+    assert_eq!((applied.changed, applied.deleted), (vec![held.digest.clone()], planned - 2));
     assert!(world.account.image(&repository, "keep-me").is_some());
 }
 
@@ -322,7 +322,9 @@ async fn a_manifest_is_read_once_and_not_every_night() {
         let (before, project) = (manifests_read(world), world.project());
         let now = world.account.now();
         let repository = world.repository();
-        stoker::retain::enforce(&world.account, &repository, &[project], Vec::new(), now).await.unwrap();
+        let projects = [project];
+        let enforced = stoker::retain::enforce(&world.account, &repository, &projects, Vec::new(), now);
+        world.account.invoke("enforce-retention", None, enforced).await.unwrap().unwrap();
         manifests_read(world) - before
     };
     // One request is for what has been kept.
@@ -349,7 +351,9 @@ async fn a_run_that_cannot_keep_or_recall_plans_the_same() {
         let projects = [world.project()];
         let (repository, now) = (world.repository(), world.account.now());
         let enforced = stoker::retain::enforce(&world.account, &repository, &projects, Vec::new(), now);
-        let plan = enforced.await.map(|applied| applied.plan)?;
+        let enforced =
+            world.account.invoke("enforce-retention", None, enforced).await.expect("nobody kills it");
+        let plan = enforced.map(|applied| applied.plan)?;
         // The tags of exports are told by chance.
         let verdicts = plan.verdicts.iter();
         let verdicts = verdicts

@@ -176,7 +176,11 @@ impl Asked {
             seen.written.insert(digest.to_string());
             let put = account.put_blob(repository, &digest, self.body.clone());
             account.act(OTHERS, put).await.expect("nobody kills it").expect("a blob is taken");
-            return with(StatusCode::CREATED, &[("docker-content-digest", &digest.to_string())], Bytes::new());
+            return with(
+                StatusCode::CREATED,
+                &[("docker-content-digest", &digest.to_string())],
+                Bytes::new(),
+            );
         }
         let from = asked("from").and_then(|from| CacheRepository::new(from).ok());
         if let (Some(digest), Some(from)) = (digest("mount"), from)
