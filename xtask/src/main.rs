@@ -4,6 +4,7 @@
 mod arm64;
 mod aws;
 mod check;
+mod cold;
 mod demo;
 mod deployed;
 mod fuzz;
@@ -39,6 +40,8 @@ enum Chore {
     Demo(demo::Args),
     /// Runs all tests, those against a deployed stack included
     Test(test::Args),
+    /// Measures what cold starts of the functions cost, beside programs that do less and other languages
+    Cold,
     /// Fuzzes the parsers of all that comes from outside
     Fuzz(fuzz::Args),
     /// Checks what needs no running stack: formatting, lints, the template, dependencies, workflows
@@ -98,6 +101,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.chore {
         Chore::Demo(args) => demo::run(&args),
         Chore::Test(args) => test::run(&args),
+        Chore::Cold => cold::run(),
         Chore::Fuzz(args) => fuzz::run(&args),
         Chore::Check(args) => check::run(&args),
         Chore::Release(args) => release::run(&args),

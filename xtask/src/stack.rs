@@ -194,7 +194,8 @@ pub(crate) fn programs() -> anyhow::Result<BTreeMap<String, PathBuf>> {
     Ok(programs)
 }
 
-fn build_dir() -> PathBuf {
+/// Where the built stack is: each function in a directory of its name in `template.yaml`.
+pub(crate) fn build_dir() -> PathBuf {
     crate::home().join("sam")
 }
 

@@ -165,6 +165,15 @@ pub(crate) fn sam_python() -> anyhow::Result<Command> {
     in_sam_bin("python")
 }
 
+/// Lambda's runtime interface emulator for this machine's processor, which comes with SAM.
+pub(crate) fn emulator() -> anyhow::Result<PathBuf> {
+    let architecture = if env::consts::ARCH == "aarch64" { "arm64" } else { env::consts::ARCH };
+    let place = format!("samcli/local/rapid/aws-lambda-rie-{architecture}");
+    let libraries = fs::read_dir(SAM.directory().join("lib"))?.flatten();
+    let mut places = libraries.map(|python| python.path().join("site-packages").join(&place));
+    places.find(|path| path.is_file()).context("SAM brings no runtime interface emulator")
+}
+
 fn in_sam_bin(program: &str) -> anyhow::Result<Command> {
     let mut command = Command::new(SAM.bin().join(program));
     let path = env::var_os("PATH").unwrap_or_default();
