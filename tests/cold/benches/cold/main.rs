@@ -27,9 +27,9 @@ use serde_json::{Value, json};
 use crate::aws::Aws;
 use crate::run::{Program, Used, run};
 
-const ROUNDS: usize = 15;
+const ROUNDS: usize = 7;
 /// How many rounds go on until a program is warm, and how many invocations that takes.
-const WARM_ROUNDS: usize = 3;
+const WARM_ROUNDS: usize = 1;
 const WARM_AFTER: usize = 50;
 const INVOCATIONS: usize = 101;
 

@@ -192,15 +192,10 @@ fn invoke(port: u16, event: &Value) -> JoinHandle<anyhow::Result<String>> {
         let url = format!("http://127.0.0.1:{port}/2015-03-31/functions/function/invocations");
         let begun = Instant::now();
         // It does not say when it listens.
-        loop {
-            match agent().post(&url).send(&event) {
-                Ok(mut answer) => return Ok(answer.body_mut().read_to_string()?),
-                Err(_) if begun.elapsed() < PATIENCE && TcpStream::connect(("127.0.0.1", port)).is_err() => {
-                    thread::sleep(REST);
-                }
-                Err(error) => return Err(error.into()),
-            }
+        while TcpStream::connect(("127.0.0.1", port)).is_err() && begun.elapsed() < PATIENCE {
+            thread::sleep(REST);
         }
+        Ok(agent().post(&url).send(&event)?.body_mut().read_to_string()?)
     })
 }
 
