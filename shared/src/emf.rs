@@ -4,6 +4,8 @@
 //! Every metric is there for the whole stack, which is what alarms watch, and by its own dimensions beside it. Two stacks of
 //! one account never count into the same metric.
 
+use std::sync::OnceLock;
+
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
@@ -217,7 +219,8 @@ impl Setting {
 /// (`STOKER_METRICS` is `stack` where there are not).
 #[must_use]
 pub fn record(now: Timestamp, values: &[&str], metrics: &[(Metric, u64)]) -> String {
-    record_in(&Setting::from_environment(), now, values, metrics)
+    static SETTING: OnceLock<Setting> = OnceLock::new();
+    record_in(SETTING.get_or_init(Setting::from_environment), now, values, metrics)
 }
 
 fn record_in(setting: &Setting, now: Timestamp, values: &[&str], metrics: &[(Metric, u64)]) -> String {

@@ -138,15 +138,16 @@ struct Entry {
     started_at: u64,
     state: State,
     exports: bool,
-    /// What CodeBuild says of it, while it is among the newest of its project.
-    told: OnceCell<Arc<Build>>,
+    /// Its place among its project's.
+    place: u32,
 }
 
-impl Entry {
-    fn becomes(&mut self, state: State) {
-        self.state = state;
-        self.told.take();
-    }
+/// A build in the list of its project.
+struct Listed {
+    number: u32,
+    started_at: u64,
+    /// What CodeBuild says of it as it stands, once it was asked, while it is among the newest.
+    told: OnceCell<Arc<Build>>,
 }
 
 /// What is to happen later.
@@ -205,7 +206,7 @@ pub(super) struct Model {
     limits: Vec<u32>,
     builds: RefCell<Vec<Entry>>,
     /// Builds by project, the oldest first.
-    of_project: RefCell<Vec<Vec<u32>>>,
+    of_project: RefCell<Vec<Vec<Listed>>>,
     /// Builds that have not ended, by project.
     open: RefCell<Vec<u32>>,
     running: Cell<usize>,
@@ -269,7 +270,7 @@ impl Model {
             capacity,
             limits: traffic.sizes.iter().map(|size| PROJECT_LIMIT + size / PUSHES_FOR_ONE).collect(),
             builds: RefCell::new(Vec::with_capacity(pushes)),
-            of_project: RefCell::new(vec![Vec::new(); projects]),
+            of_project: RefCell::new((0..projects).map(|_| Vec::new()).collect()),
             open: RefCell::new(vec![0; projects]),
             running: Cell::new(0),
             queued: Cell::new(0),
@@ -316,7 +317,7 @@ impl Model {
         }
         let mut dice = Dice(self.seed ^ u64::from(build) << 20);
         let fails = dice.below(100) < if entry.line == NONE { 2 } else { 8 };
-        entry.becomes(if fails { State::Failed } else { State::Succeeded });
+        self.becomes(entry, if fails { State::Failed } else { State::Succeeded });
         if !fails && entry.exports {
             self.later.borrow_mut().push((now + PROMOTED_AFTER, Later::Promoted(build)));
         }
@@ -324,6 +325,12 @@ impl Model {
         self.running.set(self.running.get() - 1);
         drop(builds);
         self.run_next(now);
+    }
+
+    /// CodeBuild tells something else of a build from now on.
+    fn becomes(&self, entry: &mut Entry, state: State) {
+        entry.state = state;
+        self.of_project.borrow_mut()[entry.project as usize][entry.place as usize].told.take();
     }
 
     /// A build is no more among those that have not ended.
@@ -346,7 +353,7 @@ impl Model {
 
     fn run(&self, build: u32, now: u64) {
         let entry = &mut self.builds.borrow_mut()[build as usize];
-        entry.becomes(State::Running);
+        self.becomes(entry, State::Running);
         self.running.set(self.running.get() + 1);
         let mut seen = self.seen.borrow_mut();
         seen.most_running = seen.most_running.max(self.running.get());
@@ -393,9 +400,9 @@ impl Model {
     }
 
     /// What CodeBuild would say of a build.
-    fn build(&self, builds: &[Entry], number: u32) -> Arc<Build> {
-        let entry = &builds[number as usize];
-        entry.told.get_or_init(|| Arc::new(self.tell(number, entry))).clone()
+    fn build(&self, builds: &[Entry], listed: &Listed) -> Arc<Build> {
+        let tell = || Arc::new(self.tell(listed.number, &builds[listed.number as usize]));
+        listed.told.get_or_init(tell).clone()
     }
 
     fn tell(&self, number: u32, entry: &Entry) -> Build {
@@ -471,15 +478,16 @@ impl Model {
         let number = u32::try_from(self.builds.borrow().len()).expect("fewer builds");
         let exports = value(variable::EXPORT).is_some();
         let state = State::Queued;
-        let told = OnceCell::new();
-        let mut builds = self.builds.borrow_mut();
-        builds.push(Entry { project, line, push, started_at: now, state, exports, told });
-        let of_project = &mut self.of_project.borrow_mut()[project as usize];
-        of_project.push(number);
-        if let Some(old) = of_project.len().checked_sub(1 + LISTED) {
-            builds[of_project[old] as usize].told.take();
+        {
+            let of_project = &mut self.of_project.borrow_mut()[project as usize];
+            let place = u32::try_from(of_project.len()).expect("fewer builds");
+            of_project.push(Listed { number, started_at: now, told: OnceCell::new() });
+            if let Some(old) = of_project.len().checked_sub(1 + LISTED) {
+                of_project[old].told.take();
+            }
+            let entry = Entry { project, line, push, started_at: now, state, exports, place };
+            self.builds.borrow_mut().push(entry);
         }
-        drop(builds);
         self.open.borrow_mut()[project as usize] += 1;
         self.tokens.borrow_mut().insert(order.token.clone(), (now, hash, number));
         self.tokens_by_age.borrow_mut().push_back((now, order.token.clone()));
@@ -605,35 +613,35 @@ impl ReadBuilds for Invocation<'_> {
         since: Option<Timestamp>,
     ) -> Result<Vec<Arc<Build>>, CallError> {
         self.call(Operation::ListBuilds).await?;
-        let mut wanted = Vec::with_capacity(100);
-        {
-            let since =
-                since.map(|since| u64::try_from(since.duration_since(at(0)).as_millis()).unwrap_or_default());
-            let of_project = self.model.of_project.borrow();
-            let builds = self.model.builds.borrow();
-            let started_at = |number: &u32| builds[*number as usize].started_at;
-            let listed = of_project[number_of(project.as_str()) as usize].iter().rev();
-            let listed = listed.filter(|number| started_at(number) + LISTED_AFTER <= self.began);
-            let is_asked = |(index, number): &(usize, &u32)| {
-                *index < 100 || since.is_some_and(|since| started_at(number) >= since)
-            };
-            wanted
-                .extend(listed.take(MAX_BUILDS).enumerate().take_while(is_asked).map(|(_, number)| *number));
-        }
-        for page in 0..wanted.len().div_ceil(100) {
+        let project = number_of(project.as_str()) as usize;
+        let wanted = {
+            let of_project = &self.model.of_project.borrow()[project];
+            let from = |time: u64| of_project.partition_point(|listed| listed.started_at < time);
+            let end = from((self.began + 1).saturating_sub(LISTED_AFTER));
+            let since = since.map_or(end, |since| {
+                from(u64::try_from(since.duration_since(at(0)).as_millis()).unwrap_or_default())
+            });
+            since.min(end.saturating_sub(LISTED)).max(end.saturating_sub(MAX_BUILDS))..end
+        };
+        for page in 0..wanted.len().div_ceil(LISTED) {
             if page > 0 {
                 self.call(Operation::ListBuilds).await?;
             }
             self.call(Operation::GetBuilds).await?;
         }
-        let builds = self.model.builds.borrow();
-        Ok(wanted.into_iter().map(|number| self.model.build(&builds, number)).collect())
+        let (of_project, builds) = (self.model.of_project.borrow(), self.model.builds.borrow());
+        let listed = of_project[project][wanted].iter().rev();
+        Ok(listed.map(|listed| self.model.build(&builds, listed)).collect())
     }
 
     async fn get(&self, ids: &[String]) -> Result<Vec<Build>, CallError> {
         self.call(Operation::GetBuilds).await?;
         let builds = self.model.builds.borrow();
-        Ok(ids.iter().map(|id| (*self.model.build(&builds, build_of(id))).clone()).collect())
+        let told = ids.iter().map(|id| {
+            let number = build_of(id);
+            self.model.tell(number, &builds[number as usize])
+        });
+        Ok(told.collect())
     }
 }
 
@@ -659,7 +667,7 @@ impl StopBuilds for Invocation<'_> {
             State::Running => model.running.set(model.running.get() - 1),
             State::Succeeded | State::Failed => return Ok(()),
         }
-        entry.becomes(State::Failed);
+        model.becomes(entry, State::Failed);
         model.leaves(entry);
         model.seen.borrow_mut().stopped += 1;
         drop(builds);
