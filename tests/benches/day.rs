@@ -69,7 +69,8 @@ fn main() -> ExitCode {
         return day();
     }
     let mut child = Command::new(std::env::current_exe().unwrap());
-    let status =
-        child.args(std::env::args_os().skip(1)).env(CHILD, "1").stdout(Stdio::null()).status().unwrap();
+    // Memory that is given back is asked for again at once.
+    child.args(std::env::args_os().skip(1)).env(CHILD, "1").env("MIMALLOC_PURGE_DELAY", "-1");
+    let status = child.stdout(Stdio::null()).status().unwrap();
     if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
