@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 
 use stoker::error::Failure;
 use stoker::event::Event;
-use stoker::names::Digest;
+use stoker::names::{Commit, Digest};
 use stories::account::Fault;
 use stories::world::{ISOLATED, POLICY, World};
 
-/// A life: a branch, its build, its merge, main's build. Answers where the lines' caches end, and the calls made.
-async fn life(policy: &str, fault: Option<(usize, Fault)>) -> (BTreeMap<String, Digest>, usize, World) {
-    let mut world = World::with_policy(policy);
+/// Main and a branch are built; answers the branch's commit.
+async fn begin(world: &mut World, fault: Option<(usize, Fault)>) -> Commit {
     world.account.faults.borrow_mut().extend(fault);
     let base = world.commit([1, 1, 1, 1]);
     world.push("main", &[&base]).await;
@@ -18,6 +17,13 @@ async fn life(policy: &str, fault: Option<(usize, Fault)>) -> (BTreeMap<String, 
     let a = world.commit([2, 2, 1, 1]);
     world.push("feature-a", &[&a]).await;
     world.build().await;
+    a
+}
+
+/// A life: a branch, its build, its merge, main's build. Answers where the lines' caches end, and the calls made.
+async fn life(policy: &str, fault: Option<(usize, Fault)>) -> (BTreeMap<String, Digest>, usize, World) {
+    let mut world = World::with_policy(policy);
+    let a = begin(&mut world, fault).await;
     let merge = world.commit([2, 2, 1, 1]);
     world.pull_request("merged", "feature-a", &a, Some(&merge)).await;
     world.push("main", &[&a, &merge]).await;
@@ -69,13 +75,7 @@ async fn any_call_of(policy: &str) {
 async fn night(policy: &str, fault: Option<(usize, Fault)>) -> (BTreeMap<String, Digest>, [usize; 2]) {
     let mut world = World::with_policy(policy);
     world.loses_aws_events = true;
-    world.account.faults.borrow_mut().extend(fault);
-    let base = world.commit([1, 1, 1, 1]);
-    world.push("main", &[&base]).await;
-    world.build().await;
-    let a = world.commit([2, 2, 1, 1]);
-    world.push("feature-a", &[&a]).await;
-    world.build().await;
+    begin(&mut world, fault).await;
     let before = world.account.calls.borrow().len();
     world.night().await;
     world.settle_promotions().await;

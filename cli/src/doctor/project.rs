@@ -619,20 +619,14 @@ mod tests {
 
     #[test]
     fn the_stacks_patterns_have_to_match() {
-        let stack = |name: &str, value: &str| Stack {
-            id: String::new(),
-            status: String::new(),
-            parameters: BTreeMap::from([(name.to_owned(), value.to_owned())]),
-            resources: Ok(Vec::new()),
-            queues: Vec::new(),
-        };
         let name = ProjectName::new("team-web").unwrap();
-        let state = |value: &str| pattern(&name, Some(&stack("BuildProjectPattern", value))).unwrap().state;
+        let state =
+            |value: &str| pattern(&name, Some(&Stack::with("BuildProjectPattern", value))).unwrap().state;
         assert_eq!(["*", "team-*", "team-we?"].map(state), [State::Ok; 3]);
         assert_eq!(["app-*", "team", ""].map(state), [State::Wrong; 3]);
         let based = project("    warm: { base-images: [\"library/python:3.12\"] }\n");
         let state = |of: &Project, value: &str| {
-            base_images(of, Some(&stack("BaseImageRepositories", value))).map(|finding| finding.state)
+            base_images(of, Some(&Stack::with("BaseImageRepositories", value))).map(|finding| finding.state)
         };
         assert_eq!(state(&based, "library/*"), Some(State::Ok));
         assert_eq!(state(&based, ""), Some(State::Wrong));

@@ -725,16 +725,9 @@ mod tests {
 
     #[test]
     fn the_stack_has_to_be_let_into_it() {
-        let stack = |name: &str, value: &str| Stack {
-            id: String::new(),
-            status: String::new(),
-            parameters: BTreeMap::from([(name.to_owned(), value.to_owned())]),
-            resources: Ok(Vec::new()),
-            queues: Vec::new(),
-        };
         let state = |name: &str, holds, parameter: &str, value: &str| {
             let name = CacheRepository::new(name).unwrap();
-            prefix(&name, holds, Some(&stack(parameter, value))).map(|finding| finding.state)
+            prefix(&name, holds, Some(&Stack::with(parameter, value))).map(|finding| finding.state)
         };
         let (caches, builds) = ("CacheRepositoryPrefix", "BuildsRepositoryPrefix");
         assert_eq!(state("stoker/app", Holds::Both, caches, "stoker"), Some(State::Ok));

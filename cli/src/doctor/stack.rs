@@ -32,6 +32,18 @@ pub(super) struct Stack {
 }
 
 impl Stack {
+    /// One of which nothing is known but a parameter.
+    #[cfg(test)]
+    pub(super) fn with(parameter: &str, value: &str) -> Self {
+        Self {
+            id: String::new(),
+            status: String::new(),
+            parameters: BTreeMap::from([(parameter.to_owned(), value.to_owned())]),
+            resources: Ok(Vec::new()),
+            queues: Vec::new(),
+        }
+    }
+
     pub(super) fn parameter(&self, name: &str) -> Option<&str> {
         self.parameters.get(name).map(String::as_str)
     }
