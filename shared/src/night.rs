@@ -2,6 +2,9 @@
 //! queues bring them one by one, as the account's limits allow. A tick that is lost, late or doubled needs no memory, as a
 //! name says which tick is its turn.
 
+use std::collections::HashMap;
+use std::hash::BuildHasher;
+
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
@@ -26,10 +29,14 @@ pub fn is_turn_of(name: &str, tick: Tick, at: Timestamp) -> bool {
 }
 
 /// When a tick was due: by its schedule, or else when its message was first put into the queue. One that is tried again later
-/// is still the same tick. `sent` is the message's attribute `SentTimestamp`.
+/// is still the same tick. `attributes` are those that SQS gives the message.
 #[must_use]
-pub fn due(envelope: &Envelope, sent: Option<&str>, now: Timestamp) -> Timestamp {
-    envelope.time.or_else(|| sent_at(sent?)).unwrap_or(now)
+pub fn due(
+    envelope: &Envelope,
+    attributes: &HashMap<String, String, impl BuildHasher>,
+    now: Timestamp,
+) -> Timestamp {
+    envelope.time.or_else(|| sent_at(attributes.get("SentTimestamp")?)).unwrap_or(now)
 }
 
 /// When a message was first put into its queue, by its attribute `SentTimestamp`.
@@ -92,9 +99,10 @@ mod tests {
         // What Scheduler did not fill in.
         let silent = parse(r#""time":"<aws.scheduler.scheduled-time>","#);
         let millis = sent.as_millisecond().to_string();
-        assert_eq!(due(&told, Some(&millis), now), scheduled);
-        assert_eq!(due(&silent, Some(&millis), now), sent);
-        assert_eq!(due(&silent, Some("soon"), now), now);
-        assert_eq!(due(&silent, None, now), now);
+        let attributes = |sent: &str| HashMap::from([("SentTimestamp".to_owned(), sent.to_owned())]);
+        assert_eq!(due(&told, &attributes(&millis), now), scheduled);
+        assert_eq!(due(&silent, &attributes(&millis), now), sent);
+        assert_eq!(due(&silent, &attributes("soon"), now), now);
+        assert_eq!(due(&silent, &HashMap::new(), now), now);
     }
 }

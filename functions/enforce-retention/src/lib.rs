@@ -40,8 +40,7 @@ pub async fn handle(
         let span = envelope.event.span();
         let held = match &envelope.event {
             Event::NightlyRetention(tick) => {
-                let sent = message.attributes.get("SentTimestamp").map(String::as_str);
-                let at = night::due(&envelope, sent, now);
+                let at = night::due(&envelope, &message.attributes, now);
                 tick_of_the_night(ports, policy, *tick, at).await.map(|()| false)
             }
             // What a running build holds is left to the next night.

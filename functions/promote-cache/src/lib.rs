@@ -61,8 +61,7 @@ pub async fn handle(
         let id = message.message_id.clone().unwrap_or_default();
         match &envelope.event {
             Event::NightlySweep(tick) => {
-                let sent = message.attributes.get("SentTimestamp").map(String::as_str);
-                let at = night::due(&envelope, sent, now);
+                let at = night::due(&envelope, &message.attributes, now);
                 if let Err(error) = night::put_turns(ports, policy, *tick, at, Event::SweepWanted).await {
                     log(error.disposition(), &error);
                     failed.push(id);

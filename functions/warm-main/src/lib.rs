@@ -69,8 +69,7 @@ pub async fn handle(
         };
         match envelope.event {
             Event::NightlyWarm(tick) => {
-                let sent = message.attributes.get("SentTimestamp").map(String::as_str);
-                let at = night::due(&envelope, sent, now);
+                let at = night::due(&envelope, &message.attributes, now);
                 if let Err(error) = night::put_turns(ports, policy, tick, at, Event::WarmWanted).await {
                     log(error.disposition(), &error);
                     again.insert(index);
