@@ -8,12 +8,13 @@ use std::sync::OnceLock;
 
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
+use strum::{IntoStaticStr, VariantArray};
 
 /// The namespace of all of Stoker's metrics.
 pub const NAMESPACE: &str = "Stoker";
 
-/// What a metric's number counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What a metric's number counts, by CloudWatch's names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr)]
 pub enum Unit {
     /// Things.
     Count,
@@ -27,16 +28,12 @@ impl Unit {
     /// CloudWatch's name of it.
     #[must_use]
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Count => "Count",
-            Self::Bytes => "Bytes",
-            Self::Milliseconds => "Milliseconds",
-        }
+        self.into()
     }
 }
 
-/// A metric: dashboards and alarms name it, so a name that is there keeps its meaning.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// A metric, called as CloudWatch calls it: dashboards and alarms name it, so a name that is there keeps its meaning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, IntoStaticStr, VariantArray)]
 pub enum Metric {
     /// Webhooks that were genuine.
     WebhooksAccepted,
@@ -90,62 +87,12 @@ pub enum Metric {
 
 impl Metric {
     /// All of them.
-    pub const ALL: [Self; 24] = [
-        Self::WebhooksAccepted,
-        Self::WebhooksRefused,
-        Self::SignedWebhooksRefused,
-        Self::WebhooksFailed,
-        Self::BuildsStarted,
-        Self::BuildsWithoutProject,
-        Self::BuildsDelayed,
-        Self::BuildsFailed,
-        Self::WarmBuildsStarted,
-        Self::StepsReused,
-        Self::StepsBuilt,
-        Self::BytesReused,
-        Self::BytesBuilt,
-        Self::LinesMoved,
-        Self::PromotionAge,
-        Self::ImportHeadroom,
-        Self::PromotionsFailed,
-        Self::SweepDrift,
-        Self::CacheBytes,
-        Self::CacheImages,
-        Self::CachesDeleted,
-        Self::CachesEvicted,
-        Self::BytesFreed,
-        Self::RetentionRefused,
-    ];
+    pub const ALL: &'static [Self] = Self::VARIANTS;
 
     /// CloudWatch's name of it.
     #[must_use]
     pub fn name(self) -> &'static str {
-        match self {
-            Self::WebhooksAccepted => "WebhooksAccepted",
-            Self::WebhooksRefused => "WebhooksRefused",
-            Self::SignedWebhooksRefused => "SignedWebhooksRefused",
-            Self::WebhooksFailed => "WebhooksFailed",
-            Self::BuildsStarted => "BuildsStarted",
-            Self::BuildsWithoutProject => "BuildsWithoutProject",
-            Self::BuildsDelayed => "BuildsDelayed",
-            Self::BuildsFailed => "BuildsFailed",
-            Self::WarmBuildsStarted => "WarmBuildsStarted",
-            Self::StepsReused => "StepsReused",
-            Self::StepsBuilt => "StepsBuilt",
-            Self::BytesReused => "BytesReused",
-            Self::BytesBuilt => "BytesBuilt",
-            Self::LinesMoved => "LinesMoved",
-            Self::PromotionAge => "PromotionAge",
-            Self::ImportHeadroom => "ImportHeadroom",
-            Self::PromotionsFailed => "PromotionsFailed",
-            Self::SweepDrift => "SweepDrift",
-            Self::CacheBytes => "CacheBytes",
-            Self::CacheImages => "CacheImages",
-            Self::CachesDeleted => "CachesDeleted",
-            Self::CachesEvicted => "CachesEvicted",
-            Self::BytesFreed => "BytesFreed",
-            Self::RetentionRefused => "RetentionRefused",
-        }
+        self.into()
     }
 
     /// What its number counts.

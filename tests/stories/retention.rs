@@ -177,7 +177,7 @@ async fn what_changes_between_plan_and_deletion_stays() {
     account.invoke("enforce-retention", None, deleted).await.unwrap().unwrap();
     let applied = stoker::retain::apply(account, plan, projects, now);
     let applied = account.invoke("enforce-retention", None, applied).await.unwrap().unwrap();
-    assert_eq!((applied.changed, applied.deleted), (vec![held.digest.clone()], planned - 2));
+    assert_eq!((applied.changed, applied.deleted.len()), (vec![held.digest.clone()], planned - 2));
     assert!(world.account.image(&repository, "keep-me").is_some());
 }
 

@@ -8,7 +8,7 @@ use stoker::emf::{self, Metric};
 use stoker::error::{CallError, Disposition};
 use stoker::event::{Envelope, Event, RetainWanted, Tick};
 use stoker::lambda::log;
-use stoker::names::{Digest, Line};
+use stoker::names::Line;
 use stoker::night;
 use stoker::policy::Policy;
 use stoker::ports::{KeepFacts, ListProjects, Publish};
@@ -152,7 +152,7 @@ fn tell(applied: &Applied, now: Timestamp) {
         cache.repository = %plan.repository,
         images = plan.verdicts.len(),
         deletions = plan.deletions().len(),
-        deleted = applied.deleted,
+        deleted = applied.deleted.len(),
         left = applied.left,
         changed = applied.changed.len(),
         bytes.before = plan.bytes,
@@ -167,43 +167,30 @@ fn tell(applied: &Applied, now: Timestamp) {
 /// What a run is in metrics. Bytes are as the plan reckons them; where not all could be read nobody knows them.
 fn measured(applied: &Applied) -> Vec<(Metric, u64)> {
     let plan = &applied.plan;
-    let images = (plan.verdicts.len() - applied.deleted.min(plan.verdicts.len())) as u64;
+    let images = plan.verdicts.len().saturating_sub(applied.deleted.len()) as u64;
     let refused = u64::from(plan.refused.is_some());
     let mut metrics = vec![(Metric::CacheImages, images), (Metric::RetentionRefused, refused)];
     if refused > 0 {
         return metrics;
     }
-    let deleted = deleted(applied);
-    let freed = deleted.iter().map(|verdict| verdict.frees).sum();
-    let evicted = |verdict: &&&Verdict| matches!(verdict.rule, Rule::ScopeBudget | Rule::RepositoryBudget);
+    let deleted: BTreeSet<_> = applied.deleted.iter().collect();
+    let deleted = plan.verdicts.iter().filter(|verdict| deleted.contains(&verdict.image.digest));
+    let freed = deleted.clone().map(|verdict| verdict.frees).sum();
+    let evicted = |verdict: &&Verdict| matches!(verdict.rule, Rule::ScopeBudget | Rule::RepositoryBudget);
     metrics.extend([
         (Metric::CacheBytes, plan.bytes.saturating_sub(freed)),
-        (Metric::CachesDeleted, applied.deleted as u64),
-        (Metric::CachesEvicted, deleted.iter().filter(evicted).count() as u64),
+        (Metric::CachesDeleted, applied.deleted.len() as u64),
+        (Metric::CachesEvicted, deleted.filter(evicted).count() as u64),
         (Metric::BytesFreed, freed),
     ]);
     metrics
-}
-
-/// The deletions that were carried out.
-fn deleted(applied: &Applied) -> Vec<&Verdict> {
-    if !applied.applied {
-        return Vec::new();
-    }
-    let mut deletions = applied.plan.deletions();
-    deletions.truncate(deletions.len().saturating_sub(applied.left));
-    let stays = |digest: &Digest| {
-        applied.changed.contains(digest) || applied.refused.iter().any(|(refused, _)| refused == digest)
-    };
-    deletions.retain(|verdict| !stays(&verdict.image.digest));
-    deletions
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
 
-    use stoker::names::CacheRepository;
+    use stoker::names::{CacheRepository, Digest};
     use stoker::ports::ListedImage;
     use stoker::retain::Plan;
 
@@ -238,7 +225,12 @@ mod tests {
             refused: None,
             notes: Vec::new(),
         };
-        Applied { plan, applied: true, deleted: 4, left: 0, changed: Vec::new(), refused: Vec::new() }
+        let deleted = digests(&["a", "bb", "ccc", "dddd"]);
+        Applied { plan, applied: true, deleted, left: 0, changed: Vec::new(), refused: Vec::new() }
+    }
+
+    fn digests(names: &[&str]) -> Vec<Digest> {
+        names.iter().map(|name| Digest::of(name.as_bytes())).collect()
     }
 
     fn numbers(applied: &Applied) -> BTreeMap<&'static str, u64> {
@@ -254,17 +246,14 @@ mod tests {
     }
 
     #[test]
-    fn what_was_left_changed_or_refused_is_still_there() {
-        let bb = Digest::of(b"bb");
-        let part = Applied { deleted: 2, left: 1, refused: vec![(bb.clone(), String::new())], ..applied() };
-        let all = numbers(&part);
+    fn what_was_not_deleted_is_still_there() {
+        let all = numbers(&Applied { deleted: digests(&["a", "ccc"]), left: 1, ..applied() });
         assert_eq!(["CacheBytes", "CacheImages", "CachesEvicted"].map(|name| all[name]), [4899, 3, 1]);
-        assert_eq!(numbers(&Applied { changed: vec![bb], refused: Vec::new(), ..part }), all);
     }
 
     #[test]
     fn a_report_frees_nothing_and_an_incomplete_inventory_tells_no_bytes() {
-        let report = Applied { applied: false, deleted: 0, ..applied() };
+        let report = Applied { applied: false, deleted: Vec::new(), ..applied() };
         assert_eq!(["CacheBytes", "BytesFreed"].map(|name| numbers(&report)[name]), [5000, 0]);
         let mut incomplete = report;
         incomplete.plan.refused = Some("unread".to_owned());

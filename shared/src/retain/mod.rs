@@ -42,7 +42,7 @@ pub struct Applied {
     /// Whether the plan was carried out; a repository in `report` mode is left as it is.
     pub applied: bool,
     /// Images that were deleted.
-    pub deleted: usize,
+    pub deleted: Vec<Digest>,
     /// Images that are left for the next run, as a run deletes no more than the policy says.
     pub left: usize,
     /// Images that were not deleted because they are not what the plan saw any more.
@@ -135,7 +135,8 @@ pub async fn enforce(
     drop(inventory);
     if plan.deletions().is_empty() || plan::mode(projects) == Mode::Report {
         let applied = plan.deletions().is_empty() && plan.refused.is_none();
-        return Ok(Applied { plan, applied, deleted: 0, left: 0, changed: Vec::new(), refused: Vec::new() });
+        let [deleted, changed] = [Vec::new(), Vec::new()];
+        return Ok(Applied { plan, applied, deleted, left: 0, changed, refused: Vec::new() });
     }
     apply(ports, plan, projects, now).await
 }
@@ -155,7 +156,7 @@ pub async fn apply(
     let deletions: Vec<Arc<ListedImage>> =
         plan.deletions().into_iter().map(|verdict| Arc::clone(&verdict.image)).collect();
     let left = deletions.len().saturating_sub(most);
-    let (mut deleted, mut changed, mut refused) = (0, Vec::new(), Vec::new());
+    let (mut deleted, mut changed, mut refused) = (Vec::new(), Vec::new(), Vec::new());
     for batch in deletions[..deletions.len() - left].chunks(IMAGES_PER_CALL) {
         let digests: Vec<Digest> = batch.iter().map(|image| image.digest.clone()).collect();
         let now_there = ports.describe(&repository, &digests).await?;
@@ -177,7 +178,8 @@ pub async fn apply(
             continue;
         }
         let not_deleted = ports.delete(&repository, &still).await?;
-        deleted += still.len() - not_deleted.len();
+        still.retain(|digest| not_deleted.iter().all(|(refused, _)| refused != digest));
+        deleted.extend(still);
         refused.extend(not_deleted);
     }
     Ok(Applied { plan, applied: true, deleted, left, changed, refused })

@@ -113,7 +113,7 @@ fn run(mode: &str) -> Value {
     let enforced = enforce(&aws, &repository, std::slice::from_ref(&project), Vec::new(), now);
     let applied = single_threaded().block_on(enforced).unwrap();
     json!({
-        "images": applied.plan.verdicts.len(), "bytes": applied.plan.bytes, "deleted": applied.deleted,
+        "images": applied.plan.verdicts.len(), "bytes": applied.plan.bytes, "deleted": applied.deleted.len(),
         "changed": applied.changed.len(), "refused": applied.refused.len(),
         "planned": summary(applied.plan.deletions().into_iter().map(|verdict| &verdict.image.digest)),
     })
