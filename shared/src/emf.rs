@@ -22,6 +22,8 @@ pub enum Unit {
     Bytes,
     /// Milliseconds.
     Milliseconds,
+    /// Seconds.
+    Seconds,
 }
 
 impl Unit {
@@ -57,6 +59,8 @@ pub enum Metric {
     StepsReused,
     /// Steps that a build ran.
     StepsBuilt,
+    /// By how much a build was shorter than one that found nothing in the cache.
+    SecondsSaved,
     /// Bytes of layers that a build took from the cache.
     BytesReused,
     /// Bytes of layers that a build made.
@@ -105,6 +109,7 @@ impl Metric {
             | Self::CacheBytes
             | Self::BytesFreed => Unit::Bytes,
             Self::PromotionAge => Unit::Milliseconds,
+            Self::SecondsSaved => Unit::Seconds,
             _ => Unit::Count,
         }
     }
@@ -116,9 +121,11 @@ impl Metric {
             Self::WebhooksAccepted | Self::SignedWebhooksRefused | Self::WebhooksFailed => &["Forge"],
             Self::WebhooksRefused => &["Forge", "Reason"],
             Self::BuildsDelayed | Self::PromotionsFailed => &[],
-            Self::StepsReused | Self::StepsBuilt | Self::BytesReused | Self::BytesBuilt => {
-                &["Project", "Line"]
-            }
+            Self::StepsReused
+            | Self::StepsBuilt
+            | Self::SecondsSaved
+            | Self::BytesReused
+            | Self::BytesBuilt => &["Project", "Line"],
             Self::BuildsStarted
             | Self::BuildsWithoutProject
             | Self::BuildsFailed

@@ -22,6 +22,8 @@ const ROLLED_BACK: &str = "stoker.rolled-back-at";
 const REFRESHED: &str = "stoker.refreshed-at";
 const BASES: &str = "stoker.bases";
 const REUSED: &str = "stoker.reused-percent";
+const COLD_AT: &str = "stoker.cold-at";
+const COLD_SECONDS: &str = "stoker.cold-seconds";
 
 /// What a line's manifest says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -44,6 +46,17 @@ pub struct Provenance {
     pub bases: Option<String>,
     /// How many of a hundred steps of the newest build came out of the cache.
     pub reused_percent: Option<u8>,
+    /// The newest build of the line that found nothing in the cache.
+    pub cold: Option<Cold>,
+}
+
+/// A build that found nothing in the cache, which is what warm ones are compared with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Cold {
+    /// When it started.
+    pub at: Timestamp,
+    /// How long it took.
+    pub seconds: u64,
 }
 
 /// A build whose export a line holds.
@@ -90,6 +103,10 @@ impl Provenance {
         annotations.extend(self.refreshed.iter().map(|time| (REFRESHED.to_owned(), time.to_string())));
         annotations.extend(self.bases.iter().map(|bases| (BASES.to_owned(), bases.clone())));
         annotations.extend(self.reused_percent.iter().map(|share| (REUSED.to_owned(), share.to_string())));
+        if let Some(cold) = self.cold {
+            annotations.insert(COLD_AT.to_owned(), cold.at.to_string());
+            annotations.insert(COLD_SECONDS.to_owned(), cold.seconds.to_string());
+        }
         annotations
     }
 
@@ -113,6 +130,8 @@ impl Provenance {
                 build: value(BUILD)?.clone(),
             })
         };
+        let cold =
+            || Some(Cold { at: value(COLD_AT)?.parse().ok()?, seconds: value(COLD_SECONDS)?.parse().ok()? });
         Self {
             project: value(PROJECT).and_then(|name| ProjectName::new(name.as_str()).ok()),
             built: built(),
@@ -123,6 +142,7 @@ impl Provenance {
             refreshed: value(REFRESHED).and_then(|time| time.parse().ok()),
             bases: value(BASES).cloned(),
             reused_percent: value(REUSED).and_then(|share| share.parse().ok()),
+            cold: cold(),
         }
     }
 }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use jiff::SignedDuration;
 use serde_json::json;
 use stoker::cache::{CONFIG_MEDIA_TYPE, Cache, MANIFEST_MEDIA_TYPE, SAFE_SIZE, Warmth};
-use stoker::names::Digest;
+use stoker::names::{Commit, Digest};
 use stoker::policy::Policy;
 use stoker::promote::{Hint, Outcome, Warmed, promote};
 use stories::world::{POLICY, World};
@@ -74,38 +74,61 @@ async fn a_line_remembers_when_a_build_used_its_steps() {
     assert_eq!((used(early), used(world.account.now())), (2, 5));
 }
 
+/// A push to a branch and its build, which takes so long and is told of so often; answers what its promotion tells of it.
+async fn built(world: &mut World, branch: &str, commit: &Commit, minutes: i64, told: usize) -> Vec<Warmed> {
+    world.wait(SignedDuration::from_mins(10));
+    world.push(branch, &[commit]).await;
+    world.settle().await;
+    let build = world.running().pop().expect("a build");
+    world.wait(SignedDuration::from_mins(minutes));
+    world.run(&build);
+    let policy = Policy::parse("the story's policy", POLICY).unwrap();
+    let hints = vec![Hint::Built { build: build.id.clone() }; told];
+    let promoted = promote(&world.account, &policy, &hints, world.account.now());
+    let answers = world.account.invoke("promote-cache", None, promoted).await.unwrap();
+    let builds = answers.into_iter().flat_map(|answer| answer.expect("an outcome")).filter_map(|outcome| {
+        let Outcome::Moved { builds, .. } = outcome else { return None };
+        assert!(builds.iter().all(|warmed| warmed.build == build.id));
+        Some(builds)
+    });
+    builds.flatten().collect()
+}
+
 #[tokio::test]
 async fn a_promotion_tells_once_how_warm_its_build_was() {
     let mut world = World::new();
     let first = world.commit([1, 1, 1, 1]);
-    world.push("feature-a", &[&first]).await;
-    world.build().await;
-    world.wait(SignedDuration::from_mins(10));
+    built(&mut world, "feature-a", &first, 10, 1).await;
     let second = world.commit([1, 2, 1, 1]);
-    world.push("feature-a", &[&second]).await;
-    world.settle().await;
-    let build = world.running().pop().expect("a build");
-    world.run(&build);
-    let policy = Policy::parse("the story's policy", POLICY).unwrap();
-    let hint = || Hint::Built { build: build.id.clone() };
-    let told = |answers: Vec<stoker::promote::Answer>| -> Vec<Warmed> {
-        let outcomes = answers.into_iter().flat_map(|answer| answer.expect("an outcome"));
-        let builds = outcomes.filter_map(|outcome| match outcome {
-            Outcome::Moved { builds, .. } => Some(builds),
-            _ => None,
-        });
-        builds.flatten().collect()
-    };
-    let now = world.account.now();
-    let promoted = async |hints: &[Hint]| {
-        let promoted = promote(&world.account, &policy, hints, now);
-        world.account.invoke("promote-cache", None, promoted).await.unwrap()
-    };
-    let warmed = told(promoted(&[hint(), hint()]).await);
-    let [Warmed { build: id, warmth, .. }] = &warmed[..] else { panic!("{warmed:?}") };
-    assert_eq!(*id, build.id);
+    let warmed = built(&mut world, "feature-a", &second, 1, 2).await;
+    let [Warmed { warmth, .. }] = &warmed[..] else { panic!("{warmed:?}") };
     let Warmth { steps, reused, reused_bytes, built_bytes } = *warmth;
     assert_eq!((steps, reused), (5, 3));
     assert!(reused_bytes > 0 && built_bytes > 0);
-    assert!(told(promoted(&[hint()]).await).is_empty());
+    // Its event comes again, and says nothing new.
+    let (_, before) = world.line("branch/feature-a").unwrap();
+    world.settle().await;
+    assert_eq!(world.line("branch/feature-a").unwrap().1.steps(), before.steps());
+}
+
+#[tokio::test]
+async fn a_warm_build_has_saved_what_it_was_shorter_than_the_newest_cold_one() {
+    let mut world = World::new();
+    let commits = [[1, 1, 1, 1], [1, 2, 1, 1], [1, 3, 1, 1], [9, 9, 9, 9], [9, 9, 9, 8]];
+    let commits = commits.map(|versions| world.commit(versions));
+    let mut saved = Vec::new();
+    for (commit, (branch, minutes)) in commits.iter().zip([
+        // Nothing to compare with: it is what others are compared with.
+        ("main", 10),
+        ("main", 4),
+        ("feature-a", 12),
+        // Everything has changed, and its branch is compared with it from then on.
+        ("feature-a", 20),
+        ("feature-a", 5),
+    ]) {
+        let warmed = built(&mut world, branch, commit, minutes, 1).await;
+        saved.extend(warmed.iter().map(|warmed| warmed.saved_seconds));
+        world.settle().await;
+    }
+    assert_eq!(saved, [None, Some(360), Some(0), None, Some(900)]);
 }

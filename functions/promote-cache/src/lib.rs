@@ -206,14 +206,15 @@ fn tell(outcome: &Outcome, now: Timestamp) {
                 %line, project.name = %project, cache.digest = %to, cache.records = records, cache.import_bytes = size,
                 git.merged = merged, "line moved"
             );
-            for Warmed { build, commit, warmth, .. } in builds {
+            for Warmed { build, commit, warmth, saved_seconds, .. } in builds {
                 tracing::info!(
                     %line, project.name = %project, build.id = build, git.commit = %commit, cache.digest = %to,
                     steps.reused_count = warmth.reused, steps.built_count = warmth.built(),
                     layers.reused_bytes = warmth.reused_bytes, layers.built_bytes = warmth.built_bytes,
+                    build.saved_seconds = saved_seconds,
                     "how warm the build was"
                 );
-                measure(project, line, warmth, now);
+                measure(project, line, warmth, *saved_seconds, now);
             }
         }
         Outcome::Failed(failed) => {
@@ -230,18 +231,19 @@ fn tell(outcome: &Outcome, now: Timestamp) {
 }
 
 /// Turns a build's warmth into metrics.
-fn measure(project: &ProjectName, line: &Line, warmth: &Warmth, now: Timestamp) {
+fn measure(project: &ProjectName, line: &Line, warmth: &Warmth, saved_seconds: Option<u64>, now: Timestamp) {
     let kind = match line {
         Line::Main => "main",
         Line::Branch(_) => "branch",
         Line::PullRequest(_) => "pr",
     };
-    let metrics = [
+    let mut metrics = vec![
         (Metric::StepsReused, warmth.reused as u64),
         (Metric::StepsBuilt, warmth.built() as u64),
         (Metric::BytesReused, warmth.reused_bytes),
         (Metric::BytesBuilt, warmth.built_bytes),
     ];
+    metrics.extend(saved_seconds.map(|seconds| (Metric::SecondsSaved, seconds)));
     emf::put(now, &[project.as_str(), kind], &metrics);
 }
 

@@ -15,7 +15,7 @@ use crate::handout::importable;
 use crate::names::{CacheRepository, Commit, Digest, Line, Scope, Tag};
 use crate::policy::Project;
 use crate::ports::{Image, Mounted, ReadBlobs, ReadImages, read_images};
-use crate::provenance::{Built, Provenance};
+use crate::provenance::{Built, Cold, Provenance};
 
 /// How many blobs are mounted at once; ECR opens at most 100 a second.
 const MOUNTS_AT_ONCE: usize = 16;
@@ -54,7 +54,8 @@ pub(super) async fn advance(
     };
     let repository = &project.cache_repository;
     let line_tag = Tag::line(&scope, &line);
-    let Read { current, sources, asked, mut present } = read(ports, &project, &scope, &line, moves).await?;
+    let Read { current, sources, asked, mut present, cold } =
+        read(ports, &project, &scope, &line, moves).await?;
     let current = match current {
         None => None,
         Some(image) => {
@@ -91,17 +92,25 @@ pub(super) async fn advance(
         match cause {
             Cause::Built(_, built, told) => {
                 let was_newest = before.as_ref().and_then(|before| before.built.as_ref());
+                let warmth = content.cache.built_since(built.at);
+                // A build is of all targets, and its time is counted once.
+                let seconds = told.seconds.filter(|_| project.scopes().next() == Some(&scope));
+                let saved_seconds = seconds
+                    .zip(cold.filter(|_| warmth.reused > 0))
+                    .map(|(seconds, cold)| cold.seconds.saturating_sub(seconds));
+                if let Some(seconds) = seconds.filter(|_| warmth.reused == 0) {
+                    provenance.cold = provenance.cold.max(Some(Cold { at: built.at, seconds }));
+                }
                 if is_new || was_newest.is_none_or(|newest| newest.at < built.at) {
-                    let warmth = content.cache.built_since(built.at);
                     let before_percent = before.as_ref().and_then(|before| before.reused_percent);
                     let (build, commit) = (built.build.clone(), built.commit.clone());
-                    builds.push(Warmed { build, commit, warmth, before_percent });
+                    builds.push(Warmed { build, commit, warmth, before_percent, saved_seconds });
                 }
                 // Of two that started at once it is the same one, in whatever order they come.
                 let is_newer = |newest: &Built| (newest.at, &newest.build) < (built.at, &built.build);
                 if provenance.built.as_ref().is_none_or(is_newer) {
                     provenance.built = Some(built.clone());
-                    provenance.reused_percent = content.cache.built_since(built.at).reused_percent();
+                    provenance.reused_percent = warmth.reused_percent();
                     provenance.bases = told.bases.clone().or(provenance.bases);
                 }
             }
@@ -166,6 +175,8 @@ struct Read {
     asked: usize,
     /// Blobs that some manifest in the line's repository refers to.
     present: BTreeSet<Digest>,
+    /// The newest build of the line or of main that found nothing in the cache.
+    cold: Option<Cold>,
 }
 
 /// Reads all manifests: one request for each repository.
@@ -202,13 +213,15 @@ async fn read(
         Kind::Other { .. } => None,
     });
     let present = manifests.flat_map(|manifest| blobs(&manifest)).collect();
+    let lines = own.iter().take(2).flatten();
+    let cold = lines.filter_map(|image| Provenance::of_manifest(&image.manifest)?.cold).max();
     let asked = built.len() + merged.len();
     let mut own = own.into_iter();
     let current = own.next().flatten();
     let commits = merged.into_values().zip(own.skip(1));
     let sources = built.into_values().zip(exports).chain(commits);
     let sources = sources.filter_map(|(cause, image)| Some((cause, image?))).collect();
-    Ok(Read { current, sources, asked, present })
+    Ok(Read { current, sources, asked, present, cold })
 }
 
 /// All that a cache consists of besides its manifest.
