@@ -8,6 +8,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -38,6 +39,8 @@ pub enum Fault {
     Partial,
     /// It answers as if what happened last had not, where it only reads. The account has to remember that.
     Stale,
+    /// It takes so long, and then happens.
+    Slow(Duration),
 }
 
 /// An image as the registry keeps it.
@@ -114,6 +117,8 @@ pub struct State {
     pub yields: Cell<bool>,
     /// Faults by the number of the call, counted from 0.
     pub faults: RefCell<HashMap<usize, Fault>>,
+    /// Faults of every call of an operation by a function, for as long as they are here.
+    pub outages: RefCell<HashMap<(&'static str, &'static str), Fault>>,
 }
 
 impl Deref for Account {
@@ -273,8 +278,9 @@ impl Account {
     pub fn image(&self, repository: &CacheRepository, reference: &str) -> Option<Image> {
         let images = self.images.borrow();
         let mut images = images.get(repository).into_iter().flatten();
+        let digest = Digest::new(reference).ok();
         let is_asked = |stored: &&Stored| {
-            stored.image.digest.to_string() == reference || stored.tags.iter().any(|tag| tag == reference)
+            digest.as_ref() == Some(&stored.image.digest) || stored.tags.iter().any(|tag| tag == reference)
         };
         images.find(is_asked).map(|stored| stored.image.clone())
     }
@@ -380,7 +386,9 @@ impl Account {
                 return Err(CallError::new(operation, subject, Failure::Refused, "AccessDeniedException"));
             }
         }
-        let fault = self.faults.borrow_mut().remove(&number);
+        let of_this_call = self.faults.borrow_mut().remove(&number);
+        let lasting = || self.outages.borrow().get(&(self.acting.get(), operation)).copied();
+        let fault = of_this_call.or_else(lasting);
         let error =
             |failure| Err(CallError::new(operation, "the account in memory", failure, "an injected fault"));
         match fault {
@@ -402,6 +410,10 @@ impl Account {
                 let answer = effect();
                 self.is_partial.set(false);
                 answer
+            }
+            Some(Fault::Slow(time)) => {
+                tokio::time::sleep(time).await;
+                effect()
             }
             Some(Fault::Stale) | None => effect(),
         }

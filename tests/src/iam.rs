@@ -4,11 +4,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 
-use saphyr::{LoadableYamlNode as _, Scalar, Yaml};
 use serde_json::{Map, Value, json};
 use wildmatch::WildMatch;
 
-const TEMPLATE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../template.yaml");
+use crate::template::{self, RULE_OF_FUNCTION, events, of_type, resource_of};
 
 /// Where the template is deployed, and with what.
 #[derive(Debug, Clone)]
@@ -108,19 +107,13 @@ pub struct Deployed {
     template: Value,
 }
 
-/// The repository's template.
-#[must_use]
-pub fn template() -> String {
-    std::fs::read_to_string(TEMPLATE).unwrap()
-}
-
 /// The repository's template as the stories have it deployed: with or without repositories for builds, with or without
 /// images that main is built on.
 #[must_use]
 pub fn deployed(isolates_builds: bool, reads_base_images: bool) -> Arc<Deployed> {
     static DEPLOYED: OnceLock<[Arc<Deployed>; 4]> = OnceLock::new();
     let all = DEPLOYED.get_or_init(|| {
-        let template = parse(&template());
+        let template = template::read();
         [(false, false), (false, true), (true, false), (true, true)]
             .map(|(isolates, reads)| Arc::new(Deployed::new(template.clone(), place(isolates, reads))))
     });
@@ -135,33 +128,6 @@ pub fn place(isolates_builds: bool, reads_base_images: bool) -> Place {
     parameters.extend(isolates_builds.then_some(("BuildsRepositoryPrefix", "stoker-builds")));
     parameters.extend(reads_base_images.then_some(("BaseImageRepositories", "library/*")));
     Place::with(&parameters)
-}
-
-/// A template with its functions in `CloudFormation`'s long form, so that `!Ref Bus` is `{"Ref": "Bus"}`.
-#[must_use]
-pub fn parse(text: &str) -> Value {
-    fn value(yaml: &Yaml<'_>) -> Value {
-        match yaml {
-            Yaml::Mapping(fields) => {
-                let field =
-                    |(key, field): (&Yaml<'_>, &Yaml<'_>)| (key.as_str().unwrap().to_owned(), value(field));
-                Value::Object(fields.iter().map(field).collect())
-            }
-            Yaml::Sequence(items) => items.iter().map(value).collect(),
-            Yaml::Tagged(tag, inner) => {
-                let name = match tag.suffix.as_str() {
-                    "Ref" => "Ref".to_owned(),
-                    other => format!("Fn::{other}"),
-                };
-                json!({ name: value(inner) })
-            }
-            Yaml::Value(Scalar::String(text)) => json!(text),
-            Yaml::Value(Scalar::Boolean(truth)) => json!(truth),
-            Yaml::Value(Scalar::Integer(number)) => json!(number),
-            other => panic!("the template has {other:?}"),
-        }
-    }
-    value(&Yaml::load_from_str(text).unwrap()[0])
 }
 
 /// Every statement of a template, whatever it is part of.
@@ -271,6 +237,9 @@ impl Deployed {
         if let Some(arn) = self.place.arns.get(name) {
             return arn.clone();
         }
+        if let Some(rule) = self.rule(name) {
+            return self.place.arn("events", &format!("rule/{}", rule.replace('|', "/")));
+        }
         let resource = &self.template["Resources"][name];
         let (place, properties) = (&self.place, &resource["Properties"]);
         match text(&resource["Type"]) {
@@ -284,10 +253,75 @@ impl Deployed {
             "AWS::ECR::Repository" => {
                 place.arn("ecr", &format!("repository/{}-{}", place.stack, name.to_lowercase()))
             }
+            "AWS::IAM::Role" => format!("arn:aws:iam::{}:role/{}-{name}", place.account, place.stack),
             "AWS::SQS::Queue" => place.arn("sqs", &format!("{}-{name}", place.stack)),
             "AWS::SecretsManager::Secret" => place.arn("secretsmanager", &format!("secret:{name}-AbCdEf")),
             other => panic!("{name}: which ARN has an {other}?"),
         }
+    }
+
+    /// What `!Ref` of a rule is: its name, after that of its bus where that is not the default one. The rules that SAM
+    /// makes of functions' events are on the default one.
+    fn rule(&self, name: &str) -> Option<String> {
+        let own = format!("{}-{name}", self.place.stack);
+        let Some(resource) = self.template["Resources"].get(name) else {
+            return events(&self.template, RULE_OF_FUNCTION).contains_key(name).then_some(own);
+        };
+        if resource["Type"] != template::RULE {
+            return None;
+        }
+        let bus = resource["Properties"].get("EventBusName").map(|bus| self.text(bus));
+        Some(bus.map_or(own.clone(), |bus| format!("{bus}|{own}")))
+    }
+
+    /// What `!Ref` of a resource is.
+    fn reference(&self, name: &str) -> Option<String> {
+        if let Some(rule) = self.rule(name) {
+            return Some(rule);
+        }
+        let resource = self.template["Resources"].get(name)?;
+        let named = |property: &str| Some(self.text(&resource["Properties"][property]));
+        match text(&resource["Type"]) {
+            template::FUNCTION => named("FunctionName"),
+            "AWS::Events::EventBus" | "AWS::Scheduler::ScheduleGroup" => named("Name"),
+            _ => None,
+        }
+    }
+
+    /// The template that was deployed.
+    #[must_use]
+    pub fn template(&self) -> &Value {
+        &self.template
+    }
+
+    /// A value of the template without functions.
+    #[must_use]
+    pub fn resolved(&self, value: &Value) -> Value {
+        self.resolve(value).unwrap_or_else(|| panic!("{value} is no value"))
+    }
+
+    /// Whether a queue's own policy lets a service send messages to it on behalf of a resource.
+    #[must_use]
+    pub fn lets_send(&self, queue: &str, service: &str, source: &str) -> bool {
+        let policies = of_type(&self.template, "AWS::SQS::QueuePolicy").into_values();
+        let of_queue = policies.filter(|policy| resource_of(&policy["Queues"]).as_deref() == Some(queue));
+        let mut statements = of_queue.flat_map(|policy| {
+            let statements = self.resolved(&policy["PolicyDocument"])["Statement"].take();
+            statements.as_array().expect("statements").clone()
+        });
+        statements.any(|statement| {
+            for element in statement.as_object().unwrap().keys() {
+                let known =
+                    ["Effect", "Principal", "Action", "Resource", "Condition"].contains(&element.as_str());
+                assert!(known, "{queue}: what does {element} mean in {statement}?");
+            }
+            assert_eq!(statement["Effect"], "Allow", "{queue}");
+            let condition = &statement["Condition"]["ArnEquals"]["aws:SourceArn"];
+            statement["Principal"] == json!({ "Service": service })
+                && statement["Action"] == "sqs:SendMessage"
+                && statement["Resource"] == self.arn_of(queue)
+                && texts(condition).iter().any(|pattern| arn_matches(pattern, source))
+        })
     }
 
     /// The ARN of what a call is about: a repository, a project, or `*` where its action knows no resource.
@@ -359,18 +393,28 @@ impl Deployed {
 
     /// A value without functions; nothing for `AWS::NoValue`.
     fn resolve(&self, value: &Value) -> Option<Value> {
-        let parameter = |name: &str| self.parameter(name).unwrap_or_else(|| panic!("what is {name}?"));
+        let known = |name: &str| self.parameter(name).or_else(|| self.reference(name));
+        let parameter = |name: &str| known(name).unwrap_or_else(|| panic!("what is {name}?"));
         match (value, only(value)) {
             (_, Some(("Ref", of))) if of == "AWS::NoValue" => None,
             (_, Some(("Ref", of))) => Some(json!(parameter(text(of)))),
             (_, Some(("Fn::Sub", of))) => Some(json!(substitute(text(of), parameter))),
             (_, Some(("Fn::GetAtt", of))) => match text(of).split_once('.') {
                 Some((name, "Arn" | "Id")) => Some(json!(self.arn_of(name))),
+                Some((name, "QueueName")) => self.arn_of(name).rsplit(':').next().map(Value::from),
                 _ => panic!("which attribute is {of}?"),
             },
             (_, Some(("Fn::If", of))) => {
                 let holds = self.holds(&self.template["Conditions"][text(&of[0])]);
                 self.resolve(&of[if holds { 1 } else { 2 }])
+            }
+            (_, Some(("Fn::Select", of))) => {
+                let index = of[0].as_u64().and_then(|index| usize::try_from(index).ok()).unwrap();
+                Some(self.resolved(&of[1])[index].take())
+            }
+            (_, Some(("Fn::Split", of))) => {
+                let whole = self.text(&of[1]);
+                Some(whole.split(text(&of[0])).map(Value::from).collect())
             }
             (_, Some((function, _))) if function.starts_with("Fn::") => panic!("what does {function} do?"),
             (Value::Object(fields), _) => {

@@ -1,6 +1,8 @@
 //! A world in which people push and merge: it signs webhooks, routes events as `template.yaml` does, runs builds, and
 //! tries again what failed, as Lambda and SQS do.
 
+mod stack;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use aws_lambda_events::lambda_function_urls::LambdaFunctionUrlRequest;
@@ -21,6 +23,8 @@ use stoker::ports::{Build, BuildStatus};
 use crate::account::Account;
 use crate::dice::Dice;
 use crate::iam;
+
+pub use stack::Stack;
 
 const SECRET: &[u8] = b"a secret for stories";
 /// How often what waits is tried before a story goes on.
@@ -138,6 +142,8 @@ pub struct World {
     /// Each branch's head.
     heads: HashMap<String, Commit>,
     next: u32,
+    /// Where the world lives by the clock, what is deployed; else queues are emptied whenever a story says so.
+    stack: Option<Stack>,
 }
 
 /// The policy of the stories.
@@ -217,6 +223,7 @@ impl World {
             heads: HashMap::new(),
             starter: start_build::Instance::default(),
             next: 0,
+            stack: None,
         }
     }
 
@@ -370,18 +377,21 @@ impl World {
     pub async fn deliver(&mut self, event: &'static str, body: &Value) {
         let body = body.to_string().into_bytes();
         let status = self.deliver_bytes(event, body.clone()).await;
+        if let Some(stack) = &mut self.stack {
+            if status >= 400 {
+                stack.undelivered.push((event, body));
+            }
+            return;
+        }
         assert!(!(300..500).contains(&status), "a genuine webhook was refused with {status}");
         self.deliveries.push((event, body));
     }
 
     async fn deliver_bytes(&mut self, event: &str, body: Vec<u8>) -> i64 {
-        let mac = Hmac::<Sha256>::new_from_slice(SECRET).unwrap().chain_update(&body);
-        let signature = format!("sha256={}", hex::encode(mac.finalize().into_bytes()));
-        let request =
-            request("POST", &[("x-github-event", event), ("x-hub-signature-256", &signature)], &body);
+        let request = signed(SECRET, event, &body);
         let mut status = self.receive(&request).await;
         for _ in 1..TRIES {
-            if status >= 500 {
+            if status >= 500 && self.stack.is_none() {
                 // Somebody presses "redeliver".
                 status = self.receive(&request).await;
             }
@@ -414,6 +424,9 @@ impl World {
     async fn receive(&self, request: &LambdaFunctionUrlRequest) -> i64 {
         let (policy, now) = (&self.policy, self.account.now());
         let handled = receive_webhook::handle(request, policy, &self.account, &self.refusals, now);
+        if let Some(stack) = &self.stack {
+            return stack.answer(&self.account, handled).await;
+        }
         let response = self.account.invoke("receive-webhook", None, handled).await;
         // Lambda answers for a function that was killed.
         response.map_or(502, |response| response.status_code)
@@ -446,6 +459,11 @@ impl World {
     }
 
     fn route_one(&mut self, envelope: &Envelope) {
+        if let Some(stack) = &mut self.stack {
+            let bus = self.account.deployed().place.stack.clone();
+            stack.put(Some(&bus), &serde_json::to_value(envelope).unwrap(), self.account.now());
+            return;
+        }
         self.route_once(envelope);
         if self.weather.as_mut().is_some_and(|weather| weather.is_one_in(weather.doubles)) {
             self.route_once(envelope);
@@ -822,6 +840,10 @@ impl World {
     fn aws_event(&mut self, source: &str, kind: &str, detail: &Value) {
         let event = json!({"version": "0", "id": "1", "source": source, "detail-type": kind, "detail": detail,
             "account": "123456789012", "time": self.account.now(), "region": "us-east-1", "resources": []});
+        if self.stack.is_some() {
+            self.aws_tells(&event);
+            return;
+        }
         self.aws_events.push(event.to_string());
         let (mut times, weather) = (usize::from(!self.loses_aws_events), &mut self.weather);
         if let Some(weather) = weather {
@@ -905,6 +927,14 @@ impl World {
         let other = |tag: &str| [".history.", ".export.", ".commit."].iter().any(|kind| tag.contains(kind));
         self.account.tags(&self.repository()).into_iter().filter(|(tag, _)| !other(tag)).collect()
     }
+}
+
+/// A webhook as GitHub signs it with a secret.
+#[must_use]
+pub fn signed(secret: &[u8], event: &str, body: &[u8]) -> LambdaFunctionUrlRequest {
+    let mac = Hmac::<Sha256>::new_from_slice(secret).unwrap().chain_update(body);
+    let signature = format!("sha256={}", hex::encode(mac.finalize().into_bytes()));
+    request("POST", &[("x-github-event", event), ("x-hub-signature-256", &signature)], body)
 }
 
 /// A request to the Function URL.

@@ -15,6 +15,7 @@ use stoker::policy::Policy;
 use stoker::ports::BuildStatus;
 use stories::account::{Account, Fault};
 use stories::iam::{self, Deployed, Grant};
+use stories::template;
 use stories::world::{ISOLATED, POLICY, REGISTRY, World};
 
 /// Actions that know no resource, as AWS's Service Authorization Reference has it, and what they are for.
@@ -156,7 +157,7 @@ fn attack_the_webhooks_role_reaches_the_bus_and_its_secret_and_nothing_else() {
 
 #[test]
 fn every_statement_names_resources_but_where_an_action_knows_none() {
-    let template = iam::parse(&iam::template());
+    let template = template::read();
     let of_any = |statement: &&Map<String, Value>| statement.get("Resource") == Some(&json!("*"));
     let everywhere: Vec<_> = iam::statements(&template).into_iter().filter(of_any).collect();
     assert!(!everywhere.is_empty(), "there are some");
@@ -192,7 +193,7 @@ fn mutants<T>(
     changes: impl Fn(&Map<String, Value>) -> Vec<T>,
     change: impl Fn(&mut Map<String, Value>, &T),
 ) -> Vec<Arc<Deployed>> {
-    let template = iam::parse(&iam::template());
+    let template = template::read();
     let mut mutants = Vec::new();
     for function in deployed.functions.values() {
         let policies = |template: &mut Value| -> Value {

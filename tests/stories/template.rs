@@ -4,101 +4,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use saphyr::{LoadableYamlNode as _, Scalar, Yaml};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use stoker::emf::Metric;
+use stories::template::{
+    ALARM, FUNCTION, QUEUE, RULE, RULE_OF_FUNCTION, SCHEDULE, events, of_type, read as template, resource_of,
+};
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
-const ALARM: &str = "AWS::CloudWatch::Alarm";
-const FUNCTION: &str = "AWS::Serverless::Function";
-const QUEUE: &str = "AWS::SQS::Queue";
-const RULE: &str = "AWS::Events::Rule";
-const SCHEDULE: &str = "AWS::Scheduler::Schedule";
 const REPOSITORY: &str = "AWS::ECR::Repository";
 /// The longest that a queue keeps a message, in seconds.
 const TWO_WEEKS: i64 = 14 * 24 * 3600;
 
 fn read(path: &str) -> String {
     fs::read_to_string(Path::new(ROOT).join(path)).unwrap()
-}
-
-/// The template as JSON, with `!Ref X` written out as `{"Ref": "X"}` and merged maps merged.
-fn template() -> Value {
-    let text = read("template.yaml");
-    let documents = Yaml::load_from_str(&text).unwrap();
-    value(&documents[0])
-}
-
-fn value(yaml: &Yaml<'_>) -> Value {
-    match yaml {
-        Yaml::Representation(text, _, Some(tag)) => called(&tag.suffix, &json!(text)),
-        Yaml::Tagged(tag, inner) => called(&tag.suffix, &value(inner)),
-        Yaml::Value(Scalar::String(text)) => json!(text),
-        Yaml::Value(Scalar::Integer(number)) => json!(number),
-        Yaml::Value(Scalar::FloatingPoint(number)) => json!(number.into_inner()),
-        Yaml::Value(Scalar::Boolean(is)) => json!(is),
-        Yaml::Sequence(items) => items.iter().map(value).collect(),
-        Yaml::Mapping(entries) => {
-            let mut map = Map::new();
-            for (key, entry) in entries {
-                let (key, entry) = (key.as_str().unwrap().to_owned(), value(entry));
-                match (key.as_str(), entry) {
-                    // What is written beside it goes first, wherever it stands.
-                    ("<<", Value::Object(merged)) => {
-                        for (key, entry) in merged {
-                            map.entry(key).or_insert(entry);
-                        }
-                    }
-                    (_, entry) => drop(map.insert(key, entry)),
-                }
-            }
-            Value::Object(map)
-        }
-        _ => Value::Null,
-    }
-}
-
-fn called(function: &str, argument: &Value) -> Value {
-    match function {
-        "Ref" => json!({ "Ref": argument }),
-        _ => json!({ format!("Fn::{function}"): argument }),
-    }
-}
-
-/// The resource that a value is or belongs to: of `!Ref X`, `!GetAtt X.Arn` and whatever is made of one of them.
-fn resource_of(value: &Value) -> Option<String> {
-    match value {
-        Value::Object(map) => map.iter().find_map(|(key, inner)| match (key.as_str(), inner) {
-            ("Ref", Value::String(name)) => Some(name.clone()),
-            ("Fn::GetAtt", Value::String(path)) => path.split('.').next().map(str::to_owned),
-            (_, inner) => resource_of(inner),
-        }),
-        Value::Array(items) => items.iter().find_map(resource_of),
-        _ => None,
-    }
-}
-
-/// The resources of a type, by their names.
-fn of_type<'t>(template: &'t Value, kind: &str) -> BTreeMap<&'t str, &'t Value> {
-    let resources = template["Resources"].as_object().unwrap();
-    let found = resources.iter().filter(|(_, resource)| resource["Type"] == kind);
-    let found: BTreeMap<_, _> =
-        found.map(|(name, resource)| (name.as_str(), &resource["Properties"])).collect();
-    assert!(!found.is_empty(), "the template has no {kind}");
-    found
-}
-
-/// The events of a function that are of a type, by the names of the resources that SAM makes of them.
-fn events<'t>(template: &'t Value, kind: &str) -> BTreeMap<String, (&'t str, &'t Value)> {
-    let mut found = BTreeMap::new();
-    for (function, properties) in of_type(template, FUNCTION) {
-        for (name, event) in properties["Events"].as_object().into_iter().flatten() {
-            if event["Type"] == kind {
-                found.insert(format!("{function}{name}"), (function, &event["Properties"]));
-            }
-        }
-    }
-    found
 }
 
 /// What the queues send their hopeless messages to.
@@ -136,7 +54,7 @@ fn every_queue_rule_and_schedule_tries_again_and_then_makes_a_dead_letter() {
     for (name, schedule) in of_type(&template, SCHEDULE) {
         delivers(name, &schedule["Target"]);
     }
-    for kind in ["EventBridgeRule", "ScheduleV2"] {
+    for kind in [RULE_OF_FUNCTION, "ScheduleV2"] {
         for (name, (function, event)) in events(&template, kind) {
             delivers(&name, event);
             let invoked = &template["Resources"][function]["Properties"]["EventInvokeConfig"];
@@ -160,14 +78,14 @@ fn wanted(template: &Value) -> BTreeSet<(String, String)> {
     for name in of_type(template, RULE).into_keys() {
         want("InvocationsFailedToBeSentToDlq", name);
     }
-    for name in events(template, "EventBridgeRule").into_keys() {
+    for name in events(template, RULE_OF_FUNCTION).into_keys() {
         want("InvocationsFailedToBeSentToDlq", &name);
     }
     for name in of_type(template, FUNCTION).into_keys() {
         want("Errors", name);
         want("Throttles", name);
     }
-    for kind in ["EventBridgeRule", "ScheduleV2"] {
+    for kind in [RULE_OF_FUNCTION, "ScheduleV2"] {
         for (function, _) in events(template, kind).into_values() {
             want("DestinationDeliveryFailures", function);
         }
