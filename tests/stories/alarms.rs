@@ -15,9 +15,9 @@ use serde_json::{Value, json};
 use stoker::error::Failure;
 use stoker::names::{Commit, ProjectName};
 use stories::account::Fault;
-use stories::alarms::{Alarm, Metrics, State, alarms};
+use stories::alarms::{Alarm, Metrics, State, alarms, line};
 use stories::iam;
-use stories::template::{ALARM, of_type};
+use stories::template::{ALARM, FUNCTION, QUEUE, events, of_type, resource_of};
 use stories::world::{POLICY, World, signed};
 
 /// What brings an alarm's condition about.
@@ -512,6 +512,38 @@ fn every_alarm_comes_with_its_cause_and_goes_with_its_end() {
     let broken = ROWS.iter().filter_map(|row| judge(row, &states(&alarms, &lives()[row.alarm])).err());
     let broken: Vec<String> = broken.collect();
     assert!(broken.is_empty(), "{broken:#?}");
+}
+
+/// The minutes of a function's metric when a message fails each time that it is received, and all else goes well.
+fn one_that_always_fails(function: &str, metric: &str, minutes_between: usize) -> Metrics {
+    let mut metrics = Metrics::new(0, 24 * 60);
+    for minute in 0..24 * 60 {
+        let fails = u64::from(minute >= 60 && (minute - 60) % minutes_between == 0);
+        let at = i64::try_from(minute * 60_000).unwrap();
+        let line = line(at, "AWS/Lambda", &[("FunctionName", function)], &[(metric, fails)]);
+        metrics.read(&serde_json::from_str(&line).unwrap());
+    }
+    metrics
+}
+
+#[test]
+fn a_message_that_fails_each_time_is_told_of_however_much_goes_well() {
+    let deployed = iam::deployed(false, false);
+    let (template, alarms) = (deployed.template(), alarms(&deployed));
+    let (functions, queues) = (of_type(template, FUNCTION), of_type(template, QUEUE));
+    for (function, event) in events(template, "SQS").into_values() {
+        let queue = resource_of(&event["Queue"]).unwrap();
+        let between = deployed.resolved(&queues[queue.as_str()]["VisibilityTimeout"]).to_string();
+        let between = between.trim_matches('"').parse::<usize>().unwrap() / 60;
+        let name = deployed.resolved(&functions[function]["FunctionName"]);
+        for (metric, alarm) in [("Errors", "Errors"), ("Throttles", "Throttled")] {
+            let metrics = one_that_always_fails(text(&name), metric, between);
+            let alarm = alarms.iter().find(|known| known.name == format!("{function}{alarm}")).unwrap();
+            let (on, _) = turns(&alarm.states(&metrics));
+            let came = on.first().unwrap_or_else(|| panic!("{queue}: {} never comes", alarm.name));
+            assert!(*came <= 60 + between + 5, "{queue}: {} comes late, at {came}", alarm.name);
+        }
+    }
 }
 
 #[test]
