@@ -1,7 +1,8 @@
 //! The alarms of `template.yaml`, and CloudWatch's evaluation of them over the metrics of a stretch of time.
 //!
-//! What CloudWatch does is taken from "Configuring how CloudWatch alarms treat missing data" and "Alarm evaluation
-//! window" of its user guide. An alarm is evaluated every minute, over windows that end there and move with the clock.
+//! What CloudWatch does is taken from "Configuring how CloudWatch alarms treat missing data" and "Alarm
+//! evaluation window" of its user guide. An alarm is evaluated every minute, over windows that end there and
+//! move with the clock.
 
 use std::collections::BTreeMap;
 
@@ -13,8 +14,8 @@ use crate::template::{ALARM, of_type};
 /// Whose points are one series: namespace, metric, dimensions. CloudWatch adds up no two sets of dimensions.
 type Series = (String, String, BTreeMap<String, String>);
 
-/// CloudWatch retrieves more data points than it evaluates. Its tables do so with five where it evaluates three; for other
-/// numbers it says nothing.
+/// CloudWatch retrieves more data points than it evaluates. Its tables do so with five where it evaluates
+/// three; for other numbers it says nothing.
 const RETRIEVED_BESIDE: usize = 2;
 
 /// Units that CloudWatch takes and that Stoker has reason to use.
@@ -70,7 +71,8 @@ impl Rule {
         self.periods + RETRIEVED_BESIDE
     }
 
-    /// The state after these data points, the oldest first: whether each breaches, and nothing for one that is missing.
+    /// The state after these data points, the oldest first: whether each breaches, and nothing for one that
+    /// is missing.
     #[must_use]
     pub fn state(&self, points: &[Option<bool>], before: State) -> State {
         let there: Vec<bool> = points.iter().rev().copied().flatten().take(self.periods).collect();
@@ -300,9 +302,9 @@ mod tests {
 
     use super::*;
 
-    /// The published tables: data points with the oldest first (0 does not breach, X does, - is missing), then the
-    /// state where missing data is `missing`, `ignore`, `breaching` and `notBreaching`. Of three data points all have
-    /// to breach in the first, two in the second.
+    /// The published tables: data points with the oldest first (0 does not breach, X does, - is missing),
+    /// then the state where missing data is `missing`, `ignore`, `breaching` and `notBreaching`. Of three
+    /// data points all have to breach in the first, two in the second.
     ///
     /// <https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/alarms-and-missing-data.html>, as kept in
     /// <https://github.com/awsdocs/amazon-cloudwatch-user-guide/blob/05fd32f63861ca6646c8aa5c94334fd6e0dfdbf5/doc_source/AlarmThatSendsEmail.md>
@@ -366,7 +368,8 @@ mod tests {
         Alarm::new("AnAlarm", &properties)
     }
 
-    /// The minutes at whose end the alarm is on, when the metric had these values in these minutes of an hour.
+    /// The minutes at whose end the alarm is on, when the metric had these values in these minutes of an
+    /// hour.
     fn on(alarm: &Alarm, values: &[(i64, u64)]) -> Vec<usize> {
         let mut metrics = Metrics::new(0, 60);
         for (minute, value) in values {

@@ -32,8 +32,8 @@ pub fn read() -> Value {
     parse(&text())
 }
 
-/// A template with its functions in `CloudFormation`'s long form, so that `!Ref Bus` is `{"Ref": "Bus"}`, and with
-/// merged maps merged.
+/// A template with its functions in `CloudFormation`'s long form, so that `!Ref Bus` is `{"Ref": "Bus"}`, and
+/// with merged maps merged.
 #[must_use]
 pub fn parse(text: &str) -> Value {
     value(&Yaml::load_from_str(text).unwrap()[0])
@@ -75,7 +75,8 @@ fn called(function: &str, argument: &Value) -> Value {
     }
 }
 
-/// The resource that a value is or belongs to: of `!Ref X`, `!GetAtt X.Arn` and whatever is made of one of them.
+/// The resource that a value is or belongs to: of `!Ref X`, `!GetAtt X.Arn` and whatever is made of one of
+/// them.
 #[must_use]
 pub fn resource_of(value: &Value) -> Option<String> {
     match value {
@@ -100,8 +101,8 @@ pub fn of_type<'t>(template: &'t Value, kind: &str) -> BTreeMap<&'t str, &'t Val
     found
 }
 
-/// The events of the functions that are of a type, by the names of the resources that SAM makes of them, each with
-/// the function's name.
+/// The events of the functions that are of a type, by the names of the resources that SAM makes of them, each
+/// with the function's name.
 #[must_use]
 pub fn events<'t>(template: &'t Value, kind: &str) -> BTreeMap<String, (&'t str, &'t Value)> {
     let mut found = BTreeMap::new();

@@ -1,8 +1,9 @@
-//! The stack as `template.yaml` deploys it, minute by minute: rules and schedules bring events to queues and functions,
-//! what cannot be delivered becomes a dead letter, Lambda takes from the queues, and AWS counts all of it.
+//! The stack as `template.yaml` deploys it, minute by minute: rules and schedules bring events to queues and
+//! functions, what cannot be delivered becomes a dead letter, Lambda takes from the queues, and AWS counts
+//! all of it.
 //!
-//! Beside the real functions only what an operator's alarms are about is here: deliveries arrive at once or not at all, a run
-//! ends within its minute, and none waits for another's end.
+//! Beside the real functions only what an operator's alarms are about is here: deliveries arrive at once or
+//! not at all, a run ends within its minute, and none waits for another's end.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -298,8 +299,8 @@ impl Stack {
         found.unwrap_or_else(|| panic!("{arn} is no queue")).0.clone()
     }
 
-    /// An event comes to a bus: that of the stack, or the account's default one. `EventBridge` does not try again what
-    /// it is refused.
+    /// An event comes to a bus: that of the stack, or the account's default one. `EventBridge` does not try
+    /// again what it is refused.
     pub(super) fn put(&mut self, bus: Option<&str>, event: &Value, now: Timestamp) {
         let is_for = |rule: &&Rule| rule.bus.as_deref() == bus && matches(&rule.pattern, event);
         let rules = std::mem::take(&mut self.rules);
@@ -329,7 +330,8 @@ impl Stack {
         }
     }
 
-    /// The schedules whose minute it is, and the turns that are tried again: after one minute, two, four and so on.
+    /// The schedules whose minute it is, and the turns that are tried again: after one minute, two, four and
+    /// so on.
     fn tick(&mut self, now: Timestamp) {
         for (schedule, Schedule { expression, .. }) in self.schedules.iter().enumerate() {
             if is_due(expression, now) {
@@ -391,8 +393,8 @@ impl Stack {
         }
     }
 
-    /// Sends what is in a dead-letter queue back to where it was to go, or invokes the function that it was for: what
-    /// `stoker redrive` does, and asks for.
+    /// Sends what is in a dead-letter queue back to where it was to go, or invokes the function that it was
+    /// for: what `stoker redrive` does, and asks for.
     pub fn redrive(&mut self, dead: &str, now: Timestamp) {
         let letters = std::mem::take(&mut self.queues.get_mut(dead).expect("a queue").messages);
         for letter in letters {
@@ -686,8 +688,8 @@ impl World {
         invoked.answer()
     }
 
-    /// `receive-codecommit` handles an event. Lambda tries again after a minute, then two; what it does not let run, it
-    /// holds.
+    /// `receive-codecommit` handles an event. Lambda tries again after a minute, then two; what it does not
+    /// let run, it holds.
     async fn run_held(&mut self, mut held: Held, now: Timestamp) {
         let (account, stack) = (&self.account, self.stack.as_ref().expect("a world that lives by the clock"));
         let handled = receive_codecommit::handle(held.event.clone(), &self.policy, account);
