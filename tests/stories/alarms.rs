@@ -10,7 +10,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use stoker::error::Failure;
 use stoker::names::{Commit, ProjectName};
@@ -103,6 +103,11 @@ impl Row {
 
     const fn then(self, ends: &'static [End]) -> Self {
         Self { ends, ..self }
+    }
+
+    /// Whether dead letters are left when its causes are mended.
+    fn leaves_letters(&self) -> bool {
+        self.ends.iter().any(|end| matches!(end, Redriven(_)))
     }
 
     const fn beside(self, beside: &'static [&'static str]) -> Self {
@@ -393,27 +398,46 @@ fn say(line: &Value) {
     std::io::stdout().flush().unwrap();
 }
 
+fn began(hour: i8) -> Timestamp {
+    let at: Timestamp = format!("2026-11-23T{hour:02}:00:00Z").parse().unwrap();
+    at - SignedDuration::from_mins(i64::try_from(BEFORE).unwrap())
+}
+
+/// Lives a row's life of so many minutes, with these ends.
+async fn live(row: &Row, name: &str, minutes: usize, ends: &[End]) {
+    let mut team = Team::new(began(row.at), if minutes < 150 { ROUND } else { 2 * ROUND });
+    say(&headline(name, team.world.account.now()));
+    team.work(BEFORE).await;
+    for cause in row.causes {
+        team.suffer(*cause);
+    }
+    team.work(row.stands).await;
+    team.mend();
+    for end in ends {
+        team.end(*end).await;
+    }
+    team.work(minutes - BEFORE - row.stands).await;
+}
+
+/// What a life is called in which the causes are mended, and nothing more is done.
+fn only_mended(row: &Row) -> String {
+    format!("{}, only mended", row.alarm)
+}
+
+/// How long it is then, in minutes.
+fn lasts_only_mended(row: &Row) -> usize {
+    BEFORE + row.stands + 2 * AFTER
+}
+
 /// Lives all lives, one after the other.
 async fn live_all() {
     let deployed = alarms(&iam::deployed(false, false));
-    let began = |hour: i8| {
-        let at: Timestamp = format!("2026-11-23T{hour:02}:00:00Z").parse().unwrap();
-        at - jiff::SignedDuration::from_mins(i64::try_from(BEFORE).unwrap())
-    };
     for row in &ROWS {
         let minutes = lasts(row, &deployed);
-        let mut team = Team::new(began(row.at), if minutes < 150 { ROUND } else { 2 * ROUND });
-        say(&headline(row.alarm, team.world.account.now()));
-        team.work(BEFORE).await;
-        for cause in row.causes {
-            team.suffer(*cause);
+        live(row, row.alarm, minutes, row.ends).await;
+        if row.leaves_letters() {
+            live(row, &only_mended(row), lasts_only_mended(row), &[]).await;
         }
-        team.work(row.stands).await;
-        team.mend();
-        for end in row.ends {
-            team.end(*end).await;
-        }
-        team.work(minutes - BEFORE - row.stands).await;
     }
     let mut team = Team::new(began(9), 30);
     say(&headline(CALM, team.world.account.now()));
@@ -439,8 +463,9 @@ fn lives() -> &'static BTreeMap<String, Life> {
     LIVED.get_or_init(|| {
         let deployed = alarms(&iam::deployed(false, false));
         let minutes = |name: &str| {
-            let row = ROWS.iter().find(|row| row.alarm == name);
-            row.map_or(24 * 60, |row| lasts(row, &deployed))
+            let told = ROWS.iter().find(|row| row.alarm == name).map(|row| lasts(row, &deployed));
+            let mended = ROWS.iter().find(|row| only_mended(row) == name).map(lasts_only_mended);
+            told.or(mended).unwrap_or(24 * 60)
         };
         let mut lives = BTreeMap::new();
         let mut current: Option<(String, Metrics)> = None;
@@ -556,6 +581,16 @@ fn a_message_that_fails_each_time_is_told_of_however_much_goes_well() {
             let came = on.first().unwrap_or_else(|| panic!("{queue}: {} never comes", alarm.name));
             assert!(*came <= 60 + between + 5, "{queue}: {} comes late, at {came}", alarm.name);
         }
+    }
+}
+
+#[test]
+fn dead_letters_wait_until_somebody_sends_them_back() {
+    for row in ROWS.iter().filter(|row| row.leaves_letters()) {
+        let judged = judge(row, &lives()[&only_mended(row)].states);
+        let stays = |error: &String| error.contains("stay") && error.contains("DeadLettersWaiting");
+        let is_on = |error: &String| stays(error) || error.ends_with("goes at []");
+        assert!(judged.as_ref().is_err_and(is_on), "{}: {judged:?}", row.alarm);
     }
 }
 

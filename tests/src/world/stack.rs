@@ -58,8 +58,14 @@ struct Queue {
     visibility: SignedDuration,
     /// After how many receives a message goes where.
     dead: Option<(u64, String)>,
+    /// Nobody looks whether anything is in it, as Lambda does with others.
+    is_left_alone: bool,
     messages: Vec<Message>,
+    used_at: Option<Timestamp>,
 }
+
+/// SQS tells nothing of a queue that nobody has used for so long.
+const ACTIVE: SignedDuration = SignedDuration::from_hours(6);
 
 /// Received so often, a message of a standard queue is no longer the oldest, however old it is.
 const RECEIVES_TO_COUNT: u64 = 3;
@@ -82,8 +88,11 @@ impl Queue {
             is_fifo: properties["FifoQueue"] == true,
             delay: seconds("DelaySeconds"),
             visibility: seconds("VisibilityTimeout"),
+            // The queues of dead letters are those without any of their own.
+            is_left_alone: dead.is_none(),
             dead,
             messages: Vec::new(),
+            used_at: None,
         }
     }
 
@@ -102,6 +111,10 @@ impl Queue {
                 message.clone()
             })
             .collect()
+    }
+
+    fn is_active(&self, now: Timestamp) -> bool {
+        !self.is_left_alone || self.used_at.is_some_and(|used_at| now.duration_since(used_at) < ACTIVE)
     }
 
     /// What has been received too often, once it is visible again.
@@ -271,8 +284,8 @@ impl Stack {
     fn deploy(&mut self, deployed: Arc<Deployed>) {
         let mut anew = Self::new(deployed);
         for (name, queue) in &mut self.queues {
-            anew.queues.get_mut(name).expect("the same queues").messages =
-                std::mem::take(&mut queue.messages);
+            let anew = anew.queues.get_mut(name).expect("the same queues");
+            (anew.messages, anew.used_at) = (std::mem::take(&mut queue.messages), queue.used_at);
         }
         (anew.turns, anew.held) = (std::mem::take(&mut self.turns), std::mem::take(&mut self.held));
         (anew.next, anew.starts) = (self.next, self.starts);
@@ -284,6 +297,7 @@ impl Stack {
         self.next += 1;
         let queue = self.queues.get_mut(queue).expect("a queue of the template");
         let visible_at = now + queue.delay;
+        queue.used_at = Some(now);
         queue.messages.push(Message {
             id: self.next,
             body,
@@ -371,7 +385,7 @@ impl Stack {
 
     /// What SQS tells of each queue, once a minute.
     fn sample(&self, now: Timestamp) {
-        for queue in self.queues.values() {
+        for queue in self.queues.values().filter(|queue| queue.is_active(now)) {
             let name = [("QueueName", queue.physical_name.as_str())];
             let visible = queue.messages.iter().filter(|message| message.visible_at <= now).count() as u64;
             let age = queue.age(now).map(|age| ("ApproximateAgeOfOldestMessage", age));
@@ -396,7 +410,9 @@ impl Stack {
     /// Sends what is in a dead-letter queue back to where it was to go, or invokes the function that it was
     /// for: what `stoker redrive` does, and asks for.
     pub fn redrive(&mut self, dead: &str, now: Timestamp) {
-        let letters = std::mem::take(&mut self.queues.get_mut(dead).expect("a queue").messages);
+        let queue = self.queues.get_mut(dead).expect("a queue");
+        queue.used_at = Some(now);
+        let letters = std::mem::take(&mut queue.messages);
         for letter in letters {
             if let Some(queue) = letter.meant_for {
                 self.send(&queue, letter.body, now, None);
