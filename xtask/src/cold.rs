@@ -10,7 +10,7 @@ use anyhow::{Context as _, ensure};
 use crate::{process, stack, tools};
 
 /// What the functions are measured beside.
-const BESIDE: [&str; 2] = ["empty", "bare"];
+const BESIDE: [&str; 3] = ["empty", "bare", "calls"];
 
 /// Builds the functions as they are deployed, the programs beside them in the same way, and measures them all.
 pub(crate) fn run() -> anyhow::Result<()> {

@@ -25,7 +25,7 @@ const TIME: u32 = 1_795_248_000;
 /// What was asked for.
 #[derive(Default)]
 pub(crate) struct Asked {
-    /// Every request, in the form that the bare client takes.
+    /// Every request, in the form that the clients take.
     pub(crate) requests: Vec<Value>,
     /// How many connections were opened.
     pub(crate) handshakes: usize,
@@ -113,13 +113,19 @@ fn listen(listener: &TcpListener, endpoint: &str, tls: &Arc<ServerConfig>, asked
     }
 }
 
-/// A request in the form that the bare client takes. Its headers are as many and as long as they were, but for those that
+/// What is called, of a header such as `CodeBuild_20161006.StartBuild`.
+fn operation(target: &str) -> &str {
+    target.rsplit('.').next().unwrap_or_default()
+}
+
+/// A request in the form that the clients take. Its headers are as many and as long as they were, but for those that
 /// the client writes itself.
 fn note(endpoint: &str, request: &Request) -> Value {
     let own = ["host", "content-length"];
     let headers: Vec<_> = request.headers.iter().filter(|(name, _)| !own.contains(&name.as_str())).collect();
     json!({
         "url": format!("{endpoint}{}", request.path), "headers": headers,
+        "operation": operation(request.header("x-amz-target")),
         "body": String::from_utf8_lossy(&request.body),
     })
 }
@@ -154,7 +160,7 @@ fn answer(target: &str) -> Option<Value> {
     let blobs = (0..15).map(|number| format!("sha256:{number:064x}")).chain([digest.clone()]);
     let available = blobs.map(|digest| json!({ "layerDigest": digest, "layerAvailability": "AVAILABLE" }));
     let image = json!({ "imageDigest": digest, "imageTag": "app.main" });
-    Some(match target.rsplit('.').next()? {
+    Some(match operation(target) {
         "ListBuildsForProject" => json!({ "ids": [id] }),
         "BatchGetBuilds" => json!({ "builds": [build] }),
         "ListProjects" => json!({ "projects": ["app"] }),

@@ -8,7 +8,8 @@
 //! - First invocation: from that event until the program asks for the next, beside a client without an SDK that gets the
 //!   very requests that the function sent, in the same loop: as many handshakes, headers and bytes. That client has read
 //!   its roots and made its TLS configuration before its first poll.
-//! - Warm: as above for the invocations after, less what that client takes for their requests.
+//! - Warm: as above for the invocations after, less what a program takes that makes the same calls through the SDK and Stoker's
+//!   adapters, and does nothing else.
 #![expect(clippy::print_stdout, reason = "a measurement")]
 
 mod aws;
@@ -27,9 +28,9 @@ use serde_json::{Value, json};
 use crate::aws::Aws;
 use crate::run::{Program, Used, run};
 
-const ROUNDS: usize = 7;
+const ROUNDS: usize = 15;
 /// How many rounds go on until a program is warm, and how many invocations that takes.
-const WARM_ROUNDS: usize = 1;
+const WARM_ROUNDS: usize = 3;
 const WARM_AFTER: usize = 50;
 const INVOCATIONS: usize = 101;
 
@@ -128,14 +129,17 @@ impl Bench {
     }
 }
 
-/// A function and the client that is measured beside it.
+/// A function, and what is measured beside it.
 struct Function {
     name: &'static str,
     last_call: &'static str,
     program: PathBuf,
     event: Value,
     own: Measured,
+    /// A TLS client that sends the same requests.
     client: Measured,
+    /// A program that makes the same calls through the SDK.
+    calls: Measured,
 }
 
 impl Function {
@@ -143,10 +147,11 @@ impl Function {
         let events = checkout().join("events");
         let event = fs::read(events.join(event).with_extension("json"))?;
         let (event, program) = (serde_json::from_slice(&event)?, dir.join(name).join("bootstrap"));
-        Ok(Self { name, last_call, program, event, own: Measured::default(), client: Measured::default() })
+        let [own, client, calls] = [(); 3].map(|()| Measured::default());
+        Ok(Self { name, last_call, program, event, own, client, calls })
     }
 
-    fn measure(&mut self, bench: &Bench, client: &Path, invocations: usize) -> anyhow::Result<()> {
+    fn measure(&mut self, bench: &Bench, beside: &Path, invocations: usize) -> anyhow::Result<()> {
         let used = bench.run(&self.program, &vec![&self.event; invocations])?;
         for (asked, answer) in used.asked.iter().zip(&used.answers) {
             let last =
@@ -159,15 +164,17 @@ impl Function {
         }
         self.own.add(&used);
         let requests: Vec<Value> = used.asked.iter().map(|asked| json!(asked.requests)).collect();
-        let beside = bench.run(client, &requests.iter().collect::<Vec<_>>())?;
-        self.client.add(&beside);
-        ensure!(
-            (self.own.calls, self.own.handshakes) == (self.client.calls, self.client.handshakes),
-            "{}: the client sent {} requests over {} connections",
-            self.name,
-            self.client.calls,
-            self.client.handshakes
-        );
+        let requests: Vec<_> = requests.iter().collect();
+        for (what, measured) in [("bare", &mut self.client), ("calls", &mut self.calls)] {
+            measured.add(&bench.run(&beside.join(what).join("bootstrap"), &requests)?);
+            ensure!(
+                (self.own.calls, self.own.handshakes) == (measured.calls, measured.handshakes),
+                "{}: `{what}` sent {} requests over {} connections",
+                self.name,
+                measured.calls,
+                measured.handshakes
+            );
+        }
         Ok(())
     }
 }
@@ -187,7 +194,7 @@ fn measure() -> anyhow::Result<bool> {
         directory,
         policy: bench_policy,
     };
-    let (empty, client) = (beside.join("empty/bootstrap"), beside.join("bare/bootstrap"));
+    let empty = beside.join("empty/bootstrap");
     let mut functions = FUNCTIONS
         .iter()
         .map(|function| Function::of(*function, &functions))
@@ -198,7 +205,7 @@ fn measure() -> anyhow::Result<bool> {
         let invocations = if round < WARM_ROUNDS { INVOCATIONS } else { 1 };
         floor.add(&bench.run(&empty, &vec![&json!({}); invocations])?);
         for function in &mut functions {
-            function.measure(&bench, &client, invocations)?;
+            function.measure(&bench, &beside, invocations)?;
         }
         let start = &functions[2];
         for (_, program, measured) in &mut others {
@@ -221,11 +228,11 @@ fn measure() -> anyhow::Result<bool> {
         "{:<20} {:>6} {:>6} {:>8} {:>7} {:>8} {:>7} {:>8} {:>7}",
         "", "calls", "shakes", "to poll", "ratio", "first", "ratio", "warm", "beside"
     );
-    let row = |name: &str, measured: &Measured, beside: Option<&Measured>| {
+    let row = |name: &str, measured: &Measured, beside: Option<(&Measured, &Measured)>| {
         let [to_poll, first, warm] = [&measured.to_poll, &measured.first, &measured.warm].map(|f| median(f));
         let ratio = to_poll / median(&floor.to_poll);
-        let (times, more) = beside.map_or((f64::NAN, f64::NAN), |beside| {
-            (first / median(&beside.first), warm - median(&beside.warm))
+        let (times, more) = beside.map_or((f64::NAN, f64::NAN), |(client, calls)| {
+            (first / median(&client.first), warm - median(&calls.warm))
         });
         println!(
             "{name:<20} {:>6} {:>6} {to_poll:>8.0} {ratio:>7.2} {first:>8.0} {times:>7.2} {warm:>8.0} {more:>7.0} {:>6} MiB",
@@ -238,11 +245,13 @@ fn measure() -> anyhow::Result<bool> {
     row("empty loop", &floor, None);
     let mut bounds = Vec::new();
     for function in &functions {
-        bounds.push((function.name, row(function.name, &function.own, Some(&function.client))));
+        let beside = Some((&function.client, &function.calls));
+        bounds.push((function.name, row(function.name, &function.own, beside)));
+        row("  its calls", &function.calls, beside);
         row("  TLS client alone", &function.client, None);
     }
     for (name, _, measured) in &others {
-        row(name, measured, Some(&functions[2].client));
+        row(name, measured, Some((&functions[2].client, &functions[2].calls)));
     }
     let mut within = true;
     println!();
