@@ -65,7 +65,11 @@ fn compile(name: &str, target: &str, dir: &Path, files: &mut BTreeSet<String>) -
     drop(fs::remove_dir_all(&built));
     for (what, arguments) in [
         ("functions", ["--output-format", "zip"].as_slice()),
-        ("stoker", &["--output-format", "binary", "--package", "stoker-cli", "--bin", "stoker"]),
+        (
+            "stoker",
+            // What cargo-lambda would add is Lambda's processors alone; the rest is in the profile.
+            &["--disable-optimizations", "--package", "stoker-cli", "--bin", "stoker"],
+        ),
     ] {
         let mut command = tools::cargo_lambda()?;
         command
@@ -111,28 +115,10 @@ fn materials(dir: &Path, files: &mut BTreeSet<String>) -> anyhow::Result<()> {
         fs::write(dir.join(&file), bill.replace(&here, "path+file:///stoker"))?;
         files.insert(file);
     }
-    for package in ["cli", "functions/*", "local", "shared", "tests", "tests/builder", "xtask"] {
-        remove_bills(package)?;
-    }
-    Ok(())
-}
-
-/// Removes what cargo-cyclonedx has written into the checkout.
-fn remove_bills(package: &str) -> anyhow::Result<()> {
-    let places: Vec<PathBuf> = match package.strip_suffix("/*") {
-        Some(parent) => fs::read_dir(crate::root().join(parent))?
-            .filter_map(|entry| Some(entry.ok()?.path()))
-            .filter(|path| path.is_dir())
-            .collect(),
-        None => vec![crate::root().join(package)],
-    };
-    for entry in places.iter().map(fs::read_dir).collect::<Result<Vec<_>, _>>()?.into_iter().flatten() {
-        let path = entry?.path();
-        if path.to_string_lossy().ends_with(".cdx.json") {
-            fs::remove_file(path)?;
-        }
-    }
-    Ok(())
+    // All that it has written beside manifests.
+    let mut clean = Command::new("git");
+    clean.current_dir(crate::root()).args(["clean", "-x", "--force", "--quiet", "--", "*.cdx.json"]);
+    process::run(&mut clean, "removing what lies beside the manifests", &log("clean"), |_| None)
 }
 
 fn take(from: &Path, to: &Path) -> anyhow::Result<()> {
