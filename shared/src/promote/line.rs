@@ -8,8 +8,8 @@ use futures_util::future::{try_join, try_join_all};
 use futures_util::stream;
 use jiff::Timestamp;
 
-use super::{Cause, Error, Move, Outcome, Ports, Warmed};
-use crate::cache::{self, Cache, Kind, Limits, Manifest};
+use super::{Cause, Error, Move, Outcome, Ports, Told, Warmed};
+use crate::cache::{self, Cache, Kind, Limits, Manifest, Warmth};
 use crate::error::CallError;
 use crate::handout::importable;
 use crate::names::{CacheRepository, Commit, Digest, Line, Scope, Tag};
@@ -95,24 +95,14 @@ pub(super) async fn advance(
                 let warmth = content.cache.built_since(built.at);
                 // A build is of all targets, and its time is counted once.
                 let seconds = told.seconds.filter(|_| project.scopes().next() == Some(&scope));
-                let saved_seconds = seconds
-                    .zip(cold.filter(|_| warmth.reused > 0))
-                    .map(|(seconds, cold)| cold.seconds.saturating_sub(seconds));
-                if let Some(seconds) = seconds.filter(|_| warmth.reused == 0) {
-                    provenance.cold = provenance.cold.max(Some(Cold { at: built.at, seconds }));
-                }
+                let (saved_seconds, is_cold) = compared(seconds, built.at, &warmth, cold);
+                provenance.cold = provenance.cold.max(is_cold);
                 if is_new || was_newest.is_none_or(|newest| newest.at < built.at) {
                     let before_percent = before.as_ref().and_then(|before| before.reused_percent);
                     let (build, commit) = (built.build.clone(), built.commit.clone());
                     builds.push(Warmed { build, commit, warmth, before_percent, saved_seconds });
                 }
-                // Of two that started at once it is the same one, in whatever order they come.
-                let is_newer = |newest: &Built| (newest.at, &newest.build) < (built.at, &built.build);
-                if provenance.built.as_ref().is_none_or(is_newer) {
-                    provenance.built = Some(built.clone());
-                    provenance.reused_percent = warmth.reused_percent();
-                    provenance.bases = told.bases.clone().or(provenance.bases);
-                }
+                note(&mut provenance, built, told, &warmth);
             }
             Cause::Merged(commit) if is_new => {
                 brought.push(commit.clone());
@@ -163,6 +153,30 @@ pub(super) async fn advance(
     keep_commits().await?;
     let (to, project) = (merged.manifest_digest, project.name);
     Ok(Outcome::Moved { line, to, project, records, size, merged: brought, builds })
+}
+
+/// Notes a build, if it is the newest. Of two that started at once it is the same one, in whatever order they come.
+fn note(provenance: &mut Provenance, built: &Built, told: &Told, warmth: &Warmth) {
+    let is_newer = |newest: &Built| (newest.at, &newest.build) < (built.at, &built.build);
+    if provenance.built.as_ref().is_none_or(is_newer) {
+        provenance.built = Some(built.clone());
+        provenance.reused_percent = warmth.reused_percent();
+        provenance.bases = told.bases.clone().or(provenance.bases.take());
+    }
+}
+
+/// What a build's duration says: by how much it was shorter than a cold one, or that it was cold itself.
+fn compared(
+    seconds: Option<u64>,
+    at: Timestamp,
+    warmth: &Warmth,
+    cold: Option<Cold>,
+) -> (Option<u64>, Option<Cold>) {
+    match seconds {
+        Some(seconds) if warmth.reused == 0 => (None, Some(Cold { at, seconds })),
+        Some(seconds) => (cold.map(|cold| cold.seconds.saturating_sub(seconds)), None),
+        None => (None, None),
+    }
 }
 
 /// What is there.
