@@ -176,13 +176,12 @@ impl Aws {
         Ok(text)
     }
 
-    /// Whether IAM lets a role do something to a repository, by its policies as they are deployed.
-    pub(crate) fn may(&self, role: &str, action: &str, repository: &str) -> anyhow::Result<bool> {
-        let resource = format!("arn:aws:ecr:{REGION}:{ACCOUNT}:repository/{repository}");
+    /// Whether IAM lets a role do something to what has this ARN, by its policies as they are deployed.
+    pub(crate) fn may(&self, role: &str, action: &str, resource: &str) -> anyhow::Result<bool> {
         let parameters = [
             ("PolicySourceArn", format!("arn:aws:iam::{ACCOUNT}:role/{role}")),
             ("ActionNames.member.1", action.to_owned()),
-            ("ResourceArns.member.1", resource),
+            ("ResourceArns.member.1", resource.to_owned()),
         ];
         let parameters = parameters.each_ref().map(|(name, value)| (*name, value.as_str()));
         let text = self.query("iam", IAM, "SimulatePrincipalPolicy", &parameters)?;

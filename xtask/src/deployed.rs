@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::aws::queue_arn;
 use crate::demo::Stage;
-use crate::stack;
+use crate::{simulated, stack};
 
 /// The largest that a function's program may be, in bytes.
 const MAX_PROGRAM: u64 = 8_000_000;
@@ -116,6 +116,8 @@ pub(crate) fn check(stage: &Stage) -> anyhow::Result<Vec<String>> {
         builds_are_kept_out(stage)?,
     );
 
+    note("IAM and the stories' evaluator agree on what the roles may do", simulated::agrees(stage)?);
+
     for queue in ["DeadLettersUrl", "PromotionDeadLettersUrl"] {
         let input = json!({ "QueueUrl": stage.output(queue)?, "AttributeNames": ["All"] });
         let answer = aws.call("sqs", "AmazonSQS.GetQueueAttributes", &input)?;
@@ -210,7 +212,9 @@ fn builds_are_kept_out(stage: &Stage) -> anyhow::Result<bool> {
     aws.make_role("of-forks", stage.output("ForkBuildPolicy")?)?;
     let mut as_expected = true;
     let mut expect = |role: &str, action: &str, repository: &str, expected: bool| -> anyhow::Result<()> {
-        if aws.may(role, action, repository)? != expected {
+        let resource =
+            format!("arn:aws:ecr:{}:{}:repository/{repository}", crate::aws::REGION, crate::aws::ACCOUNT);
+        if aws.may(role, action, &resource)? != expected {
             println!(
                 "    {role}: {action} on {repository} should be {}",
                 if expected { "allowed" } else { "denied" }

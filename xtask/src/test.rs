@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, bail, ensure};
 
-use crate::{arm64, check, demo, deployed, fuzz, stack, tools};
+use crate::{arm64, check, commands, demo, deployed, fuzz, stack, tools};
 
 /// What the tests can be asked.
 #[derive(Debug, clap::Args)]
@@ -60,8 +60,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     }
 
     println!("== the demo's story");
-    let (stage, report, builder) = demo::stage_and_tell(None, false)?;
-    let deployed = deployed::check(&stage);
+    let (mut stage, report, builder) = demo::stage_and_tell(None, false)?;
+    let deployed = deployed::check(&stage).and_then(|mut failed| {
+        failed.extend(commands::check(&mut stage)?);
+        Ok(failed)
+    });
     stage.world.stop()?;
     report.print(builder);
     let mut failed = report.failed();

@@ -20,6 +20,8 @@ const PORT: u16 = 4567;
 const CODEBUILD_PORT: u16 = 4568;
 /// The local AWS takes a second or two to start.
 const START_TIMEOUT: Duration = Duration::from_mins(1);
+/// The file with the requests that an AWS has answered.
+const ACCESS_LOG: &str = "access.log";
 /// Separates the fields of the access log.
 const FIELD: char = '\t';
 
@@ -160,19 +162,31 @@ impl World {
         Ok(text.lines().filter_map(Request::parse).collect())
     }
 
+    /// Starts another AWS beside it, in which nothing is yet, and which ends with it. Answers its address.
+    pub(crate) fn start_another_aws(&mut self, name: &str) -> anyhow::Result<String> {
+        let port = free_port(0)?;
+        fs::create_dir_all(self.dir.join(name).join("tmp"))?;
+        self.start_aws_at(name, port, &self.dir.join(name), &Settings::default())?;
+        Ok(format!("http://127.0.0.1:{port}"))
+    }
+
     fn start_aws(&mut self, settings: &Settings) -> anyhow::Result<()> {
+        self.start_aws_at("ministack", self.port, &self.dir.clone(), settings)
+    }
+
+    fn start_aws_at(&mut self, name: &str, port: u16, dir: &Path, settings: &Settings) -> anyhow::Result<()> {
         let begun = Instant::now();
-        let endpoint = self.endpoint();
+        let endpoint = format!("http://127.0.0.1:{port}");
         let fields = ["%(t)s", "%(m)s", "%(U)s", "%(s)s", "%({x-amz-target}i)s", "%(L)s", "%(a)s"];
         let mut command = Command::new(tools::world_bin().join("hypercorn"));
         tools::without_aws_settings(&mut command)
-            .args(["ministack.app:app", "--bind", &self.registry()])
+            .args(["ministack.app:app", "--bind", &format!("127.0.0.1:{port}")])
             .arg("--access-logfile")
-            .arg(self.access_log())
+            .arg(dir.join(ACCESS_LOG))
             .args(["--access-logformat", &fields.join(&FIELD.to_string())])
             // It unpacks functions into the temporary directory, and two of it would delete each other's.
-            .env("TMPDIR", self.dir().join("tmp"))
-            .env("GATEWAY_PORT", self.port.to_string())
+            .env("TMPDIR", dir.join("tmp"))
+            .env("GATEWAY_PORT", port.to_string())
             .env("MINISTACK_HOST", "127.0.0.1")
             // No containers, and no listeners but the one.
             .env("DOCKER_HOST", "unix:///nonexistent.sock")
@@ -188,11 +202,14 @@ impl World {
             .env("STOKER_POLICY", self.opt().join("stoker.yaml"))
             .env("STOKER_LOG_DIR", self.dir().join("logs"))
             .envs(settings.environment.iter().map(|(name, value)| (name, value)));
-        self.spawn("ministack", "ministack.app:app", &mut command)?;
-        let aws = self.aws();
+        self.spawn(name, "ministack.app:app", &mut command)?;
+        let aws = Aws::new(&endpoint);
         while !aws.answers() {
-            if !self.is_running("ministack") || begun.elapsed() > START_TIMEOUT {
-                bail!("the local AWS does not start; see {}", self.dir().join("ministack.log").display());
+            if !self.is_running(name) || begun.elapsed() > START_TIMEOUT {
+                bail!(
+                    "the local AWS does not start; see {}",
+                    self.dir().join(format!("{name}.log")).display()
+                );
             }
             thread::sleep(Duration::from_millis(50));
         }
@@ -201,7 +218,7 @@ impl World {
     }
 
     fn access_log(&self) -> PathBuf {
-        self.dir.join("access.log")
+        self.dir.join(ACCESS_LOG)
     }
 
     fn write_down(&self) -> anyhow::Result<()> {

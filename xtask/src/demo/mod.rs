@@ -259,6 +259,11 @@ impl Stage {
         self.outputs.get(name).map(String::as_str).with_context(|| format!("the stack has no output {name}"))
     }
 
+    /// Where builds clone the application from.
+    pub(crate) fn origin(&self) -> &std::path::Path {
+        self.app.origin()
+    }
+
     /// A forge that knows the webhook's address and secret.
     pub(crate) fn forge(&self) -> anyhow::Result<Forge> {
         Forge::new(self.world.aws(), self.output("WebhookUrl")?, self.output("WebhookSecret")?)

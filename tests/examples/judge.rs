@@ -1,0 +1,95 @@
+//! Draws questions to IAM by chance, and answers them as the stories' evaluator does: which role may do what, on which
+//! resource. `cargo xtask test` asks the local AWS the same.
+//!
+//! Takes a place on its input: `template` (the built one's path), `stack`, `account`, `region`, `parameters`, `arns`,
+//! `seed` and `number`. Prints a list of `role` (by the name in the template), `action`, `resource` and `may`.
+#![allow(
+    clippy::expect_used,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a test that meets the unexpected ends"
+)]
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Value, json};
+use stories::dice::Dice;
+use stories::iam::{self, Deployed, Grant, Place};
+
+fn main() {
+    let asked: Value = serde_json::from_reader(std::io::stdin()).unwrap();
+    let text = |name: &str| asked[name].as_str().unwrap().to_owned();
+    let map = |name: &str| -> BTreeMap<String, String> {
+        let fields = asked[name].as_object().unwrap().iter();
+        fields.map(|(name, value)| (name.clone(), value.as_str().unwrap().to_owned())).collect()
+    };
+    let place = Place {
+        stack: text("stack"),
+        account: text("account"),
+        region: text("region"),
+        parameters: map("parameters"),
+        arns: map("arns"),
+    };
+    let template = iam::parse(&std::fs::read_to_string(text("template")).unwrap());
+    let deployed = Deployed::new(short(template), place);
+    let all: Vec<&Grant> = deployed.roles.values().flatten().collect();
+    let actions: BTreeSet<&str> = all.iter().map(|grant| grant.action.as_str()).collect();
+    let actions: Vec<&str> = actions.into_iter().collect();
+    let roles: Vec<(&String, &Vec<Grant>)> = deployed.roles.iter().collect();
+    let mut dice = Dice(asked["seed"].as_u64().unwrap());
+    let mut one = || {
+        let (role, grants) = roles[dice.index(roles.len())];
+        // Half of what is asked is near what the role may do, or nobody would ever be allowed anything.
+        let near =
+            if dice.below(2) == 0 { &grants[dice.index(grants.len())] } else { all[dice.index(all.len())] };
+        let action = match dice.below(4) {
+            0 => actions[dice.index(actions.len())].to_owned(),
+            1 => near.action.to_lowercase(),
+            _ => near.action.clone(),
+        };
+        let resource = resource(&mut dice, &near.resource);
+        json!({ "role": role, "may": iam::may(grants, &action, &resource), "action": action, "resource": resource })
+    };
+    let questions: Vec<Value> = (0..asked["number"].as_u64().unwrap()).map(|_| one()).collect();
+    println!("{}", Value::from(questions));
+}
+
+/// What a pattern matches, or nearly does.
+fn resource(dice: &mut Dice, pattern: &str) -> String {
+    const FILLERS: [&str; 7] = ["app", "", "a/b", "x:y", "*", "App.1-2_3", "team/app:log-stream:z"];
+    let mut filled = String::new();
+    for letter in pattern.chars() {
+        match letter {
+            '*' | '?' => filled.push_str(FILLERS[dice.index(FILLERS.len())]),
+            other => filled.push(other),
+        }
+    }
+    match dice.below(8) {
+        0 => filled.push('x'),
+        1 => drop(filled.pop()),
+        2 => filled = filled.to_uppercase(),
+        3 => filled = filled.replacen("us-east-1", "eu-west-1", 1),
+        4 => filled = filled.replacen("/stoker", "/stoker-x", 1),
+        _ => {}
+    }
+    // An empty resource is no question, and a bare name is no ARN.
+    if filled.starts_with("arn:") { filled } else { "*".to_owned() }
+}
+
+/// SAM writes `!GetAtt Queue.Arn` as a list.
+fn short(template: Value) -> Value {
+    match template {
+        Value::Object(fields) => {
+            let field = |(name, value): (String, Value)| match (name.as_str(), &value) {
+                ("Fn::GetAtt", Value::Array(parts)) => {
+                    let parts: Vec<&str> = parts.iter().map(|part| part.as_str().unwrap()).collect();
+                    (name, json!(parts.join(".")))
+                }
+                _ => (name, short(value)),
+            };
+            Value::Object(fields.into_iter().map(field).collect())
+        }
+        Value::Array(items) => items.into_iter().map(short).collect(),
+        other => other,
+    }
+}
