@@ -12,6 +12,7 @@ mod attacks;
 mod bad_input;
 mod chaos;
 mod day;
+mod documents;
 mod events;
 mod faults;
 mod last_use;

@@ -1,4 +1,5 @@
 //! `docs/metrics.md` is true: its table names the metrics that the functions send, and its query finds a push's whole story.
+//! The queries of `docs/operate.md` ask for fields and messages that the functions write.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -105,6 +106,12 @@ impl Write for Log {
 }
 
 impl Log {
+    /// All lines so far.
+    fn lines(&self) -> Vec<Value> {
+        let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
     /// The messages of the lines that the document's query finds, each with all of its line.
     fn about(&self, commit: &str) -> Vec<(String, Value)> {
         let query = document();
@@ -172,4 +179,129 @@ async fn one_query_tells_a_pushs_whole_story() {
     for (_, line) in accepted {
         assert!(line.get("webhook.delivery").is_some(), "{line}");
     }
+    // What this life has written has what the runbook's queries ask of it.
+    let lines = log.lines();
+    let mut seen = BTreeSet::new();
+    for query in queries() {
+        let is_asked = |line: &&Value| line["message"].as_str().is_some_and(|message| query.finds(message));
+        let of_it: Vec<&Value> = lines.iter().filter(is_asked).collect();
+        if query.message.is_none() || of_it.is_empty() {
+            continue;
+        }
+        for field in &query.fields {
+            let is_there = |line: &&&Value| match field.strip_prefix("span.") {
+                Some(field) => line["span"].get(field).is_some(),
+                None => line.get(field).is_some(),
+            };
+            assert!(of_it.iter().any(|line| is_there(&line)), "{query:?}: no {field} in {of_it:#?}");
+        }
+        seen.extend(query.message);
+    }
+    assert!(seen.len() >= 3, "{seen:?}");
+}
+
+/// A query of `docs/operate.md`.
+#[derive(Debug)]
+struct Query {
+    /// The function whose log it asks.
+    function: String,
+    /// The message that it asks for.
+    message: Option<String>,
+    /// Whether that is the whole message.
+    is_whole: bool,
+    /// The fields that it names, but for those that CloudWatch and Lambda make.
+    fields: BTreeSet<String>,
+}
+
+impl Query {
+    fn finds(&self, message: &str) -> bool {
+        let wanted = self.message.as_deref().unwrap_or_default();
+        if self.is_whole { message == wanted } else { message.contains(wanted) }
+    }
+}
+
+/// All queries of `docs/operate.md`.
+fn queries() -> Vec<Query> {
+    const LANGUAGE: [&str; 16] = [
+        "filter", "fields", "sort", "desc", "asc", "stats", "by", "like", "in", "or", "limit", "sum", "max",
+        "avg", "count", "bin",
+    ];
+    let text = std::fs::read_to_string(Path::new(ROOT).join("docs/operate.md")).unwrap();
+    let lines = text.lines().filter(|line| line.starts_with("insights ") && line.ends_with('\''));
+    let queries = lines.map(|line| {
+        let (call, query) = line.split_once(" '").unwrap();
+        // What is between quotation marks or slashes is no field.
+        let mut quoted = Vec::new();
+        let mut rest = query.trim_end_matches('\'').to_owned();
+        while let Some(start) = rest.find(['"', '/']) {
+            let mark = char::from(rest.as_bytes()[start]);
+            let Some(length) = rest[start + 1..].find(mark) else { break };
+            quoted
+                .push((rest[..start].trim_end().to_owned(), rest[start + 1..start + 1 + length].to_owned()));
+            rest.replace_range(start..=start + 1 + length, " ");
+        }
+        let message = quoted.iter().find_map(|(before, text)| {
+            let is_whole = before.ends_with(" message =");
+            (is_whole || before.ends_with(" message like")).then(|| (is_whole, text.clone()))
+        });
+        let words = rest.split(|c: char| !(c.is_ascii_alphanumeric() || "._@".contains(c)));
+        let is_field =
+            |word: &&str| word.starts_with(|c: char| c.is_ascii_lowercase()) && !LANGUAGE.contains(word);
+        Query {
+            function: call.split_whitespace().nth(1).unwrap().to_owned(),
+            is_whole: message.as_ref().is_some_and(|(is_whole, _)| *is_whole),
+            message: message.map(|(_, text)| text),
+            fields: words.filter(is_field).map(str::to_owned).collect(),
+        }
+    });
+    queries.collect()
+}
+
+/// The lines that a function's source writes: their fields, and their messages.
+fn written(function: &str) -> Vec<(BTreeSet<String>, String)> {
+    let mut files = vec![Path::new(ROOT).join("functions").join(function).join("src")];
+    let mut sources = Vec::new();
+    files.push(Path::new(ROOT).join("shared/src"));
+    while let Some(path) = files.pop() {
+        if path.is_dir() {
+            files.extend(std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            sources.push(std::fs::read_to_string(path).unwrap());
+        }
+    }
+    let lines = sources.iter().flat_map(|source| source.split("tracing::").skip(1)).filter_map(|line| {
+        let (level, rest) = line.split_once("!(")?;
+        ["debug", "info", "warn", "error"].contains(&level).then_some(())?;
+        let end = rest.find(");").unwrap_or(rest.len());
+        let (fields, message) = rest[..end].rsplit_once('"')?.0.rsplit_once('"')?;
+        let words = fields.split(|c: char| !(c.is_ascii_alphanumeric() || "._".contains(c)));
+        Some((words.map(str::to_owned).collect(), message.to_owned()))
+    });
+    lines.collect()
+}
+
+#[test]
+fn the_runbooks_queries_name_fields_that_their_lines_have() {
+    // On every line.
+    let everywhere = ["message", "level", "timestamp"];
+    let span = std::fs::read_to_string(Path::new(ROOT).join("shared/src/event.rs")).unwrap();
+    let (mut asked, mut messages) = (0, 0);
+    for query in queries() {
+        let lines = written(&query.function);
+        let of_it: Vec<_> = match &query.message {
+            Some(_) => lines.iter().filter(|(_, message)| query.finds(message)).collect(),
+            None => lines.iter().collect(),
+        };
+        assert!(!of_it.is_empty(), "{query:?}: nothing writes that");
+        messages += usize::from(query.message.is_some());
+        for field in query.fields.iter().filter(|field| !everywhere.contains(&field.as_str())) {
+            asked += 1;
+            let is_written = match field.strip_prefix("span.") {
+                Some(field) => span.contains(&format!("{field} = ")),
+                None => of_it.iter().any(|(fields, _)| fields.contains(field)),
+            };
+            assert!(is_written, "{query:?}: its lines have no {field}");
+        }
+    }
+    assert!(asked > 20 && messages > 7, "{asked} fields, {messages} messages");
 }

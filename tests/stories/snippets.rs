@@ -62,7 +62,7 @@ fn snippet(heading: &str, language: &str) -> String {
         .2
 }
 
-fn yaml(text: &str) -> Value {
+pub(crate) fn yaml(text: &str) -> Value {
     fn value(yaml: &Yaml<'_>) -> Value {
         match yaml {
             Yaml::Mapping(fields) => {
@@ -85,7 +85,7 @@ fn text(value: &Value) -> String {
     value.as_str().unwrap_or_else(|| panic!("{value} is no text")).to_owned()
 }
 
-fn lines(value: &Value) -> String {
+pub(crate) fn lines(value: &Value) -> String {
     value
         .as_array()
         .unwrap_or_else(|| panic!("{value} is no list"))
