@@ -1,8 +1,9 @@
-//! Draws questions to IAM by chance, and answers them as the stories' evaluator does: which role may do what, on which
-//! resource. `cargo xtask test` asks the local AWS the same.
+//! Draws questions to IAM by chance, and answers them as the stories' evaluator does: which role may do what,
+//! on which resource. `cargo xtask test` asks the local AWS the same.
 //!
-//! Takes a place on its input: `template` (the built one's path), `stack`, `account`, `region`, `parameters`, `arns`,
-//! `seed` and `number`. Prints a list of `role` (by the name in the template), `action`, `resource` and `may`.
+//! Takes a place on its input: `template` (the built one's path), `stack`, `account`, `region`, `parameters`,
+//! `arns`, `seed` and `number`. Prints a list of `role` (by the name in the template), `action`, `resource`
+//! and `may`.
 #![allow(
     clippy::expect_used,
     clippy::print_stdout,
@@ -48,7 +49,8 @@ fn main() {
             _ => near.action.clone(),
         };
         let resource = resource(&mut dice, &near.resource);
-        json!({ "role": role, "may": iam::may(grants, &action, &resource), "action": action, "resource": resource })
+        let may = iam::may(grants, &action, &resource);
+        json!({ "role": role, "action": action, "resource": resource, "may": may })
     };
     let questions: Vec<Value> = (0..asked["number"].as_u64().unwrap()).map(|_| one()).collect();
     println!("{}", Value::from(questions));

@@ -1,5 +1,5 @@
-//! `docs/metrics.md` is true: its table names the metrics that the functions send, and its query finds a push's whole story.
-//! The queries of `docs/operate.md` ask for fields and messages that the functions write.
+//! `docs/metrics.md` is true: its table names the metrics that the functions send, and its query finds a
+//! push's whole story. The queries of `docs/operate.md` ask for fields and messages that the functions write.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -130,7 +130,8 @@ async fn one_query_tells_a_pushs_whole_story() {
     let log = Log::default();
     let writer = log.clone();
     let lines = stoker::lambda::lines(move || writer.clone());
-    // For the whole process, as tracing remembers of each line whether anybody wants it, whichever test comes by it first.
+    // For the whole process, as tracing remembers of each line whether anybody wants it, whichever test comes
+    // by it first.
     let lines = lines.with_filter(dynamic_filter_fn(|_, _| IS_LOGGED.get()));
     tracing::subscriber::set_global_default(tracing_subscriber::registry().with(lines)).unwrap();
     IS_LOGGED.set(true);

@@ -1,5 +1,5 @@
-//! What the deployed roles may do, as the local AWS decides it (`SimulatePrincipalPolicy`), beside what the stories'
-//! evaluator says of the built template: two judges that nobody here wrote together.
+//! What the deployed roles may do, as the local AWS decides it (`SimulatePrincipalPolicy`), beside what the
+//! stories' evaluator says of the built template: two judges that nobody here wrote together.
 
 use std::collections::BTreeMap;
 use std::env;

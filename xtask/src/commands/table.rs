@@ -25,8 +25,8 @@ pub(super) enum Way {
 
 use Way::{Chore, Elsewhere, Ends, Modelled, Named, Run, Stack, Target, With};
 
-/// Which document's command is tried in which way. `*` is any document, and at the end of a command whatever follows.
-/// The first row that matches counts, and a row that matches nothing is a mistake.
+/// Which document's command is tried in which way. `*` is any document, and at the end of a command whatever
+/// follows. The first row that matches counts, and a row that matches nothing is a mistake.
 pub(super) const ROWS: &[(&str, &str, Way)] = &[
     (
         "docs/ci.md",
@@ -127,8 +127,8 @@ pub(super) const ROWS: &[(&str, &str, Way)] = &[
     ("*", "stoker *", Named),
 ];
 
-/// The stack's life in an account where nothing is yet, in the order in which it is told: what is run, and what then
-/// holds, in shell.
+/// The stack's life in an account where nothing is yet, in the order in which it is told: what is run, and
+/// what then holds, in shell.
 pub(super) const STACK: &[(&str, &str)] = &[
     ("sam build && sam deploy --guided", "stands stoker"),
     ("sam build", "stands stoker"),
