@@ -31,7 +31,7 @@ fn main() {
         parameters: map("parameters"),
         arns: map("arns"),
     };
-    let template = iam::parse(&std::fs::read_to_string(text("template")).unwrap());
+    let template = stories::template::parse(&std::fs::read_to_string(text("template")).unwrap());
     let deployed = Deployed::new(short(template), place);
     let all: Vec<&Grant> = deployed.roles.values().flatten().collect();
     let actions: BTreeSet<&str> = all.iter().map(|grant| grant.action.as_str()).collect();

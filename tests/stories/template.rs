@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::{Value, json};
 use stoker::emf::Metric;
@@ -178,27 +178,6 @@ fn every_alarm_has_a_section_in_the_runbook_and_every_section_an_alarm() {
     let alarms: Vec<_> = of_type(&template, ALARM).into_keys().collect();
     told.sort_unstable();
     assert_eq!(told, alarms);
-}
-
-fn rust_files(dir: &Path, found: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(dir).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            rust_files(&path, found);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            found.push(path);
-        }
-    }
-}
-
-/// What the functions are compiled from, without tests.
-fn sources() -> String {
-    let mut files = Vec::new();
-    for dir in ["functions", "shared/src"] {
-        rust_files(&Path::new(ROOT).join(dir), &mut files);
-    }
-    let texts = files.iter().map(|file| fs::read_to_string(file).unwrap());
-    texts.map(|text| text.split("#[cfg(test)]").next().unwrap_or_default().to_owned()).collect()
 }
 
 /// The metrics that the functions put out, with their dimensions.
@@ -384,24 +363,4 @@ fn the_costs_are_added_up() {
         }
     }
     panic!("the table has no sum");
-}
-
-#[test]
-fn the_runbooks_queries_ask_for_what_is_logged() {
-    let (text, sources) = (read("docs/operate.md"), sources());
-    let mut asked = 0;
-    for query in text.lines().filter(|line| line.starts_with("insights ")) {
-        let function = query.split_whitespace().nth(1).unwrap();
-        assert!(Path::new(ROOT).join("functions").join(function).is_dir(), "{query}");
-        let words = query.split(|c: char| !(c.is_ascii_alphanumeric() || "._@".contains(c)));
-        for field in words.filter(|word| word.contains('.') && !word.contains('@')) {
-            asked += 1;
-            assert!(sources.contains(&format!("{field} =")), "nothing logs {field}");
-        }
-        if let Some((_, message)) = query.split_once("message = \"") {
-            let message = message.split('"').next().unwrap();
-            assert!(sources.contains(&format!("\"{message}\"")), "nothing logs \"{message}\"");
-        }
-    }
-    assert!(asked > 5);
 }
