@@ -221,9 +221,11 @@ mod tests {
     use super::*;
     use crate::aws::Aws;
     use crate::ledger::tests::ledger;
+    use crate::storm::Storm;
 
     fn api() -> Api {
-        let (bus, _) = Bus::new(Aws::new("http://127.0.0.1:1"), None);
+        let aws = Aws::new("http://127.0.0.1:1");
+        let (bus, _) = Bus::new(aws.clone(), None, Arc::new(Storm::new(aws)));
         Api { ledger: Arc::new(ledger()), bus: Arc::new(bus) }
     }
 

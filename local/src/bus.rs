@@ -4,6 +4,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -11,6 +12,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::aws::{Aws, AwsError, Service};
+use crate::storm::{Fate, Storm};
 use crate::{chain, locked};
 
 /// How long the deployed rules are taken for known.
@@ -39,6 +41,10 @@ pub struct Bus {
     aws: Aws,
     journal: Mutex<Journal>,
     queue: UnboundedSender<Value>,
+    /// Events that are not where they belong yet.
+    undelivered: AtomicU64,
+    /// What may befall them on their way.
+    storm: Arc<Storm>,
     rules: tokio::sync::Mutex<Option<(Instant, Arc<Vec<Rule>>)>>,
 }
 
@@ -63,17 +69,29 @@ struct Rule {
 impl Bus {
     /// A bus that writes its events to the file `journal` too.
     #[must_use]
-    pub fn new(aws: Aws, journal: Option<PathBuf>) -> (Self, Queue) {
+    pub fn new(aws: Aws, journal: Option<PathBuf>, storm: Arc<Storm>) -> (Self, Queue) {
         let (queue, events) = unbounded_channel();
         let journal = Mutex::new(Journal { events: Vec::new(), path: journal, file: None });
-        (Self { aws, journal, queue, rules: tokio::sync::Mutex::default() }, Queue(events))
+        let (undelivered, rules) = (AtomicU64::new(0), tokio::sync::Mutex::default());
+        (Self { aws, journal, queue, undelivered, storm, rules }, Queue(events))
     }
 
     /// Keeps an event and queues it for delivery.
     pub fn emit(&self, event: Value) {
         locked(&self.journal).keep(&event);
+        self.enqueue(event);
+    }
+
+    fn enqueue(&self, event: Value) {
+        self.undelivered.fetch_add(1, Ordering::Relaxed);
         // Without a deliverer the process is about to end.
         let _ = self.queue.send(event);
+    }
+
+    /// How many events are on their way.
+    #[must_use]
+    pub fn undelivered(&self) -> u64 {
+        self.undelivered.load(Ordering::Relaxed)
     }
 
     /// All events so far.
@@ -90,7 +108,7 @@ impl Bus {
         }
         let count = events.len();
         for event in events {
-            let _ = self.queue.send(event);
+            self.enqueue(event);
         }
         count
     }
@@ -101,13 +119,14 @@ impl Bus {
             for pause in PAUSES.into_iter().map(Some).chain([None]) {
                 match self.matching(&event).await {
                     Ok(targets) => {
-                        self.deliver(&event, targets).await;
+                        self.let_go(&event, targets).await;
                         break;
                     }
                     Err(error) => {
                         tracing::warn!(event = id(&event), error = chain(&error), "the rules cannot be read");
                         let Some(pause) = pause else {
                             tracing::error!(event = id(&event), "event lost");
+                            self.undelivered.fetch_sub(1, Ordering::Relaxed);
                             break;
                         };
                         tokio::time::sleep(pause).await;
@@ -115,6 +134,32 @@ impl Bus {
                 }
             }
         }
+    }
+
+    /// Delivers an event as the weather lets it come; nobody misses one that nobody waits for.
+    async fn let_go(self: &Arc<Self>, event: &Value, targets: Vec<(String, Value)>) {
+        let kind = event["detail-type"].as_str().unwrap_or_default();
+        let fate = if targets.is_empty() { Fate::CALM } else { self.storm.fate(kind) };
+        match fate {
+            Fate::Lost => tracing::info!(event = id(event), kind, "lost in the storm"),
+            Fate::Comes { times, late } if late.is_zero() => {
+                for _ in 0..times {
+                    self.deliver(event, targets.clone()).await;
+                }
+            }
+            Fate::Comes { times, late } => {
+                let (bus, event) = (Arc::clone(self), event.clone());
+                tokio::spawn(async move {
+                    tokio::time::sleep(late).await;
+                    for _ in 0..times {
+                        bus.deliver(&event, targets.clone()).await;
+                    }
+                    bus.undelivered.fetch_sub(1, Ordering::Relaxed);
+                });
+                return;
+            }
+        }
+        self.undelivered.fetch_sub(1, Ordering::Relaxed);
     }
 
     async fn deliver(self: &Arc<Self>, event: &Value, targets: Vec<(String, Value)>) {
@@ -127,7 +172,11 @@ impl Bus {
             if matches!(error, DeliveryError::Aws(_)) {
                 // The others do not wait for the one that is down.
                 let (bus, event) = (Arc::clone(self), event.clone());
-                tokio::spawn(async move { bus.insist(&rule, &target, &event).await });
+                self.undelivered.fetch_add(1, Ordering::Relaxed);
+                tokio::spawn(async move {
+                    bus.insist(&rule, &target, &event).await;
+                    bus.undelivered.fetch_sub(1, Ordering::Relaxed);
+                });
             }
         }
     }

@@ -1,6 +1,7 @@
 //! The control API: what happened, and what is to be different.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::extract::State;
 use axum::routing::{get, post};
@@ -12,6 +13,7 @@ use crate::build::Build;
 use crate::bus::Bus;
 use crate::ledger::Ledger;
 use crate::machine::Machine;
+use crate::storm::Storm;
 
 /// What the handlers work with.
 #[derive(Clone)]
@@ -20,8 +22,12 @@ pub struct Control {
     pub ledger: Arc<Ledger>,
     /// The events.
     pub bus: Arc<Bus>,
-    /// The machine.
-    pub machine: Arc<Machine>,
+    /// The machines, at least one.
+    pub machines: Vec<Arc<Machine>>,
+    /// The weather.
+    pub storm: Arc<Storm>,
+    /// How often the registry was looked at for images that came or went.
+    pub looks: Arc<AtomicU64>,
 }
 
 #[derive(Deserialize)]
@@ -45,6 +51,20 @@ struct Replay {
     order: Order,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Forecast {
+    /// What decides in the storm that begins; without, it ends.
+    seed: Option<u64>,
+    /// Of so many calls one is disturbed.
+    #[serde(default = "twenty")]
+    one_in: u64,
+}
+
+fn twenty() -> u64 {
+    20
+}
+
 /// The routes under `/control`.
 pub fn router(control: Control) -> Router {
     Router::new()
@@ -53,6 +73,7 @@ pub fn router(control: Control) -> Router {
         .route("/control/health", get(health))
         .route("/control/machine", post(machine))
         .route("/control/replay", post(replay))
+        .route("/control/storm", get(storm).post(forecast))
         .with_state(control)
 }
 
@@ -71,26 +92,44 @@ async fn health(State(control): State<Control>) -> Json<Value> {
     let builds = control.ledger.builds();
     let (running, queued): (Vec<_>, Vec<_>) =
         builds.iter().filter(|b| !b.is_over()).partition(|b| b.started_at.is_some());
-    let world = control.machine.world();
+    // The machines are all alike.
+    let machine = control.machines.first();
+    let world = machine.map(|machine| machine.world());
     Json(json!({
-        "builder": control.machine.builder().name(),
-        "fresh": control.machine.is_fresh(),
-        "aws": world.aws,
-        "registry": world.registry,
-        "base_image": world.base_image,
+        "builder": machine.map(|machine| machine.builder().name()),
+        "fresh": machine.map(|machine| machine.is_fresh()),
+        "aws": world.map(|world| &world.aws),
+        "registry": world.map(|world| &world.registry),
+        "base_image": world.map(|world| &world.base_image),
         "running": running.first().map(|b| b.id()),
         "queued": queued.len(),
         "builds": builds.len(),
         "events": control.bus.events().len(),
+        "undelivered": control.bus.undelivered(),
+        "looks": control.looks.load(Ordering::Relaxed),
     }))
 }
 
 async fn machine(State(control): State<Control>, Json(settings): Json<MachineSettings>) -> Json<Value> {
-    control.machine.set_fresh(settings.fresh);
+    for machine in &control.machines {
+        machine.set_fresh(settings.fresh);
+    }
     Json(json!({"fresh": settings.fresh}))
 }
 
 async fn replay(State(control): State<Control>, Json(replay): Json<Replay>) -> Json<Value> {
     let count = control.bus.replay(matches!(replay.order, Order::Reverse));
     Json(json!({"replayed": count}))
+}
+
+async fn storm(State(control): State<Control>) -> Json<Value> {
+    Json(control.storm.report())
+}
+
+async fn forecast(State(control): State<Control>, Json(forecast): Json<Forecast>) -> Json<Value> {
+    match forecast.seed {
+        Some(seed) => control.storm.begin(seed, forecast.one_in),
+        None => control.storm.end(),
+    }
+    Json(control.storm.report())
 }

@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -77,11 +78,13 @@ pub fn changes(before: &Images, after: &Images) -> Vec<Change> {
     changes
 }
 
-/// Looks every 300 ms, for ever. What is there at the first look is not news.
-pub async fn watch(aws: Aws, bus: Arc<Bus>) {
+/// Looks every 300 ms, for ever, and counts the looks. What is there at the first look is not news. Where
+/// there is much to look at, it rests for longer, so that others get their answers too.
+pub async fn watch(aws: Aws, bus: Arc<Bus>, looks: Arc<AtomicU64>) {
     let mut known: Option<Images> = None;
     let mut answers = true;
     loop {
+        let begun = Instant::now();
         match look(&aws).await {
             Ok(images) => {
                 let now = Timestamp::now();
@@ -98,7 +101,8 @@ pub async fn watch(aws: Aws, bus: Arc<Bus>) {
                 answers = false;
             }
         }
-        tokio::time::sleep(INTERVAL).await;
+        looks.fetch_add(1, Ordering::Relaxed);
+        tokio::time::sleep(INTERVAL.max(begun.elapsed() * 2)).await;
     }
 }
 

@@ -2,8 +2,8 @@
 //!
 //! [`serve`] is one process in three parts: the `CodeBuild` API ([`api`]), the machine that runs its builds
 //! ([`machine`]), and the source of the events that AWS emits by itself ([`events`], [`images`], [`bus`]).
-//! [`simulated`] is a builder for machines without Docker: it reads and writes valid caches, and only sleeps where a
-//! Dockerfile sleeps.
+//! [`storm`] is a proxy between functions and all of it, for bad days. [`simulated`] is a builder for
+//! machines without Docker: it reads and writes valid caches, and only sleeps where a Dockerfile sleeps.
 //!
 //! Everything listens on, and speaks to, the loopback interface only.
 
@@ -23,6 +23,7 @@ pub mod progress;
 pub mod project;
 pub mod serve;
 pub mod simulated;
+pub mod storm;
 
 /// The account that the local world belongs to.
 pub const ACCOUNT: &str = "000000000000";

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use axum::Router;
 use axum::routing::post;
@@ -19,6 +20,7 @@ use crate::images;
 use crate::ledger::Ledger;
 use crate::machine::{Machine, World};
 use crate::project::{Project, ProjectsError};
+use crate::storm::Storm;
 
 /// The local world could not start.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +49,9 @@ pub enum ServeError {
     /// The projects file is not usable.
     #[error(transparent)]
     Projects(#[from] ProjectsError),
+    /// One engine cannot be made fresh for one build while another runs in it.
+    #[error("several machines need the simulated builder")]
+    TooManyMachines,
     /// The builder is not usable.
     #[error(transparent)]
     Builder(#[from] BuilderError),
@@ -82,6 +87,12 @@ pub struct Options {
     /// The builder
     #[arg(long, value_enum, default_value = "docker")]
     pub builder: BuilderKind,
+    /// How many builds run at a time
+    #[arg(long, default_value = "1")]
+    pub machines: std::num::NonZeroU8,
+    /// Where to listen for functions, on the loopback interface: a proxy, in which there can be a storm
+    #[arg(long)]
+    pub proxy: Option<SocketAddr>,
     /// The image that builds are told as `BASE_IMAGE`
     #[arg(long)]
     pub base_image: Option<String>,
@@ -94,16 +105,17 @@ pub struct Options {
 #[derive(Debug)]
 pub struct Local {
     address: SocketAddr,
-    machine: Arc<Machine>,
-    machine_task: JoinHandle<()>,
+    machines: Vec<(Arc<Machine>, JoinHandle<()>)>,
     tasks: Vec<JoinHandle<()>>,
 }
 
 impl Local {
     /// Starts.
     pub async fn start(options: Options) -> Result<Self, ServeError> {
-        if !options.listen.ip().is_loopback() {
-            return Err(ServeError::NotLocal(options.listen.to_string()));
+        for address in [Some(options.listen), options.proxy].into_iter().flatten() {
+            if !address.ip().is_loopback() {
+                return Err(ServeError::NotLocal(address.to_string()));
+            }
         }
         if !is_local(&options.aws) {
             return Err(ServeError::NotLocal(options.aws));
@@ -114,20 +126,29 @@ impl Local {
             .and_then(|()| options.state.canonicalize())
             .map_err(|source| ServeError::State { path: options.state.clone(), source })?;
         let state = options.state.canonicalize().unwrap_or(options.state);
-        let builder = match options.builder {
-            BuilderKind::Docker => Builder::docker(&state).await?,
+        let machines = options.machines.get();
+        let mut builders = Vec::new();
+        match options.builder {
+            BuilderKind::Docker if machines > 1 => return Err(ServeError::TooManyMachines),
+            BuilderKind::Docker => builders.push(Builder::docker(&state).await?),
             BuilderKind::Simulated => {
                 let program = options.program.or_else(|| std::env::current_exe().ok());
-                Builder::simulated(&state, &program.unwrap_or_else(|| "stoker-local".into()))?
+                let program = program.unwrap_or_else(|| "stoker-local".into());
+                for _ in 0..machines {
+                    builders.push(Builder::simulated(&state, &program)?);
+                }
             }
+        }
+        let (listener, address) = listen(options.listen).await?;
+        let proxy = match options.proxy {
+            Some(proxy) => Some(listen(proxy).await?),
+            None => None,
         };
-        let listener = TcpListener::bind(options.listen)
-            .await
-            .map_err(|source| ServeError::Listen { address: options.listen, source })?;
-        let address = listener.local_addr().unwrap_or(options.listen);
 
         let aws = Aws::new(&options.aws);
-        let (bus, queue) = Bus::new(aws.clone(), Some(state.join("events.jsonl")));
+        let storm = Arc::new(Storm::new(aws.clone()));
+        storm.codebuild_is_at(address);
+        let (bus, queue) = Bus::new(aws.clone(), Some(state.join("events.jsonl")), Arc::clone(&storm));
         let bus = Arc::new(bus);
         let ledger = Arc::new(Ledger::new(projects, state.join("logs")));
         let world = World {
@@ -136,11 +157,19 @@ impl Local {
             registry: options.registry,
             base_image: options.base_image,
         };
-        let machine = Machine::new(Arc::clone(&ledger), Arc::clone(&bus), builder, world);
-        let machine = Arc::new(machine);
+        let machine =
+            |builder| Arc::new(Machine::new(Arc::clone(&ledger), Arc::clone(&bus), builder, world.clone()));
+        let machines: Vec<Arc<Machine>> = builders.into_iter().map(machine).collect();
 
         let api = Api { ledger: Arc::clone(&ledger), bus: Arc::clone(&bus) };
-        let control = Control { ledger, bus: Arc::clone(&bus), machine: Arc::clone(&machine) };
+        let looks = Arc::new(AtomicU64::new(0));
+        let control = Control {
+            ledger,
+            bus: Arc::clone(&bus),
+            machines: machines.clone(),
+            storm: Arc::clone(&storm),
+            looks: Arc::clone(&looks),
+        };
         let router =
             Router::new().route("/", post(api::handle)).with_state(api).merge(control::router(control));
         let server = async move {
@@ -148,17 +177,24 @@ impl Local {
                 tracing::error!(%error, "the server ended");
             }
         };
-        let running = Arc::clone(&machine);
-        Ok(Self {
-            address,
-            machine,
-            machine_task: tokio::spawn(async move { running.run().await }),
-            tasks: vec![
-                tokio::spawn(server),
-                tokio::spawn(Arc::clone(&bus).deliver_all(queue)),
-                tokio::spawn(images::watch(aws, bus)),
-            ],
-        })
+        let mut tasks = vec![
+            tokio::spawn(server),
+            tokio::spawn(Arc::clone(&bus).deliver_all(queue)),
+            tokio::spawn(images::watch(aws, bus, looks)),
+        ];
+        if let Some((listener, address)) = proxy {
+            let service = storm.router(address).into_make_service_with_connect_info::<SocketAddr>();
+            tasks.push(tokio::spawn(async move {
+                if let Err(error) = axum::serve(listener, service).await {
+                    tracing::error!(%error, "the proxy ended");
+                }
+            }));
+        }
+        let run = |machine: Arc<Machine>| {
+            let running = Arc::clone(&machine);
+            (machine, tokio::spawn(async move { running.run().await }))
+        };
+        Ok(Self { address, machines: machines.into_iter().map(run).collect(), tasks })
     }
 
     /// Where it listens.
@@ -167,14 +203,25 @@ impl Local {
         self.address
     }
 
-    /// Ends the running build and everything else.
+    /// Ends the running builds and everything else.
     pub async fn stop(self) {
-        self.machine.shut_down();
-        if let Err(error) = self.machine_task.await {
-            tracing::error!(%error, "the machine ended badly");
+        for (machine, _) in &self.machines {
+            machine.shut_down();
+        }
+        for (_, task) in self.machines {
+            if let Err(error) = task.await {
+                tracing::error!(%error, "a machine ended badly");
+            }
         }
         for task in self.tasks {
             task.abort();
         }
     }
+}
+
+async fn listen(at: SocketAddr) -> Result<(TcpListener, SocketAddr), ServeError> {
+    let listener =
+        TcpListener::bind(at).await.map_err(|source| ServeError::Listen { address: at, source })?;
+    let address = listener.local_addr().unwrap_or(at);
+    Ok((listener, address))
 }

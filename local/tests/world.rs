@@ -61,6 +61,8 @@ impl Story {
             projects: dir.0.join("projects.json"),
             state: dir.0.join("state"),
             builder: BuilderKind::Simulated,
+            machines: std::num::NonZeroU8::MIN,
+            proxy: None,
             base_image: None,
             program: Some(env!("CARGO_BIN_EXE_stoker-local").into()),
         })

@@ -13,7 +13,9 @@ mod guard;
 mod process;
 mod release;
 mod simulated;
+mod site;
 mod stack;
+mod storm;
 mod test;
 mod tools;
 mod world;
@@ -40,6 +42,8 @@ struct Cli {
 enum Chore {
     /// Shows Stoker at work: deploys it to a local AWS, pushes, merges, and compares build times
     Demo(demo::Args),
+    /// Lives lives by chance on the deployed stack, calmly and in a storm of faults, and compares their ends
+    Storm(storm::Args),
     /// Runs all tests, those against a deployed stack included
     Test(test::Args),
     /// Measures what cold starts of the functions cost, beside programs that do less and other languages
@@ -102,6 +106,7 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.chore {
         Chore::Demo(args) => demo::run(&args),
+        Chore::Storm(args) => storm::run(&args),
         Chore::Test(args) => test::run(&args),
         Chore::Cold => cold::run(),
         Chore::Fuzz(args) => fuzz::run(&args),

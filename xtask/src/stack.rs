@@ -72,7 +72,7 @@ pub(crate) fn build() -> anyhow::Result<()> {
 pub(crate) fn deploy(world: &World, policy: &str, parameters: &[(&str, &str)]) -> anyhow::Result<Outputs> {
     let begun = Instant::now();
     println!("deploying the stack `{NAME}`");
-    let registry = world.registry();
+    let registry = world.registry_of_functions();
     let mut all = BTreeMap::from([("Architecture", architecture()?), ("RegistryHost", registry.as_str())]);
     all.extend(parameters.iter().copied());
     let mut command = tools::sam()?;

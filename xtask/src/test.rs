@@ -1,5 +1,5 @@
 //! Every test: those that need only cargo, the checks that compile nothing, the fuzz targets, the cache algebra and retention on the real
-//! builder, then what is deployed, then the story on the real builder.
+//! builder, then what is deployed, then the story on the real builder, and lives in a storm.
 
 use std::env;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, bail, ensure};
 
-use crate::{arm64, check, commands, demo, deployed, fuzz, stack, tools};
+use crate::{arm64, check, commands, demo, deployed, fuzz, stack, storm, tools};
 
 /// What the tests can be asked.
 #[derive(Debug, clap::Args)]
@@ -65,10 +65,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         failed.extend(commands::check(&mut stage)?);
         Ok(failed)
     });
-    stage.world.stop()?;
+    stage.site.world.stop()?;
     report.print(builder);
     let mut failed = report.failed();
     failed.extend(deployed?);
+
+    println!("== a few lives in a storm");
+    failed.extend(storm::check()?);
     if builder == demo::Builder::Simulated {
         println!(
             "SKIPPED: the story on a real builder, as no Docker engine answers that can export a registry cache"

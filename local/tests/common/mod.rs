@@ -23,6 +23,8 @@ pub(crate) struct Store {
     pub(crate) tags: BTreeMap<(String, String), String>,
     /// The bodies of the messages to the queue.
     pub(crate) messages: Vec<Value>,
+    /// The events that were put on a bus.
+    pub(crate) events: Vec<Value>,
     /// How many sends are still to be refused.
     pub(crate) refuse: usize,
 }
@@ -150,6 +152,19 @@ fn aws(store: &mut Store, target: &str, ask: &Value) -> Answer {
             assert!(ask["MessageDeduplicationId"].is_string());
             store.messages.push(serde_json::from_str(ask["MessageBody"].as_str().unwrap()).unwrap());
             json!({})
+        }
+        "PutEvents" => {
+            let entries = ask["Entries"].as_array().unwrap();
+            store.events.extend(entries.iter().cloned());
+            let ids: Vec<Value> = entries.iter().map(|_| json!({"EventId": "1"})).collect();
+            json!({"FailedEntryCount": 0, "Entries": ids})
+        }
+        "ListBuildsForProject" => json!({"ids": [store.events.len().to_string()]}),
+        // As the local AWS does.
+        "BatchCheckLayerAvailability" => {
+            let layers = ask["layerDigests"].as_array().unwrap().iter();
+            let layers = layers.map(|d| json!({"layerDigest": d, "layerAvailability": "UNAVAILABLE"}));
+            json!({"layers": layers.collect::<Vec<_>>(), "failures": []})
         }
         other => panic!("{other}"),
     };

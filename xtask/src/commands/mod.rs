@@ -54,7 +54,7 @@ pub(crate) fn check(stage: &mut Stage) -> anyhow::Result<Vec<String>> {
         }
     }
     let place = Place::make(stage)?;
-    let fresh = stage.world.start_another_aws("fresh")?;
+    let fresh = stage.site.world.start_another_aws("fresh")?;
     let stack = |told: &&(&Told, Way)| told.1 == Way::Stack;
     let others = || ways.iter().filter(|told| !stack(told));
     let mut documents: Vec<&str> = others().map(|(told, _)| told.document.as_str()).collect();

@@ -96,12 +96,7 @@ impl Forge {
 
     /// The signature of a body.
     pub(crate) fn sign(&self, body: &str) -> String {
-        let mac = Hmac::<Sha256>::new_from_slice(self.secret.as_bytes()).map(|mac| mac.chain_update(body));
-        // Any length of key will do, so there always is one.
-        mac.map_or_else(
-            |_| String::new(),
-            |mac| format!("sha256={}", hex::encode(mac.finalize().into_bytes())),
-        )
+        sign(&self.secret, body)
     }
 
     /// Delivers every webhook once more, the newest first. Answers how many.
@@ -132,6 +127,13 @@ impl Forge {
         ensure!(answer.status == 202, "the webhook was answered with {}: {}", answer.status, answer.text());
         Ok(())
     }
+}
+
+/// GitHub's signature of a body.
+pub(crate) fn sign(secret: &str, body: &str) -> String {
+    let mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).map(|mac| mac.chain_update(body));
+    // Any length of key will do, so there always is one.
+    mac.map_or_else(|_| String::new(), |mac| format!("sha256={}", hex::encode(mac.finalize().into_bytes())))
 }
 
 fn describe(repository: &Repository) -> Value {

@@ -1,20 +1,21 @@
 //! The demo: Stoker's whole story on a real git repository, driven from outside.
 
-mod forge;
+pub(crate) mod forge;
 mod report;
 mod repository;
 mod story;
 
+use std::ops::Deref;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context as _, bail};
-use serde_json::{Value, json};
+use serde_json::json;
 
+use crate::site::{NEVER, Plan, Site, build_local};
 use crate::world::{Settings, World};
-use crate::{process, stack, tools};
-use forge::Forge;
+use crate::{stack, tools};
 use report::Report;
 use repository::Repository;
 
@@ -55,18 +56,6 @@ impl Builder {
 const BASE_IMAGE: &str = "busybox:1.37";
 /// A base image that needs no network, where somebody has made one.
 const LOCAL_BASE_IMAGE: &str = "localhost/base:1";
-/// The stand-in for `CodeBuild` is up at once.
-const START_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// The queues that are empty once everything has settled, by their outputs.
-const QUEUES: [&str; 6] = [
-    "StartQueueUrl",
-    "WarmQueueUrl",
-    "PromotionQueueUrl",
-    "SweepQueueUrl",
-    "RetentionQueueUrl",
-    "NightlyRetentionQueueUrl",
-];
 
 /// The policy of the demo. The builds of `app` write to a repository of their own; `docs` is the simple setting; `tools` lies in
 /// `CodeCommit` and is built by somebody else.
@@ -98,16 +87,19 @@ pub(crate) const PARAMETERS: [(&str, &str); 9] = [
     ("NightlySlots", "1"),
 ];
 
-/// A schedule that does not fire in a story's time.
-const NEVER: &str = "at(2099-01-01T00:00:00)";
-
 /// Everything the story needs.
 pub(crate) struct Stage {
-    pub(crate) world: World,
+    pub(crate) site: Site,
     builder: Builder,
-    outputs: stack::Outputs,
     app: Repository,
-    local: ureq::Agent,
+}
+
+impl Deref for Stage {
+    type Target = Site;
+
+    fn deref(&self) -> &Site {
+        &self.site
+    }
 }
 
 /// Runs the demo.
@@ -117,7 +109,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     if args.keep {
         println!("\n{}", how_to_talk(&stage));
     } else {
-        stage.world.stop()?;
+        stage.site.world.stop()?;
     }
     if let Some(file) = &args.json {
         let json = serde_json::to_string_pretty(&report.to_json(builder))?;
@@ -150,7 +142,7 @@ pub(crate) fn stage_and_tell(
             if keep {
                 println!("\n{}", how_to_talk(&stage));
             } else {
-                stage.world.stop()?;
+                stage.site.world.stop()?;
             }
             Err(error)
         }
@@ -197,113 +189,30 @@ fn choose_builder(wanted: Option<Builder>) -> anyhow::Result<(Builder, String)> 
     }
 }
 
-/// Builds the local world's program.
-fn build_local() -> anyhow::Result<PathBuf> {
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.current_dir(crate::root()).args(["build", "--quiet", "--package", "stoker-local"]);
-    process::run(&mut cargo, "building the local world", &crate::home().join("logs/local.log"), |_| None)?;
-    let program = std::env::current_exe()?.with_file_name("stoker-local");
-    anyhow::ensure!(program.exists(), "{} is not there after its build", program.display());
-    Ok(program)
-}
-
 /// Starts the world, makes the repositories, and deploys.
 fn set(builder: Builder, base_image: &str, program: &std::path::Path) -> anyhow::Result<Stage> {
-    let mut world = World::start(&Settings::default())?;
+    let world = World::start(&Settings::default())?;
     let git = world.dir().join("git");
     let app = Repository::create(&git, "app", repository::APP)?;
     let docs = Repository::create(&git, "docs", repository::DOCS)?;
-    let projects = world.dir().join("projects.json");
-    let listed = json!([
+    let projects = json!([
         { "name": "app", "source": app.origin(), "buildspec": "buildspec.yml" },
         { "name": "docs", "source": docs.origin(), "buildspec": "buildspec.yml" },
     ]);
-    std::fs::write(&projects, listed.to_string())?;
-    let listen = format!("127.0.0.1:{}", world.codebuild_port);
-    let mut command = Command::new(program);
-    command
-        .args(["serve", "--listen", &listen, "--aws", &world.endpoint(), "--registry", &world.registry()])
-        .args(["--builder", builder.name(), "--base-image", base_image])
-        .arg("--projects")
-        .arg(&projects)
-        .arg("--state")
-        .arg(world.dir().join("codebuild"));
-    world.spawn("codebuild", "stoker-local", &mut command)?;
-
-    let outputs = stack::deploy(&world, POLICY, &PARAMETERS)?;
+    let arguments = ["--builder", builder.name(), "--base-image", base_image];
+    let (arguments, projects, parameters) = (&arguments, &projects, &PARAMETERS);
+    let site = Site::open(world, &Plan { program, arguments, projects, policy: POLICY, parameters })?;
     // On AWS the caches that a build held are looked at again after minutes at the soonest: the demo does not wait for them.
-    let queue = outputs.get("RetentionQueueUrl").context("the stack has no retention queue")?;
-    let soon = json!({ "QueueUrl": queue, "Attributes": { "VisibilityTimeout": "2" } });
-    world.aws().call("sqs", "AmazonSQS.SetQueueAttributes", &soon)?;
+    site.set_queue("RetentionQueueUrl", &json!({ "VisibilityTimeout": "2" }))?;
     let docs_caches = json!({ "repositoryName": "stoker/docs" });
-    world.aws().call("ecr", "AmazonEC2ContainerRegistry_V20150921.CreateRepository", &docs_caches)?;
-    let local =
-        ureq::Agent::config_builder().proxy(None).timeout_global(Some(Duration::from_secs(10))).build();
-    let stage = Stage { world, builder, outputs, app, local: local.new_agent() };
-    let begun = Instant::now();
-    while stage.local("GET", "health", None).is_err() {
-        if !stage.world.is_running("codebuild") || begun.elapsed() > START_TIMEOUT {
-            bail!(
-                "the local CodeBuild does not start; see {}",
-                stage.world.dir().join("codebuild.log").display()
-            );
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    Ok(stage)
+    site.world.aws().call("ecr", "AmazonEC2ContainerRegistry_V20150921.CreateRepository", &docs_caches)?;
+    Ok(Stage { site, builder, app })
 }
 
 impl Stage {
-    /// One of the stack's outputs.
-    pub(crate) fn output(&self, name: &str) -> anyhow::Result<&str> {
-        self.outputs.get(name).map(String::as_str).with_context(|| format!("the stack has no output {name}"))
-    }
-
     /// Where builds clone the application from.
     pub(crate) fn origin(&self) -> &std::path::Path {
         self.app.origin()
-    }
-
-    /// A forge that knows the webhook's address and secret.
-    pub(crate) fn forge(&self) -> anyhow::Result<Forge> {
-        Forge::new(self.world.aws(), self.output("WebhookUrl")?, self.output("WebhookSecret")?)
-    }
-
-    /// How many messages are in Stoker's queues: those that wait, those that are handled, those that are delayed.
-    pub(crate) fn waiting(&self) -> anyhow::Result<u64> {
-        let mut waiting = 0;
-        for queue in QUEUES {
-            let input = json!({ "QueueUrl": self.output(queue)?, "AttributeNames": ["All"] });
-            let answer = self.world.aws().call("sqs", "AmazonSQS.GetQueueAttributes", &input)?;
-            for of in ["", "NotVisible", "Delayed"] {
-                let count = answer["Attributes"][format!("ApproximateNumberOfMessages{of}")].as_str();
-                waiting += count.and_then(|count| count.parse::<u64>().ok()).unwrap_or_default();
-            }
-        }
-        Ok(waiting)
-    }
-
-    /// Talks to the control interface of the local `CodeBuild`.
-    pub(crate) fn local(&self, method: &str, what: &str, body: Option<&Value>) -> anyhow::Result<Value> {
-        let url = format!("{}/control/{what}", self.world.codebuild_endpoint());
-        let mut answer = match (method, body) {
-            ("GET", _) => self.local.get(&url).call()?,
-            (_, body) => self
-                .local
-                .post(&url)
-                .header("content-type", "application/json")
-                .send(body.map_or_else(String::new, Value::to_string))?,
-        };
-        Ok(serde_json::from_slice(&answer.body_mut().read_to_vec()?)?)
-    }
-
-    /// Calls the `CodeBuild` API as somebody who is not Stoker.
-    pub(crate) fn codebuild(&self, action: &str, input: &Value) -> anyhow::Result<Value> {
-        let request = self.local.post(self.world.codebuild_endpoint());
-        let request = request.header("x-amz-target", format!("CodeBuild_20161006.{action}"));
-        let mut answer =
-            request.header("content-type", "application/x-amz-json-1.1").send(input.to_string())?;
-        Ok(serde_json::from_slice(&answer.body_mut().read_to_vec()?)?)
     }
 }
 

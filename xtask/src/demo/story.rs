@@ -10,7 +10,6 @@ use serde_json::{Value, json};
 use super::forge::Forge;
 use super::report::{Build, Report};
 use super::{Builder, Stage};
-use crate::stack;
 
 const ECR: &str = "AmazonEC2ContainerRegistry_V20150921";
 /// Longer than any build of the demo takes, on a slow machine.
@@ -194,7 +193,7 @@ impl Story<'_> {
     fn night(&mut self) -> anyhow::Result<()> {
         say("the night comes: a second project, docs, has never been built");
         let builds = self.builds()?.len();
-        self.tick("WarmQueueUrl")?;
+        self.stage.tick("WarmQueueUrl")?;
         let build = self.next_build()?;
         self.quiet()?;
         let only = build.project == "docs" && self.builds()?.len() == builds + 1;
@@ -251,27 +250,6 @@ impl Story<'_> {
         self.report.check("h", unhurt, "that build is not hurt");
         self.report.check("h", main_stays, "then that one goes too, and main's stays");
         Ok(())
-    }
-
-    /// Fires the schedule of a queue: does what it says in its deployed form.
-    fn tick(&self, queue: &str) -> anyhow::Result<()> {
-        let aws = self.stage.world.aws();
-        let url = self.stage.output(queue)?;
-        let (_, name) = url.rsplit_once('/').with_context(|| format!("`{url}` is no queue"))?;
-        let listed = aws.rest("scheduler", "GET", "/schedules", None)?;
-        for schedule in listed["Schedules"].as_array().into_iter().flatten() {
-            let schedule = schedule["Name"].as_str().unwrap_or_default();
-            let path = format!("/schedules/{schedule}?groupName={}", stack::NAME);
-            let schedule = aws.rest("scheduler", "GET", &path, None)?;
-            let target = &schedule["Target"];
-            if target["Arn"].as_str().is_some_and(|arn| arn.ends_with(&format!(":{name}"))) {
-                let input = target["Input"].as_str().context("the schedule has no input")?;
-                // The night itself is not delayed: what it brings is.
-                let message = json!({ "QueueUrl": url, "MessageBody": input, "DelaySeconds": 0 });
-                return aws.call("sqs", "AmazonSQS.SendMessage", &message).map(drop);
-            }
-        }
-        bail!("the stack has no schedule for {name}")
     }
 
     /// Waits for the next build to end, tells of it and notes it.
