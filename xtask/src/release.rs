@@ -117,7 +117,7 @@ fn materials(dir: &Path, files: &mut BTreeSet<String>) -> anyhow::Result<()> {
     }
     // All that it has written beside manifests.
     let mut clean = Command::new("git");
-    clean.current_dir(crate::root()).args(["clean", "-x", "--force", "--quiet", "--", "*.cdx.json"]);
+    clean.current_dir(crate::root()).args(["clean", "-qfx", "--", "*.cdx.json", ":(exclude)target"]);
     process::run(&mut clean, "removing what lies beside the manifests", &log("clean"), |_| None)
 }
 
