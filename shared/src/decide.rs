@@ -146,6 +146,10 @@ pub fn decide(policy: &Policy, envelope: &Envelope, now: Timestamp) -> Vec<Decis
             let of_repository = |project: &Project| project.repositories().any(|own| own == repository);
             or_nobody(projects.filter(of_repository).map(retained).collect(), "enforce-retention")
         }
+        Event::BuildFailed(failed) if failed.line == Line::Main.to_string() => {
+            let project = policy.project(&failed.project).into_iter();
+            or_nobody(project.map(built_once_more).collect(), "warm-main")
+        }
         Event::BuildStateChange(change) => {
             let project = policy.project(&change.project_name).into_iter();
             let decided = project.map(|project| {
@@ -326,6 +330,18 @@ fn warmed(project: Project, event: &Event, pushed: &MainPushed) -> Decision {
     decision(function, project, Action::Warm, own, text)
 }
 
+fn built_once_more(project: Project) -> Decision {
+    let (action, text) = if project.warm.after_merge {
+        (
+            Action::Warm,
+            "builds main once more, unless a newer build of it has not failed, or the last two have",
+        )
+    } else {
+        (Action::Nothing, "main is not built once more")
+    };
+    decision("warm-main", project, action, "warm.after-merge", text)
+}
+
 fn night(project: Project) -> Decision {
     let text =
         "builds main if its cache is missing, behind, stale, due to be refreshed, or on an old base image";
@@ -423,8 +439,18 @@ mod tests {
 
     #[test]
     fn what_is_for_people_is_no_functions() {
-        let failed = r#"{"source":"stoker","detail-type":"BuildFailed","detail":
-            {"project":"app","build":"app:1","line":"main","reason":"push","status":"FAILED"}}"#;
-        assert_eq!(decided("", failed), "tell people");
+        let failed = |line: &str| {
+            let event = r#"{"source":"stoker","detail-type":"BuildFailed","detail":
+                {"project":"app","build":"app:1","line":"LINE","reason":"push","status":"FAILED"}}"#;
+            event.replace("LINE", line)
+        };
+        assert_eq!(
+            decided("{ name: app, repository: github.com/example/app }", &failed("branch/a")),
+            "tell people"
+        );
+        assert_eq!(
+            decided("{ name: app, repository: github.com/example/app }", &failed("main")),
+            "warm main"
+        );
     }
 }

@@ -13,7 +13,7 @@ pub enum Disposition {
     Retry,
     /// The event can never be handled: log it and let it go.
     Drop,
-    /// Trying again is of no use and somebody has to look: into the dead-letter queue.
+    /// Trying again is of no use, and somebody has to look.
     Alarm,
 }
 

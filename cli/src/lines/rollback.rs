@@ -236,7 +236,7 @@ async fn target(
         (None, Some(_)) => Err(Problem::usage(format!("the history of {line} has no such cache"), see)),
         (None, None) => Err(Problem::no(
             format!("{line} has no history to go back to"),
-            "a line has one once it has moved, and for the lease of the policy only",
+            "a line has one once it has moved, and for as long as the policy says (`retention.history`)",
         )),
     }
 }

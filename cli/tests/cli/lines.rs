@@ -209,7 +209,7 @@ async fn history_is_told_the_newest_first() {
         assert!(line.contains(&digest.short()), "{}", ran.out);
     }
     assert!(lines[0].starts_with("  is now ") && lines[0].ends_with(" app:3"), "{}", ran.out);
-    assert!(ran.out.contains("for the lease of the policy only"), "{}", ran.out);
+    assert!(ran.out.contains("stays as long as the policy says (`retention.history`)"), "{}", ran.out);
     let json = json_of(&stoker(&format!("history {}/app main --json", fake.address)).await.out);
     assert_eq!((&json["line"], json["caches"].as_array().unwrap().len()), (&json!("main"), 3));
     let told: Vec<(&Value, &Value)> =

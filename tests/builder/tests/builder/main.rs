@@ -158,7 +158,16 @@ impl Teller<'_> {
             Job::Case(seed) => {
                 let place = usize::try_from(seed % self.registries.len() as u64).unwrap_or_default();
                 let registry = &self.registries[place];
-                let told = story::tell(seed, self.engine, registry, &self.dir.join(seed.to_string()));
+                let dir = self.dir.join(seed.to_string());
+                let tell = || story::tell(seed, self.engine, registry, &dir);
+                let told = tell().or_else(|error| {
+                    if !engine::could_not_start(&error) {
+                        return Err(error);
+                    }
+                    println!("  {seed}, {}: AGAIN, as the engine could not start a container", registry.name);
+                    std::fs::remove_dir_all(&dir)?;
+                    tell()
+                });
                 let told = told.map(|mut told| {
                     told.time = begun.elapsed();
                     self.figures[place].lock().unwrap().add(&told);
