@@ -9,6 +9,9 @@ use tokio::sync::Mutex;
 
 use crate::buildspec::quoted;
 
+/// What the engine says of a container that died before its step began, on machines that are short of something.
+pub const STILLBORN: &str = "unable to start container process: waiting for init";
+
 /// How many records are named in one call of `docker buildx prune`.
 const PRUNED_AT_ONCE: usize = 200;
 

@@ -14,7 +14,7 @@ use tokio::process::Command;
 use tokio::sync::{mpsc, watch};
 
 use crate::build::{Build, Phase, Status};
-use crate::builder::{Builder, BuilderError};
+use crate::builder::{Builder, BuilderError, STILLBORN};
 use crate::buildspec::{Buildspec, BuildspecError, Mark, PHASES};
 use crate::bus::Bus;
 use crate::ledger::{self, Ledger};
@@ -214,7 +214,25 @@ impl Machine {
         self.ledger.update(&build.uuid, |build| build.leave(Status::Failed, Some(text), now));
     }
 
+    /// Makes a build, and makes it again where the engine could not start a container: no build of CodeBuild's fails so.
     async fn work(&self, build: &Build, dir: &Path) -> Result<Status, Obstacle> {
+        let status = self.attempt(build, dir).await?;
+        let log = std::fs::read(&build.log).map_err(io("reading the log"))?;
+        if status != Status::Failed || !String::from_utf8_lossy(&log).contains(STILLBORN) {
+            return Ok(status);
+        }
+        tracing::warn!(build = build.id(), "AGAIN, as the engine could not start a container");
+        self.end_group().await;
+        self.builder.after().await?;
+        std::fs::remove_dir_all(dir).map_err(io("removing the build's directory"))?;
+        std::fs::write(&build.log, "").map_err(io("emptying the log"))?;
+        self.ledger.update(&build.uuid, |build| {
+            build.phases.retain(|record| matches!(record.phase, Phase::Submitted | Phase::Queued));
+        });
+        self.attempt(build, dir).await
+    }
+
+    async fn attempt(&self, build: &Build, dir: &Path) -> Result<Status, Obstacle> {
         let enter = |phase| {
             let now = Timestamp::now();
             self.ledger.update(&build.uuid, |build| build.enter(phase, now))

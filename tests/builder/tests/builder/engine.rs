@@ -19,9 +19,6 @@ const BASE_IMAGE: &str = "busybox:1.37";
 /// What is said of a build that failed, before its log.
 pub(crate) const FAILED: &str = "the build failed";
 
-/// What the engine says of a container that died before its step began, on machines that are short of something.
-const STILLBORN: &str = "unable to start container process: waiting for init";
-
 /// Held by builds together, and by what removes records alone: to collect its garbage while a build ends takes from
 /// the build what it has just pulled, and it fails with "not found".
 static RECORDS: RwLock<()> = RwLock::new(());
@@ -127,7 +124,7 @@ impl Engine {
 
 /// Whether a build failed because the engine could not start a container, which says nothing of caches.
 pub(crate) fn could_not_start(error: &anyhow::Error) -> bool {
-    format!("{error:#}").contains(STILLBORN)
+    format!("{error:#}").contains(builder::STILLBORN)
 }
 
 fn own(records: &[Record], token: &str, blobs: &BTreeSet<String>) -> BTreeSet<String> {
