@@ -9,6 +9,7 @@ use std::time::Duration;
 use axum::http::Method;
 use common::{Dir, Fake, git, write_sources};
 use serde_json::{Value, json};
+use stoker_local::builder::STILLBORN;
 use stoker_local::http::Http;
 use stoker_local::serve::{BuilderKind, Local, Options};
 
@@ -195,6 +196,27 @@ async fn a_failed_build_tells_why_and_post_build_still_ran() {
     let ask = json!({"projectName": "app", "sourceVersion": "no-such-branch"});
     let id = story.call("StartBuild", ask).await["build"]["id"].as_str().unwrap().to_owned();
     assert_eq!(story.over(&id).await["buildStatus"], "FAILED");
+    story.local.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_build_whose_container_did_not_start_is_made_once_more() {
+    let story = Story::begin().await;
+    for (tries, status) in [(1, "SUCCEEDED"), (2, "FAILED")] {
+        let mark = story.dir.0.join(format!("tried-{tries}"));
+        let spec = format!(
+            "version: 0.2\nphases:\n  build:\n    commands:\n      - echo x >> {mark}\n      \
+             - \"test $(wc -l < {mark}) -gt {tries} || (echo '{STILLBORN}'; exit 1)\"\n",
+            mark = mark.display()
+        );
+        let ask = json!({ "projectName": "app", "buildspecOverride": spec });
+        let id = story.call("StartBuild", ask).await["build"]["id"].as_str().unwrap().to_owned();
+        let build = story.over(&id).await;
+        assert_eq!(build["buildStatus"], status, "{build:#}");
+        let phases = build["phases"].as_array().unwrap();
+        assert_eq!(phases.iter().filter(|phase| phase["phaseType"] == "BUILD").count(), 1);
+        assert_eq!(std::fs::read_to_string(mark).unwrap(), "x\nx\n");
+    }
     story.local.stop().await;
 }
 

@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, bail, ensure};
 
-use crate::engine::{Engine, FAILED};
+use crate::engine::{Engine, FAILED, could_not_start};
 use life::{Figures, Repositories, Script, live};
 
 /// Set for the process that tells.
@@ -61,7 +61,16 @@ pub(crate) fn tell(seed: u64, rounds: usize, engine: &Engine, dir: &Path) -> any
         [(seed, Repositories::One, first), (seed.wrapping_add(1), Repositories::Apart, rounds - first)];
     for (seed, repositories, rounds) in lives {
         let begun = Instant::now();
-        let figures = live(seed, Script::Rounds(rounds), (repositories, true), engine, &dir.join("rounds"))?;
+        let live = |seed: u64, name: &str| {
+            live(seed, Script::Rounds(rounds), (repositories, true), engine, &dir.join(name))
+        };
+        let figures = live(seed, "rounds").or_else(|error| {
+            if !could_not_start(&error) {
+                return Err(error);
+            }
+            println!("  {repositories:?}: AGAIN, as the engine could not start a container");
+            live(seed.wrapping_add(2), "again")
+        })?;
         println!("  {repositories:?}: {figures} ({:.1} s)", begun.elapsed().as_secs_f32());
         all.add(figures);
     }
