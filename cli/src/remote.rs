@@ -88,6 +88,8 @@ pub(crate) struct Held {
     /// It is an index, the form in which BuildKit exports when it is told nothing.
     pub(crate) is_index: bool,
     pub(crate) annotations: BTreeMap<String, String>,
+    /// BuildKit 0.25 and newer lose some of it at random: see [`Cache::loses_links_with`].
+    pub(crate) loses_links: bool,
     pub(crate) cache: Cache,
 }
 
@@ -162,6 +164,7 @@ pub(crate) async fn open(remotes: &Remotes, found: Found) -> Result<Held, Proble
         config_size: config.len() as u64,
         is_index: INDEXES.contains(&manifest.media_type.as_str()),
         annotations: manifest.annotations,
+        loses_links: cache.loses_links_with(&config),
         cache,
         reference,
     })

@@ -265,6 +265,7 @@ mod tests {
             manifest_size: 1000,
             config_size: 950_000,
             is_index: false,
+            loses_links: false,
             annotations: BTreeMap::from([
                 ("stoker.line".to_owned(), "main".to_owned()),
                 ("other".to_owned(), "hidden".to_owned()),

@@ -23,6 +23,9 @@ Examples:
   stoker cache merge $C:a $C:b --into $C:both --dry-run
   stoker cache merge $C:a $C:b --into $C:both --budget 5GB
 
+  # Make one cache whole for BuildKit 0.25 and newer: `stoker cache verify` says whether it is
+  stoker cache merge $C:main --into $C:main
+
   # Into Amazon ECR, from another registry
   E=123456789012.dkr.ecr.eu-west-1.amazonaws.com/app/cache
   stoker cache merge $C:main $E:main --into $E:main
@@ -33,7 +36,7 @@ same registry layers are mounted; where it does not mount, and from other regist
 The same caches make the same digest, in whatever order. A tag that holds an image is never overwritten.")]
 pub(crate) struct Args {
     /// The caches to merge
-    #[arg(required = true, num_args = 2.., value_name = "REF")]
+    #[arg(required = true, num_args = 1.., value_name = "REF")]
     references: Vec<Reference>,
     /// The tag to write; it may be one of those that are merged
     #[arg(long, value_name = "REF")]

@@ -152,6 +152,15 @@ fn judge(held: &Held, blobs: &[&Descriptor], present: &[Presence]) -> Verdict {
             });
         }
     }
+    if held.loses_links {
+        findings.push(Finding {
+            is_fatal: false,
+            what:
+                "it has several leaves, of which BuildKit 0.25 and newer lose some at random: steps run again"
+                    .to_owned(),
+            next: format!("stoker cache merge {0} --into {0}", held.reference),
+        });
+    }
     let largest = held.config_size.max(held.manifest_size);
     let holds = format!(
         "{}, {} in {}, at {} of the import limit",

@@ -50,6 +50,18 @@ async fn verify_finds_what_is_missing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn verify_warns_of_several_leaves_and_merge_makes_them_one() {
+    let fake = Fake::start().await;
+    let a = fake.put("app", "a", "one two");
+    let ran = stoker(&format!("cache verify {a}")).await;
+    assert_eq!((ran.code, ran.out.contains("warning: it has several leaves")), (0, true), "{}", ran.out);
+    assert!(ran.out.contains(&format!("next: stoker cache merge {a} --into {a}")), "{}", ran.out);
+    assert_eq!(stoker(&format!("cache merge {a} --into {a}")).await.code, 0);
+    let ran = stoker(&format!("cache verify {a}")).await;
+    assert_eq!((ran.code, ran.out.contains("warning")), (0, false), "{}", ran.out);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn codes_are_as_documented() {
     let fake = Fake::start().await;
     let a = fake.put("app", "a", "one");
@@ -64,7 +76,7 @@ async fn codes_are_as_documented() {
         ("cache".to_owned(), 2),
         ("cache inspect".to_owned(), 2),
         ("cache inspect https://registry.example/app".to_owned(), 2),
-        (format!("cache merge {a} --into {a}"), 2),
+        (format!("cache merge --into {a}"), 2),
         (format!("cache merge {a} {a} --into {image}"), 2),
         (format!("cache prune {a} --budget lots"), 2),
         (format!("cache inspect {image}"), 1),

@@ -13,7 +13,7 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use super::config::{
-    JsonChain, JsonConfig, JsonInputs, JsonLayer, JsonLink, JsonRecord, JsonResult, NO_PARENT,
+    JsonChain, JsonConfig, JsonInputs, JsonLayer, JsonLink, JsonRecord, JsonResult, NO_PARENT, SINK,
 };
 use super::json::{Seconds, Sha, Text, Time};
 use super::{Descriptor, Extra, IMPORT_LIMIT, Manifest, to_json};
@@ -139,6 +139,14 @@ pub enum InvalidCache {
         /// The record's index.
         record: usize,
     },
+    /// A record has the digest of the sink, and is none: it has a result, or another record was made from it.
+    #[error(
+        "record {record} has the digest of the record that Stoker adds for all leaves, and is not that record"
+    )]
+    NoSink {
+        /// The record's index.
+        record: usize,
+    },
     /// A record needs itself.
     #[error("record {record} is on a cycle")]
     RecordCycle {
@@ -208,10 +216,33 @@ impl Cache {
         let (blobs, _) = sort_and_join(blobs.collect(), |_| true, Blob::order);
         let layers = read_layers(config.layers, &blobs)?;
         let mut records = read_records(config.records, &layers)?;
+        let sinks = sinks(&records)?;
         for record in &mut records {
             record.used = record.used.or(config.used);
         }
+        // Stoker writes it last, behind what others link to.
+        if sinks.iter().eq([&(records.len().wrapping_sub(1))]) {
+            records.pop();
+        } else if !sinks.is_empty() {
+            let kept: Vec<bool> = (0..records.len()).map(|record| !sinks.contains(&record)).collect();
+            return Ok(Self { blobs, layers, records, extra: config.extra }.only(&kept));
+        }
         Ok(Self { blobs, layers, records, extra: config.extra }.canonical())
+    }
+
+    /// The records that no other was made from, in the order of the cache.
+    pub(super) fn leaves(&self) -> Vec<usize> {
+        let is_leaf = leaves(&self.records);
+        (0..is_leaf.len()).filter(|&record| is_leaf[record]).collect()
+    }
+
+    /// Whether builders of BuildKit 0.25 and newer lose some of the cache when they import it with this config, from
+    /// which it was read: it has several leaves, and no record that holds them together. [`Cache::serialise`] writes
+    /// one.
+    #[must_use]
+    pub fn loses_links_with(&self, config: &[u8]) -> bool {
+        let has_sink = || config.windows(SINK.len()).any(|window| window == SINK.as_bytes());
+        self.leaves().len() > 1 && !has_sink()
     }
 
     /// Brings the lists into order, joins what is the same, and drops what no record needs.
@@ -502,6 +533,27 @@ fn read_records(records: Vec<JsonRecord>, layers: &[Layer]) -> Result<Vec<Record
         record.id = ids[index];
     }
     Ok(read)
+}
+
+/// The places of the sinks among these records.
+fn sinks(records: &[Record]) -> Result<Vec<usize>, InvalidCache> {
+    let sink = Text::from(SINK);
+    let sinks: Vec<usize> = (0..records.len()).filter(|&record| records[record].digest == sink).collect();
+    if sinks.is_empty() {
+        return Ok(sinks);
+    }
+    let is_leaf = leaves(records);
+    match sinks.iter().find(|&&record| !is_leaf[record] || records[record].has_result()) {
+        Some(&record) => Err(InvalidCache::NoSink { record }),
+        None => Ok(sinks),
+    }
+}
+
+/// For each record whether no other was made from it.
+fn leaves(records: &[Record]) -> Vec<bool> {
+    let mut is_leaf = vec![true; records.len()];
+    records.iter().flat_map(|record| &record.links).for_each(|link| is_leaf[link.record] = false);
+    is_leaf
 }
 
 /// Reads a record but for its identity.

@@ -14,7 +14,7 @@ mod raw;
 
 use raw::{ChainResult, Config, Input, Layer, LayerResult, NO_PARENT, Record};
 
-use super::config::CanonicalConfig;
+use super::config::{CanonicalConfig, SINK};
 use super::*;
 use crate::names::Digest;
 
@@ -288,6 +288,8 @@ fn written(cache: &Cache) -> Serialised {
 fn read(written: &Serialised) -> (Config, Cache) {
     let Kind::Cache(manifest) = classify(&written.manifest) else { panic!("not a cache") };
     let mut config: Config = serde_json::from_slice(&written.config).unwrap();
+    // It is no record of the cache.
+    config.records.pop_if(|last| last.digest == SINK);
     // What is said once for all that do not say it themselves.
     let common = config.used.take();
     config.records.iter_mut().for_each(|record| record.used = record.used.or(common));
@@ -372,6 +374,24 @@ proptest! {
             }
         }
         prop_assert_eq!(manifest.layers.iter().map(|d| d.digest.clone()).collect::<Vec<_>>(), used);
+    }
+
+    #[test]
+    fn what_is_written_has_one_leaf(a in any_export(), b in any_export()) {
+        let cache = Cache::merge([&a.cache(), &b.cache()]);
+        let written = written(&cache);
+        let config: Config = serde_json::from_slice(&written.config).unwrap();
+        let linked: BTreeSet<i64> =
+            config.records.iter().flat_map(|r| &r.inputs).flatten().map(|input| input.link).collect();
+        let is_leaf = |place: &usize| !linked.contains(&i64::try_from(*place).unwrap());
+        let leaves: Vec<usize> = (0..config.records.len()).filter(is_leaf).collect();
+        prop_assert!(leaves.len() <= 1);
+        let has_sink = config.records.last().is_some_and(|last| last.digest == SINK && last.results.is_empty());
+        prop_assert_eq!(has_sink, cache.leaves().len() > 1);
+        prop_assert!(!cache.loses_links_with(&written.config));
+        let ours = read(&written).1;
+        let bare = serde_json::to_vec(&Config { records: config.records[..cache.records()].to_vec(), ..config }).unwrap();
+        prop_assert_eq!(ours.loses_links_with(&bare), has_sink);
     }
 
     #[test]
@@ -575,6 +595,28 @@ fn error(config: &serde_json::Value) -> InvalidCache {
     parse(config).unwrap_err()
 }
 
+/// The sink of these leaves, as it stands in a config.
+fn sink(leaves: &[usize]) -> serde_json::Value {
+    json!({"digest": SINK, "inputs": leaves.iter().map(|leaf| json!([{"link": leaf}])).collect::<Vec<_>>()})
+}
+
+#[test]
+fn what_is_no_sink_is_refused_and_sinks_are_ignored_wherever_they_are() {
+    let none =
+        parse(&json!({"records": [{"digest": "a"}, {"digest": "b", "inputs": [[{"link": 0}]]}]})).unwrap();
+    let two = parse(&json!({"records": [{"digest": "a"}, {"digest": "b"}]})).unwrap();
+    let first = json!({"records": [sink(&[1, 2]), {"digest": "a"}, {"digest": "b"}, sink(&[])]});
+    assert_eq!(parse(&first).unwrap(), two);
+    let between =
+        json!({"records": [{"digest": "a"}, sink(&[0]), {"digest": "b", "inputs": [[{"link": 0}]]}]});
+    assert_eq!(parse(&between).unwrap(), none);
+    let linked = json!({"records": [{"digest": SINK}, {"digest": "a", "inputs": [[{"link": 0}]]}]});
+    assert!(matches!(error(&linked), InvalidCache::NoSink { record: 0 }));
+    let with_result = json!({"layers": [{"blob": blob(0), "parent": -1}],
+        "records": [{"digest": "a"}, {"digest": SINK, "layers": [{"createdAt": moment(0)}]}]});
+    assert!(matches!(error(&with_result), InvalidCache::NoSink { record: 1 }));
+}
+
 #[test]
 fn what_breaks_buildkit_is_refused() {
     use InvalidCache::*;
@@ -736,7 +778,10 @@ fn a_use_that_all_records_share_is_said_once() {
     let noted = parse(&json!({ "records": noted })).unwrap();
     assert_eq!(
         to_text(&noted),
-        r#"{"records":[{"digest":"a"},{"digest":"b"},{"digest":"c"}],"used":1795300000}"#
+        format!(
+            r#"{{"records":[{{"digest":"a"}},{{"digest":"b"}},{{"digest":"c"}},{}],"used":1795300000}}"#,
+            sink(&[0, 1, 2])
+        )
     );
     let later = parse(
         &json!({"records": [{"digest": "a", "used": 1_795_300_001}, {"digest": "b"}], "used": 1_795_300_000}),
@@ -744,10 +789,16 @@ fn a_use_that_all_records_share_is_said_once() {
     .unwrap();
     assert_eq!(
         to_text(&later),
-        r#"{"records":[{"digest":"a"},{"digest":"b","used":1795300000}],"used":1795300001}"#
+        format!(
+            r#"{{"records":[{{"digest":"a"}},{{"digest":"b","used":1795300000}},{}],"used":1795300001}}"#,
+            sink(&[0, 1])
+        )
     );
     let partly = parse(&json!({"records": [{"digest": "a", "used": 7}, {"digest": "b"}]})).unwrap();
-    assert_eq!(to_text(&partly), r#"{"records":[{"digest":"a","used":7},{"digest":"b"}]}"#);
+    assert_eq!(
+        to_text(&partly),
+        format!(r#"{{"records":[{{"digest":"a","used":7}},{{"digest":"b"}},{}]}}"#, sink(&[0, 1]))
+    );
 }
 
 fn to_text(cache: &Cache) -> String {
