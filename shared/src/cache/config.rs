@@ -1,7 +1,7 @@
 //! The config of a cache as it stands in JSON: lists whose entries name each other by index.
 
 use serde::de::{DeserializeSeed, Deserializer, SeqAccess, Visitor};
-use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
+use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use super::Extra;
 use super::graph::{Cache, Layer, Link, Made, Record};
@@ -165,7 +165,10 @@ impl Serialize for CanonicalConfig<'_> {
             // The latest: pruning keeps what was used last. Where one record has none, it would be taken for that one's.
             let uses: Option<Vec<Seconds>> = cache.records.iter().map(|record| record.used).collect();
             let common = uses.and_then(|uses| uses.into_iter().max());
-            map.serialize_entry("records", &CanonicalRecords(cache, common))?;
+            let sink = cache.sink();
+            let record = |record| CanonicalRecord(record, common);
+            let records: Vec<_> = cache.records.iter().chain(&sink).map(record).collect();
+            map.serialize_entry("records", &records)?;
             if let Some(used) = &common {
                 map.serialize_entry("used", used)?;
             }
@@ -190,49 +193,6 @@ impl Serialize for CanonicalLayer<'_> {
         write_extra(&mut map, &layer.extra)?;
         map.end()
     }
-}
-
-/// The digest of the [`Sink`]: that of the text that says what it is.
-pub(super) const SINK: &str = "sha256:03f11d1652a02e74a0634d8e63e64b1bef9398bd0ebf8454911f0173b3832f09";
-
-/// The records and, where there are several leaves, the sink.
-struct CanonicalRecords<'a>(&'a Cache, Option<Seconds>);
-
-impl Serialize for CanonicalRecords<'_> {
-    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
-        let Self(cache, common) = self;
-        let leaves = cache.leaves();
-        let needs_sink = leaves.len() > 1;
-        let mut list = out.serialize_seq(Some(cache.records.len() + usize::from(needs_sink)))?;
-        for record in &cache.records {
-            list.serialize_element(&CanonicalRecord(record, *common))?;
-        }
-        if needs_sink {
-            list.serialize_element(&Sink(&leaves))?;
-        }
-        list.end()
-    }
-}
-
-/// A record that no build matches and no builder exports again, made from all leaves.
-///
-/// BuildKit 0.25 to at least 0.32 walks an imported graph from each leaf, and drops the links by which a walk comes to
-/// where an earlier one has been: of a cache with several leaves some steps are lost, at random. With the sink there is
-/// one leaf, so one walk.
-struct Sink<'a>(&'a [usize]);
-
-impl Serialize for Sink<'_> {
-    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
-        let mut map = out.serialize_map(Some(2))?;
-        map.serialize_entry("digest", SINK)?;
-        map.serialize_entry("inputs", &Each(self.0, |leaf: &usize| [LeafLink { link: *leaf }]))?;
-        map.end()
-    }
-}
-
-#[derive(serde::Serialize)]
-struct LeafLink {
-    link: usize,
 }
 
 /// A record, and the use that need not be said.

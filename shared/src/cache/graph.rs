@@ -13,11 +13,14 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use super::config::{
-    JsonChain, JsonConfig, JsonInputs, JsonLayer, JsonLink, JsonRecord, JsonResult, NO_PARENT, SINK,
+    JsonChain, JsonConfig, JsonInputs, JsonLayer, JsonLink, JsonRecord, JsonResult, NO_PARENT,
 };
 use super::json::{Seconds, Sha, Text, Time};
 use super::{Descriptor, Extra, IMPORT_LIMIT, Manifest, to_json};
 use crate::names::Digest;
+
+/// The digest of a cache's [sink](Cache::sink).
+pub(super) const SINK: &str = "sha256:03f11d1652a02e74a0634d8e63e64b1bef9398bd0ebf8454911f0173b3832f09";
 
 /// What makes two layers or two records of different caches the same. A layer's is the hash of its blob and its
 /// parent's identity; a record's that of its digest and, for each input, the set of its alternatives' selectors and
@@ -221,13 +224,33 @@ impl Cache {
             record.used = record.used.or(config.used);
         }
         // Stoker writes it last, behind what others link to.
-        if sinks.iter().eq([&(records.len().wrapping_sub(1))]) {
-            records.pop();
-        } else if !sinks.is_empty() {
-            let kept: Vec<bool> = (0..records.len()).map(|record| !sinks.contains(&record)).collect();
-            return Ok(Self { blobs, layers, records, extra: config.extra }.only(&kept));
+        records.truncate(records.len() - sinks.iter().rev().take_while(|is_sink| **is_sink).count());
+        let kept: Vec<bool> = sinks[..records.len()].iter().map(|is_sink| !is_sink).collect();
+        let cache = Self { blobs, layers, records, extra: config.extra };
+        Ok(if kept.contains(&false) { cache.only(&kept) } else { cache.canonical() })
+    }
+
+    /// Where there are several leaves, the record that is written beside the others and is none of the cache: made from
+    /// all leaves, without a result, so that no build matches it and no builder exports it again.
+    ///
+    /// BuildKit 0.25 to at least 0.32 walks an imported graph from each leaf, and drops the links by which a walk comes
+    /// to where an earlier one has been: of a cache with several leaves some steps are lost, at random. With the sink
+    /// there is one leaf, so one walk.
+    pub(super) fn sink(&self) -> Option<Record> {
+        let leaves = self.leaves();
+        if leaves.len() < 2 {
+            return None;
         }
-        Ok(Self { blobs, layers, records, extra: config.extra }.canonical())
+        let link = |(input, record)| Link { input, selector: Text::default(), record };
+        Some(Record {
+            id: Id([0; 32]),
+            digest: Text::from(SINK),
+            links: leaves.into_iter().enumerate().map(link).collect(),
+            results: Vec::new(),
+            chains: Vec::new(),
+            used: None,
+            extra: Extra::new(),
+        })
     }
 
     /// The records that no other was made from, in the order of the cache.
@@ -535,18 +558,18 @@ fn read_records(records: Vec<JsonRecord>, layers: &[Layer]) -> Result<Vec<Record
     Ok(read)
 }
 
-/// The places of the sinks among these records.
-fn sinks(records: &[Record]) -> Result<Vec<usize>, InvalidCache> {
+/// For each record whether it is a sink.
+fn sinks(records: &[Record]) -> Result<Vec<bool>, InvalidCache> {
     let sink = Text::from(SINK);
-    let sinks: Vec<usize> = (0..records.len()).filter(|&record| records[record].digest == sink).collect();
-    if sinks.is_empty() {
-        return Ok(sinks);
+    let sinks: Vec<bool> = records.iter().map(|record| record.digest == sink).collect();
+    if sinks.contains(&true) {
+        let is_leaf = leaves(records);
+        let is_none = |&record: &usize| sinks[record] && (!is_leaf[record] || records[record].has_result());
+        if let Some(record) = (0..records.len()).find(is_none) {
+            return Err(InvalidCache::NoSink { record });
+        }
     }
-    let is_leaf = leaves(records);
-    match sinks.iter().find(|&&record| !is_leaf[record] || records[record].has_result()) {
-        Some(&record) => Err(InvalidCache::NoSink { record }),
-        None => Ok(sinks),
-    }
+    Ok(sinks)
 }
 
 /// For each record whether no other was made from it.

@@ -14,7 +14,8 @@ mod raw;
 
 use raw::{ChainResult, Config, Input, Layer, LayerResult, NO_PARENT, Record};
 
-use super::config::{CanonicalConfig, SINK};
+use super::config::CanonicalConfig;
+use super::graph::SINK;
 use super::*;
 use crate::names::Digest;
 
