@@ -11,9 +11,9 @@ use crate::error::CallError;
 use crate::names::{Commit, Digest, Line, Scope, Tag, TagKind};
 use crate::policy::{CacheMode, Compression, ExportBuilds, Project, Target};
 use crate::ports::{Image, ReadImages, read_images};
-use crate::provenance::Provenance;
+use crate::provenance::{Built, Provenance};
 
-/// Each cache source costs the build one manifest and one config to import, so a build is handed only the best.
+/// Each cache that is joined costs a start one config to read, so a build is given only the nearest.
 pub const MAX_SOURCES: usize = 8;
 /// How many merged commits are looked up: with the lines of one target they fit one request of 100 tags.
 pub(crate) const MAX_COMMITS: usize = 90;
@@ -41,6 +41,8 @@ pub mod variable {
     pub const EXPORT: &str = "STOKER_EXPORT";
     /// The lines and commits whose caches the build reads, for people.
     pub const READS: &str = "STOKER_READS";
+    /// The digests of those that were joined for it, separated by spaces.
+    pub const JOINED: &str = "STOKER_JOINED";
     /// Commits that a push or a merge brought to the build's line, for the nightly sweep.
     pub const MERGED: &str = "STOKER_MERGED";
     /// When the forge got the push, where it says so.
@@ -84,7 +86,7 @@ impl Wanted {
     }
 }
 
-/// A cache that a build is handed.
+/// A cache that a build may read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source {
     /// A line, or `commit/` and the start of its hash.
@@ -93,13 +95,33 @@ pub struct Source {
     pub digest: Digest,
 }
 
+/// What a build reads for one target.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reads {
+    /// The caches that it may read, the nearest first.
+    pub sources: Vec<Source>,
+    /// The one that it is given: one of them, or their join. BuildKit loses links between caches that it is given side
+    /// by side, so each target gets one.
+    pub given: Option<Digest>,
+}
+
+/// A cache that a build may read, as it was found.
+#[derive(Debug)]
+pub(crate) struct Found {
+    /// What people call it.
+    pub(crate) label: String,
+    pub(crate) image: Image,
+    /// The commit's build, where it is the cache of a commit and of no line.
+    pub(crate) built: Option<Built>,
+}
+
 /// Resolves what a build wants to the caches that exist and that BuildKit can import, the nearest first: for each target
 /// of the project, in their order. One request answers for 100 tags.
-pub async fn resolve(
+pub(crate) async fn resolve(
     images: &impl ReadImages,
     project: &Project,
     wanted: &Wanted,
-) -> Result<Vec<Vec<Source>>, CallError> {
+) -> Result<Vec<Vec<Found>>, CallError> {
     let candidates: Vec<Vec<(String, Tag)>> = project.scopes().map(|scope| wanted.tags(scope)).collect();
     let tags: Vec<Tag> = candidates.iter().flatten().map(|(_, tag)| tag.clone()).collect();
     let mut found = read_images(images, &project.cache_repository, &tags).await?.into_iter();
@@ -112,17 +134,18 @@ pub async fn resolve(
         .collect())
 }
 
-/// Of the caches of one target those that a build is handed.
-fn usable(candidates: Vec<(String, Tag)>, found: Vec<Option<Image>>) -> Vec<Source> {
+/// Of the caches of one target those that a build may read.
+fn usable(candidates: Vec<(String, Tag)>, found: Vec<Option<Image>>) -> Vec<Found> {
     let said = |image: &Image| Provenance::of_manifest(&image.manifest).unwrap_or_default();
     // What a rollback took from the line must not come back by the way of a merged commit.
     let rolled_back = found.first().and_then(Option::as_ref).and_then(|line| said(line).rolled_back);
-    let mut sources: Vec<Source> = Vec::new();
+    let mut sources: Vec<Found> = Vec::new();
     for ((label, tag), image) in candidates.into_iter().zip(found) {
         let Some(image) = image else { continue };
         let is_commit = matches!(Tag::parse(tag.as_str()), Some((_, TagKind::Commit(_))));
-        if is_commit && said(&image).built.is_none_or(|built| rolled_back.is_some_and(|time| built.at < time))
-        {
+        let built = said(&image).built.filter(|_| is_commit);
+        let is_older = |built: &Built| rolled_back.is_some_and(|time| built.at < time);
+        if is_commit && built.as_ref().is_none_or(is_older) {
             tracing::info!(cache.tag = %tag, "not handed to the build: the line was rolled back since, or it is of no build");
             continue;
         }
@@ -130,8 +153,8 @@ fn usable(candidates: Vec<(String, Tag)>, found: Vec<Option<Image>>) -> Vec<Sour
             tracing::warn!(cache.tag = %tag, cache.digest = %image.digest, why, "not handed to the build");
             continue;
         }
-        if sources.len() < MAX_SOURCES && sources.iter().all(|source| source.digest != image.digest) {
-            sources.push(Source { label, digest: image.digest });
+        if sources.len() < MAX_SOURCES && sources.iter().all(|source| source.image.digest != image.digest) {
+            sources.push(Found { label, image, built });
         }
     }
     sources
@@ -190,7 +213,7 @@ pub struct Part {
     /// The target.
     pub target: Target,
     /// What it reads.
-    pub sources: Vec<Source>,
+    pub reads: Reads,
     /// Where it exports to; `None` where it must not write.
     pub export: Option<Tag>,
 }
@@ -251,9 +274,15 @@ impl Handout {
             environment.extend(value.map(|value| (name.to_owned(), value)));
         };
         let mut reads: Vec<&str> = Vec::new();
-        for source in self.parts.iter().flat_map(|part| &part.sources) {
-            if !reads.contains(&source.label.as_str()) {
-                reads.push(&source.label);
+        let mut joined: Vec<String> = Vec::new();
+        for Reads { sources, given } in self.parts.iter().map(|part| &part.reads) {
+            for source in sources {
+                if !reads.contains(&source.label.as_str()) {
+                    reads.push(&source.label);
+                }
+                if given.as_ref() != Some(&source.digest) {
+                    joined.push(source.digest.to_string());
+                }
             }
         }
         let exports: Vec<&str> =
@@ -263,6 +292,7 @@ impl Handout {
         say(variable::LINE, Some(self.line.to_string()));
         say(variable::TRUST, Some(Trust::of(&self.line).to_string()));
         say(variable::READS, Some(reads.join(" ")));
+        say(variable::JOINED, (!joined.is_empty()).then(|| joined.join(" ")));
         say(variable::REASON, Some(self.reason.clone()));
         say(variable::EXPORT, (!exports.is_empty()).then(|| exports.join(" ")));
         say(variable::COMMIT, self.commit.as_ref().map(Commit::to_string));
@@ -285,8 +315,7 @@ struct Flags {
 impl Part {
     fn flags(&self, registry: &str, project: &Project) -> Flags {
         let image = format!("{registry}/{}", project.cache_repository);
-        let refs: Vec<String> =
-            self.sources.iter().map(|source| format!("{image}@{}", source.digest)).collect();
+        let refs: Vec<String> = self.reads.given.iter().map(|digest| format!("{image}@{digest}")).collect();
         let own = refs.iter().map(|reference| format!("type=registry,ref={reference}"));
         let from = own.chain(project.more_sources.iter().cloned()).collect();
         let export_ref = self.export.as_ref().map(|tag| format!("{registry}/{}:{tag}", project.exports()));
@@ -321,8 +350,10 @@ pub struct Handed {
     pub commit: Option<Commit>,
     /// The tags it was told to export to, one for each target.
     pub exports: Vec<String>,
-    /// The caches it was told to read.
-    pub digests: BTreeSet<Digest>,
+    /// The caches it was told to read, one for each target.
+    pub given: BTreeSet<Digest>,
+    /// The caches that those of them were joined from that are joins.
+    pub joined: BTreeSet<Digest>,
     /// The commits that came to its line with what it built.
     pub merged: Vec<Commit>,
     /// When the forge got the push.
@@ -343,13 +374,19 @@ impl Handed {
             line,
             commit: None,
             exports: Vec::new(),
-            digests: BTreeSet::new(),
+            given: BTreeSet::new(),
+            joined: BTreeSet::new(),
             merged: Vec::new(),
             pushed_at: None,
             refresh: false,
             bases: None,
             reason: String::new(),
         }
+    }
+
+    /// Every cache that it reads, or that what it reads was joined from.
+    pub fn caches(&self) -> impl Iterator<Item = &Digest> {
+        self.given.union(&self.joined)
     }
 
     /// Reads it back; `None` for a build that Stoker handed nothing.
@@ -359,11 +396,13 @@ impl Handed {
         let words = |name: &str| value(name).unwrap_or_default().split_whitespace();
         let from = environment.iter().filter(|(name, _)| name.starts_with(variable::FROM));
         let from = from.flat_map(|(_, sources)| sources.split_whitespace());
+        let given = from.filter_map(|from| Digest::new(from.rsplit_once('@')?.1).ok());
         Some(Self {
             line: Line::parse(value(variable::LINE)?).ok()?,
             commit: value(variable::COMMIT).and_then(|commit| Commit::new(commit).ok()),
             exports: words(variable::EXPORT).map(str::to_owned).collect(),
-            digests: from.filter_map(|from| Digest::new(from.rsplit_once('@')?.1).ok()).collect(),
+            given: given.collect(),
+            joined: words(variable::JOINED).filter_map(|joined| Digest::new(joined).ok()).collect(),
             merged: words(variable::MERGED).filter_map(|commit| Commit::new(commit).ok()).collect(),
             pushed_at: value(variable::PUSHED_AT).and_then(|time| time.parse().ok()),
             refresh: value(variable::REFRESH).is_some(),
@@ -386,12 +425,11 @@ mod tests {
     }
 
     fn part(project: &Project, target: Target) -> Part {
+        let digest = Digest::of(project.name.as_str().as_bytes());
+        let source = Source { label: "main".to_owned(), digest: digest.clone() };
         Part {
             export: Some(Tag::export(&target.scope, "key")),
-            sources: vec![Source {
-                label: "main".to_owned(),
-                digest: Digest::of(project.name.as_str().as_bytes()),
-            }],
+            reads: Reads { sources: vec![source], given: Some(digest) },
             target,
         }
     }
@@ -463,7 +501,7 @@ mod tests {
         assert!(bake["target"]["api-linux-arm64"]["cache-to"][0].as_str().unwrap().contains("arm64"));
         let handed = Handed::read(&environment).unwrap();
         assert_eq!(handed.exports.len(), 2);
-        assert_eq!(handed.digests.len(), 1);
+        assert_eq!(handed.given.len(), 1);
     }
 
     #[test]
@@ -474,13 +512,34 @@ mod tests {
         assert_eq!(handed.line, handout.line);
         assert_eq!(handed.commit, handout.commit);
         assert_eq!(handed.exports, ["app.export.key"]);
-        assert_eq!(handed.digests, BTreeSet::from([Digest::of(b"app")]));
+        assert_eq!(handed.given, BTreeSet::from([Digest::of(b"app")]));
         assert_eq!(handed.merged, handout.merged);
         assert_eq!(
             (handed.pushed_at, handed.refresh, handed.bases),
             (handout.pushed_at, true, handout.bases)
         );
         assert_eq!(Handed::read(&BTreeMap::new()), None);
+    }
+
+    #[test]
+    fn of_several_caches_a_build_is_given_one_and_holds_all() {
+        let project = project("");
+        let mut handout = handout(&project);
+        let line = Source { label: "branch/a".to_owned(), digest: Digest::of(b"line") };
+        let reads = &mut handout.parts[0].reads;
+        reads.sources.insert(0, line);
+        reads.given = Some(Digest::of(b"join"));
+        let environment = environment(&handout, &project);
+        assert_eq!(
+            environment[variable::REFS],
+            format!("registry.example/stoker/app@{}", Digest::of(b"join"))
+        );
+        assert_eq!(environment[variable::READS], "branch/a main");
+        let joined = format!("{} {}", Digest::of(b"line"), Digest::of(b"app"));
+        assert_eq!(environment[variable::JOINED], joined);
+        let handed = Handed::read(&environment).unwrap();
+        assert_eq!(handed.given, BTreeSet::from([Digest::of(b"join")]));
+        assert_eq!(handed.joined, BTreeSet::from([Digest::of(b"line"), Digest::of(b"app")]));
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub mod error;
 pub mod event;
 pub mod forge;
 pub mod gate;
+pub mod give;
 pub mod handout;
 #[cfg(feature = "aws")]
 pub mod lambda;

@@ -471,6 +471,8 @@ pub enum TagKind {
     Commit(Commit),
     /// What one build wrote, not yet checked.
     Export(String),
+    /// Caches of several lines, joined for builds that may read them all.
+    Given(String),
     /// A cache that a line left.
     History {
         /// The line.
@@ -519,6 +521,12 @@ impl Tag {
         Self(format!("{scope}.export.{}", slug(key)))
     }
 
+    /// The tag of the join that the key names: of certain caches, on a certain day.
+    #[must_use]
+    pub fn given(scope: &Scope, key: &str) -> Self {
+        Self(format!("{scope}.given.{}", slug(key)))
+    }
+
     /// The tag that keeps `digest` after `line` has left it.
     #[must_use]
     pub fn history(scope: &Scope, line: &Line, left_at: Timestamp, digest: &Digest) -> Self {
@@ -543,6 +551,8 @@ impl Tag {
             TagKind::Commit(Commit::new(sha).ok()?)
         } else if let Some(key) = rest.strip_prefix("export.") {
             is_slug(key).then(|| TagKind::Export(key.to_owned()))?
+        } else if let Some(key) = rest.strip_prefix("given.") {
+            is_slug(key).then(|| TagKind::Given(key.to_owned()))?
         } else if let Some(history) = rest.strip_prefix("history.") {
             let (line, moment) = history.rsplit_once('.')?;
             let (time, digest) = moment.split_once('-')?;
@@ -600,6 +610,7 @@ mod tests {
             for (tag, kind) in [
                 (Tag::line(&scope, &line), TagKind::Line(line.key())),
                 (Tag::history(&scope, &line, now, &digest), TagKind::History { line: line.key(), left_at: now }),
+                (Tag::given(&scope, "key"), TagKind::Given("key".to_owned())),
             ] {
                 prop_assert!(tag_is_legal(tag.as_str()), "{}", tag);
                 prop_assert_eq!(Tag::parse(tag.as_str()), Some((scope.clone(), kind)));
@@ -608,7 +619,7 @@ mod tests {
         }
 
         #[test]
-        fn no_branch_spells_another_kind_of_tag(branch in "(main|pr\\.1|history|export|commit|x)[./a-z0-9_-]{0,40}") {
+        fn no_branch_spells_another_kind_of_tag(branch in "(main|pr\\.1|history|export|given|commit|x)[./a-z0-9_-]{0,40}") {
             let scope = Scope::of(&ProjectName::new("app").unwrap());
             let tag = Tag::line(&scope, &Line::Branch(Branch(branch)));
             let (_, kind) = Tag::parse(tag.as_str()).unwrap();

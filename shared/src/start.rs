@@ -7,13 +7,14 @@ use jiff::{SignedDuration, Timestamp};
 use sha2::{Digest as _, Sha256};
 
 use crate::error::{CallError, chain};
-use crate::handout::{Handed, Handout, Part, Source, Trust, Wanted, exports, resolve};
+use crate::give::{self, give};
+use crate::handout::{Handed, Handout, Part, Reads, Source, Trust, Wanted, exports};
 use crate::names::{Commit, Line, ProjectName, Scope, Tag};
 use crate::policy::{Project, Superseded};
 use crate::ports::{Build, BuildOrder, BuildStatus, Ordered, ReadImages, StartBuilds, read_images};
 
 /// How often a build's start looks for a cache that is about to come, and how long it waits between.
-const PATIENCE: u32 = 5;
+const PATIENCE: u32 = 4;
 const PAUSE: Duration = Duration::from_secs(2);
 /// A cache is about to come only of a build that started this long before the project's newest.
 const RECENT: SignedDuration = SignedDuration::from_hours(1);
@@ -62,7 +63,7 @@ pub enum Outcome {
     Started {
         /// Its id.
         id: String,
-        /// What it was handed, over all its targets.
+        /// What it may read, over all its targets.
         sources: Vec<Source>,
     },
     /// This commit of this line has been built, or is being built.
@@ -86,11 +87,12 @@ pub enum Outcome {
 /// Two guards make it once: CodeBuild's own idempotency token holds for five minutes and covers deliveries that race
 /// each other; the project's build history covers those that come later.
 pub async fn start(
-    ports: &(impl ReadImages + StartBuilds),
+    ports: &(impl give::Ports + StartBuilds),
     registry: &str,
     project: &Project,
     request: &Request,
     recent: &[Arc<Build>],
+    now: Timestamp,
 ) -> Result<Outcome, CallError> {
     let line = &request.wanted.line;
     let mut stopped = None;
@@ -109,7 +111,7 @@ pub async fn start(
     {
         return Ok(Outcome::Overtaken { id: build.id.clone() });
     }
-    let handout = handout(ports, project, request, recent).await;
+    let handout = handout(ports, project, request, recent, now).await;
     let order = BuildOrder {
         project: request.built_by.clone(),
         source_version: handout.commit.as_ref().map(|commit| match &request.reference {
@@ -121,7 +123,7 @@ pub async fn start(
     };
     Ok(match ports.start(&order).await? {
         Ordered::Started(id) => {
-            let sources = handout.parts.into_iter().flat_map(|part| part.sources).collect();
+            let sources = handout.parts.into_iter().flat_map(|part| part.reads.sources).collect();
             Outcome::Started { id, sources }
         }
         Ordered::AlreadyOrdered => Outcome::AlreadyOrdered,
@@ -181,19 +183,21 @@ pub fn overtaken<'a>(project: &Project, request: &Request, recent: &'a [Arc<Buil
 
 /// What the build is handed. A build without caches is cold; a build that is not started is worse.
 async fn handout(
-    images: &impl ReadImages,
+    ports: &impl give::Ports,
     project: &Project,
     request: &Request,
     recent: &[Arc<Build>],
+    now: Timestamp,
 ) -> Handout {
     if matches!(request.subject, Subject::Head { refresh: true, .. }) {
         return hand_out(project, request, Vec::new());
     }
-    let sources = patient_resolve(images, project, &wanted(project, request), recent).await;
+    let wanted = wanted(project, request);
+    await_commits(ports, project, &wanted, recent).await;
     hand_out(
         project,
         request,
-        sources.unwrap_or_else(|error| {
+        give(ports, project, &wanted, now).await.unwrap_or_else(|error| {
             tracing::error!(error = chain(&error), project = %project.name, "the build starts without caches");
             Vec::new()
         }),
@@ -210,19 +214,19 @@ pub fn wanted(project: &Project, request: &Request) -> Wanted {
     wanted
 }
 
-/// What a build is handed, with what was found for each target.
+/// What a build is handed, with what it reads for each target.
 #[must_use]
-pub fn hand_out(project: &Project, request: &Request, sources: Vec<Vec<Source>>) -> Handout {
+pub fn hand_out(project: &Project, request: &Request, reads: Vec<Reads>) -> Handout {
     let (commit, refresh, bases) = match &request.subject {
         Subject::Commit(commit) => (Some(commit.clone()), false, None),
         Subject::Head { refresh, bases, .. } => (None, *refresh, bases.clone()),
     };
     let writes = exports(project, &request.wanted.line, request.trust);
-    let sources = sources.into_iter().chain(std::iter::repeat_with(Vec::new));
-    let parts = project.targets.iter().zip(sources).map(|(target, sources)| Part {
+    let reads = reads.into_iter().chain(std::iter::repeat_with(Reads::default));
+    let parts = project.targets.iter().zip(reads).map(|(target, reads)| Part {
         export: writes.then(|| export_tag(&target.scope, &request.subject)).flatten(),
         target: target.clone(),
-        sources,
+        reads,
     });
     Handout {
         line: request.wanted.line.clone(),
@@ -236,14 +240,9 @@ pub fn hand_out(project: &Project, request: &Request, sources: Vec<Vec<Source>>)
     }
 }
 
-/// [`resolve`], which waits a moment for the cache of a merged commit whose build has just ended: that is about to be
-/// promoted, and a build that starts now would be cold.
-async fn patient_resolve(
-    images: &impl ReadImages,
-    project: &Project,
-    wanted: &Wanted,
-    recent: &[Arc<Build>],
-) -> Result<Vec<Vec<Source>>, CallError> {
+/// Waits a moment for the cache of a merged commit whose build has just ended: that is about to be promoted, and a build
+/// that starts now would be cold.
+async fn await_commits(images: &impl ReadImages, project: &Project, wanted: &Wanted, recent: &[Arc<Build>]) {
     // What has not come by now, of a build that ended long ago, will not come.
     let newest = recent.iter().map(|build| build.started_at).max();
     let is_built = |commit: &&Commit| {
@@ -264,13 +263,12 @@ async fn patient_resolve(
         .flat_map(|commit| project.scopes().map(move |scope| Tag::commit(scope, commit)))
         .collect();
     for _ in 0..PATIENCE {
-        let found = read_images(images, &project.cache_repository, &awaited).await?;
-        if found.iter().all(Option::is_some) {
-            break;
+        match read_images(images, &project.cache_repository, &awaited).await {
+            Ok(found) if found.iter().any(Option::is_none) => tokio::time::sleep(PAUSE).await,
+            // What cannot be looked up is told of by who needs it.
+            _ => break,
         }
-        tokio::time::sleep(PAUSE).await;
     }
-    resolve(images, project, wanted).await
 }
 
 /// The builds of a line that were started with it, the newest first. What others say of themselves is not believed.

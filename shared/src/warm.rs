@@ -11,13 +11,12 @@ use sha2::{Digest as _, Sha256};
 use crate::error::CallError;
 use crate::event::BranchPushed;
 use crate::gate::wanted_by_push;
+use crate::give;
 use crate::handout::{Handed, Trust, Wanted};
 use crate::names::{Commit, Line, ProjectName, Tag};
 use crate::night::share;
 use crate::policy::Project;
-use crate::ports::{
-    Build, BuildStatus, FindDigests, ListProjects, ReadBuilds, ReadImages, StartBuilds, read_images,
-};
+use crate::ports::{Build, BuildStatus, FindDigests, ListProjects, ReadBuilds, StartBuilds, read_images};
 use crate::provenance::Provenance;
 use crate::start::{self, Outcome, Request, Subject, of_line};
 
@@ -185,8 +184,8 @@ pub enum Warmed {
 }
 
 /// The ports that warming needs.
-pub trait Ports: ReadImages + ReadBuilds + StartBuilds + FindDigests {}
-impl<P: ReadImages + ReadBuilds + StartBuilds + FindDigests> Ports for P {}
+pub trait Ports: give::Ports + ReadBuilds + StartBuilds + FindDigests {}
+impl<P: give::Ports + ReadBuilds + StartBuilds + FindDigests> Ports for P {}
 
 /// Warms a project's main if it wants that, on its turn in the night.
 pub async fn warm_if_needed(
@@ -207,16 +206,17 @@ pub async fn warm_if_needed(
     };
     let refresh = reason == Reason::Refresh;
     let request = head(project, format!("nightly: {reason}"), &builds, Vec::new(), refresh, bases);
-    start::start(ports, registry, project, &request, &builds).await.map(Warmed::Asked)
+    start::start(ports, registry, project, &request, &builds, now).await.map(Warmed::Asked)
 }
 
 /// Warms a project's main after pushes to it, the newest of which is `pushed`, if nothing else builds it.
 pub async fn warm_after_push(
-    ports: &(impl ReadImages + ReadBuilds + StartBuilds),
+    ports: &(impl give::Ports + ReadBuilds + StartBuilds),
     registry: &str,
     project: &Project,
     pushed: &MainPushed,
     merged: Vec<Commit>,
+    now: Timestamp,
 ) -> Result<Warmed, CallError> {
     let builds = ports.recent(&project.name, Some(pushed.at)).await?;
     match decide_after_push(project, pushed, &builds) {
@@ -225,7 +225,7 @@ pub async fn warm_after_push(
         Decision::Warm(_) => {}
     }
     let request = head(project, "main has moved".to_owned(), &builds, merged, false, None);
-    Ok(match start::start(ports, registry, project, &request, &builds).await? {
+    Ok(match start::start(ports, registry, project, &request, &builds, now).await? {
         // Of a push that came after that order was given, nobody knows yet whether the build has it.
         Outcome::AlreadyOrdered => Warmed::Waits("a build of main was ordered a moment ago".to_owned()),
         outcome => Warmed::Asked(outcome),
@@ -234,9 +234,10 @@ pub async fn warm_after_push(
 
 /// Builds a project's main once more after a build of it has failed.
 pub async fn warm_after_failure(
-    ports: &(impl ReadImages + ReadBuilds + StartBuilds),
+    ports: &(impl give::Ports + ReadBuilds + StartBuilds),
     registry: &str,
     project: &Project,
+    now: Timestamp,
 ) -> Result<Warmed, CallError> {
     let builds = ports.recent(&project.name, None).await?;
     match decide_after_failure(project, &builds) {
@@ -244,7 +245,7 @@ pub async fn warm_after_failure(
         Decision::Wait(why) => Ok(Warmed::Waits(why)),
         Decision::Warm(reason) => {
             let request = head(project, reason.to_string(), &builds, Vec::new(), false, None);
-            start::start(ports, registry, project, &request, &builds).await.map(Warmed::Asked)
+            start::start(ports, registry, project, &request, &builds, now).await.map(Warmed::Asked)
         }
     }
 }

@@ -808,7 +808,7 @@ impl World {
         let handed = build.handed.clone().expect("a build of Stoker's");
         let head = handed.commit.clone().unwrap_or_else(|| Commit::new(format!("{:040x}", 1)).unwrap());
         let source = self.sources.get(&head).expect("a known commit").clone();
-        let known = self.known_steps(&handed.digests);
+        let known = self.known_steps(&handed.given);
         let now = self.account.now();
         let ran =
             source.steps().into_iter().map(|(key, _)| key).filter(|key| !known.contains_key(&record(key)));
@@ -924,7 +924,9 @@ impl World {
     /// Where every line points, leaving history, commits and exports aside.
     #[must_use]
     pub fn lines(&self) -> BTreeMap<String, Digest> {
-        let other = |tag: &str| [".history.", ".export.", ".commit."].iter().any(|kind| tag.contains(kind));
+        let other = |tag: &str| {
+            [".history.", ".export.", ".commit.", ".given."].iter().any(|kind| tag.contains(kind))
+        };
         self.account.tags(&self.repository()).into_iter().filter(|(tag, _)| !other(tag)).collect()
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use jiff::SignedDuration;
 use serde_json::{Value, json};
-use stoker::cache::{CONFIG_MEDIA_TYPE, MANIFEST_MEDIA_TYPE};
+use stoker::cache::{CONFIG_MEDIA_TYPE, Kind, MANIFEST_MEDIA_TYPE, classify};
 use stoker::handout::Handed;
 use stoker::names::{Branch, Commit, Digest, Line, ProjectName, Scope, Tag, TagKind};
 use stoker::ports::{Build, BuildStatus};
@@ -244,6 +244,36 @@ async fn attack_records_that_point_a_trusted_step_at_a_foreign_layer() {
                 assert!(ran.iter().all(|ran| ran.reads == ["main"]), "{promotion}: {ran:?}");
                 assert!(main_of(&world).1.iter().all(|blob| !blob_is_evil(&world, blob)), "{promotion}");
             }
+        }
+    }
+}
+
+/// Main's build may be ahead of the promotion of what was merged: what it is given is joined by the promotion's rule.
+#[tokio::test]
+async fn attack_a_trusted_step_of_the_build_that_comes_before_the_promotion() {
+    for policy in [POLICY, ISOLATED] {
+        let mut world = warm_main(policy).await;
+        let (manifest, blobs) = exported_with(
+            &Source { versions: [1, 1, 2, 1] },
+            |_| world.account.now(),
+            |key| format!("evil {key}"),
+        );
+        let head = malicious_branch(&mut world, manifest, blobs).await;
+        world.loses_promotions = true;
+        let merge = world.commit([1, 1, 2, 1]);
+        world.push("main", &[&head, &merge]).await;
+        world.settle().await;
+        let build = world.running().pop().expect("main's build");
+        let given = build.handed.expect("a build of Stoker's").given;
+        let [given] = &given.into_iter().collect::<Vec<_>>()[..] else { panic!("one cache") };
+        let image = world.account.image(&world.repository(), &given.to_string()).expect("the cache");
+        let Kind::Cache(manifest) = classify(&image.manifest) else { panic!("no cache") };
+        let given: BTreeSet<Digest> = manifest.layers.iter().map(|layer| layer.digest.clone()).collect();
+        assert!(given.is_superset(&main_of(&world).1));
+        let evil = |key: &str| Digest::of(format!("evil {key}").as_bytes());
+        assert!(given.contains(&evil("deps-b@2")), "what only the branch has comes along");
+        for step in ["deps-a@1", "compile-a@1(deps-a@1)"] {
+            assert!(!given.contains(&evil(step)), "{step} is main's own");
         }
     }
 }

@@ -157,7 +157,13 @@ async fn resolve_cache_answers_what_a_build_would_have_been_handed() {
     world.build().await;
     let policy = Policy::parse("policy", POLICY).unwrap();
     let ask = async |question: serde_json::Value| {
-        let handled = resolve_cache::handle(question, &policy, stories::world::REGISTRY, &world.account);
+        let handled = resolve_cache::handle(
+            question,
+            &policy,
+            stories::world::REGISTRY,
+            &world.account,
+            world.account.now(),
+        );
         world.account.invoke("resolve-cache", None, handled).await.unwrap()
     };
     let commit = "ab".repeat(20);

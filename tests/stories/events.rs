@@ -128,7 +128,8 @@ async fn every_event_is_understood_by_its_function() {
         } else if name.starts_with("enforce-retention-branch") {
             assert!(matches!(envelopes(read(&path))[0].event, Event::BranchDeleted(_)), "{name}");
         } else if name == "resolve-cache" {
-            let handled = resolve_cache::handle(read(&path), &policy, "registry.example", &account);
+            let handled =
+                resolve_cache::handle(read(&path), &policy, "registry.example", &account, account.now());
             account.invoke("resolve-cache", None, handled).await.unwrap().unwrap();
         } else if name.starts_with("warm-main-") {
             let is_known = |event: &Event| {

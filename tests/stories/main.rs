@@ -15,6 +15,7 @@ mod day;
 mod documents;
 mod events;
 mod faults;
+mod giving;
 mod last_use;
 mod metrics;
 mod night;

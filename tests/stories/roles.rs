@@ -82,6 +82,21 @@ async fn life(isolates_builds: bool, deployed: Arc<Deployed>) -> Account {
     let a = world.commit([2, 1, 1, 1]);
     world.push("feature-a", &[&a]).await;
     world.build().await;
+    let more = world.commit([3, 1, 1, 1]);
+    world.push("feature-a", &[&more]).await;
+    world.build().await;
+    // Whoever asks has the branch's line and main's joined, as the push has had.
+    let question = json!({ "project": "app", "branch": "feature-a" });
+    let account = world.account.clone();
+    let handled = resolve_cache::handle(question, &policy, REGISTRY, &account, account.now());
+    let _ = account.invoke("resolve-cache", None, handled).await;
+    // Main's line and what is about to be merged into it are joined, too.
+    let push = json!({"repository": "github.com/example/app", "branch": "main", "default_branch": "main",
+        "to_default_branch": true, "commit": "d".repeat(40), "commits": [more.clone()]});
+    let batch = message("stoker", "BranchPushed", &push, 1);
+    let handled = warm_main::handle(&batch, &policy, REGISTRY, &account, account.now());
+    account.invoke("warm-main", Some("WarmQueue"), handled).await;
+    world.build().await;
     let merge = world.commit([2, 2, 1, 1]);
     world.pull_request("merged", "feature-a", &a, Some(&merge)).await;
     world.build().await;
@@ -89,13 +104,10 @@ async fn life(isolates_builds: bool, deployed: Arc<Deployed>) -> Account {
     world.settle().await;
     world.wait(SignedDuration::from_hours(24 * 8));
     world.night().await;
-    let account = world.account.clone();
     bad_hour(&account, &policy).await;
     let event = include_str!("../../events/receive-codecommit-branch-pushed.json");
     let handled = receive_codecommit::handle(serde_json::from_str(event).unwrap(), &policy, &account);
     let _ = account.invoke("receive-codecommit", None, handled).await;
-    let handled = resolve_cache::handle(json!({ "project": "app" }), &policy, REGISTRY, &account);
-    let _ = account.invoke("resolve-cache", None, handled).await;
     account
 }
 

@@ -508,7 +508,8 @@ async fn world() -> World {
 
 async fn ask(world: &World, question: &Value) -> Result<resolve_cache::Answer, resolve_cache::Error> {
     let policy = Policy::parse("policy", POLICY).unwrap();
-    let handled = resolve_cache::handle(question.clone(), &policy, REGISTRY, &world.account);
+    let handled =
+        resolve_cache::handle(question.clone(), &policy, REGISTRY, &world.account, world.account.now());
     world.account.invoke("resolve-cache", None, handled).await.unwrap()
 }
 
@@ -698,7 +699,7 @@ async fn what_a_codebuild_build_exports_promotes_its_branch() {
             exported.map(|(name, value)| (name.clone(), value.clone())).collect();
         let handed = Handed::read(&environment).unwrap();
         assert_eq!(handed.line, Line::parse("branch/feature-b").unwrap());
-        assert_eq!((handed.exports.len(), handed.digests.len()), (1, 1));
+        assert_eq!((handed.exports.len(), handed.given.len()), (1, 1));
 
         let (id, head) = ("app:webhook".to_owned(), Commit::new(COMMIT).unwrap());
         let now = world.account.now();

@@ -324,7 +324,8 @@ async fn happens(row: &Row, given: &Given, policy: &str, decisions: &[Decision],
 /// What `resolve-cache` answers is the environment of a build of the line.
 async fn asked(world: &World, question: &Value, policy: &str) {
     let policy = Policy::parse("policy", policy).unwrap();
-    let handled = resolve_cache::handle(question.clone(), &policy, REGISTRY, &world.account);
+    let handled =
+        resolve_cache::handle(question.clone(), &policy, REGISTRY, &world.account, world.account.now());
     let answer = world.account.invoke("resolve-cache", None, handled).await.unwrap().unwrap();
     assert_eq!(answer.environment[variable::LINE], branch().to_string());
     assert_eq!(answer.environment[variable::READS], branch().to_string());

@@ -3,14 +3,17 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _};
+use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
 use stoker::error::CallError;
-use stoker::handout::{importable, resolve, variable};
+use stoker::give::give;
+use stoker::handout::{importable, variable};
 use stoker::names::{CacheRepository, Digest, ProjectName, Scope, Tag, TagKind};
 use stoker::policy::{Policy, Project, Target};
-use stoker::ports::{Image, ReadImages};
+use stoker::ports::{Image, ReadBlobs, ReadImages, WriteImages};
 use stoker::registry::FetchedManifest;
 use stoker::start::{self, Request, Subject};
 
@@ -159,6 +162,31 @@ impl ReadImages for Images<'_> {
     }
 }
 
+impl ReadBlobs for Images<'_> {
+    async fn blob(
+        &self,
+        repository: &CacheRepository,
+        digest: &Digest,
+        limit: usize,
+    ) -> Result<Bytes, CallError> {
+        let reference = self.reference(repository, "any")?;
+        let remote = self.remotes.of(&reference);
+        let access = remote.pull(&reference.repository);
+        remote.registry.blob(&access, &reference.repository, digest, limit).await
+    }
+}
+
+/// Nothing is written: what a build's start would join has the digest that it would have.
+impl WriteImages for Images<'_> {
+    async fn put_blob(&self, _: &CacheRepository, _: &Digest, _: Bytes) -> Result<(), CallError> {
+        Ok(())
+    }
+
+    async fn put_image(&self, _: &CacheRepository, _: &Tag, _: &str, _: Bytes) -> Result<(), CallError> {
+        Ok(())
+    }
+}
+
 /// What the build of a request would be handed.
 pub(super) async fn handed(
     registry: &Registry,
@@ -168,9 +196,9 @@ pub(super) async fn handed(
 ) -> Result<Handed, Problem> {
     let images = Images::new(registry, remotes);
     let wanted = start::wanted(project, request);
-    let sources = resolve(&images, project, &wanted).await;
-    let sources = sources.map_err(|error| not_looked_up(&images, project, &error))?;
-    let environment = start::hand_out(project, request, sources).environment(registry.name(), project);
+    let reads = give(&images, project, &wanted, Timestamp::now()).await;
+    let reads = reads.map_err(|error| not_looked_up(&images, project, &error))?;
+    let environment = start::hand_out(project, request, reads).environment(registry.name(), project);
     let names = project.scopes().flat_map(|scope| wanted.tags(scope));
     let names: BTreeMap<Tag, String> = names.map(|(name, tag)| (tag, name)).collect();
     let told = told(images, project, &names, environment.into_iter().collect());
@@ -200,7 +228,7 @@ pub(super) async fn answered(
     let project = question["project"].as_str().and_then(|name| ProjectName::new(name).ok());
     let project = project.and_then(|name| policy.project(&name));
     let images = Images::new(registry, remotes);
-    let answer = resolve_cache::handle(question, policy, registry.name(), &images).await;
+    let answer = resolve_cache::handle(question, policy, registry.name(), &images, Timestamp::now()).await;
     let (answer, project) = match (answer, project) {
         (Ok(answer), Some(project)) => (answer, project),
         (Err(resolve_cache::Error::Call(error)), Some(project)) => {
@@ -238,13 +266,15 @@ fn told(
             of_target.or_else(|| environment.get(variable)).cloned().unwrap_or_default()
         };
         let refs = say(variable::REFS);
-        let handed: BTreeSet<&str> =
+        let given: Vec<&str> =
             refs.split(' ').filter_map(|it| it.split_once('@')).map(|(_, digest)| digest).collect();
+        let joined = environment.get(variable::JOINED).map(String::as_str).unwrap_or_default();
+        let handed: BTreeSet<&str> = given.iter().copied().chain(joined.split(' ')).collect();
         let own = seen.iter().filter(|(tag, _)| scope_of(tag).as_ref() == Some(&target.scope));
         Looked {
             target: target.bake_name(),
             scope: target.scope.to_string(),
-            looks_at: looks(own, names, &handed, is_asked),
+            looks_at: looks(own, names, &given, &handed, is_asked),
             exports_to: exports
                 .iter()
                 .find(|tag| tag.starts_with(&format!("{}.export.", target.scope)))
@@ -294,6 +324,7 @@ fn hide_keys(environment: &mut BTreeMap<String, String>) -> Vec<String> {
 fn looks<'s>(
     seen: impl Iterator<Item = &'s (Tag, Option<Image>)>,
     names: &BTreeMap<Tag, String>,
+    given: &[&str],
     handed: &BTreeSet<&str>,
     is_asked: bool,
 ) -> Vec<Look> {
@@ -301,6 +332,13 @@ fn looks<'s>(
     let look = |(tag, image): &(Tag, Option<Image>)| {
         let name = names.get(tag).cloned().unwrap_or_else(|| name_of(tag));
         let digest = image.as_ref().map(|image| image.digest.clone());
+        let is_join = matches!(Tag::parse(tag.as_str()), Some((_, TagKind::Given(_))));
+        if is_join && image.is_none() {
+            let is_made = !known.iter().any(|known| given.contains(&known.to_string().as_str()));
+            let why = if is_made { "made when the build starts" } else { "one of these has all" };
+            let (name, why) = ("their join".to_owned(), Some(why.to_owned()));
+            return Look { name, tag: tag.to_string(), digest, handed: Some(is_made), why };
+        }
         let why = match image {
             None => is_asked.then(|| "nothing is there".to_owned()),
             Some(image) if !known.insert(image.digest.clone()) => {
@@ -331,6 +369,7 @@ fn left_out(tag: &Tag, image: &Image) -> String {
 fn name_of(tag: &Tag) -> String {
     match Tag::parse(tag.as_str()) {
         Some((_, TagKind::Line(line))) => line.to_string(),
+        Some((_, TagKind::Given(_))) => "their join".to_owned(),
         _ => tag.to_string(),
     }
 }

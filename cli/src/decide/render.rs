@@ -83,7 +83,8 @@ fn looked(looked: &Looked, offline: bool) -> String {
 fn is_handed(look: &Look) -> String {
     match (&look.handed, &look.why) {
         (None, _) => "not looked up".to_owned(),
-        (Some(true), _) => "yes".to_owned(),
+        (Some(true), None) => "yes".to_owned(),
+        (Some(true), Some(why)) => format!("yes: {}", plain(why)),
         (Some(false), why) => format!("no: {}", plain(why.as_deref().unwrap_or_default())),
     }
 }

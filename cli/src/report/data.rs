@@ -434,6 +434,7 @@ fn is_checked(verdict: &Verdict) -> bool {
 fn nameless(verdict: &Verdict) -> &'static str {
     match verdict.image.tags.iter().find_map(|tag| Tag::parse(tag)) {
         Some((_, TagKind::Export(_))) => "(exports)",
+        Some((_, TagKind::Given(_))) => "(joins)",
         Some(_) => "(commits)",
         None if verdict.image.tags.is_empty() => "(untagged)",
         None => "(no tag of Stoker's)",
@@ -614,7 +615,7 @@ enum Heat {
 
 fn heat(build: &Build) -> Heat {
     match &build.handed {
-        Some(handed) if handed.digests.is_empty() => Heat::Cold,
+        Some(handed) if handed.given.is_empty() => Heat::Cold,
         Some(_) => Heat::Warm,
         None => Heat::Other,
     }
@@ -739,6 +740,7 @@ fn means(rule: Rule) -> &'static str {
         Rule::ExpiredHistory => "a line left it longer ago than retention.history",
         Rule::OldCommit => "of a commit that no living line holds",
         Rule::AbandonedExport => "an export older than the lease",
+        Rule::OldGiven => "a join that no build was given within the lease",
         Rule::Orphan => "without a tag for longer than retention.orphans",
         Rule::ScopeBudget => "used least lately, and retention.scope-budget is exceeded",
         Rule::RepositoryBudget => "used least lately, and retention.repository-budget is exceeded",

@@ -258,7 +258,7 @@ async fn life(
     let handed = builds.iter().filter_map(|build| Some((&**build, build.handed.as_ref()?)));
     let handed: Vec<(&Build, &Handed)> = handed.collect();
     let running = handed.iter().filter(|(build, handed)| {
-        build.status == BuildStatus::InProgress && handed.digests.contains(&image.digest)
+        build.status == BuildStatus::InProgress && handed.caches().any(|digest| *digest == image.digest)
     });
     let read_by =
         running.map(|(build, _)| Reader { build: build.id.clone(), started_at: build.started_at }).collect();
@@ -328,7 +328,7 @@ fn lines(inventory: &Inventory, image: &ListedImage) -> Vec<OnLine> {
         let (key, left_at) = match kind {
             TagKind::Line(key) => (key, None),
             TagKind::History { line, left_at } => (line, Some(left_at)),
-            TagKind::Commit(_) | TagKind::Export(_) => return None,
+            TagKind::Commit(_) | TagKind::Export(_) | TagKind::Given(_) => return None,
         };
         let named = named.filter(|line| line.key() == key);
         Some(OnLine {

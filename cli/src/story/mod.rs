@@ -256,14 +256,16 @@ async fn builds(
     Ok(builds.map_err(|error| call_problem(&error))?.concat())
 }
 
-/// The lines, the history and the commits' caches of these projects. What builds wrote says nothing that could be believed.
+/// The lines, the history and the commits' caches of these projects. What builds wrote says nothing that could be believed,
+/// and what was joined for builds nothing new.
 async fn images(account: &Account, projects: &[Project]) -> Result<Vec<Known>, Problem> {
     let mut known = Vec::new();
     for (repository, of) in by_repository(projects.to_vec()) {
         let listed = account.list(&repository).await.map_err(|error| call_problem(&error))?;
         let is_ours = |tag: &String| {
             Tag::parse(tag).is_some_and(|(scope, kind)| {
-                !matches!(kind, TagKind::Export(_)) && of.iter().any(|project| project.has_scope(&scope))
+                !matches!(kind, TagKind::Export(_) | TagKind::Given(_))
+                    && of.iter().any(|project| project.has_scope(&scope))
             })
         };
         let ours = listed.into_iter().filter(|image| !image.is_archived && image.tags.iter().any(is_ours));
@@ -323,9 +325,16 @@ fn story(asked: &Revision, builds: &[Arc<Build>], images: &[Known], now: Timesta
     let told = builds.iter().filter_map(|build| {
         let handed = build.handed.as_ref();
         let role = role(asked, build, handed, &own)?;
-        let sources = handed.iter().flat_map(|handed| &handed.digests).map(|digest| Source {
-            digest: digest.clone(),
-            line: lines.get(digest).map(|known| name_of(known)),
+        // A join is told by what it was joined from.
+        let is_join = |handed: &Handed, digest: &Digest| {
+            !handed.joined.is_empty() && !handed.joined.contains(digest) && !lines.contains_key(digest)
+        };
+        let sources = handed.iter().flat_map(|handed| {
+            let sources = handed.caches().filter(|digest| !is_join(handed, digest));
+            sources.map(|digest| Source {
+                digest: digest.clone(),
+                line: lines.get(digest).map(|known| name_of(known)),
+            })
         });
         Some(Told {
             id: build.id.clone(),
@@ -364,7 +373,7 @@ fn role(
     if handed.merged.iter().any(|commit| asked.names(commit)) {
         return Some("brings");
     }
-    handed.digests.iter().any(|digest| own.contains(digest)).then_some("reads")
+    handed.caches().any(|digest| own.contains(digest)).then_some("reads")
 }
 
 fn status(status: BuildStatus) -> &'static str {

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use stoker::error::CallError;
-use stoker::handout::{Handout, Part, Trust, Wanted, exports, resolve};
+use stoker::give::{self, give};
+use stoker::handout::{Handout, Part, Trust, Wanted, exports};
 use stoker::names::{Branch, Commit, Line, Platform, ProjectName, TargetName};
 use stoker::policy::{Policy, Project, Target};
-use stoker::ports::ReadImages;
 use stoker::start::{Subject, export_tag};
 
 /// The question. What is there and empty counts as absent, as most shells and CIs make no difference.
@@ -68,12 +69,14 @@ pub enum Error {
     Call(#[from] CallError),
 }
 
-/// Answers a question, with one request to the registry for every 100 lines that have to be looked at.
+/// Answers a question, with one request to the registry for every 100 lines that have to be looked at, and a few more for
+/// each target whose caches have not been joined yet.
 pub async fn handle(
     question: serde_json::Value,
     policy: &Policy,
     registry: &str,
-    images: &impl ReadImages,
+    ports: &impl give::Ports,
+    now: Timestamp,
 ) -> Result<Answer, Error> {
     let question: Question = serde_json::from_value(plain(question))?;
     let project = policy.project(&question.project);
@@ -86,11 +89,11 @@ pub async fn handle(
         (None, None) => (Line::Main, Trust::Trusted),
     };
     let wanted = Wanted { line: line.clone(), base: question.base.as_ref().map(line_of), merged: Vec::new() };
-    let sources = resolve(images, &project, &wanted).await?;
+    let reads = give(ports, &project, &wanted, now).await?;
     // Main is filled only by builds that Stoker started: what another build exports there would be in vain.
     let exports = line != Line::Main && exports(&project, &line, trust);
     let subject = question.commit.clone().filter(|_| exports).map(Subject::Commit);
-    let parts = project.targets.iter().zip(sources).map(|(target, sources)| Part {
+    let parts = project.targets.iter().zip(reads).map(|(target, reads)| Part {
         export: subject.as_ref().and_then(|subject| export_tag(&target.scope, subject)),
         // Whoever asks for one knows which it is.
         target: if is_whole(&question) {
@@ -98,7 +101,7 @@ pub async fn handle(
         } else {
             Target { name: None, platform: None, ..target.clone() }
         },
-        sources,
+        reads,
     });
     let handout = Handout {
         parts: parts.collect(),

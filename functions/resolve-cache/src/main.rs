@@ -10,7 +10,8 @@ async fn main() -> Result<(), Error> {
     let aws = &stoker::lambda::aws(name);
     let registry = &stoker::lambda::registry();
     run(service_fn(|event: LambdaEvent<serde_json::Value>| async move {
-        resolve_cache::handle(event.payload, policy, registry, aws).await.map_err(|error| {
+        let now = jiff::Timestamp::now();
+        resolve_cache::handle(event.payload, policy, registry, aws, now).await.map_err(|error| {
             // The caller reads only one line of this, so it holds every cause.
             let message = stoker::error::chain(&error);
             tracing::warn!(error = message, "not answered");

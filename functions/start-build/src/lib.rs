@@ -11,10 +11,11 @@ use stoker::emf::{self, Metric};
 use stoker::error::{CallError, Disposition, Failure, chain};
 use stoker::event::{BuildDelayed, Envelope, Event};
 use stoker::gate::gate;
+use stoker::give;
 use stoker::lambda::log;
 use stoker::names::ProjectName;
 use stoker::policy::{Policy, Project};
-use stoker::ports::{Build, Publish, ReadBuilds, ReadImages, StartBuilds, StopBuilds};
+use stoker::ports::{Build, Publish, ReadBuilds, StartBuilds, StopBuilds};
 use stoker::start::{Outcome, Request, begun, overtaken, start};
 use tracing::{Instrument as _, Span};
 
@@ -23,8 +24,8 @@ use tracing::{Instrument as _, Span};
 pub const TRIES_UNTIL_TOLD: u32 = 15;
 
 /// The ports that starting needs.
-pub trait Ports: ReadImages + ReadBuilds + StartBuilds + StopBuilds + Publish {}
-impl<P: ReadImages + ReadBuilds + StartBuilds + StopBuilds + Publish> Ports for P {}
+pub trait Ports: give::Ports + ReadBuilds + StartBuilds + StopBuilds + Publish {}
+impl<P: give::Ports + ReadBuilds + StartBuilds + StopBuilds + Publish> Ports for P {}
 
 /// What an instance of the function remembers between batches.
 #[derive(Debug, Default)]
@@ -171,7 +172,7 @@ impl Histories {
 
 /// Starts a build unless it has been started before, and stops what it overtakes.
 async fn start_once(
-    ports: &(impl ReadImages + ReadBuilds + StartBuilds + StopBuilds),
+    ports: &(impl give::Ports + ReadBuilds + StartBuilds + StopBuilds),
     registry: &str,
     project: &Project,
     request: &Request,
@@ -179,7 +180,7 @@ async fn start_once(
     now: Timestamp,
 ) -> Result<Outcome, CallError> {
     let recent = histories.of_project(ports, &request.built_by).await?;
-    let outcome = start(ports, registry, project, request, recent).await?;
+    let outcome = start(ports, registry, project, request, recent, now).await?;
     if let Outcome::Started { id, .. } = &outcome {
         for build in overtaken(project, request, recent) {
             match ports.stop(&build.id).await {

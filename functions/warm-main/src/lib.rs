@@ -136,12 +136,12 @@ async fn warm(
     now: Timestamp,
 ) -> Result<Warmed, CallError> {
     let after_push = match &occasion.pushed {
-        Some(pushed) => Some(warm_after_push(ports, registry, project, pushed, occasion.merged).await?),
+        Some(pushed) => Some(warm_after_push(ports, registry, project, pushed, occasion.merged, now).await?),
         None => None,
     };
     match after_push {
         Some(Warmed::Skipped(_)) | None if occasion.failed => {
-            warm_after_failure(ports, registry, project).await
+            warm_after_failure(ports, registry, project, now).await
         }
         Some(Warmed::Skipped(_)) | None if occasion.night => {
             warm_if_needed(ports, registry, project, now).await

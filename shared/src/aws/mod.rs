@@ -34,6 +34,7 @@ pub struct Aws {
     secretsmanager: OnceLock<aws_sdk_secretsmanager::Client>,
     registry: OnceLock<Registry>,
     token: ecr::Token,
+    blobs: ecr::Blobs,
     secrets: secrets::Remembered,
     account: OnceLock<String>,
 }
@@ -95,6 +96,7 @@ impl Aws {
             secretsmanager: OnceLock::new(),
             registry: OnceLock::new(),
             token: ecr::Token::default(),
+            blobs: ecr::Blobs::default(),
             secrets: secrets::Remembered::default(),
             account: OnceLock::new(),
         }

@@ -4,6 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::inventory::Inventory;
 use super::plan::{Action, Circumstances, Verdict, last_use, plan};
+use crate::give::GIVEN_FOR;
 use crate::names::{Digest, Tag, TagKind};
 use crate::policy::Project;
 
@@ -52,7 +53,14 @@ fn moments(
     now: Timestamp,
 ) -> Vec<Timestamp> {
     let limits = projects.iter().map(|project| &project.retention).flat_map(|retention| {
-        [Some(retention.lease), Some(retention.idle_branch), Some(retention.history), retention.orphans]
+        let given = retention.lease + GIVEN_FOR;
+        [
+            Some(retention.lease),
+            Some(given),
+            Some(retention.idle_branch),
+            Some(retention.history),
+            retention.orphans,
+        ]
     });
     let mut limits: Vec<SignedDuration> = limits.flatten().collect();
     limits.sort_unstable();

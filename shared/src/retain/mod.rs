@@ -108,7 +108,7 @@ async fn handed(
     let (mut leased, mut handed_at) = (BTreeSet::new(), HashMap::new());
     for build in builds.iter().flatten() {
         let Some(handed) = &build.handed else { continue };
-        for digest in &handed.digests {
+        for digest in handed.caches() {
             if build.status == BuildStatus::InProgress {
                 leased.insert(digest.clone());
             }

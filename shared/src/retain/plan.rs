@@ -11,6 +11,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::inventory::{Facts, Inventory, Shape};
 use super::why::{Reason, Why};
+use crate::give::GIVEN_FOR;
 use crate::names::{CacheRepository, Commit, Digest, Line, LineKey, Scope, Tag, TagKind};
 use crate::policy::{Mode, Project};
 use crate::ports::ListedImage;
@@ -98,6 +99,8 @@ pub enum Rule {
     OldCommit,
     /// An export older than `retention.lease`: it was promoted, or never will be.
     AbandonedExport,
+    /// A join that was last given to a build longer ago than `retention.lease`.
+    OldGiven,
     /// An untagged cache older than `retention.orphans`.
     Orphan,
     /// Used least lately where `retention.scope-budget` is exceeded.
@@ -128,6 +131,7 @@ impl Rule {
             Self::ExpiredHistory => "expired-history",
             Self::OldCommit => "old-commit",
             Self::AbandonedExport => "abandoned-export",
+            Self::OldGiven => "old-given",
             Self::Orphan => "orphan",
             Self::ScopeBudget => "scope-budget",
             Self::RepositoryBudget => "repository-budget",
@@ -484,6 +488,10 @@ impl<'w> Judge<'w> {
                 delete(Rule::AbandonedExport, Reason::OldExport)
             }
             TagKind::Export(_) => keep(Rule::Lease, Reason::ExportWithinLease),
+            TagKind::Given(_) if self.age(image.pushed_at) > retention.lease + GIVEN_FOR => {
+                delete(Rule::OldGiven, Reason::OldGiven)
+            }
+            TagKind::Given(_) => keep(Rule::Lease, Reason::GivenWithinLease),
         }
     }
 

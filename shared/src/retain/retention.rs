@@ -11,6 +11,7 @@ use super::forecast::goes_at;
 use super::inventory::{Facts, Inventory, Known, Shape};
 use super::plan::{Action, Circumstances, Gone, Plan, Rule, plan};
 use crate::cache::CONFIG_MEDIA_TYPE;
+use crate::give::GIVEN_FOR;
 use crate::names::{Branch, CacheRepository, Commit, Digest, Line, Tag, TagKind};
 use crate::policy::{Policy, Project};
 use crate::ports::ListedImage;
@@ -39,7 +40,7 @@ struct Made {
 fn made() -> impl Strategy<Value = Made> {
     let shape = prop_oneof![8 => Just(Shape::Cache), 1 => Just(Shape::Index), 1 => Just(Shape::Other)];
     let blobs = prop::collection::btree_set(0..BLOBS, 0..6);
-    let tags = prop::collection::vec((0..9_u8, any::<bool>()), 0..3);
+    let tags = prop::collection::vec((0..10_u8, any::<bool>()), 0..3);
     let flags = (prop::bool::weighted(0.1), prop::bool::weighted(0.05), prop::bool::weighted(0.01));
     let times = (0..2000_i64, prop::option::of(0..2000_i64), prop::option::weighted(0.2, 0..500_i64));
     (shape, blobs, tags, flags, times, 0..4_u8).prop_map(
@@ -126,6 +127,7 @@ fn world(images: &[Made], project: &Project) -> (Inventory, Circumstances) {
                 5 => Tag::commit(scope, &commit(made.commit)).to_string(),
                 6 => Tag::export(scope, &format!("e{number}")).to_string(),
                 7 => format!("v1.{number}"),
+                8 => Tag::given(scope, &format!("g{number}")).to_string(),
                 _ => format!("other.export.e{number}"),
             };
             taken.insert(tag.clone()).then_some(tag)
@@ -211,7 +213,10 @@ proptest! {
                 _ => None,
             }).max();
             let age = now().duration_since(left_at.unwrap_or(image.pushed_at));
+            let is_join = image.tags.iter().any(|tag| matches!(Tag::parse(tag), Some((_, TagKind::Given(_)))));
             prop_assert!(age >= project.retention.lease, "a build may still read it: {age:?}");
+            let age = now().duration_since(image.pushed_at);
+            prop_assert!(!is_join || age >= project.retention.lease + GIVEN_FOR, "a build may be given it: {age:?}");
         }
         if !inventory.unread.is_empty() {
             prop_assert!(plan.deletions().is_empty() && plan.refused.is_some(), "an incomplete inventory deletes nothing");
@@ -329,6 +334,8 @@ fn every_rule_says_its_name() {
         make(5, 100, 3),
         make(6, 100, 0),
         make(7, 100, 0),
+        make(8, 40, 0),
+        make(8, 50, 0),
         untagged,
         foreign,
     ];
@@ -352,7 +359,9 @@ fn every_rule_says_its_name() {
     assert_eq!(*of("history.main"), (Action::Keep, Rule::KeepAtLeast));
     assert_eq!(*of("commit."), (Action::Delete, Rule::OldCommit));
     assert_eq!(*of("export.e5"), (Action::Delete, Rule::AbandonedExport));
-    assert_eq!(*of("export.e8"), (Action::Keep, Rule::NotCache));
+    assert_eq!(*of("export.e10"), (Action::Keep, Rule::NotCache));
+    assert_eq!(*of("given.g7"), (Action::Keep, Rule::Lease), "it may have been given to a build an hour ago");
+    assert_eq!(*of("given.g8"), (Action::Delete, Rule::OldGiven));
     assert_eq!(*of("untagged"), (Action::Delete, Rule::Orphan));
     circumstances.gone.push(Gone { scope: scope.clone(), line: branch("release/1").key(), at: now() });
     let said = rules(&circumstances);

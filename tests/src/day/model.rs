@@ -2,7 +2,7 @@
 //! build what the planners ask of it again.
 
 use std::cell::{Cell, OnceCell, RefCell};
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use stoker::handout::{Handed, variable};
 use stoker::names::{CacheRepository, Commit, Digest, Line, ProjectName, Tag};
 use stoker::ports::{
     Build, BuildOrder, BuildStatus, FindDigests, Image, ListProjects, MAX_BUILDS, Ordered, Publish,
-    ReadBuilds, ReadImages, StartBuilds, StopBuilds,
+    ReadBlobs, ReadBuilds, ReadImages, StartBuilds, StopBuilds, WriteImages,
 };
 use stoker::provenance::{Built, Provenance};
 
@@ -52,18 +52,27 @@ pub enum Operation {
     GetBuilds,
     /// `ecr:BatchGetImage`
     GetImages,
+    /// `ecr:GetDownloadUrlForLayer`, and the download
+    GetBlob,
+    /// `ecr:InitiateLayerUpload` and what it takes to fill the upload
+    PutBlob,
+    /// `ecr:PutImage`
+    PutImage,
     /// `events:PutEvents`
     PutEvents,
 }
 
 impl Operation {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 9] = [
         Self::StartBuild,
         Self::StopBuild,
         Self::ListBuilds,
         Self::GetBuilds,
         Self::GetImages,
+        Self::GetBlob,
+        Self::PutBlob,
+        Self::PutImage,
         Self::PutEvents,
     ];
 
@@ -76,6 +85,9 @@ impl Operation {
             Self::ListBuilds => "codebuild:ListBuildsForProject",
             Self::GetBuilds => "codebuild:BatchGetBuilds",
             Self::GetImages => "ecr:BatchGetImage",
+            Self::GetBlob => "ecr:GetDownloadUrlForLayer",
+            Self::PutBlob => "ecr:InitiateLayerUpload",
+            Self::PutImage => "ecr:PutImage",
             Self::PutEvents => "events:PutEvents",
         }
     }
@@ -88,6 +100,9 @@ impl Operation {
             Self::StopBuild => (20, 50),
             Self::ListBuilds | Self::GetBuilds => (60, 150),
             Self::GetImages => (1000, 2000),
+            Self::GetBlob => (3000, 6000),
+            Self::PutBlob => (100, 200),
+            Self::PutImage => (10, 20),
             Self::PutEvents => (400, 800),
         }
     }
@@ -97,8 +112,8 @@ impl Operation {
         match self {
             Self::StartBuild => 200,
             Self::StopBuild => 100,
-            Self::ListBuilds => 60,
-            Self::GetBuilds => 120,
+            Self::ListBuilds | Self::GetBlob | Self::PutImage => 60,
+            Self::GetBuilds | Self::PutBlob => 120,
             Self::GetImages => 40,
             Self::PutEvents => 20,
         }
@@ -225,17 +240,36 @@ pub(super) struct Model {
     pub(super) ran_at: RefCell<Vec<Option<u64>>>,
     /// The cache of every branch, and that of every commit.
     images: [Image; 2],
+    /// Hashes of the tags under which there are joins.
+    joins: RefCell<HashSet<u64>>,
     pub(super) later: RefCell<Vec<(u64, Later)>>,
     pub(super) published: RefCell<Vec<u32>>,
     pub(super) told: Cell<usize>,
     pub(super) seen: RefCell<Seen>,
 }
 
-/// A cache's manifest: no layers, as nobody here looks at them.
-fn image(line: &Line, provenance: &Provenance) -> Image {
+/// What the caches of main, of branches and of commits hold: one step each.
+const STEPS: [&str; 3] = ["of main", "of a branch", "of a commit"];
+
+/// A cache of one step.
+fn config(step: &str) -> Bytes {
+    let digest = Digest::of(step.as_bytes());
+    let result = json!({ "layer": 0, "createdAt": "2026-11-01T00:00:00Z" });
+    let config = json!({
+        "layers": [{ "blob": digest, "parent": -1 }],
+        "records": [{ "digest": digest, "layers": [result] }],
+    });
+    Bytes::from(config.to_string())
+}
+
+fn image(line: &Line, provenance: &Provenance, step: &str) -> Image {
+    let config = config(step);
+    let layer = json!({
+        "mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", "digest": Digest::of(step.as_bytes()), "size": 32,
+    });
     let manifest = json!({
-        "schemaVersion": 2, "mediaType": MANIFEST_MEDIA_TYPE, "layers": [],
-        "config": { "mediaType": CONFIG_MEDIA_TYPE, "digest": Digest::of(b"config"), "size": 2 },
+        "schemaVersion": 2, "mediaType": MANIFEST_MEDIA_TYPE, "layers": [layer],
+        "config": { "mediaType": CONFIG_MEDIA_TYPE, "digest": Digest::of(&config), "size": config.len() },
         "annotations": provenance.annotations(line),
     });
     let manifest = Bytes::from(manifest.to_string());
@@ -283,7 +317,8 @@ impl Model {
             commit_caches: RefCell::new(vec![false; pushes]),
             built_at: RefCell::new(vec![None; pushes]),
             ran_at: RefCell::new(vec![None; pushes]),
-            images: [image(&branch, &built(at(0), 0)), image(&branch, &built(at(0), 1))],
+            images: [image(&branch, &built(at(0), 0), STEPS[1]), image(&branch, &built(at(0), 1), STEPS[2])],
+            joins: RefCell::default(),
             later: RefCell::default(),
             published: RefCell::default(),
             told: Cell::new(0),
@@ -384,7 +419,7 @@ impl Model {
             let time = at(0) + SignedDuration::from_millis(main.built_at?);
             let image = main.image.get_or_insert_with(|| {
                 let merged_at = main.merged_at.map(at);
-                image(&Line::Main, &Provenance { merged_at, ..built(time, project) })
+                image(&Line::Main, &Provenance { merged_at, ..built(time, project) }, STEPS[0])
             });
             return Some(image.clone());
         }
@@ -394,6 +429,7 @@ impl Model {
                 (self.line_caches.borrow()[branch.strip_prefix('b')?.parse::<usize>().ok()?], of_branches)
             }
             ("commit", commit) => (self.commit_caches.borrow()[push_of(commit)? as usize], of_commits),
+            ("given", _) => (self.joins.borrow().contains(&place_of(tag)), of_branches),
             _ => return None,
         };
         is_there.then(|| image.clone())
@@ -603,6 +639,32 @@ impl ReadImages for Invocation<'_> {
         self.call(Operation::GetImages).await?;
         let project = repository.as_str().strip_prefix("stoker/").map(number_of).expect("a project's");
         Ok(tags.iter().map(|tag| self.model.image(project, tag.as_str())).collect())
+    }
+}
+
+fn place_of(tag: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    tag.hash(&mut hasher);
+    hasher.finish()
+}
+
+impl ReadBlobs for Invocation<'_> {
+    async fn blob(&self, _: &CacheRepository, digest: &Digest, _: usize) -> Result<Bytes, CallError> {
+        self.call(Operation::GetBlob).await?;
+        let found = STEPS.map(config).into_iter().find(|config| Digest::of(config) == *digest);
+        Ok(found.expect("a config of a cache"))
+    }
+}
+
+impl WriteImages for Invocation<'_> {
+    async fn put_blob(&self, _: &CacheRepository, _: &Digest, _: Bytes) -> Result<(), CallError> {
+        self.call(Operation::PutBlob).await
+    }
+
+    async fn put_image(&self, _: &CacheRepository, tag: &Tag, _: &str, _: Bytes) -> Result<(), CallError> {
+        self.call(Operation::PutImage).await?;
+        self.model.joins.borrow_mut().insert(place_of(tag.as_str()));
+        Ok(())
     }
 }
 

@@ -240,7 +240,12 @@ impl Report {
 fn most(operation: Operation) -> u64 {
     match operation {
         Operation::StartBuild => 2400,
-        Operation::GetBuilds | Operation::ListBuilds | Operation::GetImages => 2600,
+        Operation::GetBuilds
+        | Operation::ListBuilds
+        | Operation::GetBlob
+        | Operation::PutBlob
+        | Operation::PutImage => 2600,
+        Operation::GetImages => 3700,
         Operation::StopBuild => 100,
         Operation::PutEvents => 50,
     }

@@ -625,7 +625,7 @@ impl World {
     /// A caller asks `resolve-cache`; whether it was answered.
     pub async fn ask(&mut self, question: Value) -> bool {
         let (account, stack) = (&self.account, self.stack.as_ref().expect("a world that lives by the clock"));
-        let handled = resolve_cache::handle(question, &self.policy, &self.registry, account);
+        let handled = resolve_cache::handle(question, &self.policy, &self.registry, account, account.now());
         let invoked = stack.invoke(account, "resolve-cache", None, handled, Result::is_err).await;
         invoked.answer().is_some_and(|answer| answer.is_ok())
     }

@@ -1,0 +1,154 @@
+//! The one cache that a build is given for each target: of all that it may read, joined.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
+use jiff::{SignedDuration, Timestamp};
+use sha2::{Digest as _, Sha256};
+use tokio::time::{Instant, timeout_at};
+
+use crate::cache::{self, Cache, Kind, Limits, MANIFEST_MEDIA_TYPE};
+use crate::error::{CallError, chain};
+use crate::handout::{Found, Reads, Source, Wanted, importable, resolve};
+use crate::names::{Digest, Line, Scope, Tag};
+use crate::policy::Project;
+use crate::ports::{Image, ReadBlobs, ReadImages, WriteImages, read_images};
+use crate::provenance::Provenance;
+
+/// How long a build's start waits for its caches to be joined; without, the build is colder, and starts.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// Targets at a time: each holds a few caches in memory, whose configs may have a megabyte.
+const AT_A_TIME: usize = 2;
+/// A join is given to builds until the day is over on which it was made.
+pub const GIVEN_FOR: SignedDuration = SignedDuration::from_hours(24);
+
+/// The ports that giving needs.
+pub trait Ports: ReadImages + ReadBlobs + WriteImages {}
+impl<P: ReadImages + ReadBlobs + WriteImages> Ports for P {}
+
+/// What a build reads for each target of the project, in their order.
+///
+/// Where there are several caches, they are joined and written under a tag that their digests name, so that the next
+/// build that may read the same finds the join. If that fails or takes too long, the build is given the nearest line.
+pub async fn give(
+    ports: &impl Ports,
+    project: &Project,
+    wanted: &Wanted,
+    now: Timestamp,
+) -> Result<Vec<Reads>, CallError> {
+    let found = resolve(ports, project, wanted).await?;
+    let deadline = Instant::now() + PATIENCE;
+    let joins: Vec<Option<Tag>> = project
+        .scopes()
+        .zip(&found)
+        .map(|(scope, found)| is_join(found).then(|| tag(scope, &wanted.line, found, now)))
+        .collect();
+    let tags: Vec<Tag> = joins.iter().flatten().cloned().collect();
+    let known = match timeout_at(deadline, read_images(ports, &project.cache_repository, &tags)).await {
+        Ok(Ok(known)) => known,
+        Ok(Err(error)) => {
+            tracing::warn!(error = chain(&error), project.name = %project.name, "joins are not looked up");
+            Vec::new()
+        }
+        Err(_) => Vec::new(),
+    };
+    let mut known = known.into_iter();
+    let reads = found.into_iter().zip(joins).map(|(found, tag)| {
+        let known = tag.as_ref().and_then(|_| known.next().flatten());
+        async move {
+            let given = match (tag, known) {
+                (None, _) => found.first().map(|found| found.image.digest.clone()),
+                (Some(_), Some(image)) if importable(&image.manifest).is_ok() => Some(image.digest),
+                (Some(tag), _) => {
+                    let joined = timeout_at(deadline, join(ports, project, &wanted.line, &tag, &found, now));
+                    let late = |_| Err(format!("it takes longer than {} s", PATIENCE.as_secs()));
+                    let joined = joined.await.unwrap_or_else(late).inspect_err(|why| {
+                        tracing::warn!(
+                            why, project.name = %project.name, cache.tag = %tag,
+                            "caches are not joined: the build is given the nearest line only"
+                        );
+                    });
+                    joined.ok().or_else(|| nearest(&found, &wanted.line))
+                }
+            };
+            let source = |Found { label, image, .. }| Source { label, digest: image.digest };
+            Reads { sources: found.into_iter().map(source).collect(), given }
+        }
+    });
+    Ok(stream::iter(reads).buffered(AT_A_TIME).collect().await)
+}
+
+/// Whether what was found is to be joined: it is several caches, or one as a build wrote it.
+fn is_join(found: &[Found]) -> bool {
+    found.len() > 1 || found.iter().any(|found| found.built.is_some())
+}
+
+/// The nearest line. A commit's cache is no line, and says what its build liked.
+fn nearest(found: &[Found], line: &Line) -> Option<Digest> {
+    let is_line = |found: &&Found| found.built.is_none() || *line != Line::Main;
+    found.iter().find(is_line).map(|found| found.image.digest.clone())
+}
+
+/// The tag of a join: the same for the same caches of the same line on the same day. The day after it is looked for no
+/// more, so retention can tell from its age that no new build is given it.
+fn tag(scope: &Scope, line: &Line, found: &[Found], now: Timestamp) -> Tag {
+    let mut hash = Sha256::new();
+    hash.update(format!("{line}\n{}\n", now.as_second().div_euclid(GIVEN_FOR.as_secs())));
+    for digest in found.iter().map(|found| &found.image.digest).collect::<BTreeSet<_>>() {
+        hash.update(format!("{digest}\n"));
+    }
+    Tag::given(scope, &hex::encode(&hash.finalize()[..16]))
+}
+
+/// Joins what was found, and writes it unless it is one of them. One cache after the other is read and forgotten.
+async fn join(
+    ports: &impl Ports,
+    project: &Project,
+    line: &Line,
+    tag: &Tag,
+    found: &[Found],
+    now: Timestamp,
+) -> Result<Digest, String> {
+    let repository = &project.cache_repository;
+    let mut joined = Cache::default();
+    let mut main = None;
+    for Found { image, built, .. } in found {
+        let Kind::Cache(manifest) = cache::classify(&image.manifest) else {
+            return Err(format!("{} is no cache", image.digest));
+        };
+        let config = ports.blob(repository, &manifest.config.digest, cache::IMPORT_LIMIT).await;
+        let config = config.map_err(|error| chain(&error))?;
+        let mut cache = Cache::parse(&manifest, &config).map_err(|error| chain(&error))?;
+        if let Some(built) = built {
+            cache = cache.made_by(now).used_at(built.at);
+            // As in a promotion: a branch adds to main, and never says what a step of main results in.
+            if let Some(main) = main.as_ref().filter(|_| *line == Line::Main) {
+                cache = cache.yielding_to(main);
+            }
+        } else if main.is_none() {
+            main = Some(cache.clone());
+        }
+        joined = Cache::merge([&joined, &cache]);
+    }
+    let joined = joined.prune(&Limits::default()).cache;
+    let provenance = Provenance { project: Some(project.name.clone()), ..Provenance::default() };
+    let joined = joined.serialise(provenance.annotations(line));
+    let is_joined = |image: &&Image| match cache::classify(&image.manifest) {
+        Kind::Cache(manifest) => manifest.config.digest == joined.config_digest,
+        Kind::Other { .. } => false,
+    };
+    if let Some(image) = found.iter().map(|found| &found.image).find(is_joined) {
+        return Ok(image.digest.clone());
+    }
+    if joined.size() > cache::IMPORT_LIMIT {
+        return Err(format!("the join would have {} bytes, more than BuildKit imports", joined.size()));
+    }
+    let write = async {
+        ports.put_blob(repository, &joined.config_digest, Bytes::from(joined.config)).await?;
+        ports.put_image(repository, tag, MANIFEST_MEDIA_TYPE, Bytes::from(joined.manifest)).await
+    };
+    write.await.map_err(|error| chain(&error))?;
+    Ok(joined.manifest_digest)
+}
