@@ -192,22 +192,36 @@ pub async fn remove(ids: &BTreeSet<String>) -> Result<BTreeSet<String>, BuilderE
 
 /// All records in the cache of the builder that `docker buildx` uses.
 pub async fn records() -> Result<Vec<Record>, BuilderError> {
-    let text = docker(&["buildx", "du", "--verbose"]).await?;
+    Ok(parse_records(&docker(&["buildx", "du", "--verbose"]).await?))
+}
+
+/// Reads what `docker buildx du --verbose` prints. Versions of buildx name the parents of a record in a field each, in
+/// one field, or in a list below it.
+fn parse_records(text: &str) -> Vec<Record> {
     let mut records: Vec<Record> = Vec::new();
+    let mut in_parents = false;
     for line in text.lines() {
+        let item = line.trim_start().strip_prefix("- ").filter(|_| in_parents);
+        if let (Some(item), Some(record)) = (item, records.last_mut()) {
+            // Each item has a dash of its own in the text that makes the list.
+            record.parents.push(item.trim_start_matches("- ").trim().to_owned());
+            continue;
+        }
+        in_parents = false;
         let Some((name, value)) = line.split_once(':') else { continue };
         let value = value.trim();
         match (name, records.last_mut()) {
             ("ID", _) => records.push(Record { id: value.to_owned(), ..Record::default() }),
-            // One field in some versions of buildx, one for each in others.
             ("Parent" | "Parents", Some(record)) => {
-                record.parents.extend(value.split(',').map(|id| id.trim().to_owned()));
+                in_parents = true;
+                let parents = value.split(',').map(str::trim).filter(|id| !id.is_empty());
+                record.parents.extend(parents.map(str::to_owned));
             }
             ("Description", Some(record)) => value.clone_into(&mut record.description),
             _ => {}
         }
     }
-    Ok(records)
+    records
 }
 
 fn ids_of(records: &[Record]) -> BTreeSet<String> {
@@ -228,5 +242,38 @@ async fn docker(arguments: &[&str]) -> Result<String, BuilderError> {
     } else {
         let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
         Err(BuilderError::Failed { command: command(), message })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As buildx 0.13 and 0.29 print the same two records.
+    const ONE_FIELD: &str = "ID:\t\tsl263o73\nParent:\tfpsi93lu\nCreated at:\t2026-11-29 06:06:45.92168383 +0000 UTC\n\
+        Mutable:\tfalse\nSize:\t24.58kB\nDescription:\t[a 2/3] RUN make: all\nType:\tregular\n\n\
+        ID:\t\tfpsi93lu\nCreated at:\t2026-11-29 06:06:45.8 +0000 UTC\nDescription:\tpulled from x\n";
+    const LISTS: &str = "ID:           sl263o73\nParents:\n- - fpsi93lu\n\
+        Created at:   2026-11-29 06:06:45.92168383 +0000 UTC\nMutable:      false\nSize:         24.58kB\n\
+        Description:  [a 2/3] RUN make: all\nType:         regular\n\n\
+        ID:           fpsi93lu\nCreated at:   2026-11-29 06:06:45.8 +0000 UTC\nDescription:  pulled from x\n";
+
+    #[test]
+    fn records_are_read_as_each_buildx_prints_them() {
+        let record = |id: &str, parents: &[&str], description: &str| Record {
+            id: id.to_owned(),
+            parents: parents.iter().map(|&parent| parent.to_owned()).collect(),
+            description: description.to_owned(),
+        };
+        let expected = [
+            record("sl263o73", &["fpsi93lu"], "[a 2/3] RUN make: all"),
+            record("fpsi93lu", &[], "pulled from x"),
+        ];
+        assert_eq!(parse_records(ONE_FIELD), expected);
+        assert_eq!(parse_records(LISTS), expected);
+        let several = LISTS.replace("- - fpsi93lu", " - fpsi93lu\n - other");
+        assert_eq!(parse_records(&several)[0].parents, ["fpsi93lu", "other"]);
+        let listed = ONE_FIELD.replace("Parent:\tfpsi93lu", "Parents:\tfpsi93lu, other");
+        assert_eq!(parse_records(&listed)[0].parents, ["fpsi93lu", "other"]);
     }
 }

@@ -48,6 +48,16 @@ pub fn parse(log: &str) -> Steps {
     steps
 }
 
+/// What vertices of the builds in a log failed with, and what BuildKit says of caches that it does not import. What a
+/// command prints is none of it, even where it reads `ERROR`; nor is what the log says of a connection that was tried
+/// again.
+#[must_use]
+pub fn errors(log: &str) -> Vec<&str> {
+    let is_error = |text: &str| text == "ERROR" || text.starts_with("ERROR:") || text.starts_with("ERROR ");
+    let of_line = |line| split(line).map(|(_, text)| text).filter(|text| is_error(text));
+    log.lines().filter_map(of_line).collect()
+}
+
 fn split(line: &str) -> Option<(u32, &str)> {
     let (number, text) = line.strip_prefix('#')?.split_once(' ')?;
     Some((number.parse().ok()?, text.trim_end()))
@@ -106,7 +116,10 @@ enum Fate {
 impl State {
     fn read(&mut self, text: &str) {
         let first = text.split(' ').next().unwrap_or_default();
-        if text == "CACHED" || text.starts_with("sha256:") || text.starts_with("extracting sha256:") {
+        // A linked copy has two vertices of one name: the copy, and the merge of its result with the layers below, which
+        // runs nothing.
+        let found = ["sha256:", "extracting sha256:", "merging"];
+        if text == "CACHED" || found.iter().any(|start| text.starts_with(start)) {
             self.found = true;
         } else if first == "ERROR:" || text == "CANCELED" {
             self.fate = Fate::Failed;
@@ -215,6 +228,23 @@ mod tests {
         let steps = parse(log);
         assert_eq!(steps.ran, ["[2/4] RUN a", "[3/4] RUN b"]);
         assert_eq!((steps.total, steps.reused), (3, 0));
+    }
+
+    #[test]
+    fn a_linked_copy_ran_if_its_copy_did() {
+        let merged = "#6 [2/2] COPY --link a /a\n#6 merging\n#6 merging 0.0s done\n#6 DONE 0.1s\n";
+        assert_eq!(parse(merged), Steps { total: 1, reused: 1, ran: Vec::new() });
+        let copied = format!("#5 [2/2] COPY --link a /a\n#5 DONE 0.0s\n\n{merged}");
+        assert_eq!(parse(&copied).ran, ["[2/2] COPY --link a /a"]);
+    }
+
+    #[test]
+    fn only_what_a_vertex_ends_with_is_an_error() {
+        let log = "#5 [2/4] RUN a\n#5 0.215 ERROR: printed by the step\n#5 0.3 #7 ERROR: so is this\n#5 DONE 0.3s\n\
+                   #6 importing cache manifest from x\n\
+                   #6 0.1 error: stream error: stream ID 7; PROTOCOL_ERROR; received from peer\n#6 DONE 0.2s\n\
+                   #8 importing cache manifest from y\n#8 ERROR: y: not found\nERROR: failed to build\n";
+        assert_eq!(errors(log), ["ERROR: y: not found"]);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 
 use crate::{arm64, check, commands, demo, deployed, fuzz, stack, storm, tools};
 
@@ -19,6 +19,9 @@ pub(crate) struct Args {
     /// Only the functions for arm64: all of them are built, and run under emulation
     #[arg(long, conflicts_with = "fast")]
     arm64: bool,
+    /// Only what needs a builder: caches, retention and the demo's story, with the engine that `docker` reaches
+    #[arg(long, conflicts_with_all = ["fast", "arm64"])]
+    builder: bool,
 }
 
 /// Runs the tests.
@@ -28,6 +31,16 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         println!("== the functions for arm64");
         arm64::add_target()?;
         return arm64::check(true);
+    }
+    if args.builder {
+        println!("== the cache algebra and retention on a real builder");
+        on_a_builder()?;
+        println!("== the demo's story");
+        let (stage, report, builder) = demo::stage_and_tell(Some(demo::Builder::Docker), false)?;
+        stage.site.world.stop()?;
+        report.print(builder);
+        println!("the tests with a builder took {} s", begun.elapsed().as_secs());
+        return ended(&report.failed());
     }
     println!("== units, properties, stories");
     let status = cargo_test().args(["--workspace", "--quiet"]).status();
@@ -82,9 +95,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         }
     }
     println!("all tests took {} s", begun.elapsed().as_secs());
-    if !failed.is_empty() {
-        bail!("{}", failed.join("; "));
-    }
+    ended(&failed)
+}
+
+fn ended(failed: &[String]) -> anyhow::Result<()> {
+    ensure!(failed.is_empty(), "{}", failed.join("; "));
     Ok(())
 }
 

@@ -157,13 +157,15 @@ fn choose_builder(wanted: Option<Builder>) -> anyhow::Result<(Builder, String)> 
             .filter(|output| output.status.success())
             .map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
     };
-    let problem = match docker(&["info", "--format", "{{.ServerVersion}} {{.DriverStatus}}"]) {
-        None => Some("no Docker engine answers"),
-        Some(info) if !info.contains("io.containerd.snapshotter") => Some(
+    let info = docker(&["info", "--format", "{{.ServerVersion}} {{.DriverStatus}}"]);
+    let buildx = docker(&["buildx", "version"]);
+    let problem = match (&info, &buildx) {
+        (None, _) => Some("no Docker engine answers"),
+        (Some(info), _) if !info.contains("io.containerd.snapshotter") => Some(
             "Docker's containerd image store is off, and without it the default builder exports no registry cache",
         ),
-        Some(_) if docker(&["buildx", "version"]).is_none() => Some("Docker has no buildx"),
-        Some(_) => None,
+        (_, None) => Some("Docker has no buildx"),
+        (Some(_), Some(_)) => None,
     };
     match (wanted, problem) {
         (Some(Builder::Docker), Some(problem)) => {
@@ -179,7 +181,13 @@ fn choose_builder(wanted: Option<Builder>) -> anyhow::Result<(Builder, String)> 
         (_, None) => {
             let has_local = docker(&["image", "inspect", LOCAL_BASE_IMAGE]).is_some();
             let base = if has_local { LOCAL_BASE_IMAGE } else { BASE_IMAGE };
-            println!("builder: Docker, images from {base}");
+            let word = |text: &Option<String>, place| {
+                text.as_deref()
+                    .and_then(|text| text.split_whitespace().nth(place))
+                    .unwrap_or_default()
+                    .to_owned()
+            };
+            println!("builder: Docker {}, buildx {}, images from {base}", word(&info, 0), word(&buildx, 1));
             if !has_local && docker(&["image", "inspect", base]).is_none() {
                 println!("pulling {base}");
                 docker(&["pull", "--quiet", base]).with_context(|| format!("`docker pull {base}` failed"))?;

@@ -1,4 +1,5 @@
-//! What is told once for each registry: several platforms in one cache, and the limit of what `BuildKit` imports.
+//! What is told once for each registry: several platforms in one cache, and the limit of what `BuildKit` imports. And
+//! what is told once.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -12,21 +13,33 @@ use stoker::cache::{
 };
 use stoker::names::Digest;
 
+use crate::again::{Again, Group, ran};
 use crate::engine::{Built, Engine, Options};
+use crate::lines;
 use crate::registry::Registry;
 use crate::story::{Stage, beyond, reused_anything};
 
-/// Tells its story, and sums it up.
-pub(crate) type Demo = fn(u64, &Engine, &Registry, &Path) -> anyhow::Result<String>;
+/// Tells its story, and sums it up; what is to be built again may come of it.
+pub(crate) type Demo =
+    for<'a> fn(u64, &'a Engine, &'a Registry, &Path) -> anyhow::Result<(String, Option<Group<'a>>)>;
 
-/// All of them.
-pub(crate) const ALL: [(&str, Demo); 2] = [("two platforms", platforms), ("import limit", import_limit)];
+/// Told for each registry.
+pub(crate) const EACH: [(&str, Demo); 2] = [("two platforms", platforms), ("import limit", import_limit)];
+/// Told once.
+pub(crate) const ONCE: [(&str, Demo); 2] = [("a long line", lines::long), ("joined lines", lines::joined)];
 
 const PLATFORMS: &str = "linux/amd64,linux/arm64";
 
 /// Two branches of images that are only copied together, each for two platforms, in one cache.
-fn platforms(seed: u64, _: &Engine, registry: &Registry, dir: &Path) -> anyhow::Result<String> {
-    let token = format!("p{:012x}", Random::new(seed).number() >> 16);
+fn platforms<'a>(
+    seed: u64,
+    _: &'a Engine,
+    registry: &'a Registry,
+    dir: &Path,
+) -> anyhow::Result<(String, Option<Group<'a>>)> {
+    // Of the registry, too: what one's story leaves in the builder must not serve the other's.
+    let number = Random::new(seed).number() >> 16;
+    let token = format!("p{number:012x}{}", registry.name.replace('-', ""));
     let tag = |name: &str| format!("{token}-{name}");
     let build = |one: &str, two: &str, imports: &[&str], export: Option<&str>| -> anyhow::Result<Built> {
         let context = dir.join("platforms");
@@ -58,28 +71,42 @@ fn platforms(seed: u64, _: &Engine, registry: &Registry, dir: &Path) -> anyhow::
         let cache = registry.read(&tag(name))?;
         // There is no base image: all of them are this demo's.
         blobs.extend(cache.blobs().map(|blob| blob.digest.to_string()));
-        Engine::free(&token, &blobs)?;
+        Engine::free(&[&token], &blobs)?;
         caches.push(cache);
     }
     let all = build("changed", "changed", &["one", "two"], None)?;
-    Engine::free(&token, &blobs)?;
+    Engine::free(&[&token], &blobs)?;
     registry.write(&tag("merged"), &Cache::merge(&caches))?;
     let merged = build("changed", "changed", &["merged"], None)?;
-    Engine::free(&token, &blobs)?;
+    Engine::free(&[&token], &blobs)?;
     let less = beyond(&merged, &all);
     ensure!(less.is_empty(), "ran with the merged cache only: {less:#?}\n{}\n{}", all.log, merged.log);
     ensure!(all.files == merged.files, "other files with the merged cache than with both");
     ensure!(merged.steps.reused > 0, "nothing was reused:\n{}", merged.log);
     let of_platform = |name| merged.files.keys().filter(|path| path.starts_with(name)).count();
     ensure!(of_platform("linux_amd64") > 0 && of_platform("linux_amd64") == of_platform("linux_arm64"));
-    Ok(format!(
+    let told = format!(
         "of {} steps reused {} with both caches, {} with the merged",
         merged.steps.total, all.steps.reused, merged.steps.reused
-    ))
+    );
+    let again = Again {
+        what: "for two platforms".to_owned(),
+        context: dir.join("platforms"),
+        platforms: Some(PLATFORMS),
+        tag: tag("merged"),
+        ran: ran(&merged),
+        files: merged.files,
+    };
+    Ok((told, Some(Group { token, blobs, registry, builds: vec![again] })))
 }
 
 /// A cache that grew beyond what `BuildKit` imports, and what pruning makes of it.
-fn import_limit(seed: u64, engine: &Engine, registry: &Registry, dir: &Path) -> anyhow::Result<String> {
+fn import_limit<'a>(
+    seed: u64,
+    engine: &'a Engine,
+    registry: &'a Registry,
+    dir: &Path,
+) -> anyhow::Result<(String, Option<Group<'a>>)> {
     let case = Case::new(!seed);
     let mut stage = Stage::new(&case, engine, registry, dir);
     let source = &case.branches[0].source;
@@ -107,10 +134,11 @@ fn import_limit(seed: u64, engine: &Engine, registry: &Registry, dir: &Path) -> 
     let built = stage.build(source, &[tag], None)?;
     ensure!(built.steps.ran.is_empty() && built.files == cold.files, "not all was reused:\n{}", built.log);
     stage.free()?;
-    Ok(format!(
+    let told = format!(
         "{bytes} bytes: refused, cold, not red; pruned to {size} bytes: {} steps reused",
         source.layers()
-    ))
+    );
+    Ok((told, None))
 }
 
 /// Many old records that nothing asks for.

@@ -1,6 +1,7 @@
-//! The Docker engine: builds, and freeing its builder of one case's records.
+//! The Docker engine: builds, and freeing its builder of what some of them left, or of all.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::env;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -16,6 +17,11 @@ use stoker_local::progress::{self, Steps};
 const LOCAL_BASE_IMAGE: &str = "localhost/base:1";
 const BASE_IMAGE: &str = "busybox:1.37";
 
+/// The engine's version, `28.5` say, from which on the tests are told to run.
+const LEAST_ENGINE: &str = "STOKER_TEST_ENGINE";
+/// A shell command that ends with an engine whose builder has no state at all.
+const NEW_BUILDER: &str = "STOKER_TEST_NEW_BUILDER";
+
 /// What is said of a build that failed, before its log.
 pub(crate) const FAILED: &str = "the build failed";
 
@@ -26,6 +32,9 @@ static RECORDS: RwLock<()> = RwLock::new(());
 /// An engine that can export registry caches.
 pub(crate) struct Engine {
     pub(crate) base_image: String,
+    /// What it and its client say of themselves.
+    pub(crate) versions: String,
+    new_builder: Option<String>,
 }
 
 /// What a build is told besides its source.
@@ -50,24 +59,51 @@ impl Engine {
     /// The engine that `docker` reaches, or why it is none.
     pub(crate) fn find() -> Result<Self, String> {
         let info = docker(&["info", "--format", "{{.ServerVersion}} {{.DriverStatus}}"]);
-        match info {
-            None => return Err("no Docker engine answers".to_owned()),
-            Some(info) if !info.contains("io.containerd.snapshotter") => {
-                return Err("Docker's containerd image store is off".to_owned());
-            }
-            Some(_) => {}
+        let Some(info) = info else { return Err("no Docker engine answers".to_owned()) };
+        if !info.contains("io.containerd.snapshotter") {
+            return Err("Docker's containerd image store is off".to_owned());
         }
-        if docker(&["buildx", "version"]).is_none() {
+        let Some(buildx) = docker(&["buildx", "version"]) else {
             return Err("Docker has no buildx".to_owned());
+        };
+        let engine = info.split(' ').next().unwrap_or_default();
+        if let Ok(least) = env::var(LEAST_ENGINE)
+            && version(engine) < version(&least)
+        {
+            return Err(format!("the engine is {engine}, and {LEAST_ENGINE} asks for {least}"));
         }
+        let buildx = buildx.split(' ').nth(1).unwrap_or_default();
+        let found = |base_image: &str| Self {
+            base_image: base_image.to_owned(),
+            versions: format!("Docker {engine}, buildx {buildx}"),
+            new_builder: env::var(NEW_BUILDER).ok(),
+        };
         let has = |image| docker(&["image", "inspect", image]).is_some();
         if has(LOCAL_BASE_IMAGE) {
-            return Ok(Self { base_image: LOCAL_BASE_IMAGE.to_owned() });
+            return Ok(found(LOCAL_BASE_IMAGE));
         }
         if has(BASE_IMAGE) || docker(&["pull", "--quiet", BASE_IMAGE]).is_some() {
-            return Ok(Self { base_image: BASE_IMAGE.to_owned() });
+            return Ok(found(BASE_IMAGE));
         }
         Err(format!("{BASE_IMAGE} cannot be pulled"))
+    }
+
+    /// Whether the builder can be made one without any state. What is left after the records of a build were removed
+    /// are its keys, which can serve a later build or hide from it what it imports.
+    pub(crate) fn renews(&self) -> bool {
+        self.new_builder.is_some()
+    }
+
+    /// Frees the builder of all that it has; where nobody said how, of what these builds left.
+    pub(crate) fn renew(&self, tokens: &[&str], blobs: &BTreeSet<String>) -> anyhow::Result<()> {
+        let Some(command) = &self.new_builder else { return Self::free(tokens, blobs) };
+        let output = Command::new("sh").args(["-c", command]).stdin(Stdio::null()).output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{NEW_BUILDER} failed: {said}");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let left = runtime.block_on(builder::records())?;
+        ensure!(left.is_empty(), "{NEW_BUILDER} left {} records in the builder", left.len());
+        Ok(())
     }
 
     /// Builds what is in a directory.
@@ -105,20 +141,20 @@ impl Engine {
         Ok(Built { steps: progress::parse(&log), log, files })
     }
 
-    /// Removes what builds of one case left in the builder: the steps that name its token, the blobs that are its own,
-    /// and what rests on these.
-    pub(crate) fn free(token: &str, blobs: &BTreeSet<String>) -> anyhow::Result<()> {
+    /// Removes what builds left in the builder: the steps that name one of these tokens, these blobs, and what rests on
+    /// them.
+    pub(crate) fn free(tokens: &[&str], blobs: &BTreeSet<String>) -> anyhow::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let _alone = RECORDS.write().unwrap_or_else(PoisonError::into_inner);
         for attempt in 0..10 {
-            let ids = own(&runtime.block_on(builder::records())?, token, blobs);
+            let ids = own(&runtime.block_on(builder::records())?, tokens, blobs);
             if ids.is_empty() || runtime.block_on(builder::remove(&ids))?.is_empty() {
                 return Ok(());
             }
             // A build that has just ended may still hold its results.
             thread::sleep(Duration::from_millis(100 << attempt.min(4)));
         }
-        bail!("the builder keeps records of {token}")
+        bail!("the builder keeps records of {}", tokens.join(", "))
     }
 }
 
@@ -127,13 +163,19 @@ pub(crate) fn could_not_start(error: &anyhow::Error) -> bool {
     format!("{error:#}").contains(builder::STILLBORN)
 }
 
-fn own(records: &[Record], token: &str, blobs: &BTreeSet<String>) -> BTreeSet<String> {
+/// The first two numbers of a version.
+fn version(text: &str) -> (u32, u32) {
+    let mut numbers = text.trim_start_matches('v').split('.').map(|part| part.parse().unwrap_or_default());
+    (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default())
+}
+
+fn own(records: &[Record], tokens: &[&str], blobs: &BTreeSet<String>) -> BTreeSet<String> {
     let mut own = BTreeSet::new();
     loop {
         let before = own.len();
         for record in records {
             let is_imported = || record.description.split_whitespace().any(|word| blobs.contains(word));
-            if record.description.contains(token)
+            if tokens.iter().any(|token| record.description.contains(token))
                 || is_imported()
                 || record.parents.iter().any(|parent| own.contains(parent))
             {
@@ -149,7 +191,7 @@ fn own(records: &[Record], token: &str, blobs: &BTreeSet<String>) -> BTreeSet<St
 impl Built {
     /// Whether BuildKit had nothing to say against any cache.
     pub(crate) fn imported_all(&self) -> bool {
-        !self.log.lines().any(|line| line.contains("ERROR") || line.contains("too large"))
+        progress::errors(&self.log).is_empty() && !self.log.contains("too large")
     }
 }
 

@@ -1,8 +1,11 @@
 //! The cache algebra against the real `BuildKit`: what merged caches serve, what pruned ones still serve, and that a
-//! build never fails because of either. Then builds beside retention: none fails because of what it takes.
+//! build never fails because of either. What was built from one cache is built again and again on new builders, since
+//! some lose parts of a cache at random. Then builds beside retention: none fails because of what it takes.
 //!
 //! `cargo xtask test` runs it. `STOKER_SEED` and `STOKER_CASES` choose the cases; case n of a seed is the first of
-//! the seed plus n. `STOKER_ROUNDS` says how long builds run beside retention.
+//! the seed plus n. `STOKER_AGAIN` says how often they are built again, `STOKER_ROUNDS` how long builds run beside
+//! retention. `STOKER_TEST_NEW_BUILDER` is a shell command that ends with an engine whose builder has no state;
+//! `STOKER_TEST_ENGINE` the least version of the engine.
 #![allow(
     clippy::expect_used,
     clippy::print_stdout,
@@ -11,12 +14,15 @@
     reason = "a test that talks, and that ends when it meets the unexpected"
 )]
 
+mod again;
 mod demos;
 mod engine;
 mod graph;
+mod lines;
 mod registry;
 mod retention;
 mod story;
+mod versions;
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -28,6 +34,7 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 
+use crate::again::Group;
 use crate::engine::Engine;
 use crate::registry::Registry;
 use crate::story::Figures;
@@ -36,7 +43,7 @@ use crate::story::Figures;
 const MINISTACK: &str = "STOKER_TEST_MINISTACK";
 const DISTRIBUTION: &str = "STOKER_TEST_DOCKER_REGISTRY";
 
-const CASES: usize = 40;
+const CASES: usize = 20;
 /// The cases of every run that asks for no others: what passed once must pass again. Other seeds are for exploring.
 const SEED: u64 = 2000;
 /// Builds wait for the registry and the engine as much as for a processor.
@@ -101,32 +108,27 @@ fn cases(dir: &Path, engine: &Engine, seed: u64) -> anyhow::Result<bool> {
     }
     let cases = number("STOKER_CASES")?.map_or(Ok(CASES), usize::try_from)?;
     let names: Vec<&str> = registries.iter().map(|registry| registry.name).collect();
-    println!("seed {seed}, {cases} cases, registries: {}", names.join(", "));
+    println!("seed {seed}, {cases} cases, {}, registries: {}", engine.versions, names.join(", "));
 
     let teller = Teller {
         engine,
         registries: &registries,
         dir,
         figures: registries.iter().map(|_| Mutex::default()).collect(),
+        groups: Mutex::default(),
     };
     // The seed alone says which registry, so that a case comes back whole.
     let case = |number: usize| Job::Case(seed.wrapping_add(number as u64));
-    let demos = registries.iter().flat_map(|registry| demos::ALL.map(|demo| Job::Demo(seed, registry, demo)));
-    let jobs: Vec<Job<'_>> = (0..cases).map(case).chain(demos).collect();
-    let next = AtomicUsize::new(0);
-    thread::scope(|scope| {
-        let work = || {
-            let mut good = true;
-            while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                good &= teller.tell(job);
-            }
-            good
-        };
-        let workers: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(work)).collect();
-        for worker in workers {
-            good &= worker.join().unwrap_or(false);
-        }
+    let each = registries.iter().flat_map(|registry| demos::EACH.map(|demo| Job::Demo(seed, registry, demo)));
+    // The longest first.
+    let once = registries.iter().cycle().zip(demos::ONCE);
+    let once = once.map(|(registry, demo)| Job::Demo(seed, registry, demo));
+    let jobs: Vec<Job<'_>> = once.chain((0..cases).map(case)).chain(each).collect();
+    let failed = AtomicUsize::new(0);
+    side_by_side(&jobs, |job| {
+        failed.fetch_add(usize::from(!teller.tell(job)), Ordering::Relaxed);
     });
+    good &= failed.into_inner() == 0;
     let mut all = Figures::default();
     for (registry, figures) in registries.iter().zip(&teller.figures) {
         let figures = figures.lock().unwrap();
@@ -135,7 +137,23 @@ fn cases(dir: &Path, engine: &Engine, seed: u64) -> anyhow::Result<bool> {
         all.add(&figures);
     }
     println!("  all: {} cases, {all}", all.cases);
+    let rounds = number("STOKER_AGAIN")?.map_or(Ok(again::ROUNDS), usize::try_from)?;
+    good &= again::build_again(engine, &teller.groups.into_inner().unwrap(), rounds)?;
     Ok(good)
+}
+
+/// Does all of these, a few at a time.
+fn side_by_side<J: Sync>(jobs: &[J], work: impl Fn(&J) + Sync) {
+    let next = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    work(job);
+                }
+            });
+        }
+    });
 }
 
 enum Job<'a> {
@@ -148,11 +166,13 @@ struct Teller<'a> {
     registries: &'a [Registry],
     dir: &'a Path,
     figures: Vec<Mutex<Figures>>,
+    /// What is to be built again.
+    groups: Mutex<Vec<Group<'a>>>,
 }
 
-impl Teller<'_> {
+impl<'a> Teller<'a> {
     /// Tells and prints one; false when it does not hold.
-    fn tell(&self, job: &Job<'_>) -> bool {
+    fn tell(&self, job: &Job<'a>) -> bool {
         let begun = Instant::now();
         let (name, told) = match *job {
             Job::Case(seed) => {
@@ -168,9 +188,10 @@ impl Teller<'_> {
                     std::fs::remove_dir_all(&dir)?;
                     tell()
                 });
-                let told = told.map(|mut told| {
+                let told = told.map(|(mut told, group)| {
                     told.time = begun.elapsed();
                     self.figures[place].lock().unwrap().add(&told);
+                    self.groups.lock().unwrap().push(group);
                     told.to_string()
                 });
                 let again =
@@ -179,12 +200,11 @@ impl Teller<'_> {
             }
             Job::Demo(seed, registry, (what, demo)) => {
                 let name = format!("{what}, {}", registry.name);
-                let told = demo(
-                    seed,
-                    self.engine,
-                    registry,
-                    &self.dir.join(format!("{what}-{}", registry.name).replace(' ', "-")),
-                );
+                let dir = self.dir.join(format!("{what}-{}", registry.name).replace(' ', "-"));
+                let told = demo(seed, self.engine, registry, &dir).map(|(told, group)| {
+                    self.groups.lock().unwrap().extend(group);
+                    told
+                });
                 (name, told)
             }
         };

@@ -10,6 +10,7 @@ use builder::{Case, Source};
 use jiff::Timestamp;
 use stoker::cache::{Cache, Limits};
 
+use crate::again::{Again, Group, ran};
 use crate::engine::{Built, Engine, Options};
 use crate::graph::{self, Graph};
 use crate::registry::Registry;
@@ -52,18 +53,18 @@ impl fmt::Display for Figures {
 }
 
 /// A case, and where it is told.
-pub(crate) struct Stage<'a> {
-    case: &'a Case,
-    engine: &'a Engine,
+pub(crate) struct Stage<'s, 'a> {
+    case: &'s Case,
+    engine: &'s Engine,
     pub(crate) registry: &'a Registry,
-    dir: &'a Path,
+    dir: &'s Path,
     /// The blobs that belong to the case alone, each with its step's mark.
     marks: BTreeMap<String, String>,
     builds: usize,
 }
 
-impl<'a> Stage<'a> {
-    pub(crate) fn new(case: &'a Case, engine: &'a Engine, registry: &'a Registry, dir: &'a Path) -> Self {
+impl<'s, 'a> Stage<'s, 'a> {
+    pub(crate) fn new(case: &'s Case, engine: &'s Engine, registry: &'a Registry, dir: &'s Path) -> Self {
         Self { case, engine, registry, dir, marks: BTreeMap::new(), builds: 0 }
     }
 
@@ -74,7 +75,7 @@ impl<'a> Stage<'a> {
     /// Makes the builder forget the case.
     pub(crate) fn free(&self) -> anyhow::Result<()> {
         let blobs: BTreeSet<String> = self.marks.keys().cloned().collect();
-        Engine::free(&self.case.token, &blobs)
+        Engine::free(&[&self.case.token], &blobs)
     }
 
     /// Builds with caches that all have to be imported.
@@ -112,19 +113,23 @@ impl<'a> Stage<'a> {
     }
 }
 
-/// Builds the branches of a case, then its target with all of their caches, with the merged one, and with pruned ones.
-pub(crate) fn tell(seed: u64, engine: &Engine, registry: &Registry, dir: &Path) -> anyhow::Result<Figures> {
+/// Builds the branches of a case, then its target with all of their caches, with the merged one, and with a pruned one. The
+/// last two are to be built again.
+pub(crate) fn tell<'a>(
+    seed: u64,
+    engine: &Engine,
+    registry: &'a Registry,
+    dir: &Path,
+) -> anyhow::Result<(Figures, Group<'a>)> {
     let case = Case::new(seed);
     let mut stage = Stage::new(&case, engine, registry, dir);
     stage.free()?;
     let told = tell_on(&mut stage);
     let freed = stage.free();
-    if told.is_err() {
-        return told.with_context(|| describe(&case));
-    }
+    let told = told.with_context(|| describe(&case))?;
     freed?;
     std::fs::remove_dir_all(dir)?;
-    told
+    Ok(told)
 }
 
 fn describe(case: &Case) -> String {
@@ -148,7 +153,7 @@ pub(crate) fn reused_anything(log: &str) -> bool {
     cached.any(|vertex| !bases.contains(&vertex))
 }
 
-fn tell_on(stage: &mut Stage<'_>) -> anyhow::Result<Figures> {
+fn tell_on<'a>(stage: &mut Stage<'_, 'a>) -> anyhow::Result<(Figures, Group<'a>)> {
     let case = stage.case;
     let mut random = case.random.clone();
     let mut tags: Vec<String> = Vec::new();
@@ -176,17 +181,27 @@ fn tell_on(stage: &mut Stage<'_>) -> anyhow::Result<Figures> {
     };
 
     stage.free()?;
-    let tag = stage.tag("target");
-    let all = stage.build(source, &tags, Some(&tag))?;
+    let all = stage.build(source, &tags, None)?;
     ensure!(all.files == files, "other files with all caches than without any");
-    let target = stage.exported(&tag)?;
 
     stage.free()?;
     let whole = Cache::merge(&caches);
-    let tag = stage.tag("merged");
-    stage.registry.write(&tag, &whole)?;
-    let merged = stage.build(source, &[tag], None)?;
+    let merged_tag = stage.tag("merged");
+    stage.registry.write(&merged_tag, &whole)?;
+    let target_tag = stage.tag("target");
+    let merged = stage.build(source, std::slice::from_ref(&merged_tag), Some(&target_tag))?;
     ensure!(merged.files == files, "other files with the merged cache than without any");
+    // What the target is made of. The merged cache serves it whole on every builder; several caches beside each other do
+    // not on all.
+    let target = stage.exported(&target_tag)?;
+    if case.target.merged.len() == 1 {
+        ensure!(
+            merged.steps.ran.is_empty(),
+            "what one branch had exported ran again: {:#?}\n{}",
+            merged.steps.ran,
+            merged.log
+        );
+    }
     let less = beyond(&merged, &all);
     ensure!(
         less.is_empty(),
@@ -218,9 +233,9 @@ fn tell_on(stage: &mut Stage<'_>) -> anyhow::Result<Figures> {
     };
     let pruned = whole.prune(&limits).cache;
     stage.free()?;
-    let tag = stage.tag("pruned");
-    stage.registry.write(&tag, &pruned)?;
-    let built = stage.build(source, &[tag], None)?;
+    let pruned_tag = stage.tag("pruned");
+    stage.registry.write(&pruned_tag, &pruned)?;
+    let built = stage.build(source, std::slice::from_ref(&pruned_tag), None)?;
     ensure!(built.files == files, "other files with a pruned cache than without any");
     let missed = beyond(&built, &merged);
     let explained = Explained { stage, whole: &whole, pruned: &pruned, target: &target };
@@ -230,7 +245,19 @@ fn tell_on(stage: &mut Stage<'_>) -> anyhow::Result<Figures> {
     figures.pruned = steps - built.steps.ran.len();
     figures.missed = missed.len();
     figures.builds = stage.builds;
-    Ok(figures)
+    let context = stage.dir.with_extension("again");
+    source.write(&context, &stage.engine.base_image)?;
+    let again = |what: &str, tag, built: &Built| Again {
+        what: what.to_owned(),
+        context: context.clone(),
+        platforms: None,
+        tag,
+        ran: ran(built),
+        files: files.clone(),
+    };
+    let builds = vec![again("merged", merged_tag, &merged), again("pruned", pruned_tag, &built)];
+    let blobs = stage.marks.keys().cloned().collect();
+    Ok((figures, Group { token: case.token.clone(), blobs, registry: stage.registry, builds }))
 }
 
 /// The steps that ran in one build and not in the other.
@@ -239,7 +266,7 @@ pub(crate) fn beyond(one: &Built, other: &Built) -> Vec<String> {
 }
 
 struct Explained<'a> {
-    stage: &'a Stage<'a>,
+    stage: &'a Stage<'a, 'a>,
     whole: &'a Cache,
     pruned: &'a Cache,
     target: &'a Cache,
