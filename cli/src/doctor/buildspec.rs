@@ -5,6 +5,9 @@ use stoker::policy::Project;
 use super::Finding;
 use crate::text::plain;
 
+/// What the documents show: a builder that exports registry caches, of a BuildKit that the tests run.
+const CREATE: &str =
+    "docker buildx create --use --driver docker-container --driver-opt image=moby/buildkit:v0.25.2";
 /// CodeBuild takes shorter ones only.
 const LONGEST: usize = 256 * 1024;
 /// BuildKit writes a cache as an image manifest, which is all that ECR takes, from this version on.
@@ -42,8 +45,9 @@ pub(super) fn check(project: &Project, buildspec: Option<&str>, image: &str, is_
         return vec![Finding::unknown(
             "buildspec",
             format!("it is the file {place} of the source, which is not read here"),
-            "see that it makes a builder (`docker buildx create --use --driver docker-container`), and that \
-             `docker buildx build` is given $STOKER_CACHE_FLAGS",
+            format!(
+                "see that it makes a builder (`{CREATE}`), and that `docker buildx build` is given $STOKER_CACHE_FLAGS"
+            ),
         )];
     };
     if inline.len() > LONGEST {
@@ -93,7 +97,7 @@ fn variables(project: &Project, seen: &Seen) -> Finding {
 
 fn builder(seen: &Seen, image: &str, is_forks: bool) -> Finding {
     const CHECK: &str = "builder";
-    const MEND: &str = "make one before building: docker buildx create --use --driver docker-container";
+    let make = || format!("make one before building: {CREATE}");
     if let Some(version) = &seen.version
         && is_too_old(version)
     {
@@ -101,22 +105,30 @@ fn builder(seen: &Seen, image: &str, is_forks: bool) -> Finding {
         return Finding::wrong(
             CHECK,
             format!("BuildKit is pinned to {}, which writes caches that ECR does not take", plain(version)),
-            format!("pin v{major}.{minor}.0 or newer: --driver-opt image=moby/buildkit:buildx-stable-1"),
+            format!("pin v{major}.{minor}.0 or newer: {CREATE}"),
         );
     }
-    let version =
-        seen.version.as_deref().map_or("version not pinned".to_owned(), |v| format!("BuildKit {}", plain(v)));
+    let made = |driver: &str| match seen.version.as_deref() {
+        Some(version) => Finding::ok(CHECK, format!("driver {}, BuildKit {}", plain(driver), plain(version))),
+        None => Finding::warn(
+            CHECK,
+            format!(
+                "driver {}, and its BuildKit is whichever is the newest when a build runs",
+                plain(driver)
+            ),
+            format!("pin one that is known to read caches whole: {CREATE} (docs/ci.md, \"The builder\")"),
+        ),
+    };
     match (seen.makes_builder, seen.driver.as_deref()) {
-        (true, Some("docker-container") | None) => {
-            Finding::ok(CHECK, format!("driver docker-container, {version}"))
-        }
-        (true, Some(driver @ ("kubernetes" | "remote"))) => {
-            Finding::ok(CHECK, format!("driver {driver}, {version}"))
+        (true, Some("docker-container") | None) => made("docker-container"),
+        (true, Some("kubernetes")) => made("kubernetes"),
+        (true, Some("remote")) => {
+            Finding::ok(CHECK, "driver remote: whoever runs that builder chooses its BuildKit")
         }
         (true, Some(driver)) => Finding::wrong(
             CHECK,
             format!("the driver `{}` cannot be made a builder that exports a registry cache", plain(driver)),
-            MEND,
+            make(),
         ),
         (false, _)
             if seen.names("BUILDX_BUILDER")
@@ -134,7 +146,7 @@ fn builder(seen: &Seen, image: &str, is_forks: bool) -> Finding {
         }
         (false, _) if is_forks => Finding::ok(CHECK, "Docker's own, which is enough to read caches"),
         (false, _) if !seen.builds && !seen.plain_build => {
-            Finding::unknown(CHECK, "no builder is made in the buildspec: a script may do it", MEND)
+            Finding::unknown(CHECK, "no builder is made in the buildspec: a script may do it", make())
         }
         (false, _) if !image.starts_with("aws/codebuild/") => Finding::unknown(
             CHECK,
@@ -142,7 +154,7 @@ fn builder(seen: &Seen, image: &str, is_forks: bool) -> Finding {
                 "Docker's own, of {}: it exports caches only with the containerd image store",
                 plain(image)
             ),
-            MEND,
+            make(),
         ),
         (false, _) => {
             let what = if seen.builds { "`docker buildx build`" } else { "`docker build`" };
@@ -151,7 +163,7 @@ fn builder(seen: &Seen, image: &str, is_forks: bool) -> Finding {
                 format!(
                     "{what} by Docker's own builder, which fails when it is asked to export a registry cache"
                 ),
-                MEND,
+                make(),
             )
         }
     }
@@ -278,7 +290,6 @@ mod tests {
     }
 
     const IMAGE: &str = "aws/codebuild/standard:7.0";
-    const CREATE: &str = "docker buildx create --use --driver docker-container";
     const BUILD: &str = "docker buildx build $STOKER_CACHE_FLAGS -t \"$IMAGE\" --push .";
     const ALL_OK: [(&str, State); 2] = [("buildspec", State::Ok), ("builder", State::Ok)];
 
@@ -360,6 +371,10 @@ mod tests {
             let create = format!("{CREATE} --driver-opt network=host,image={image}");
             assert_eq!(states(&app, &spec(&[&create, BUILD]), false), builder(state), "{image}");
         }
+        let newest = "docker buildx create --use --driver docker-container";
+        assert_eq!(states(&app, &spec(&[newest, BUILD]), false), builder(State::Warn));
+        let theirs = "docker buildx create --use --driver remote tcp://127.0.0.1:1234";
+        assert_eq!(states(&app, &spec(&[theirs, BUILD]), false), builder(State::Ok));
         let by_hand = "docker buildx build $STOKER_CACHE_FLAGS --cache-to type=inline .";
         let told = states(&app, &spec(&[CREATE, by_hand]), false);
         assert_eq!(told.last(), Some(&("cache flags", State::Warn)));

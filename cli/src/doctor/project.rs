@@ -444,7 +444,7 @@ mod tests {
     use super::super::{Missing, State, projects};
     use super::*;
 
-    const SPEC: &str = "version: 0.2\nphases:\n  build:\n    commands:\n      - docker buildx create --use --driver docker-container\n      \
+    const SPEC: &str = "version: 0.2\nphases:\n  build:\n    commands:\n      - docker buildx create --use --driver docker-container --driver-opt image=moby/buildkit:v0.25.2\n      \
                         - docker buildx build $STOKER_CACHE_FLAGS .\n";
 
     fn project(keys: &str) -> Project {
