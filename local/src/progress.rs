@@ -101,6 +101,8 @@ struct State {
     is_from: bool,
     /// It was in the builder's cache, or its result was pulled.
     found: bool,
+    /// It came to its end. In a build that succeeds, what did not was found elsewhere before.
+    done: bool,
     fate: Fate,
 }
 
@@ -121,7 +123,9 @@ impl State {
         let found = ["sha256:", "extracting sha256:", "merging"];
         if text == "CACHED" || found.iter().any(|start| text.starts_with(start)) {
             self.found = true;
-        } else if first == "ERROR:" || text == "CANCELED" {
+        } else if first == "DONE" {
+            self.done = true;
+        } else if first == "ERROR:" {
             self.fate = Fate::Failed;
         } else if self.fate == Fate::Silent && first.contains('.') && first.parse::<f64>().is_ok() {
             self.fate = Fate::Executed;
@@ -151,15 +155,17 @@ impl Build {
             .values()
             .map(|s| if s.starts_with_step { s.of } else { s.of.saturating_sub(1) })
             .sum();
+        let states = || self.vertices.values().filter(|state| !state.is_from);
+        let has_failed = states().any(|state| state.fate == Fate::Failed);
         let mut ran: Vec<String> = Vec::new();
         for state in self.order.iter().filter_map(|vertex| self.vertices.get(vertex)) {
-            if !state.is_from && !state.reused() && !ran.contains(&state.text) {
+            let is_over = state.done || has_failed;
+            if !state.is_from && !state.reused() && is_over && !ran.contains(&state.text) {
                 ran.push(state.text.clone());
             }
         }
         steps.total += total;
-        let states = || self.vertices.values().filter(|state| !state.is_from);
-        steps.reused += if states().any(|state| state.fate == Fate::Failed) {
+        steps.reused += if has_failed {
             // What a failed build does not mention, it did not reach.
             states().filter(|state| state.reused()).count()
         } else {
@@ -228,6 +234,16 @@ mod tests {
         let steps = parse(log);
         assert_eq!(steps.ran, ["[2/4] RUN a", "[3/4] RUN b"]);
         assert_eq!((steps.total, steps.reused), (3, 0));
+    }
+
+    #[test]
+    fn what_does_not_end_in_a_build_that_succeeds_was_found_elsewhere() {
+        let log = "#5 [2/3] COPY --link a /a\n#5 CANCELED\n\n#6 [3/3] RUN b\n#6 DONE 0.1s\n";
+        let expected = Steps { total: 2, reused: 1, ran: vec!["[3/3] RUN b".to_owned()] };
+        assert_eq!(parse(log), expected);
+        assert_eq!(parse(&log.replace("CANCELED", "...")), expected);
+        let failed = log.replace("DONE 0.1s", "ERROR: process did not complete successfully");
+        assert_eq!(parse(&failed).ran.len(), 2);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::fmt;
 use jiff::Timestamp;
 use serde_json::json;
 
-use crate::cache::{self, Kind};
+use crate::cache::{self, Kind, Manifest};
 use crate::error::CallError;
 use crate::names::{Commit, Digest, Line, Scope, Tag, TagKind};
 use crate::policy::{CacheMode, Compression, ExportBuilds, Project, Target};
@@ -136,20 +136,25 @@ pub(crate) async fn resolve(
 
 /// Of the caches of one target those that a build may read.
 fn usable(candidates: Vec<(String, Tag)>, found: Vec<Option<Image>>) -> Vec<Found> {
-    let said = |image: &Image| Provenance::of_manifest(&image.manifest).unwrap_or_default();
+    let read = |image: Image| match importable(&image.manifest) {
+        Ok(manifest) => (Provenance::read(&manifest.annotations), Ok(()), image),
+        Err(why) => (Provenance::of_manifest(&image.manifest).unwrap_or_default(), Err(why), image),
+    };
+    let found: Vec<_> = found.into_iter().map(|image| image.map(read)).collect();
     // What a rollback took from the line must not come back by the way of a merged commit.
-    let rolled_back = found.first().and_then(Option::as_ref).and_then(|line| said(line).rolled_back);
+    let line = found.first().and_then(Option::as_ref);
+    let rolled_back = line.and_then(|(provenance, ..)| provenance.rolled_back);
     let mut sources: Vec<Found> = Vec::new();
     for ((label, tag), image) in candidates.into_iter().zip(found) {
-        let Some(image) = image else { continue };
+        let Some((provenance, importable, image)) = image else { continue };
         let is_commit = matches!(Tag::parse(tag.as_str()), Some((_, TagKind::Commit(_))));
-        let built = said(&image).built.filter(|_| is_commit);
+        let built = provenance.built.filter(|_| is_commit);
         let is_older = |built: &Built| rolled_back.is_some_and(|time| built.at < time);
         if is_commit && built.as_ref().is_none_or(is_older) {
             tracing::info!(cache.tag = %tag, "not handed to the build: the line was rolled back since, or it is of no build");
             continue;
         }
-        if let Err(why) = importable(&image.manifest) {
+        if let Err(why) = importable {
             tracing::warn!(cache.tag = %tag, cache.digest = %image.digest, why, "not handed to the build");
             continue;
         }
@@ -160,8 +165,8 @@ fn usable(candidates: Vec<(String, Tag)>, found: Vec<Option<Image>>) -> Vec<Foun
     sources
 }
 
-/// Whether BuildKit will import a cache with this manifest, as far as the manifest tells; otherwise why not.
-pub fn importable(manifest: &[u8]) -> Result<(), String> {
+/// The manifest of a cache that BuildKit will import, as far as the manifest tells; otherwise why not.
+pub fn importable(manifest: &[u8]) -> Result<Manifest, String> {
     if manifest.len() > cache::IMPORT_LIMIT {
         return Err(format!("its manifest has {} bytes, more than BuildKit imports", manifest.len()));
     }
@@ -170,7 +175,7 @@ pub fn importable(manifest: &[u8]) -> Result<(), String> {
         Kind::Cache(manifest) if manifest.config.size > cache::IMPORT_LIMIT as u64 => {
             Err(format!("its config has {} bytes, more than BuildKit imports", manifest.config.size))
         }
-        Kind::Cache(_) => Ok(()),
+        Kind::Cache(manifest) => Ok(manifest),
     }
 }
 

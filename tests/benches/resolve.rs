@@ -2,7 +2,8 @@
 //!
 //! `cargo bench -p stories --bench resolve` asks for projects with 1, 10 and 100 scopes, each with a line of main and one of
 //! a branch, and fails when a figure is out of bounds: once where their joins are there, and once where they are to be made.
-//! The first floor reads every manifest once and writes it once, the second every manifest and config.
+//! The first floor reads every manifest once and writes it once, the second every manifest and config. Then it joins two
+//! caches that are almost as large as BuildKit imports, and says what memory that takes.
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a measurement")]
 
 use std::cell::{Cell, RefCell};
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use jiff::Timestamp;
+use peak_alloc::PeakAlloc;
 use serde_json::json;
 use stoker::cache::{CONFIG_MEDIA_TYPE, Kind, MANIFEST_MEDIA_TYPE, classify};
 use stoker::error::CallError;
@@ -22,7 +24,16 @@ use stoker::ports::{Image, ReadBlobs, ReadImages, WriteImages};
 use stoker::provenance::{Built, Provenance};
 use tokio::runtime;
 
+#[global_allocator]
+static MEMORY: PeakAlloc = PeakAlloc;
+
 const LAYERS: usize = 200;
+/// Of a cache that is almost as large as can be: manifests have more bytes than configs.
+const MANY_LAYERS: usize = 2600;
+/// Of them the last are a line's own, the others both lines have.
+const OWN_LAYERS: usize = 100;
+/// Bytes of memory that a join takes for each byte of the configs that it reads; the manifests are larger than these.
+const MAX_MEMORY: f64 = 10.0;
 /// A question asks the registry no more often where the joins are there: for lines, and for joins.
 const MAX_REQUESTS: usize = 4;
 /// Nor for a join that is to be made: two configs, and two writes.
@@ -87,9 +98,12 @@ impl WriteImages for Registry {
     }
 }
 
-/// A cache of a chain of steps: its config, and its manifest as promote-cache writes it.
-fn cache(line: &Line, seed: &str) -> (Bytes, Image) {
-    let digest = |what: &str, number: usize| Digest::of(format!("{what} {number} of {seed}").as_bytes());
+/// A cache of a chain of steps, the last of which are its own: its config, and its manifest as promote-cache writes it.
+fn cache(line: &Line, seed: &str, layers: usize, own: usize) -> (Bytes, Image) {
+    let digest = |what: &str, number: usize| {
+        let of = if number + own < layers { "all" } else { seed };
+        Digest::of(format!("{what} {number} of {of}").as_bytes())
+    };
     let layer = |number: usize| {
         json!({
             "mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", "digest": digest("layer", number),
@@ -110,7 +124,7 @@ fn cache(line: &Line, seed: &str) -> (Bytes, Image) {
         json!({ "blob": digest("layer", number), "parent": parent })
     };
     let config = json!({
-        "layers": (0..LAYERS).map(blob).collect::<Vec<_>>(), "records": (0..LAYERS).map(step).collect::<Vec<_>>(),
+        "layers": (0..layers).map(blob).collect::<Vec<_>>(), "records": (0..layers).map(step).collect::<Vec<_>>(),
     });
     let config = Bytes::from(config.to_string());
     let built = Built {
@@ -120,7 +134,7 @@ fn cache(line: &Line, seed: &str) -> (Bytes, Image) {
     };
     let provenance = Provenance { built: Some(built), ..Provenance::default() };
     let manifest = json!({
-        "schemaVersion": 2, "mediaType": MANIFEST_MEDIA_TYPE, "layers": (0..LAYERS).map(layer).collect::<Vec<_>>(),
+        "schemaVersion": 2, "mediaType": MANIFEST_MEDIA_TYPE, "layers": (0..layers).map(layer).collect::<Vec<_>>(),
         "config": { "mediaType": CONFIG_MEDIA_TYPE, "digest": Digest::of(&config), "size": config.len() },
         "annotations": provenance.annotations(line),
     });
@@ -130,7 +144,7 @@ fn cache(line: &Line, seed: &str) -> (Bytes, Image) {
 }
 
 /// A project with so many scopes, and the caches of its main and of a branch in each of them.
-fn project(scopes: usize) -> (Policy, Registry) {
+fn project(scopes: usize, layers: usize, own: usize) -> (Policy, Registry) {
     let targets = if scopes == 1 {
         String::new()
     } else {
@@ -146,7 +160,7 @@ fn project(scopes: usize) -> (Policy, Registry) {
         for line in ["main", "branch/feature"] {
             let line = Line::parse(line).unwrap();
             let tag = Tag::line(scope, &line);
-            let (config, image) = cache(&line, tag.as_str());
+            let (config, image) = cache(&line, tag.as_str(), layers, own);
             registry.blobs.borrow_mut().insert(Digest::of(&config), config);
             registry.images.borrow_mut().insert(tag, image);
         }
@@ -163,18 +177,39 @@ fn fastest(mut measured: impl FnMut()) -> Duration {
     (0..ROUNDS).map(once).min().unwrap()
 }
 
+fn ask(runtime: &runtime::Runtime, policy: &Policy, registry: &Registry) -> resolve_cache::Answer {
+    let question = json!({ "project": "app", "branch": "feature", "commit": "cd".repeat(40 / 2) });
+    let asked = resolve_cache::handle(question, policy, "registry.example", registry, Timestamp::UNIX_EPOCH);
+    runtime.block_on(asked).unwrap()
+}
+
+/// The memory that a join of two large caches takes for each byte of their configs.
+fn memory(runtime: &runtime::Runtime) -> bool {
+    let (policy, registry) = project(1, MANY_LAYERS, OWN_LAYERS);
+    let configs: usize = registry.blobs.borrow().values().map(Bytes::len).sum();
+    // What is done once is not the join's.
+    black_box(ask(runtime, &policy, &registry));
+    registry.forget_joins();
+    let before = MEMORY.current_usage();
+    MEMORY.reset_peak_usage();
+    let answer = ask(runtime, &policy, &registry);
+    let taken = MEMORY.peak_usage() - before;
+    let ratio = taken as f64 / configs as f64;
+    let holds = ratio <= MAX_MEMORY && !answer.environment["STOKER_JOINED"].is_empty();
+    println!(
+        "{}: {taken} bytes of memory for {configs} bytes of configs: {ratio:.2} times, at most {MAX_MEMORY}",
+        if holds { "ok" } else { "BROKEN" }
+    );
+    holds
+}
+
 fn main() -> ExitCode {
     let runtime = runtime::Builder::new_current_thread().enable_time().build().unwrap();
     let mut within = true;
     println!("scopes   joins  requests     floor    answer  ratio");
     for scopes in [1, 10, 100] {
-        let (policy, registry) = project(scopes);
-        let ask = || {
-            let question = json!({ "project": "app", "branch": "feature", "commit": "cd".repeat(40 / 2) });
-            let now = Timestamp::UNIX_EPOCH;
-            let asked = resolve_cache::handle(question, &policy, "registry.example", &registry, now);
-            runtime.block_on(asked).unwrap()
-        };
+        let (policy, registry) = project(scopes, LAYERS, LAYERS);
+        let ask = || ask(&runtime, &policy, &registry);
         let images: Vec<Image> = registry.images.borrow().values().cloned().collect();
         let reads_manifests = || {
             for image in &images {
@@ -220,5 +255,6 @@ fn main() -> ExitCode {
             }
         }
     }
+    within &= memory(&runtime);
     if within { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -387,13 +387,10 @@ pub(super) async fn read_cache(
     repository: &CacheRepository,
     image: &Image,
 ) -> Result<Result<Content, String>, CallError> {
-    let manifest = match cache::classify(&image.manifest) {
-        Kind::Cache(manifest) => manifest,
-        Kind::Other { why } => return Ok(Err(why)),
+    let manifest = match importable(&image.manifest) {
+        Ok(manifest) => manifest,
+        Err(why) => return Ok(Err(why)),
     };
-    if let Err(why) = importable(&image.manifest) {
-        return Ok(Err(why));
-    }
     let config = ports.blob(repository, &manifest.config.digest, cache::IMPORT_LIMIT).await?;
     Ok(match Cache::parse(&manifest, &config) {
         Ok(cache) => Ok(Content { manifest, cache }),

@@ -431,18 +431,19 @@ async fn exported_move(
     };
     let image = ports.images(repository, &[Tag::export(&scope, &key)]).await?.into_iter().flatten().next();
     if let Some(image) = image {
-        if let Err(why) = importable(&image.manifest) {
-            tracing::error!(cache.tag = tag, cache.repository = %repository, why, "an export that no build can import");
-            return Ok(Err(why));
-        }
-        if let cache::Kind::Cache(manifest) = cache::classify(&image.manifest) {
-            let bytes = manifest.config.size.max(image.manifest.len() as u64);
-            if bytes > cache::SAFE_SIZE as u64 {
-                tracing::warn!(
-                    cache.tag = tag, cache.repository = %repository, cache.import_bytes = bytes,
-                    "an export that is about to become too large for BuildKit to import"
-                );
+        let manifest = match importable(&image.manifest) {
+            Ok(manifest) => manifest,
+            Err(why) => {
+                tracing::error!(cache.tag = tag, cache.repository = %repository, why, "an export that no build can import");
+                return Ok(Err(why));
             }
+        };
+        let bytes = manifest.config.size.max(image.manifest.len() as u64);
+        if bytes > cache::SAFE_SIZE as u64 {
+            tracing::warn!(
+                cache.tag = tag, cache.repository = %repository, cache.import_bytes = bytes,
+                "an export that is about to become too large for BuildKit to import"
+            );
         }
     }
     let builds = ports.recent(&project.name, None).await?;

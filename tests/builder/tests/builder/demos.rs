@@ -108,7 +108,7 @@ fn import_limit<'a>(
     dir: &Path,
 ) -> anyhow::Result<(String, Option<Group<'a>>)> {
     let case = Case::new(!seed);
-    let mut stage = Stage::new(&case, engine, registry, dir);
+    let mut stage = Stage::new(&case, engine, registry, dir)?;
     let source = &case.branches[0].source;
     stage.free()?;
     let tag = stage.tag("real");

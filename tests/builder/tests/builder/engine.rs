@@ -5,7 +5,7 @@ use std::env;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Mutex, PoisonError, RwLock};
 use std::thread;
 use std::time::Duration;
 
@@ -35,6 +35,8 @@ pub(crate) struct Engine {
     /// What it and its client say of themselves.
     pub(crate) versions: String,
     new_builder: Option<String>,
+    /// Images that tests made; they go in the end.
+    made: Mutex<Vec<String>>,
 }
 
 /// What a build is told besides its source.
@@ -77,6 +79,7 @@ impl Engine {
             base_image: base_image.to_owned(),
             versions: format!("Docker {engine}, buildx {buildx}"),
             new_builder: env::var(NEW_BUILDER).ok(),
+            made: Mutex::default(),
         };
         let has = |image| docker(&["image", "inspect", image]).is_some();
         if has(LOCAL_BASE_IMAGE) {
@@ -86,6 +89,23 @@ impl Engine {
             return Ok(found(BASE_IMAGE));
         }
         Err(format!("{BASE_IMAGE} cannot be pulled"))
+    }
+
+    /// A base image of a test's own. BuildKit 0.25 and newer know an image by one key where a build before has used it, and
+    /// by another where none has; a cache that a fresh builder exported names only the second. So builds that share a
+    /// builder must not share a base image, as no build of a new builder does.
+    pub(crate) fn own_base_image(&self, token: &str, dir: &Path) -> anyhow::Result<String> {
+        let context = dir.join("base");
+        std::fs::create_dir_all(&context)?;
+        std::fs::write(context.join("token"), token)?;
+        std::fs::write(context.join("Dockerfile"), format!("FROM {}\nCOPY token /token\n", self.base_image))?;
+        let image = format!("localhost/stoker-test:{token}");
+        let mut command = Command::new("docker");
+        command.args(["buildx", "build", "--quiet", "--provenance=false", "--load", "--tag", &image]);
+        let built = command.arg(&context).stdin(Stdio::null()).output()?;
+        ensure!(built.status.success(), "{image}: {}", String::from_utf8_lossy(&built.stderr));
+        self.made.lock().unwrap_or_else(PoisonError::into_inner).push(image.clone());
+        Ok(image)
     }
 
     /// Whether the builder can be made one without any state. What is left after the records of a build were removed
@@ -155,6 +175,16 @@ impl Engine {
             thread::sleep(Duration::from_millis(100 << attempt.min(4)));
         }
         bail!("the builder keeps records of {}", tokens.join(", "))
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        let made = self.made.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if !made.is_empty() {
+            let made: Vec<&str> = made.iter().map(String::as_str).collect();
+            docker(&[&["image", "rm", "--force"], &made[..]].concat());
+        }
     }
 }
 

@@ -23,7 +23,7 @@ const LARGEST_STEP: u64 = 256 << 10;
 
 /// Where a line is built.
 struct Stage<'a> {
-    engine: &'a Engine,
+    base_image: String,
     registry: &'a Registry,
     dir: PathBuf,
     token: String,
@@ -32,10 +32,11 @@ struct Stage<'a> {
 }
 
 impl<'a> Stage<'a> {
-    fn new(seed: u64, engine: &'a Engine, registry: &'a Registry, dir: &Path) -> Self {
+    fn new(seed: u64, engine: &Engine, registry: &'a Registry, dir: &Path) -> anyhow::Result<Self> {
         let token = format!("l{:012x}", Random::new(seed).number() >> 16);
         let group = Group { token: token.clone(), blobs: BTreeSet::new(), registry, builds: Vec::new() };
-        Self { engine, registry, dir: dir.to_owned(), token, group, builds: 0 }
+        let base_image = engine.own_base_image(&token, dir)?;
+        Ok(Self { base_image, registry, dir: dir.to_owned(), token, group, builds: 0 })
     }
 
     fn tag(&self, name: &str) -> String {
@@ -59,7 +60,7 @@ impl<'a> Stage<'a> {
 
     fn write(&self, context: &Path, versions: Versions) -> anyhow::Result<()> {
         std::fs::create_dir_all(context)?;
-        let dockerfile = dockerfile(&self.engine.base_image, &self.token, versions);
+        let dockerfile = dockerfile(&self.base_image, &self.token, versions);
         Ok(std::fs::write(context.join("Dockerfile"), dockerfile)?)
     }
 
@@ -146,7 +147,7 @@ pub(crate) fn long<'a>(
     registry: &'a Registry,
     dir: &Path,
 ) -> anyhow::Result<(String, Option<Group<'a>>)> {
-    let mut stage = Stage::new(seed ^ 0x11, engine, registry, dir);
+    let mut stage = Stage::new(seed ^ 0x11, engine, registry, dir)?;
     let mut random = Random::new(seed);
     let (mut versions, mut line) = ([1; 4], Cache::default());
     let (mut commits, mut exports) = (Vec::new(), Vec::new());
@@ -183,7 +184,7 @@ pub(crate) fn joined<'a>(
     registry: &'a Registry,
     dir: &Path,
 ) -> anyhow::Result<(String, Option<Group<'a>>)> {
-    let mut stage = Stage::new(seed ^ 0x22, engine, registry, dir);
+    let mut stage = Stage::new(seed ^ 0x22, engine, registry, dir)?;
     let (mut main, mut line) = ([1; 4], Cache::default());
     for place in [0, 1, 2] {
         stage.advance(&mut main, place, ("main", &mut line))?;

@@ -55,7 +55,7 @@ impl fmt::Display for Figures {
 /// A case, and where it is told.
 pub(crate) struct Stage<'s, 'a> {
     case: &'s Case,
-    engine: &'s Engine,
+    base_image: String,
     pub(crate) registry: &'a Registry,
     dir: &'s Path,
     /// The blobs that belong to the case alone, each with its step's mark.
@@ -64,8 +64,14 @@ pub(crate) struct Stage<'s, 'a> {
 }
 
 impl<'s, 'a> Stage<'s, 'a> {
-    pub(crate) fn new(case: &'s Case, engine: &'s Engine, registry: &'a Registry, dir: &'s Path) -> Self {
-        Self { case, engine, registry, dir, marks: BTreeMap::new(), builds: 0 }
+    pub(crate) fn new(
+        case: &'s Case,
+        engine: &Engine,
+        registry: &'a Registry,
+        dir: &'s Path,
+    ) -> anyhow::Result<Self> {
+        let base_image = engine.own_base_image(&case.token, dir)?;
+        Ok(Self { case, base_image, registry, dir, marks: BTreeMap::new(), builds: 0 })
     }
 
     pub(crate) fn tag(&self, name: impl fmt::Display) -> String {
@@ -99,7 +105,7 @@ impl<'s, 'a> Stage<'s, 'a> {
     ) -> anyhow::Result<Built> {
         let context = self.dir.join(format!("build-{}", self.builds));
         self.builds += 1;
-        source.write(&context, &self.engine.base_image)?;
+        source.write(&context, &self.base_image)?;
         let imports: Vec<String> = imports.iter().map(|tag| self.registry.reference(tag)).collect();
         let export = export.map(|tag| self.registry.reference(tag));
         Engine::build(&context, &Options { imports: &imports, export, ..Options::default() })
@@ -122,7 +128,7 @@ pub(crate) fn tell<'a>(
     dir: &Path,
 ) -> anyhow::Result<(Figures, Group<'a>)> {
     let case = Case::new(seed);
-    let mut stage = Stage::new(&case, engine, registry, dir);
+    let mut stage = Stage::new(&case, engine, registry, dir)?;
     stage.free()?;
     let told = tell_on(&mut stage);
     let freed = stage.free();
@@ -246,7 +252,7 @@ fn tell_on<'a>(stage: &mut Stage<'_, 'a>) -> anyhow::Result<(Figures, Group<'a>)
     figures.missed = missed.len();
     figures.builds = stage.builds;
     let context = stage.dir.with_extension("again");
-    source.write(&context, &stage.engine.base_image)?;
+    source.write(&context, &stage.base_image)?;
     let again = |what: &str, tag, built: &Built| Again {
         what: what.to_owned(),
         context: context.clone(),
