@@ -345,36 +345,54 @@ async fn attack_a_merge_event_for_what_was_never_built() {
     }
 }
 
-#[tokio::test]
-async fn attack_a_build_that_claims_to_be_another_branchs() {
+/// A build that somebody else started, with CodeBuild's word for what it builds, and what it says of itself.
+fn somebody_elses(world: &World, source_version: &str, commit: &Commit, says: &[(&str, &str)]) -> Build {
+    let says = says.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    let build = Build {
+        id: "app:99".to_owned(),
+        project: ProjectName::new("app").unwrap(),
+        status: BuildStatus::InProgress,
+        started_at: world.account.now(),
+        ended_at: None,
+        source_version: Some(source_version.to_owned()),
+        resolved_commit: Some(commit.to_string()),
+        handed: Handed::read(&says.collect()),
+        claims: true,
+    };
+    world.account.builds.borrow_mut().push(build.clone());
+    build
+}
+
+/// A line of a branch of the repository stays what it is, whatever a build says that was started with this source version.
+async fn keeps_the_line_of(branch: &str, source_version: &str) {
     for policy in [POLICY, ISOLATED] {
         let mut world = World::with_policy(policy);
         let (own, evil) = (world.commit([1, 1, 1, 1]), world.commit([6, 6, 6, 6]));
-        world.push("release", &[&own]).await;
+        world.push(branch, &[&own]).await;
         world.build().await;
-        let before = world.line("branch/release").unwrap().0;
+        let line = format!("branch/{branch}");
+        let before = world.line(&line).unwrap().0;
         let tag = "app.export.evil";
-        let source = Source { versions: [6, 6, 6, 6] };
         let now = world.account.now();
-        world.export(tag, &source, |_| now);
-        let says =
-            [("STOKER_LINE", "branch/release"), ("STOKER_EXPORT", tag), ("STOKER_COMMIT", evil.as_str())];
-        world.account.builds.borrow_mut().push(Build {
-            id: "app:99".to_owned(),
-            project: ProjectName::new("app").unwrap(),
-            status: BuildStatus::InProgress,
-            started_at: now,
-            ended_at: None,
-            source_version: Some("refs/heads/feature".to_owned()),
-            resolved_commit: Some(evil.to_string()),
-            handed: Handed::read(&says.map(|(name, value)| (name.to_owned(), value.to_owned())).into()),
-            claims: true,
-        });
-        world.end("app:99", BuildStatus::Succeeded, &evil);
+        world.export(tag, &Source { versions: [6, 6, 6, 6] }, |_| now);
+        let says = [("STOKER_LINE", &*line), ("STOKER_EXPORT", tag), ("STOKER_COMMIT", evil.as_str())];
+        let build = somebody_elses(&world, source_version, &evil, &says);
+        world.end(&build.id, BuildStatus::Succeeded, &evil);
         world.settle().await;
         world.night().await;
-        assert_eq!(world.line("branch/release").unwrap().0, before, "only CodeBuild's word counts");
+        assert_eq!(world.line(&line).unwrap().0, before, "only CodeBuild's word counts");
     }
+}
+
+#[tokio::test]
+async fn attack_a_build_that_claims_to_be_another_branchs() {
+    keeps_the_line_of("release", "refs/heads/feature").await;
+}
+
+/// `pr/7` is how CodeBuild's own webhook starts the build of a fork's seventh pull request.
+#[tokio::test]
+async fn attack_a_pull_request_whose_source_version_is_a_branchs_name() {
+    keeps_the_line_of("pr/7", "pr/7").await;
 }
 
 #[tokio::test]
@@ -393,18 +411,8 @@ async fn attack_a_build_that_claims_to_be_mains() {
             ("STOKER_COMMIT", head.as_str()),
             ("STOKER_MERGED", head.as_str()),
         ];
-        world.account.builds.borrow_mut().push(Build {
-            id: "app:99".to_owned(),
-            project: ProjectName::new("app").unwrap(),
-            status: BuildStatus::InProgress,
-            started_at: world.account.now(),
-            ended_at: None,
-            source_version: Some("refs/heads/main".to_owned()),
-            resolved_commit: Some(head.to_string()),
-            handed: Handed::read(&says.map(|(name, value)| (name.to_owned(), value.to_owned())).into()),
-            claims: true,
-        });
-        world.end("app:99", BuildStatus::Succeeded, &head);
+        let build = somebody_elses(&world, "refs/heads/main", &head, &says);
+        world.end(&build.id, BuildStatus::Succeeded, &head);
         world.settle().await;
         world.wait(SignedDuration::from_hours(1));
         world.night().await;

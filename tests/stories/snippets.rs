@@ -683,7 +683,7 @@ async fn what_a_codebuild_build_exports_promotes_its_branch() {
     let versions = [
         ("refs/heads/feature-b^{1111111111111111111111111111111111111111}", true),
         ("refs/heads/feature-b", true),
-        ("feature-b", true),
+        ("feature-b", false),
         ("refs/heads/feature-a", false),
         ("1111111111111111111111111111111111111111", false),
         ("arn:aws:s3:::bucket/feature-b", false),

@@ -393,11 +393,12 @@ fn built_moves(policy: &Policy, build: &Build) -> Result<Vec<Found>, String> {
 }
 
 /// Whether CodeBuild's own word for what a build was started with is the branch of this line: `refs/heads/<branch>`, with or
-/// without the commit that its webhook pins, or the bare name.
+/// without the commit that its webhook pins. A bare name may also be a pull request, a tag or a commit: a fork's seventh pull
+/// request is `pr/7`, and so may a branch be called.
 fn is_of_branch(source_version: Option<&str>, line: &Line) -> bool {
     let (Some(version), Line::Branch(branch)) = (source_version, line) else { return false };
     let version = version.split_once("^{").map_or(version, |(reference, _)| reference);
-    version.strip_prefix("refs/heads/").unwrap_or(version) == branch.as_str()
+    version.strip_prefix("refs/heads/") == Some(branch.as_str())
 }
 
 /// A failure that concerns Stoker's users: of a build that Stoker started.
