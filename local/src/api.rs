@@ -11,10 +11,11 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use crate::aws::Aws;
 use crate::build::Build;
 use crate::bus::Bus;
 use crate::events;
-use crate::ledger::{Ledger, Refusal};
+use crate::ledger::{Ledger, Refusal, StartBuild};
 
 const PAGE: usize = 100;
 
@@ -25,6 +26,8 @@ pub struct Api {
     pub ledger: Arc<Ledger>,
     /// Where events go.
     pub bus: Arc<Bus>,
+    /// Who knows the functions that ask.
+    pub aws: Aws,
 }
 
 /// An error as AWS answers it.
@@ -50,7 +53,8 @@ fn invalid(message: impl Into<String>) -> Fault {
 /// Answers `POST /`.
 pub async fn handle(State(api): State<Api>, headers: HeaderMap, body: Bytes) -> Response {
     let target = headers.get("x-amz-target").and_then(|v| v.to_str().ok()).unwrap_or_default();
-    let (status, value) = match api.answer(target, &body) {
+    let initiator = if target.ends_with(".StartBuild") { api.initiator(&headers).await } else { None };
+    let (status, value) = match api.answer(target, &body, initiator) {
         Ok(value) => (StatusCode::OK, value),
         Err(fault) => {
             tracing::info!(target, kind = fault.kind, reason = fault.message, "request refused");
@@ -89,12 +93,25 @@ struct List {
 }
 
 impl Api {
-    fn answer(&self, target: &str, body: &[u8]) -> Result<Value, Fault> {
+    /// Who asks, as CodeBuild tells it of a function: the role that it runs as, and its name for the session.
+    async fn initiator(&self, headers: &HeaderMap) -> Option<String> {
+        let agent = headers.get(header::USER_AGENT)?.to_str().ok()?;
+        let function = agent.split("app/").nth(1)?.split([' ', '#']).next()?;
+        match self.aws.role_of(function).await {
+            Ok(found) => found.map(|(role, name)| format!("{role}/{name}")),
+            Err(error) => {
+                tracing::warn!(function, error = crate::chain(&error), "nobody knows the role of who asks");
+                None
+            }
+        }
+    }
+
+    fn answer(&self, target: &str, body: &[u8], initiator: Option<String>) -> Result<Value, Fault> {
         let Some(action) = target.strip_prefix("CodeBuild_20161006.") else {
             return Err(Fault { kind: "InvalidAction", message: format!("unknown target `{target}`") });
         };
         match action {
-            "StartBuild" => self.start_build(body),
+            "StartBuild" => self.start_build(body, initiator),
             "StopBuild" => self.stop_build(body),
             "BatchGetBuilds" => self.batch_get_builds(body),
             "ListBuildsForProject" => self.list_builds_for_project(body),
@@ -107,9 +124,10 @@ impl Api {
         }
     }
 
-    fn start_build(&self, body: &[u8]) -> Result<Value, Fault> {
+    fn start_build(&self, body: &[u8], initiator: Option<String>) -> Result<Value, Fault> {
         let now = Timestamp::now();
-        let started = self.ledger.start(&read(body)?, now)?;
+        let request = StartBuild { initiator, ..read(body)? };
+        let started = self.ledger.start(&request, now)?;
         if started.is_new {
             tracing::info!(build = started.build.id(), "build queued");
             self.bus.emit(events::build_state_change(&started.build, now));
@@ -219,19 +237,18 @@ fn page(field: &str, items: &[String], token: Option<&str>) -> Result<Value, Fau
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::aws::Aws;
     use crate::ledger::tests::ledger;
     use crate::storm::Storm;
 
     fn api() -> Api {
         let aws = Aws::new("http://127.0.0.1:1");
-        let (bus, _) = Bus::new(aws.clone(), None, Arc::new(Storm::new(aws)));
-        Api { ledger: Arc::new(ledger()), bus: Arc::new(bus) }
+        let (bus, _) = Bus::new(aws.clone(), None, Arc::new(Storm::new(aws.clone())));
+        Api { ledger: Arc::new(ledger()), bus: Arc::new(bus), aws }
     }
 
     fn call(api: &Api, action: &str, body: &Value) -> Result<Value, (&'static str, String)> {
         let target = format!("CodeBuild_20161006.{action}");
-        api.answer(&target, body.to_string().as_bytes()).map_err(|f| (f.kind, f.message))
+        api.answer(&target, body.to_string().as_bytes(), None).map_err(|f| (f.kind, f.message))
     }
 
     #[test]

@@ -104,6 +104,29 @@ impl Aws {
         serde_json::from_slice(&reply.body).map_err(|source| AwsError::Unreadable { call, source })
     }
 
+    /// The role and the full name of the deployed function with this ending of its name, if there is one.
+    pub async fn role_of(&self, function: &str) -> Result<Option<(String, String)>, AwsError> {
+        let call = "lambda:ListFunctions".to_owned();
+        let url = format!("{}/2015-03-31/functions/", self.endpoint);
+        let signature = signature("lambda");
+        let reply = self.http.send(Method::GET, &url, &[("authorization", &signature)], String::new()).await;
+        let reply = reply.map_err(|source| AwsError::Http { call: call.clone(), source })?;
+        if !reply.status.is_success() {
+            return Err(AwsError::Refused { call, status: reply.status.as_u16(), message: reply.text() });
+        }
+        let listed: Value =
+            serde_json::from_slice(&reply.body).map_err(|source| AwsError::Unreadable { call, source })?;
+        let functions =
+            listed.get("Functions").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        let named = functions.iter().find_map(|found| {
+            let name =
+                found.get("FunctionName")?.as_str().filter(|name| name.ends_with(&format!("-{function}")))?;
+            let (_, role) = found.get("Role")?.as_str()?.rsplit_once('/')?;
+            Some((role.to_owned(), name.to_owned()))
+        });
+        Ok(named)
+    }
+
     /// Invokes a Lambda function, without waiting for its result.
     pub async fn invoke(&self, function: &str, qualifier: Option<&str>, event: &str) -> Result<(), AwsError> {
         let call = format!("lambda:Invoke {function}");

@@ -139,6 +139,8 @@ pub struct Build {
     pub started_at: Option<Timestamp>,
     /// When it was over.
     pub ended_at: Option<Timestamp>,
+    /// Who started it.
+    pub initiator: String,
     /// What was asked to be built.
     pub source_version: Option<String>,
     /// The commit that this turned out to be.
@@ -222,7 +224,7 @@ impl Build {
             "timeoutInMinutes": self.timeout_in_minutes,
             "queuedTimeoutInMinutes": 480,
             "buildComplete": self.is_over(),
-            "initiator": INITIATOR,
+            "initiator": self.initiator,
         });
         let optional = [
             ("endTime", self.ended_at.map(|at| json!(epoch(at)))),
@@ -278,7 +280,7 @@ impl Build {
     }
 }
 
-/// Who starts all builds here.
+/// Who starts a build that none of the deployed functions starts.
 pub const INITIATOR: &str = "stoker-local";
 
 fn phase_json(record: &PhaseRecord) -> Value {

@@ -9,7 +9,7 @@ use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::build::{Build, INITIATOR, Phase, PhaseRecord, whole};
+use crate::build::{Build, Phase, PhaseRecord, whole};
 use crate::images::Change;
 use crate::project::{COMPUTE_TYPE, IMAGE};
 use crate::{ACCOUNT, REGION};
@@ -35,7 +35,7 @@ pub fn build_state_change(build: &Build, now: Timestamp) -> Value {
         "timeout-in-minutes": f64::from(build.timeout_in_minutes),
         "queued-timeout-in-minutes": 480.0,
         "build-complete": build.is_over(),
-        "initiator": INITIATOR,
+        "initiator": build.initiator,
         "build-start-time": console_time(build.queued_at),
         "build-number": f64::from(build.number),
         "source": {

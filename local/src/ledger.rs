@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use crate::build::{Build, Phase, Status, Variable};
+use crate::build::{Build, INITIATOR, Phase, Status, Variable};
 use crate::locked;
 use crate::project::Project;
 
@@ -46,6 +46,9 @@ pub struct StartBuild {
     pub timeout_in_minutes_override: Option<u32>,
     /// Makes a repeated request harmless.
     pub idempotency_token: Option<String>,
+    /// Who asks, which no request says of itself.
+    #[serde(skip)]
+    pub initiator: Option<String>,
 }
 
 /// What `StartBuild` came to.
@@ -152,6 +155,7 @@ impl Ledger {
             queued_at: now,
             started_at: None,
             ended_at: None,
+            initiator: request.initiator.clone().unwrap_or_else(|| INITIATOR.to_owned()),
             source_version: request.source_version.clone().filter(|v| !v.is_empty()),
             commit: None,
             environment: merge(project, &request.environment_variables_override),

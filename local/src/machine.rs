@@ -376,7 +376,7 @@ impl Machine {
         set("CODEBUILD_BUILD_ID", build.id());
         set("CODEBUILD_BUILD_ARN", build.arn());
         set("CODEBUILD_BUILD_NUMBER", build.number.to_string());
-        set("CODEBUILD_INITIATOR", crate::build::INITIATOR.to_owned());
+        set("CODEBUILD_INITIATOR", build.initiator.clone());
         set("CODEBUILD_LOG_PATH", build.uuid.clone());
         set("CODEBUILD_SRC_DIR", source.display().to_string());
         set("CODEBUILD_SOURCE_REPO_URL", build.project.source.clone());

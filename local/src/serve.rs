@@ -161,7 +161,7 @@ impl Local {
             |builder| Arc::new(Machine::new(Arc::clone(&ledger), Arc::clone(&bus), builder, world.clone()));
         let machines: Vec<Arc<Machine>> = builders.into_iter().map(machine).collect();
 
-        let api = Api { ledger: Arc::clone(&ledger), bus: Arc::clone(&bus) };
+        let api = Api { ledger: Arc::clone(&ledger), bus: Arc::clone(&bus), aws: aws.clone() };
         let looks = Arc::new(AtomicU64::new(0));
         let control = Control {
             ledger,

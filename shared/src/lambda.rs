@@ -65,6 +65,7 @@ pub fn aws(function: &'static str) -> Aws {
         bus: variable("STOKER_BUS"),
         webhook_secret: variable("STOKER_WEBHOOK_SECRET"),
         facts: facts_repository(),
+        starters: Some(variable("STOKER_STARTERS").split_whitespace().map(str::to_owned).collect()),
     };
     Aws::new(function, surroundings)
 }

@@ -194,7 +194,8 @@ pub struct Build {
     pub resolved_commit: Option<String>,
     /// What Stoker handed it; `None` for a build that it had no part in.
     pub handed: Option<Handed>,
-    /// Whether that is what the build says of itself, and not what it was started with: it may say anything.
+    /// Whether that is what the build says of itself: it may say anything. It is not where CodeBuild says that Stoker's own role
+    /// started the build, in no batch, with just that.
     pub claims: bool,
 }
 

@@ -65,6 +65,19 @@ fn every_queue_rule_and_schedule_tries_again_and_then_makes_a_dead_letter() {
     }
 }
 
+/// Who reads builds takes for Stoker's what these roles started.
+#[test]
+fn the_functions_know_every_role_that_starts_builds() {
+    let template = template();
+    let roles = of_type(&template, "AWS::IAM::Role").into_iter();
+    let starters =
+        roles.filter(|(_, role)| role["Policies"].to_string().contains("\"codebuild:StartBuild\""));
+    let starters: Vec<String> = starters.map(|(name, _)| format!("${{{name}}}")).collect();
+    assert_eq!(starters.len(), 2);
+    let told = &template["Globals"]["Function"]["Environment"]["Variables"]["STOKER_STARTERS"];
+    assert_eq!(*told, json!({"Fn::Sub": starters.join(" ")}));
+}
+
 /// What has to be watched: a metric, and the resource whose it is.
 fn wanted(template: &Value) -> BTreeSet<(String, String)> {
     let mut wanted = BTreeSet::new();

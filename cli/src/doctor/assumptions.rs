@@ -10,6 +10,8 @@ use super::repository::{Facts as RepositoryFacts, LineImage};
 use crate::text::{count, plain};
 
 const LATER: &str = "push something, wait for its build and its promotion, and run this again";
+/// The ends of the names of the functions that start builds.
+const STARTERS: [&str; 2] = ["-start-build", "-warm-main"];
 const TELL: &str = "docs/assumptions.md says what follows; please report it";
 
 pub(super) fn check(
@@ -21,6 +23,7 @@ pub(super) fn check(
         tags_stay(repositories),
         layers_are_told(repositories),
         overrides_are_told(projects),
+        initiators_are_roles(projects),
         variables_are_merged(projects),
         commits_are_whole(projects),
     ]
@@ -93,7 +96,7 @@ fn overrides_are_told(projects: &[ProjectFacts<'_>]) -> Finding {
     for (_, build) in by_stoker(projects) {
         if build.is_stokers() {
             told += 1;
-        } else if ["-start-build", "-warm-main"].iter().any(|function| build.initiator.ends_with(function)) {
+        } else if STARTERS.iter().any(|function| build.initiator.ends_with(function)) {
             silent += 1;
         }
     }
@@ -105,6 +108,25 @@ fn overrides_are_told(projects: &[ProjectFacts<'_>]) -> Finding {
             format!("{} that Stoker started, without its variables", count(silent, "build")),
             TELL,
         ),
+    }
+}
+
+/// Promotion takes a build for Stoker's only by the role that started it.
+fn initiators_are_roles(projects: &[ProjectFacts<'_>]) -> Finding {
+    const CHECK: &str = "initiators";
+    let builds = by_stoker(projects).map(|(_, build)| build).filter(|build| build.is_stokers());
+    let (named, others): (Vec<_>, Vec<_>) = builds.partition(|build| {
+        let session = build.initiator.split_once('/').map(|(_, session)| session);
+        session.is_some_and(|session| STARTERS.iter().any(|function| session.ends_with(function)))
+    });
+    match (named.len(), others.first()) {
+        (0, None) => Finding::unknown(CHECK, "Stoker has started no build yet", LATER),
+        (0, Some(build)) => Finding::wrong(
+            CHECK,
+            format!("CodeBuild says that `{}` started what Stoker seems to have", plain(&build.initiator)),
+            TELL,
+        ),
+        (builds, _) => Finding::ok(CHECK, format!("{} by a role's session", count(builds, "build"))),
     }
 }
 

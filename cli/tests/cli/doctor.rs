@@ -400,6 +400,11 @@ async fn what_aws_contradicts_is_told() {
     let account = sound().await;
     account.world().builds[0]["environment"]["environmentVariables"].as_array_mut().unwrap().remove(0);
     assert_eq!(examined(&account, 1).await, ["assumptions: merged variables wrong"]);
+    let account = sound().await;
+    for build in &mut account.world().builds {
+        build["initiator"] = json!("stoker");
+    }
+    assert_eq!(examined(&account, 1).await, ["assumptions: initiators wrong"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

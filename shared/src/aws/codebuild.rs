@@ -107,13 +107,13 @@ impl ReadBuilds for Aws {
             let answer = self.codebuild().batch_get_builds().set_ids(Some(ids.to_vec())).send().await;
             let answer =
                 answer.map_err(|error| call_error("codebuild:BatchGetBuilds", ids.join(" "), error))?;
-            builds.extend(answer.builds().iter().filter_map(build));
+            builds.extend(answer.builds().iter().filter_map(|found| build(found, self.starters.as_deref())));
         }
         Ok(builds)
     }
 }
 
-fn build(build: &types::Build) -> Option<Build> {
+fn build(build: &types::Build, starters: Option<&[String]>) -> Option<Build> {
     let status = match build.build_status() {
         Some(StatusType::InProgress) => BuildStatus::InProgress,
         Some(StatusType::Succeeded) => BuildStatus::Succeeded,
@@ -124,9 +124,10 @@ fn build(build: &types::Build) -> Option<Build> {
         build.environment().map(types::ProjectEnvironment::environment_variables).unwrap_or_default();
     let started_with = started_with.iter().map(|variable| (variable.name(), variable.value()));
     let mut environment = ours(started_with);
+    let says_nothing = !environment.contains_key(variable::LINE);
+    let claims = says_nothing || !is_stokers(build, starters);
     // A build that somebody else started was handed its caches by `resolve-cache` while it ran.
-    let claims = !environment.contains_key(variable::LINE);
-    if claims {
+    if says_nothing {
         let exported = build.exported_environment_variables().iter();
         environment = ours(exported.filter_map(|variable| Some((variable.name()?, variable.value()?))));
     }
@@ -143,6 +144,18 @@ fn build(build: &types::Build) -> Option<Build> {
     })
 }
 
+/// Whether Stoker itself started a build. Its variables say nothing of that: a build of a batch has those that the buildspec of
+/// its branch gives it, and whoever starts a build sets what they like.
+fn is_stokers(build: &types::Build, starters: Option<&[String]>) -> bool {
+    if build.build_batch_arn().is_some() {
+        return false;
+    }
+    let Some(starters) = starters else { return true };
+    // The session of a role is `<role>/<session>`; a user has no slash, and anybody else's says who it is before it.
+    let role = build.initiator().and_then(|initiator| Some(initiator.split_once('/')?.0));
+    role.is_some_and(|role| starters.iter().any(|starter| starter == role))
+}
+
 fn ours<'a>(variables: impl Iterator<Item = (&'a str, &'a str)>) -> BTreeMap<String, String> {
     let ours = variables.filter(|(name, _)| name.starts_with("STOKER_"));
     ours.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
@@ -157,5 +170,88 @@ impl ListProjects for Aws {
             names.extend(ProjectName::new(name).ok());
         }
         Ok(names)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::names::Line;
+
+    const ROLE: &str = "stoker-StartBuildRole-1X2Y";
+
+    fn variable_of(name: &str, value: &str) -> types::EnvironmentVariable {
+        types::EnvironmentVariable::builder().name(name).value(value).build().unwrap()
+    }
+
+    /// A build whose environment says that Stoker started it as main's.
+    fn says_that_it_is_mains(initiator: &str) -> types::builders::BuildBuilder {
+        let environment = types::ProjectEnvironment::builder()
+            .r#type(types::EnvironmentType::LinuxContainer)
+            .image("image")
+            .compute_type(types::ComputeType::BuildGeneral1Small)
+            .environment_variables(variable_of(variable::LINE, "main"))
+            .environment_variables(variable_of(variable::EXPORT, "app.export.1"));
+        types::Build::builder()
+            .id("app:1")
+            .project_name("app")
+            .initiator(initiator)
+            .environment(environment.build().unwrap())
+    }
+
+    fn read(build: types::Build) -> Build {
+        super::build(&build, Some(&[ROLE.to_owned()])).unwrap()
+    }
+
+    #[test]
+    fn a_build_that_a_role_of_stokers_started_is_its_own() {
+        let build = read(says_that_it_is_mains(&format!("{ROLE}/stoker-start-build")).build());
+        assert!(!build.claims);
+        assert_eq!(build.handed.map(|handed| handed.line), Some(Line::Main));
+    }
+
+    #[test]
+    fn attack_a_build_that_somebody_else_starts_with_stokers_variables() {
+        for initiator in [
+            "mallory",
+            ROLE,
+            "stoker-StartBuildRole/stoker-start-build",
+            "mallorys-role/stoker-StartBuildRole-1X2Y",
+            "GitHub-Hookshot/0a1b2c3",
+            "codepipeline/stoker-StartBuildRole-1X2Y",
+            "rule/stoker-start-build",
+            "",
+        ] {
+            let build = read(says_that_it_is_mains(initiator).build());
+            assert!(build.claims, "{initiator}");
+            // What it says that it reads is kept all the same, as long as it may read it.
+            assert!(build.handed.is_some(), "{initiator}");
+        }
+        assert!(build(&says_that_it_is_mains("anybody").build(), Some(&[])).unwrap().claims);
+    }
+
+    /// The buildspec of a branch gives the builds of a batch their variables.
+    #[test]
+    fn attack_a_build_of_a_batch_that_says_it_is_mains() {
+        for initiator in ["GitHub-Hookshot/0a1b2c3", &format!("{ROLE}/stoker-start-build")] {
+            let child = says_that_it_is_mains(initiator)
+                .build_batch_arn("arn:aws:codebuild:us-east-1:123456789012:build-batch/app:2");
+            assert!(read(child.clone().build()).claims, "{initiator}");
+            assert!(build(&child.build(), None).unwrap().claims, "{initiator}");
+        }
+    }
+
+    #[test]
+    fn a_build_that_was_handed_nothing_is_told_by_what_it_exports() {
+        let exported = |name: &str, value: &str| {
+            types::ExportedEnvironmentVariable::builder().name(name).value(value).build()
+        };
+        let build = types::Build::builder()
+            .id("app:1")
+            .project_name("app")
+            .initiator(format!("{ROLE}/stoker-start-build"))
+            .exported_environment_variables(exported(variable::LINE, "branch/feature"));
+        let build = read(build.build());
+        assert!(build.claims && build.handed.is_some());
     }
 }

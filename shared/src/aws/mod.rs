@@ -28,6 +28,7 @@ pub struct Aws {
     bus: String,
     webhook_secret: String,
     facts: Option<CacheRepository>,
+    starters: Option<Vec<String>>,
     ecr: OnceLock<aws_sdk_ecr::Client>,
     codebuild: OnceLock<aws_sdk_codebuild::Client>,
     eventbridge: OnceLock<aws_sdk_eventbridge::Client>,
@@ -50,6 +51,9 @@ pub struct Surroundings {
     pub webhook_secret: String,
     /// The repository in which retention keeps what manifests say.
     pub facts: Option<CacheRepository>,
+    /// Names of the roles that start Stoker's builds: what nobody of them started is not Stoker's, whatever it says. `None` for
+    /// who only shows builds and does not know the stack; every build outside a batch is then taken at its word.
+    pub starters: Option<Vec<String>>,
 }
 
 impl Aws {
@@ -90,6 +94,7 @@ impl Aws {
             bus: surroundings.bus,
             webhook_secret: surroundings.webhook_secret,
             facts: surroundings.facts,
+            starters: surroundings.starters,
             ecr: OnceLock::new(),
             codebuild: OnceLock::new(),
             eventbridge: OnceLock::new(),
