@@ -74,6 +74,12 @@ fn base32(bytes: &[u8], chars: usize) -> String {
     (0..chars).map(|i| char::from(ALPHABET[char_at(i)])).collect()
 }
 
+/// Whether a host is CodeCommit's, of any region and partition.
+fn is_codecommit(host: &str) -> bool {
+    let service = host.split('.').next().unwrap_or_default();
+    ["git-codecommit", "git-codecommit-fips"].iter().any(|name| service.eq_ignore_ascii_case(name))
+}
+
 macro_rules! name_type {
     ($(#[$doc:meta])* $name:ident, $what:literal, $rule:literal, $normal:expr, $check:expr) => {
         $(#[$doc])*
@@ -132,11 +138,16 @@ name_type!(
 );
 
 name_type!(
-    /// A git repository: its forge's host and path in lower case, such as `github.com/example/app`.
+    /// A git repository: its forge's host and path, such as `github.com/example/app`. In lower case, but for the path where the
+    /// forge tells names apart by it: CodeCommit has `App` beside `app`.
     Repository,
     "repository",
     "write it as host/owner/name, such as `github.com/example/app`",
-    |v| v.to_lowercase(),
+    |v| match v.split_once('/') {
+        Some((host, path)) if is_codecommit(host) => format!("{}/{path}", host.to_ascii_lowercase()),
+        // Other letters than ASCII's stay: `\u{212a}` is in lower case a plain `k`, and no forge takes one for the other.
+        _ => v.to_ascii_lowercase(),
+    },
     |v| {
         v.len() <= 512
             && v.split('/').count() >= 3

@@ -422,6 +422,42 @@ async fn attack_a_build_that_claims_to_be_mains() {
     }
 }
 
+/// CodeCommit tells upper and lower case apart: `App` is another repository than `app`, and anybody's. Another account's
+/// `app` is another one too, whoever forwards its events.
+#[tokio::test]
+async fn attack_a_repository_of_the_same_name_but_for_its_case_or_its_account() {
+    let here = "git-codecommit.us-east-1.amazonaws.com/v1/repos/app";
+    let rules = [
+        POLICY.replace("github.com/example/app", here),
+        POLICY
+            .replace("name: app", "name: \"ap*\"")
+            .replace("github.com/example/app", &here.replace("app", "{project}")),
+    ];
+    for policy in rules {
+        let mut world = World::with_policy(&policy);
+        world.account.projects.borrow_mut().push(ProjectName::new("App").unwrap());
+        world.live_by_the_clock();
+        let head = world.commit(BASE);
+        let event = include_str!("../../events/receive-codecommit-branch-pushed.json");
+        for (repository, account, is_built) in
+            [("App", "123456789012", false), ("app", "210987654321", false), ("app", "123456789012", true)]
+        {
+            let mut event: Value = serde_json::from_str(event).unwrap();
+            event["account"] = json!(account);
+            event["resources"] = json!([format!("arn:aws:codecommit:us-east-1:{account}:{repository}")]);
+            event["time"] = json!(world.account.now());
+            event["detail"]["repositoryName"] = json!(repository);
+            event["detail"]["commitId"] = json!(head);
+            world.aws_tells(&event);
+            for _ in 0..5 {
+                world.minute().await;
+            }
+            let built = world.running().len();
+            assert_eq!(built, usize::from(is_built), "{repository} of {account}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn attack_provenance_forged_by_the_builder() {
     for policy in [POLICY, ISOLATED] {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
-use stoker::names::{CacheRepository, ProjectName};
+use stoker::names::{CacheRepository, ProjectName, Repository};
 use stoker::policy::{ForkBuilds, Project};
 
 use super::repository::{Facts as RepositoryFacts, LineImage};
@@ -171,7 +171,8 @@ fn repository_of(location: &str) -> String {
     let rest = location.split_once("://").map_or(location, |(_, rest)| rest);
     let rest = rest.rsplit_once('@').map_or(rest, |(_, rest)| rest);
     let rest = if location.contains("://") { rest.to_owned() } else { rest.replacen(':', "/", 1) };
-    rest.trim_end_matches('/').trim_end_matches(".git").to_lowercase()
+    let path = rest.trim_end_matches('/').trim_end_matches(".git");
+    Repository::new(path).map_or_else(|_| path.to_owned(), String::from)
 }
 
 fn source(project: &Project, described: &Described) -> Finding {
@@ -568,7 +569,7 @@ mod tests {
             assert_eq!(repository_of(location), "github.com/example/app", "{location}");
         }
         let codecommit = "https://git-codecommit.eu-west-1.amazonaws.com/v1/repos/App";
-        assert_eq!(repository_of(codecommit), "git-codecommit.eu-west-1.amazonaws.com/v1/repos/app");
+        assert_eq!(repository_of(codecommit), "git-codecommit.eu-west-1.amazonaws.com/v1/repos/App");
     }
 
     #[test]

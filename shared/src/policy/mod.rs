@@ -432,7 +432,7 @@ impl Rule {
     fn resolve(&self, name: &ProjectName) -> Option<Project> {
         Some(Project {
             name: name.clone(),
-            repository: Repository::new(self.repository.of(name)).ok()?,
+            repository: Repository::new(self.repository.as_is(name)).ok()?,
             default_branch: self.settings.default_branch.clone(),
             cache_repository: CacheRepository::new(self.settings.cache_repository.of(name)).ok()?,
             builds_repository: match &self.settings.builds_repository {
@@ -476,7 +476,7 @@ impl Policy {
                 continue;
             };
             by_name.entry(name.clone()).or_insert(index);
-            if let Ok(repository) = Repository::new(rule.repository.of(name)) {
+            if let Ok(repository) = Repository::new(rule.repository.as_is(name)) {
                 by_repository.entry(repository).or_default().push(index);
             }
         }
@@ -527,7 +527,7 @@ impl Policy {
 
     /// Every project that is built from this git repository, in the order of the rules.
     ///
-    /// A [`Repository`] is in lower case, so a glob rule yields project names in lower case: `team-*` at
+    /// A [`Repository`] is in lower case but at CodeCommit, so a glob rule yields project names in lower case: `team-*` at
     /// `github.com/example/{project}` finds `team-web` for `github.com/Example/Team-Web`. A CodeBuild project whose
     /// name has upper-case letters needs a rule of its own to be found by its repository.
     #[must_use]

@@ -98,9 +98,14 @@ impl Template {
         self.0.replace(PROJECT, &project.as_str().to_ascii_lowercase())
     }
 
-    /// The only name that [`Template::of`] can have made this repository from, if it did.
+    /// The same with the project's name as it is: for git repositories, whose forges may tell upper and lower case apart.
+    pub(super) fn as_is(&self, project: &ProjectName) -> String {
+        self.0.replace(PROJECT, project.as_str())
+    }
+
+    /// The only name that [`Template::of`] or [`Template::as_is`] can have made this repository from, if one did.
     pub(super) fn project_in<'r>(&self, repository: &'r str) -> Option<&'r str> {
-        let template = self.0.to_lowercase();
+        let template = self.0.to_ascii_lowercase();
         let places = template.matches(PROJECT).count();
         let literal = template.len() - places * PROJECT.len();
         let start = template.find(PROJECT)?;

@@ -206,7 +206,7 @@ fn check_names(draft: &Draft<'_>, found: &mut Vec<Mistake>) {
     match &draft.names {
         None => {}
         Some(Names::One(name)) => {
-            let repository = draft.repository.as_ref().map(|template| Repository::new(template.of(name)));
+            let repository = draft.repository.as_ref().map(|template| Repository::new(template.as_is(name)));
             if let Some(Err(wrong)) = repository {
                 found.push(draft.place_of("repository").mistake(wrong.to_string()));
             }

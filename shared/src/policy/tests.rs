@@ -231,6 +231,27 @@ fn a_repository_tells_its_projects_whatever_its_case() {
 }
 
 #[test]
+fn a_repository_of_codecommit_is_told_by_its_case_too() {
+    let here = "git-codecommit.eu-west-1.amazonaws.com/v1/repos";
+    let policy = policy(&format!(
+        "version: 1
+projects:
+  - {{ name: app, repository: GIT-CODECOMMIT.eu-west-1.amazonaws.com/v1/repos/App }}
+  - {{ name: 'Team-*', repository: '{here}/{{project}}' }}
+"
+    ));
+    let found = |name: &str| -> Vec<String> {
+        let found = policy.projects_of(&repository(&format!("{here}/{name}")));
+        names(&found).into_iter().map(str::to_owned).collect()
+    };
+    assert_eq!(found("App"), ["app"]);
+    assert_eq!(found("Team-Web"), ["Team-Web"]);
+    assert!(found("app").is_empty() && found("team-web").is_empty() && found("TEAM-WEB").is_empty());
+    // The Kelvin sign is a `k` in lower case; no forge takes the one for the other.
+    assert_ne!(repository("github.com/example/\u{212a}it"), repository("github.com/example/kit"));
+}
+
+#[test]
 fn a_repository_can_have_many_projects() {
     let policy = policy(
         "version: 1
