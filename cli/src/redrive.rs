@@ -7,7 +7,7 @@ use aws_sdk_sqs::types::{
     ChangeMessageVisibilityBatchRequestEntry, Message, MessageSystemAttributeName, QueueAttributeName,
 };
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use stoker::event::{Envelope, Event};
 
@@ -306,7 +306,9 @@ async fn receive_all(
                 kept.push(receipt);
                 continue;
             };
-            if let Err(missing) = send(sqs, to, message.body().unwrap_or_default()).await {
+            let by_schedule = ByScheduler::read(&message);
+            let body = by_schedule.as_ref().map(|of| of.body.as_str()).or(message.body());
+            if let Err(missing) = send(sqs, to, body.unwrap_or_default()).await {
                 kept.push(receipt);
                 return Err(missing);
             }
@@ -357,11 +359,30 @@ async fn give_back(sqs: &Client, queue: &Queue, receipts: Vec<String>) -> Result
     Ok(())
 }
 
+/// What EventBridge Scheduler could not send to a queue. The target that it names is the API that it called; queue and body are
+/// what it asked of that.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct ByScheduler {
+    #[serde(rename = "MessageBody")]
+    body: String,
+    queue_url: String,
+}
+
+impl ByScheduler {
+    fn read(message: &Message) -> Option<Self> {
+        let target = attribute(message, "TARGET_ARN")?;
+        let is_send = target.contains(":scheduler:") && target.ends_with(":aws-sdk:sqs:sendMessage");
+        serde_json::from_str(message.body()?).ok().filter(|_| is_send)
+    }
+}
+
 /// The queue that a message was to go to, or why it stays.
 fn way<'q>(message: &Message, dead: &Queue, queues: &'q [Queue]) -> Result<&'q Queue, String> {
-    let find = |arn: &str| {
-        let found = queues.iter().find(|queue| queue.arn == arn && !is_dead(queue, queues));
-        found.ok_or_else(|| format!("it was to go to {arn}, which is no queue of the stack"))
+    let find = |place: &str| {
+        let is_there = |queue: &&Queue| queue.arn == place || queue.url == place;
+        let found = queues.iter().filter(is_there).find(|queue| !is_dead(queue, queues));
+        found.ok_or_else(|| format!("it was to go to {place}, which is no queue of the stack"))
     };
     let source = MessageSystemAttributeName::DeadLetterQueueSourceArn;
     if let Some(arn) = message.attributes().and_then(|attributes| attributes.get(&source)) {
@@ -379,24 +400,14 @@ fn way<'q>(message: &Message, dead: &Queue, queues: &'q [Queue]) -> Result<&'q Q
              --payload with {payload}, then delete it"
         ));
     }
-    if let Some(arn) = target {
-        return find(arn);
+    if let Some(place) = ByScheduler::read(message).map(|of| of.queue_url).as_deref().or(target) {
+        return find(place);
     }
-    // A tick of the night tells by its kind where it was to go.
-    let tick = match Envelope::from_value(body).map(|envelope| envelope.event) {
-        Ok(Event::NightlySweep(_)) => Some("SweepQueue"),
-        Ok(Event::NightlyWarm(_)) => Some("WarmQueue"),
-        Ok(Event::NightlyRetention(_)) => Some("NightlyRetentionQueue"),
-        _ => None,
-    };
-    let by_tick = queues.iter().find(|queue| Some(queue.name.as_str()) == tick);
-    by_tick.ok_or_else(|| {
-        format!(
-            "nothing in it says where it was to go: read it (aws sqs receive-message --queue-url {}), and delete it \
-             if nobody needs it",
-            dead.url
-        )
-    })
+    Err(format!(
+        "nothing in it says where it was to go: read it (aws sqs receive-message --queue-url {}), and delete it if \
+         nobody needs it",
+        dead.url
+    ))
 }
 
 fn attribute<'m>(message: &'m Message, name: &str) -> Option<&'m str> {
@@ -405,7 +416,9 @@ fn attribute<'m>(message: &'m Message, name: &str) -> Option<&'m str> {
 
 /// What a message is about.
 fn group(message: &Message, way: Result<&&Queue, &String>) -> Group {
-    let mut body: Value = serde_json::from_str(message.body().unwrap_or_default()).unwrap_or_default();
+    let by_schedule = ByScheduler::read(message);
+    let body = by_schedule.as_ref().map(|of| of.body.as_str()).or(message.body());
+    let mut body: Value = serde_json::from_str(body.unwrap_or_default()).unwrap_or_default();
     if let Some(payload) = body.get_mut("requestPayload") {
         body = payload.take();
     }

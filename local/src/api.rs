@@ -158,6 +158,9 @@ impl Api {
 
     fn list_builds_for_project(&self, body: &[u8]) -> Result<Value, Fault> {
         let ask: List = read(body)?;
+        if ask.sort_order.is_some() && ask.next_token.is_some() {
+            return Err(invalid("Sort order can't be specified when passing a nextToken"));
+        }
         let project = self.ledger.project(&ask.project_name)?;
         let builds = self.ledger.builds();
         let mut ids: Vec<String> =
@@ -278,8 +281,10 @@ mod tests {
         let ask = json!({"projectName": "app", "nextToken": first["nextToken"]});
         let second = call(&api, "ListBuildsForProject", &ask).unwrap();
         assert_eq!(second, json!({"ids": [ids[0]]}));
-        let ask = json!({"projectName": "app", "sortOrder": "ASCENDING"});
+        let mut ask = json!({"projectName": "app", "sortOrder": "ASCENDING"});
         assert_eq!(call(&api, "ListBuildsForProject", &ask).unwrap()["ids"][0], ids[0]);
+        ask["nextToken"] = first["nextToken"].clone();
+        assert_eq!(call(&api, "ListBuildsForProject", &ask).unwrap_err().0, "InvalidInputException");
     }
 
     #[test]

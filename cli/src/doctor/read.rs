@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 
-use aws_sdk_codebuild::types::{self, SortOrderType, SourceType, StatusType};
+use aws_sdk_codebuild::types::{self, SourceType, StatusType};
 use aws_sdk_ecr::types::ImageScanningConfiguration;
 use aws_sdk_iam::types::PolicyEvaluationDecisionType;
 use aws_sdk_sqs::types::QueueAttributeName;
@@ -316,7 +316,7 @@ impl Reader {
 
     async fn builds(&self, name: &ProjectName) -> Fact<Vec<BuildSeen>> {
         let asked = self.codebuild.list_builds_for_project().project_name(name.as_str());
-        let ids = match asked.sort_order(SortOrderType::Descending).send().await {
+        let ids = match asked.send().await {
             Ok(answer) => answer.ids().to_vec(),
             Err(error) if error.code() == Some("ResourceNotFoundException") => Vec::new(),
             Err(error) => return Err(missing("codebuild:ListBuildsForProject", error)),

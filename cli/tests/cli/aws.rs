@@ -525,8 +525,19 @@ impl World {
         if !self.projects.iter().any(|name| name == project) {
             return Err("ResourceNotFoundException");
         }
+        let token = asked["nextToken"].as_str();
+        // "Sort order can't be specified when passing a nextToken"
+        if token.is_some() && asked.get("sortOrder").is_some() {
+            return Err("InvalidInputException");
+        }
+        let from: usize = token.map_or(0, |token| token.parse().unwrap());
         let of_project = self.builds.iter().filter(|build| build["projectName"] == project);
-        Ok(json!({"ids": of_project.map(|build| &build["id"]).collect::<Vec<_>>()}))
+        let ids: Vec<&Value> = of_project.map(|build| &build["id"]).skip(from).collect();
+        let mut page = json!({"ids": ids[..ids.len().min(MOST_IDS)]});
+        if ids.len() > MOST_IDS {
+            page["nextToken"] = json!((from + MOST_IDS).to_string());
+        }
+        Ok(page)
     }
 
     fn get_builds(&self, asked: &Value) -> Result<Value, &'static str> {

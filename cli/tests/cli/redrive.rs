@@ -35,6 +35,10 @@ fn ended() -> String {
     )
 }
 
+fn tick() -> String {
+    event("NightlyWarm", &json!({"slots": 1, "every_minutes": 1}))
+}
+
 /// A message with attributes of SQS's own and of whoever sent it.
 fn message(id: &str, body: &str, own: &Value, more: &[(&str, &str)]) -> (Value, bool) {
     let mut attributes = json!({"SentTimestamp": "1795000000000", "ApproximateReceiveCount": "1"});
@@ -79,10 +83,16 @@ async fn full() -> Account {
     let failed = json!({"version": "1.0",
         "requestContext": {"functionArn": "arn:aws:lambda:eu-west-1:123456789012:function:stoker-receive-codecommit:$LATEST"},
         "requestPayload": {"detail-type": "CodeCommit Repository State Change"}});
-    let tick = event("NightlyWarm", &json!({"slots": 1, "every_minutes": 1}));
+    // What EventBridge Scheduler gives up is the request that it made of SQS.
+    let tick = json!({"MessageBody": tick(), "QueueUrl": url("WarmQueue")}).to_string();
+    let scheduler = [
+        ("TARGET_ARN", "arn:aws:scheduler:::aws-sdk:sqs:sendMessage"),
+        ("ERROR_CODE", "InternalServiceError"),
+    ];
+    let theirs = json!({"MessageBody": "{}", "QueueUrl": url("theirs")}).to_string();
     let mut world = account.world();
     let dead = world.queues.get_mut(&url(DEAD)).unwrap();
-    dead.attributes["ApproximateNumberOfMessages"] = json!("7");
+    dead.attributes["ApproximateNumberOfMessages"] = json!("8");
     let target = arn("PromotionQueue");
     dead.messages = vec![
         message("1", &pushed(), &given_up, &[]),
@@ -94,9 +104,10 @@ async fn full() -> Account {
             &[("TARGET_ARN", &target), ("ERROR_CODE", "NO_PERMISSIONS\u{1b}[31m")],
         ),
         message("4", &failed.to_string(), &json!({}), &[]),
-        message("5", &tick, &json!({}), &[]),
+        message("5", &tick, &json!({}), &scheduler),
         message("6", &pushed(), &json!({}), &[("TARGET_ARN", "arn:aws:sqs:eu-west-1:999999999999:theirs")]),
         message("7", "{", &json!({}), &[]),
+        message("8", &theirs, &json!({}), &scheduler),
     ];
     let promotions = world.queues.get_mut(&url("PromotionDeadLetters")).unwrap();
     let given_up = json!({"DeadLetterQueueSourceArn": arn("PromotionQueue"), "MessageGroupId": "promotions"});
@@ -127,7 +138,7 @@ async fn by_default_it_only_shows() {
     let ran = redrive(&account, "").await;
     assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{}", ran.out);
     let has = |words: &[&str]| ran.out.lines().any(|line| words.iter().all(|word| line.contains(word)));
-    assert!(has(&["DeadLetters: 7 messages"]), "{}", ran.out);
+    assert!(has(&["DeadLetters: 8 messages"]), "{}", ran.out);
     assert!(has(&["2", "BranchPushed", "github.com/example/app", "to StartQueue"]), "{}", ran.out);
     assert!(has(&["1", "CodeBuild Build State Change", "app", "to PromotionQueue"]), "{}", ran.out);
     assert!(has(&["NightlyWarm", "to WarmQueue"]), "{}", ran.out);
@@ -137,7 +148,7 @@ async fn by_default_it_only_shows() {
     assert!(has(&["could not be delivered: NO_PERMISSIONS\\u{1b}[31m"]), "{}", ran.out);
     assert!(has(&["PromotionDeadLetters: 10 messages of about 12"]), "{}", ran.out);
     assert!(has(&["nothing was sent", "--yes"]), "{}", ran.out);
-    assert_eq!(of_queue(&account, DEAD).1.len(), 7);
+    assert_eq!(of_queue(&account, DEAD).1.len(), 8);
     assert_eq!(of_queue(&account, "PromotionDeadLetters").1.len(), 12);
     for call in ["SendMessage", "DeleteMessage", "StartMessageMoveTask"] {
         assert_eq!(account.count(call), 0, "{call}");
@@ -151,12 +162,12 @@ async fn with_yes_everything_goes_back_where_it_was_to_go() {
     assert_eq!((ran.code, ran.err.as_str()), (1, ""), "something stays: {}", ran.out);
     assert_eq!(of_queue(&account, "StartQueue").0, [(pushed(), None), (pushed(), None)]);
     assert_eq!(of_queue(&account, "PromotionQueue").0, [(ended(), Some("promotions".to_owned()))]);
-    assert_eq!(of_queue(&account, "WarmQueue").0.len(), 1);
-    assert_eq!(of_queue(&account, DEAD).1, ["4", "6", "7"]);
+    assert_eq!(of_queue(&account, "WarmQueue").0, [(tick(), None)]);
+    assert_eq!(of_queue(&account, DEAD).1, ["4", "6", "7", "8"]);
     assert_eq!(account.count(&format!("moves {}", arn("PromotionDeadLetters"))), 1);
     let told: Value = serde_json::from_str(&ran.out).unwrap();
     assert_eq!(told["applied"], true);
-    assert_eq!((&told["queues"][0]["seen"], &told["queues"][0]["sent"]), (&json!(7), &json!(4)));
+    assert_eq!((&told["queues"][0]["seen"], &told["queues"][0]["sent"]), (&json!(8), &json!(4)));
     assert_eq!(told["queues"][1]["movesWhole"], true);
     let group = &told["queues"][0]["groups"][0];
     assert_eq!(

@@ -218,6 +218,17 @@ async fn what_changes_meanwhile_stays() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_running_build_behind_many_newer_ones_holds_its_caches() {
+    let (account, images) = mixed().await;
+    let newer = (100..350).map(|number| build("app", number, false, "sha256:x", "app.export.none"));
+    account.world().builds.splice(0..0, newer);
+    let plan = account.stoker(&policy(LEASED), "plan --policy POLICY --json --all").await;
+    let said = said(&json_of(&plan, 0), &images);
+    assert_eq!(said["leased"], "wait idle-branch");
+    assert_eq!(account.count("ListBuildsForProject"), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_goes_while_it_is_read_is_no_gap() {
     let (account, images) = mixed().await;
     let gone = images["export"].clone();

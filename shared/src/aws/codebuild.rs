@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use aws_sdk_codebuild::operation::start_build::StartBuildError;
-use aws_sdk_codebuild::types::{self, EnvironmentVariableType, SortOrderType, StatusType};
+use aws_sdk_codebuild::types::{self, EnvironmentVariableType, StatusType};
 
 use jiff::Timestamp;
 
@@ -80,7 +80,8 @@ impl ReadBuilds for Aws {
         since: Option<Timestamp>,
     ) -> Result<Vec<Arc<Build>>, CallError> {
         let ids = self.codebuild().list_builds_for_project().project_name(project.as_str());
-        let mut pages = ids.sort_order(SortOrderType::Descending).into_paginator().send();
+        // Without an order, which CodeBuild refuses beside the token of a further page: the newest come first anyway.
+        let mut pages = ids.into_paginator().send();
         let mut builds: Vec<Arc<Build>> = Vec::new();
         while let Some(page) = pages.next().await {
             let page = page.map_err(|error| call_error("codebuild:ListBuildsForProject", project, error));
