@@ -154,7 +154,13 @@ fn needs<'a>(call: &'static str, subjects: &[&'a str]) -> Vec<(&'static str, &'a
         ],
         // A blob is mounted from where it can be read.
         ("registry:MountBlob", [to, from]) => {
-            vec![token, ("ecr:InitiateLayerUpload", to), ("ecr:GetDownloadUrlForLayer", from)]
+            vec![
+                token,
+                ("ecr:InitiateLayerUpload", to),
+                ("ecr:GetDownloadUrlForLayer", from),
+                // One that is not mounted is looked for.
+                ("ecr:BatchCheckLayerAvailability", from),
+            ]
         }
         ("registry:PutManifest", [repository]) => vec![token, ("ecr:PutImage", repository)],
         _ => subjects.iter().map(|subject| (call, *subject)).collect(),

@@ -416,6 +416,13 @@ impl World {
         }
         let most = asked["maxResults"].as_u64().map_or(MOST_IDS, |most| usize::try_from(most).unwrap());
         let from: usize = asked["nextToken"].as_str().map_or(0, |token| token.parse().unwrap());
+        let is_asked = |digest: &String| match asked["filter"]["imageStatus"].as_str() {
+            None | Some("ACTIVE") => !self.archived.contains(digest),
+            Some("ARCHIVED") => self.archived.contains(digest),
+            Some("ANY") => true,
+            Some(_) => false,
+        };
+        let images: Vec<&(String, Image)> = images.iter().filter(|(digest, _)| is_asked(digest)).collect();
         let to = (from + most.min(MOST_ON_A_PAGE)).min(images.len());
         let details: Vec<Value> =
             images[from..to].iter().map(|(digest, image)| self.detail(digest, image)).collect();

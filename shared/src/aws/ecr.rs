@@ -4,7 +4,10 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use aws_sdk_ecr::types::{ImageDetail, ImageFailureCode, ImageIdentifier, ImageStatus, LayerAvailability};
+use aws_sdk_ecr::types::{
+    DescribeImagesFilter, ImageDetail, ImageFailureCode, ImageIdentifier, ImageStatus, ImageStatusFilter,
+    LayerAvailability,
+};
 use bytes::Bytes;
 
 use super::{Aws, call_error, timestamp};
@@ -296,6 +299,9 @@ fn listed(mut detail: ImageDetail) -> Option<ListedImage> {
 impl Catalogue for Aws {
     async fn list(&self, repository: &CacheRepository) -> Result<Vec<ListedImage>, CallError> {
         let pages = self.ecr().describe_images().repository_name(repository.as_str()).max_results(1000);
+        // Without it ECR leaves out what is archived.
+        let pages =
+            pages.filter(DescribeImagesFilter::builder().image_status(ImageStatusFilter::Any).build());
         let mut pages = pages.into_paginator().send();
         let mut images = Vec::new();
         while let Some(page) = pages.next().await {
