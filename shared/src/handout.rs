@@ -18,6 +18,10 @@ pub const MAX_SOURCES: usize = 8;
 /// How many merged commits are looked up: with the lines of one target they fit one request of 100 tags.
 pub(crate) const MAX_COMMITS: usize = 90;
 
+/// Bytes that `STOKER_BAKE` may have. Linux runs no program with a variable of more than 128 KiB: a build that was given
+/// one would fail in its first command.
+const MAX_BAKE: usize = 100_000;
+
 /// Names of the environment variables that a build sees. Those marked with (*) are there once for each target, with
 /// [`Target::suffix`] at the end of their names.
 pub mod variable {
@@ -31,7 +35,7 @@ pub mod variable {
     pub const REFS: &str = "STOKER_CACHE_REFS";
     /// (*) The reference to export to; absent for a build that must not write.
     pub const EXPORT_REF: &str = "STOKER_EXPORT_REF";
-    /// A file for `docker buildx bake --file`: the caches of every target.
+    /// A file for `docker buildx bake --file`: the caches of every target. Absent where it would be too large for a variable.
     pub const BAKE: &str = "STOKER_BAKE";
     /// The build's line.
     pub const LINE: &str = "STOKER_LINE";
@@ -273,7 +277,13 @@ impl Handout {
             let to: Vec<String> = to.into_iter().collect();
             bake.insert(part.target.bake_name(), json!({ "cache-from": from, "cache-to": to }));
         }
-        environment.push((variable::BAKE.to_owned(), json!({ "target": bake }).to_string()));
+        let bake = json!({ "target": bake }).to_string();
+        if bake.len() <= MAX_BAKE {
+            environment.push((variable::BAKE.to_owned(), bake));
+        } else {
+            let (project, bytes) = (&project.name, bake.len());
+            tracing::warn!(%project, bytes, "the build gets no STOKER_BAKE: it is larger than a variable may be");
+        }
 
         let mut say = |name: &str, value: Option<String>| {
             environment.extend(value.map(|value| (name.to_owned(), value)));
@@ -507,6 +517,22 @@ mod tests {
         let handed = Handed::read(&environment).unwrap();
         assert_eq!(handed.exports.len(), 2);
         assert_eq!(handed.given.len(), 1);
+    }
+
+    #[test]
+    fn what_is_too_large_for_a_variable_is_left_out() {
+        let mut project = project("");
+        let target = |number: usize| {
+            Target::new(&project.name, Some(TargetName::new(format!("target-{number}")).unwrap()), None)
+        };
+        project.targets = (0..100).map(target).collect();
+        let of_few = environment(&handout(&project), &project);
+        assert!(of_few[variable::BAKE].len() < MAX_BAKE);
+        project.more_sources.push(format!("type=registry,ref=example.com/{}:latest", "a".repeat(1000)));
+        let of_many = environment(&handout(&project), &project);
+        assert!(!of_many.contains_key(variable::BAKE));
+        assert!(of_many.iter().all(|(name, value)| name.len() + value.len() < 128 << 10));
+        assert_eq!(of_many.len() + 1, of_few.len(), "every target still has its own variables");
     }
 
     #[test]

@@ -644,6 +644,9 @@ impl StartBuilds for Account {
             if !self.projects.borrow().contains(&order.project) {
                 return Ok(Ordered::NoSuchProject);
             }
+            // Linux runs no program with one that is longer.
+            let longest = order.environment.iter().map(|(name, value)| name.len() + value.len() + 2).max();
+            assert!(longest <= Some(128 << 10), "a variable of {longest:?} bytes");
             let mut tokens = self.tokens.borrow_mut();
             let mut orders = self.orders.borrow_mut();
             if let Some((at, id)) = tokens.get(&order.token)

@@ -76,6 +76,9 @@ pub(super) struct Handed {
     pub(super) reads_from: String,
     pub(super) writes_to: String,
     pub(super) targets: Vec<Looked>,
+    /// What it is not given that builds of other projects are, and why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) left_out: Option<&'static str>,
     pub(super) environment: BTreeMap<String, String>,
 }
 
@@ -284,6 +287,7 @@ fn told(
     });
     let targets = targets.collect();
     let say = |variable: &str| environment.get(variable).cloned().unwrap_or_default();
+    let left_out = "STOKER_BAKE: it is larger than a variable may be. Give each target its own flags, or split the project";
     Handed {
         line: say(variable::LINE),
         commit: environment.get(variable::COMMIT).cloned(),
@@ -294,6 +298,7 @@ fn told(
         reads_from: format!("{name}/{}", project.cache_repository),
         writes_to: format!("{name}/{}", project.exports()),
         targets,
+        left_out: (!environment.contains_key(variable::BAKE)).then_some(left_out),
         environment,
     }
 }

@@ -57,6 +57,9 @@ fn handed(build: &Handed, offline: bool) -> String {
     if build.targets.iter().any(|target| target.exports_to.is_some()) {
         text += &format!("  writes to   {}\n", build.writes_to);
     }
+    if let Some(left_out) = build.left_out {
+        text += &format!("  left out    {left_out}\n");
+    }
     for target in &build.targets {
         text += &looked(target, offline);
     }

@@ -281,6 +281,22 @@ async fn what_a_build_would_be_handed_is_looked_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_too_large_for_a_variable_is_said() {
+    let targets: Vec<String> = (0..100).map(|number| format!("{{ name: target-{number} }}")).collect();
+    let source = format!("type=registry,ref=example.com/{}:latest", "a".repeat(400));
+    let policy = format!(
+        "{POLICY}    targets: [{}]\n    more-sources: [\"{source}\", \"{source}1\"]\n",
+        targets.join(", ")
+    );
+    let push = file("receive-webhook-push");
+    let ran = decide_at(&policy, &[AT, "--offline", &push], "").await;
+    assert!(ran.out.contains("  left out    STOKER_BAKE: "), "{}{}", ran.out, ran.err);
+    let told = json_of(&decide_at(&policy, &[AT, "--offline", "--json", &push], "").await);
+    let build = &told["events"][0]["decisions"][0]["build"];
+    assert!(build["leftOut"].is_string() && build["environment"].get("STOKER_BAKE").is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn json_is_for_programs() {
     let policy = POLICY.to_owned()
         + "    targets: [{ name: api, platforms: [linux/amd64, linux/arm64] }, { name: worker }]\n";
