@@ -5,9 +5,9 @@ use std::fmt;
 use std::process::ExitCode;
 
 use stoker::error::{CallError, Failure, chain};
+use stoker::partition::registry_region;
 use stoker::registry::Status;
 
-use crate::auth::is_ecr;
 use crate::reference::Reference;
 
 /// The answer is "no": not sound, not the same, not a cache.
@@ -95,7 +95,7 @@ impl Problem {
 }
 
 fn log_in(reference: &Reference) -> String {
-    if is_ecr(reference.host()) {
+    if registry_region(reference.host()).is_some() {
         "check `aws sts get-caller-identity`, and that this identity may pull from (and, to write, push to) the repository"
             .to_owned()
     } else {

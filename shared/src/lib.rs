@@ -16,6 +16,7 @@ pub mod handout;
 pub mod lambda;
 pub mod names;
 pub mod night;
+pub mod partition;
 pub mod policy;
 pub mod ports;
 pub mod promote;

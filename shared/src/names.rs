@@ -164,12 +164,17 @@ name_type!(
     /// The name of an ECR repository that holds caches.
     CacheRepository,
     "cache repository",
-    "ECR allows 2 to 256 lower-case letters and digits, with single `.`, `_`, `-` and `/` between them",
+    "ECR allows 2 to 256 lower-case letters and digits, with `.`, `_`, `__`, one `/` or any number of `-` between them",
     |v| v,
     |v| {
+        let is_end = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
         (2..=256).contains(&v.len())
-            && v.split(['/', '.', '_', '-'])
-                .all(|word| !word.is_empty() && word.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit()))
+            && v.split('/').all(|part| {
+                let mut between = part.split(is_end);
+                part.starts_with(is_end)
+                    && part.ends_with(is_end)
+                    && between.all(|marks| matches!(marks, "." | "_" | "__") || marks.chars().all(|c| c == '-'))
+            })
     }
 );
 
@@ -227,7 +232,7 @@ name_type!(
     |v| v,
     |v| {
         (1..=1024).contains(&v.len())
-            && !v.chars().any(|c| c.is_control() || c.is_whitespace() || "~^:?*[\\".contains(c))
+            && !v.chars().any(|c| c.is_control() || " ~^:?*[\\".contains(c))
             && !v.contains("..")
     }
 );
@@ -599,6 +604,28 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn repositories_are_named_as_ecr_allows() {
+        for name in ["a1", "stoker/app", "a--b---c", "a__b", "a.b/c_d", "0/1"] {
+            assert!(CacheRepository::new(name).is_ok(), "{name}");
+        }
+        for name in
+            ["a", "A/b", "a___b", "a..b", "a._b", "a-_b", "-a", "a-", "a//b", "/ab", "ab/", "a/-b", "a b"]
+        {
+            assert!(CacheRepository::new(name).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn branches_are_named_as_git_allows() {
+        for name in ["main", "feature/ログイン　修正", "a\u{a0}b", "a\u{2003}b"] {
+            assert!(Branch::new(name).is_ok(), "{name}");
+        }
+        for name in ["", "a b", "a\tb", "a\nb", "a\u{7f}b", "a\u{9b}b", "a..b", "a:b", "a^b"] {
+            assert!(Branch::new(name).is_err(), "{name}");
+        }
+    }
 
     fn tag_is_legal(tag: &str) -> bool {
         (1..=128).contains(&tag.len())

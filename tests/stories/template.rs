@@ -78,6 +78,18 @@ fn the_functions_know_every_role_that_starts_builds() {
     assert_eq!(*told, json!({"Fn::Sub": starters.join(" ")}));
 }
 
+#[test]
+fn the_guide_says_how_long_a_stacks_name_may_be() {
+    const LONGEST_FUNCTION: usize = 64;
+    let template = template();
+    let functions = of_type(&template, FUNCTION);
+    let names = functions.values().filter_map(|function| function["FunctionName"]["Fn::Sub"].as_str());
+    let longest =
+        names.filter_map(|name| name.strip_prefix("${AWS::StackName}")).map(str::len).max().unwrap();
+    let rule = format!("at most {} characters", LONGEST_FUNCTION - longest);
+    assert!(read("README.md").contains(&rule), "{rule}");
+}
+
 /// What has to be watched: a metric, and the resource whose it is.
 fn wanted(template: &Value) -> BTreeSet<(String, String)> {
     let mut wanted = BTreeSet::new();

@@ -11,11 +11,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Deserialize;
 use stoker::error::{CallError, Failure};
+use stoker::partition::registry_region;
 use stoker::registry::{Authorize, Registry, TokenAsk};
 use tokio::sync::Mutex;
 
 use challenge::Challenge;
-pub(crate) use ecr::{is_ecr, region as ecr_region};
 
 /// Renewed this long before it ends.
 const TOKEN_MARGIN: Duration = Duration::from_secs(20);
@@ -77,7 +77,7 @@ impl Identity {
             return Ok(known.clone());
         }
         let from_docker = || docker::credentials(&self.login);
-        let found = if is_ecr(&self.host) {
+        let found = if registry_region(&self.host).is_some() {
             match ecr::credentials(&self.host).await {
                 Ok(found) => found,
                 // Who has logged in with Docker, as CI does, may have no AWS credentials at hand.
@@ -147,7 +147,7 @@ impl Authorize for Access<'_> {
     async fn authorization(&self) -> Result<Option<String>, CallError> {
         let mut state = self.identity.state.lock().await;
         // ECR is known to want a password, so the first request need not be refused.
-        if state.is_basic || is_ecr(&self.identity.host) {
+        if state.is_basic || registry_region(&self.identity.host).is_some() {
             return Ok(self.identity.credentials(&mut state).await?.basic());
         }
         let known = state.tokens.get(&self.scopes.join(" ")).filter(|(_, ends)| Instant::now() < *ends);

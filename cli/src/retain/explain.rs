@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use stoker::handout::Handed;
 use stoker::names::{CacheRepository, Digest, ProjectName, Tag, TagKind};
+use stoker::partition::registry_region;
 use stoker::policy::Project;
 use stoker::ports::{Build, BuildStatus, ListedImage, ReadBuilds as _};
 use stoker::retain::forecast;
@@ -21,7 +22,6 @@ use super::account::{self, Account};
 use super::report::Judged;
 use super::{Planned, planned, project_name, repositories};
 use crate::Answer;
-use crate::auth::ecr_region;
 use crate::cache::to_json;
 use crate::problem::Problem;
 use crate::text::{ago, count, plain, plain_whole, size};
@@ -77,8 +77,8 @@ impl FromStr for Asked {
             (Some(place), name)
         };
         let host =
-            place.and_then(|place| place.split_once('/')).filter(|(host, _)| ecr_region(host).is_some());
-        let region = host.and_then(|(host, _)| ecr_region(host)).map(str::to_owned);
+            place.and_then(|place| place.split_once('/')).filter(|(host, _)| registry_region(host).is_some());
+        let region = host.and_then(|(host, _)| registry_region(host)).map(str::to_owned);
         let repository = host.map(|(_, repository)| repository).or(place);
         let repository =
             repository.map(CacheRepository::new).transpose().map_err(|error| error.to_string())?;

@@ -10,6 +10,7 @@ use super::payload::{self, AccountId, Moment};
 use super::{DefaultBranchOf, Meaning, Refusal};
 use crate::event::{BranchDeleted, BranchPushed, Change, Event, PullRequest};
 use crate::names::{Branch, Commit, Repository, Revision};
+use crate::partition::domain;
 
 /// Reads an event as EventBridge delivers it.
 pub fn read(event: &Value, default_branch_of: &DefaultBranchOf<'_>) -> Result<Meaning, Refusal> {
@@ -29,8 +30,7 @@ struct Envelope<'e> {
 impl Envelope<'_> {
     /// A repository by the host and path that git clones it from.
     fn repository(&self, name: &str) -> Result<Repository, serde_json::Error> {
-        let china = if self.region.starts_with("cn-") { ".cn" } else { "" };
-        let host = format!("git-codecommit.{}.amazonaws.com{china}", self.region);
+        let host = format!("git-codecommit.{}.{}", self.region, domain(self.region));
         Repository::new(format!("{host}/v1/repos/{name}")).map_err(serde_json::Error::custom)
     }
 }

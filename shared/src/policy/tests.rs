@@ -492,6 +492,28 @@ fn bad_names_are_refused() {
 }
 
 #[test]
+fn a_host_is_no_part_of_a_repositorys_name() {
+    let of = |key: &str, value: &str| {
+        let entry = format!("name: app, repository: github.com/example/app, {key}: {value}");
+        mistakes_after_version(&format!("projects: [{{ {entry} }}]")).concat()
+    };
+    for host in [
+        "210987654321.dkr.ecr.eu-west-1.amazonaws.com",
+        "210987654321.dkr.ecr.eusc-de-east-1.amazonaws.eu",
+        "210987654321.dkr-ecr.us-east-1.on.aws",
+        "public.ecr.aws",
+    ] {
+        for key in ["cache-repository", "builds-repository"] {
+            let found = of(key, &format!("{host}/stoker/app"));
+            assert!(
+                found.contains(&format!("`{host}` is a host")) && found.contains("write `stoker/app`"),
+                "{found}"
+            );
+        }
+    }
+}
+
+#[test]
 fn a_name_that_makes_no_cache_repository_is_refused() {
     let found = mistakes_after_version("projects: [{ name: app_, repository: github.com/example/app }]");
     assert_eq!(found.len(), 1);

@@ -11,6 +11,7 @@ use super::{
 };
 use crate::event::Change;
 use crate::names::{Branch, CacheRepository, Digest, Platform, ProjectName, Repository, TargetName};
+use crate::partition::is_aws;
 
 /// Shortest duration in a policy.
 pub const MINIMUM_DURATION: SignedDuration = SignedDuration::from_mins(1);
@@ -78,6 +79,13 @@ fn plain_repository(text: &str) -> String {
 }
 
 pub(super) fn cache_repository(text: &str) -> Result<Template, String> {
+    if let Some((host, repository)) = text.split_once('/').filter(|(host, _)| is_aws(host)) {
+        return Err(format!(
+            "`{}` is a host and no part of a repository's name: write `{}`, which is looked for in the account and region of the stack",
+            shown(host),
+            shown(repository)
+        ));
+    }
     template(text, |name| CacheRepository::new(name).map(drop).map_err(|e| e.to_string()))
 }
 
@@ -438,7 +446,7 @@ fn is_tag(text: &str) -> bool {
 pub(super) fn base_image(text: &str) -> Result<BaseImage, String> {
     let rule = "write the repository in this account's ECR and the tag, such as `library/python:3.12`";
     let wrong = || format!("`{}` is no base image: {rule}", shown(text));
-    if text.contains(".dkr.ecr.") {
+    if text.split_once('/').is_some_and(|(host, _)| is_aws(host)) {
         return Err(format!("{}, without the registry's host", wrong()));
     }
     let (repository, tag) = text.split_once(':').filter(|(_, tag)| is_tag(tag)).ok_or_else(wrong)?;
