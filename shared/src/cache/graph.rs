@@ -467,7 +467,7 @@ impl Cache {
 }
 
 impl Record {
-    fn order(&self, other: &Self) -> Ordering {
+    pub(super) fn order(&self, other: &Self) -> Ordering {
         self.digest.cmp(&other.digest).then(self.id.cmp(&other.id))
     }
 
@@ -541,12 +541,17 @@ fn read_records(records: Vec<JsonRecord>, layers: &[Layer]) -> Result<Vec<Record
     for (index, record) in records.into_iter().enumerate() {
         read.push(read_record(record, index, count, layers.len())?);
     }
-    let order = needed_first(count, |record, nth| read[record].links.get(nth).map(|link| link.record))
-        .map_err(|record| InvalidCache::RecordCycle { record })?;
-    let mut ids = vec![Id([0; 32]); count];
+    identify(&mut read).map_err(|record| InvalidCache::RecordCycle { record })?;
+    Ok(read)
+}
+
+/// Sorts the links of records and gives each its identity; the error is a record on a cycle.
+pub(super) fn identify(records: &mut [Record]) -> Result<(), usize> {
+    let order = needed_first(records.len(), |record, nth| records[record].links.get(nth).map(|l| l.record))?;
+    let mut ids = vec![Id([0; 32]); records.len()];
     let mut scratch = Vec::new();
     for index in order {
-        let record = &mut read[index];
+        let record = &mut records[index];
         let key = |link: &Link| ids[link.record];
         record.links.sort_unstable_by(|a, b| {
             (a.input, &a.selector).cmp(&(b.input, &b.selector)).then_with(|| key(a).cmp(&key(b)))
@@ -555,7 +560,7 @@ fn read_records(records: Vec<JsonRecord>, layers: &[Layer]) -> Result<Vec<Record
         ids[index] = record_id(record, &ids, &mut scratch);
         record.id = ids[index];
     }
-    Ok(read)
+    Ok(())
 }
 
 /// For each record whether it is a sink.

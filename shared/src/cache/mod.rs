@@ -6,6 +6,7 @@
 //! two graphs, and [`Cache::serialise`] writes the one canonical form of a graph, so that equal caches have equal
 //! digests. No blob has to be read for any of it. All input is taken to be hostile.
 
+mod admit;
 mod config;
 mod diff;
 mod graph;

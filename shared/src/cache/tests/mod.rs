@@ -10,6 +10,8 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use serde_json::json;
 
+mod admit;
+mod buildkit;
 mod raw;
 
 use raw::{ChainResult, Config, Input, Layer, LayerResult, NO_PARENT, Record};
