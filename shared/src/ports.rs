@@ -204,8 +204,9 @@ pub struct Build {
 pub struct BuildOrder {
     /// The project.
     pub project: ProjectName,
-    /// The commit to build; `None` builds the head of the project's default source version.
-    pub source_version: Option<String>,
+    /// What to build, whatever version of its source the project itself names: a commit, a reference with a commit, or a
+    /// branch.
+    pub source_version: String,
     /// Environment variables beside the project's own.
     pub environment: Vec<(String, String)>,
     /// Orders with the same token within five minutes are one build.

@@ -32,7 +32,7 @@ pub struct Request {
     pub reason: String,
     /// The `CodeBuild` project that runs it: another than the caches' own for a fork's code.
     pub built_by: ProjectName,
-    /// The git reference to fetch a commit by that no branch of the repository holds.
+    /// The git reference to fetch: of a commit that no branch of the repository holds, or of a head.
     pub reference: Option<String>,
     /// When the forge got the push, where it says so.
     pub pushed_at: Option<Timestamp>,
@@ -114,10 +114,13 @@ pub async fn start(
     let handout = handout(ports, project, request, recent, now).await;
     let order = BuildOrder {
         project: request.built_by.clone(),
-        source_version: handout.commit.as_ref().map(|commit| match &request.reference {
-            Some(reference) => format!("{reference}^{{{commit}}}"),
-            None => commit.to_string(),
-        }),
+        source_version: match (&handout.commit, &request.reference) {
+            (Some(commit), Some(reference)) => format!("{reference}^{{{commit}}}"),
+            (Some(commit), None) => commit.to_string(),
+            (None, Some(reference)) => reference.clone(),
+            // A project may name a version of its own, which need not be main's.
+            (None, None) => project.default_branch.to_string(),
+        },
         environment: handout.environment(registry, project),
         token: token(&request.built_by, line, &request.subject, stopped),
     };

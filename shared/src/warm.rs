@@ -224,7 +224,9 @@ pub async fn warm_after_push(
         Decision::Wait(why) => return Ok(Warmed::Waits(why)),
         Decision::Warm(_) => {}
     }
-    let request = head(project, "main has moved".to_owned(), &builds, merged, false, None);
+    let mut request = head(project, "main has moved".to_owned(), &builds, merged, false, None);
+    // The forge knows better than the policy what the default branch is called.
+    request.reference = Some(pushed.push.branch.to_string());
     Ok(match start::start(ports, registry, project, &request, &builds, now).await? {
         // Of a push that came after that order was given, nobody knows yet whether the build has it.
         Outcome::AlreadyOrdered => Warmed::Waits("a build of main was ordered a moment ago".to_owned()),

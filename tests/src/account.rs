@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use stoker::error::{CallError, Failure};
 use stoker::event::Event;
 use stoker::handout::Handed;
-use stoker::names::{CacheRepository, Digest, ProjectName, Tag};
+use stoker::names::{CacheRepository, Commit, Digest, ProjectName, Tag};
 use stoker::ports::{
     Build, BuildOrder, BuildStatus, Catalogue, CheckBlobs, FindDigests, Image, KeepFacts, ListProjects,
     ListedImage, MAX_BUILDS, MountBlobs, Mounted, Ordered, Publish, ReadBlobs, ReadBuilds, ReadImages,
@@ -675,11 +675,8 @@ impl StartBuilds for Account {
                 status: BuildStatus::InProgress,
                 started_at: self.now(),
                 ended_at: None,
-                source_version: order.source_version.clone(),
-                resolved_commit: order.source_version.as_deref().map(|version| {
-                    let pinned = version.split_once("^{").and_then(|(_, commit)| commit.strip_suffix('}'));
-                    pinned.unwrap_or(version).to_owned()
-                }),
+                source_version: Some(order.source_version.clone()),
+                resolved_commit: commit_of(&order.source_version),
                 handed: Handed::read(&order.environment.iter().cloned().collect()),
                 claims: false,
             });
@@ -687,6 +684,12 @@ impl StartBuilds for Account {
         })
         .await
     }
+}
+
+/// The commit that a source version names; a branch's is known once the build has fetched it.
+fn commit_of(source_version: &str) -> Option<String> {
+    let pinned = source_version.split_once("^{").and_then(|(_, commit)| commit.strip_suffix('}'));
+    Commit::new(pinned.unwrap_or(source_version)).ok().map(String::from)
 }
 
 /// The project of a build, by the build's id.

@@ -48,6 +48,27 @@ async fn a_burst_of_merges_warms_main_with_one_build_that_runs_and_one_that_wait
 }
 
 #[tokio::test]
+async fn a_build_of_mains_head_is_of_its_branch_whatever_the_project_names() {
+    let versions = |world: &World| {
+        let builds = world.account.builds.borrow();
+        builds.iter().map(|build| build.source_version.clone().unwrap()).collect::<Vec<_>>()
+    };
+    let mut world = World::with_policy(&not_started_here(""));
+    world.night().await;
+    assert_eq!(versions(&world), ["main"], "at night");
+
+    let mut world = World::with_policy(&not_started_here(""));
+    let head = "1".repeat(40);
+    let body = serde_json::json!({
+        "ref": "refs/heads/trunk", "after": head, "commits": [],
+        "repository": {"full_name": "example/app", "html_url": "https://github.com/example/app", "default_branch": "trunk"},
+    });
+    world.deliver("push", &body).await;
+    world.settle().await;
+    assert_eq!(versions(&world), ["trunk"], "after a push, by the forge's word");
+}
+
+#[tokio::test]
 async fn an_ordinary_build_of_main_is_as_good() {
     let mut world = World::new();
     let base = world.commit([1, 1, 1, 1]);

@@ -161,9 +161,12 @@ fn variables_are_merged(projects: &[ProjectFacts<'_>]) -> Finding {
 
 fn commits_are_whole(projects: &[ProjectFacts<'_>]) -> Finding {
     const CHECK: &str = "resolved commits";
-    let mut seen = 0;
+    let (mut seen, mut silent) = (0, 0);
     for (facts, build) in by_stoker(projects).filter(|(_, build)| build.is_git && build.has_ended_well) {
-        let resolved = build.resolved.as_deref().unwrap_or_default();
+        let Some(resolved) = build.resolved.as_deref() else {
+            silent += 1;
+            continue;
+        };
         if Commit::new(resolved).is_err() {
             let found = format!("a build of {} says that it built `{}`", facts.name, plain(resolved));
             return Finding::wrong(CHECK, found, TELL);
@@ -171,6 +174,11 @@ fn commits_are_whole(projects: &[ProjectFacts<'_>]) -> Finding {
         seen += 1;
     }
     match seen {
+        0 if silent > 0 => Finding::unknown(
+            CHECK,
+            format!("{} from git, without a commit", count(silent, "build")),
+            "builds of pushes fill their lines all the same, builds of main's head (`warm` in the policy) do not",
+        ),
         0 => Finding::unknown(CHECK, "no build from git has ended well yet", LATER),
         builds => Finding::ok(CHECK, format!("{} with the whole hash", count(builds, "build"))),
     }

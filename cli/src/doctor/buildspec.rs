@@ -34,6 +34,16 @@ pub(super) fn is_inline(buildspec: &str) -> bool {
     buildspec.contains('\n') || buildspec.trim_start().starts_with('{') || buildspec.contains(": ")
 }
 
+/// Whether an inline buildspec says how a batch is built: by a key of YAML's top level, or of JSON.
+pub(super) fn has_batch(buildspec: &str) -> bool {
+    let is_key = |rest: &str| rest.trim_start_matches(['"', '\'']).trim_start().starts_with(':');
+    let of_yaml = |line: &str| line.trim_start_matches(['"', '\'']).strip_prefix("batch").is_some_and(is_key);
+    let json = buildspec.trim_start().starts_with('{');
+    let of_json =
+        || buildspec.match_indices("\"batch\"").any(|(at, key)| is_key(&buildspec[at + key.len()..]));
+    if json { of_json() } else { buildspec.lines().any(of_yaml) }
+}
+
 /// What is to be said of a project's buildspec. `None` is the file `buildspec.yml` of the source.
 ///
 /// Of CodeBuild's own images it is known that their Docker exports no registry cache; `image` may be another.

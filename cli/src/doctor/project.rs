@@ -41,6 +41,12 @@ pub(super) struct Described {
     pub(super) arn: String,
     pub(super) source: String,
     pub(super) location: String,
+    /// The version of its source that it names itself.
+    pub(super) version: Option<String>,
+    /// The identifiers of its secondary sources.
+    pub(super) secondary: Vec<String>,
+    pub(super) has_batch: bool,
+    pub(super) has_docker_server: bool,
     pub(super) buildspec: Option<String>,
     pub(super) environment: String,
     pub(super) image: String,
@@ -118,7 +124,11 @@ pub(super) fn check(
     };
     let mut findings = vec![environment(name, described)];
     findings.extend(buildspec::check(project, described.buildspec.as_deref(), &described.image, *is_forks));
+    findings.extend(docker_server(name, described));
+    findings.extend(batch(project, described));
     findings.push(source(project, described));
+    findings.extend(version(project, described, *is_forks));
+    findings.extend(secondary(described));
     findings.push(webhook(project, name, described, *is_forks));
     findings.push(local_cache(name, described));
     findings.push(variables(described));
@@ -156,7 +166,14 @@ fn environment(name: &ProjectName, described: &Described) -> Finding {
             format!("{update} with type LINUX_CONTAINER or ARM_CONTAINER, and privilegedMode true"),
         );
     }
-    if !described.is_privileged {
+    if kind.ends_with("_EC2") {
+        return Finding::unknown(
+            CHECK,
+            format!("{kind}: builds run on a machine of a fleet, and not in a container"),
+            "see in a build's log that `docker buildx create` works there",
+        );
+    }
+    if !described.is_privileged && !described.has_docker_server {
         return Finding::wrong(
             CHECK,
             "not privileged: Docker does not start in it",
@@ -164,6 +181,38 @@ fn environment(name: &ProjectName, described: &Described) -> Finding {
         );
     }
     Finding::ok(CHECK, format!("{kind}, {}, privileged", plain(&described.image)))
+}
+
+/// A Docker server has a builder of its own, past which `docker buildx create` goes.
+fn docker_server(name: &ProjectName, described: &Described) -> Option<Finding> {
+    described.has_docker_server.then(|| {
+        Finding::warn(
+            "docker server",
+            "the project has a Docker server, and `docker buildx create --use` goes past it: its own layers are not used",
+            format!(
+                "do without the server (aws codebuild update-project --name {name} --environment without dockerServer), as Stoker's \
+                 caches do its work; with it, see in a build's log which builder runs and that it exports registry caches"
+            ),
+        )
+    })
+}
+
+/// Stoker starts single builds: what a buildspec or a project has for batches is not heeded.
+fn batch(project: &Project, described: &Described) -> Option<Finding> {
+    const CHECK: &str = "batch";
+    const MEND: &str = "name each image and platform as one of `targets` in the policy and build all in one build, or make a project \
+                        of each build of the batch; or start the batches yourself, with `builds.start: false`";
+    if !project.builds.start {
+        return None;
+    }
+    if described.buildspec.as_deref().is_some_and(buildspec::has_batch) {
+        let found = "the buildspec has a `batch`, and Stoker starts single builds: its matrix, list or graph is never run";
+        return Some(Finding::wrong(CHECK, found, MEND));
+    }
+    let found = "the project is set up for batches, and Stoker starts single builds: a `batch` of the buildspec is never run";
+    described
+        .has_batch
+        .then(|| Finding::unknown(CHECK, found, format!("see that the buildspec has none; else {MEND}")))
 }
 
 /// Host and path of an address that git clones from, as the policy names repositories.
@@ -208,6 +257,39 @@ fn source(project: &Project, described: &Described) -> Finding {
         ),
         "correct `repository` in the policy, or the project's source",
     )
+}
+
+/// The version that a project names is of its other builds: Stoker says of each what it is to build.
+fn version(project: &Project, described: &Described, is_forks: bool) -> Option<Finding> {
+    const CHECK: &str = "source version";
+    let version = described.version.as_deref()?;
+    let branch = version.strip_prefix("refs/heads/").unwrap_or(version);
+    if is_forks || branch == project.default_branch.as_str() {
+        return Some(Finding::ok(CHECK, plain(version)));
+    }
+    Some(Finding::warn(
+        CHECK,
+        format!(
+            "the project names {}; Stoker's builds of main are of {} all the same, and builds that others start are not",
+            plain(version),
+            project.default_branch
+        ),
+        "correct `default-branch` in the policy if that is the default branch; else take sourceVersion from the project",
+    ))
+}
+
+fn secondary(described: &Described) -> Option<Finding> {
+    let names: Vec<String> = described.secondary.iter().map(|name| plain(name)).collect();
+    (!names.is_empty()).then(|| {
+        Finding::warn(
+            "secondary sources",
+            format!(
+                "{} come in the versions that the project names, whatever commit is built",
+                names.join(", ")
+            ),
+            "steps that copy them are warm only while they stay the same: pin their versions in the project",
+        )
+    })
 }
 
 /// Whether a webhook of CodeBuild's own starts builds of pushes or pull requests, by its filter groups.
@@ -457,6 +539,10 @@ mod tests {
             arn: "arn:aws:codebuild:eu-west-1:123456789012:project/app".to_owned(),
             source: "GITHUB".to_owned(),
             location: "https://github.com/Example/App.git".to_owned(),
+            version: None,
+            secondary: Vec::new(),
+            has_batch: false,
+            has_docker_server: false,
             buildspec: Some(SPEC.to_owned()),
             environment: "LINUX_CONTAINER".to_owned(),
             image: "aws/codebuild/standard:7.0".to_owned(),
@@ -526,6 +612,22 @@ mod tests {
             assert_eq!(settings("", |of| of.environment = kind.to_owned()), [("environment", Wrong)]);
         }
         assert_eq!(settings("", |of| of.buildspec = None), [("buildspec", Unknown)]);
+        assert_eq!(settings("", |of| of.environment = "LINUX_EC2".to_owned()), [("environment", Unknown)]);
+        assert_eq!(settings("", |of| of.has_docker_server = true), [("docker server", Warn)]);
+        assert_eq!(settings("", |of| of.has_batch = true), [("batch", Unknown)]);
+        assert_eq!(
+            settings("", |of| of.version = Some("refs/heads/develop".into())),
+            [("source version", Warn)]
+        );
+        for version in ["main", "refs/heads/main"] {
+            assert_eq!(settings("", |of| of.version = Some(version.into())), []);
+        }
+        assert_eq!(
+            settings("", |of| of.secondary = vec!["libs\u{1b}".into()]),
+            [("secondary sources", Warn)]
+        );
+        let batches = format!("{SPEC}batch: {{ build-list: [{{ identifier: a }}] }}\n");
+        assert_eq!(settings("", |of| of.buildspec = Some(batches.clone())), [("batch", Wrong)]);
         assert_eq!(settings("", |of| of.caches_layers = true), [("local cache", Warn)]);
         assert_eq!(settings("", |of| of.limit = Some(1)), [("concurrency", Warn)]);
         assert_eq!(settings("", |of| of.limit = Some(2)), []);

@@ -369,6 +369,15 @@ fn described(project: &types::Project) -> project::Described {
         arn: project.arn().unwrap_or_default().to_owned(),
         source: source.map(|source| source.r#type().as_str().to_owned()).unwrap_or_default(),
         location: source.and_then(|source| source.location()).unwrap_or_default().to_owned(),
+        version: project.source_version().filter(|version| !version.is_empty()).map(str::to_owned),
+        secondary: project
+            .secondary_sources()
+            .iter()
+            .filter_map(|of| of.source_identifier())
+            .map(str::to_owned)
+            .collect(),
+        has_batch: project.build_batch_config().is_some(),
+        has_docker_server: environment.is_some_and(|of| of.docker_server().is_some()),
         buildspec: source.and_then(|source| source.buildspec()).map(str::to_owned),
         environment: environment.map(|of| of.r#type().as_str().to_owned()).unwrap_or_default(),
         image: environment.map(|of| of.image().to_owned()).unwrap_or_default(),
@@ -398,7 +407,7 @@ fn build(build: &types::Build) -> BuildSeen {
         initiator: build.initiator().unwrap_or_default().to_owned(),
         is_git: build.source().is_some_and(is_git),
         has_ended_well: build.build_status() == Some(&StatusType::Succeeded),
-        resolved: build.resolved_source_version().map(str::to_owned),
+        resolved: build.resolved_source_version().filter(|commit| !commit.is_empty()).map(str::to_owned),
         variables: variables.iter().map(|variable| variable.name().to_owned()).collect(),
         is_handed: variables
             .iter()

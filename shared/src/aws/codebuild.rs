@@ -36,7 +36,7 @@ impl StartBuilds for Aws {
             .codebuild()
             .start_build()
             .project_name(order.project.as_str())
-            .set_source_version(order.source_version.clone())
+            .source_version(&order.source_version)
             .set_environment_variables_override(Some(environment))
             .idempotency_token(&order.token)
             .send()
@@ -139,7 +139,10 @@ fn build(build: &types::Build, starters: Option<&[String]>) -> Option<Build> {
         started_at: timestamp(build.start_time()),
         ended_at: build.end_time().map(|time| timestamp(Some(time))),
         source_version: build.source_version().map(str::to_owned),
-        resolved_commit: build.resolved_source_version().map(str::to_owned),
+        resolved_commit: build
+            .resolved_source_version()
+            .filter(|commit| !commit.is_empty())
+            .map(str::to_owned),
         handed: Handed::read(&environment),
         claims,
     })
