@@ -30,6 +30,9 @@ fn leave(rule: &'static str, why: impl Into<String>) -> Leave {
     Leave { rule, why: why.into() }
 }
 
+/// How GitLab's references of merge requests begin.
+const MERGE_REQUEST: &str = "refs/merge-requests/";
+
 /// The build that an event starts, or why it starts none. The event has to be of the project's repository.
 pub fn gate(project: &Project, event: &Event) -> Result<Request, Leave> {
     match event {
@@ -154,6 +157,10 @@ fn approved(project: &Project, approval: &Approval) -> Gated {
 
 /// A build of a fork's code: it runs in a project of its own, reads main, and writes nothing.
 fn of_fork(project: &Project, pull: &PullRequest) -> Gated {
+    if pull.reference.as_deref().is_some_and(|reference| reference.starts_with(MERGE_REQUEST)) {
+        let why = "CodeBuild fetches what no branch holds from GitHub only, and no merge request of a fork from GitLab";
+        return Err(leave("builds.forks", why));
+    }
     let built_by = project.builds.forks.project.clone();
     let built_by = built_by.ok_or_else(|| leave("builds.forks", "no project is named that builds forks"))?;
     let base = Line::of_branch(&pull.base, &pull.default_branch);

@@ -227,6 +227,13 @@ fn repository_of(location: &str) -> String {
 fn source(project: &Project, described: &Described) -> Finding {
     const CHECK: &str = "source";
     let kind = plain(&described.source);
+    if kind.starts_with("GITLAB") && project.builds.forks.build != ForkBuilds::None {
+        return Finding::wrong(
+            CHECK,
+            format!("{kind}: CodeBuild fetches no merge request of a fork from GitLab, so that none is built"),
+            "set `builds.forks: none` for the project",
+        );
+    }
     if ["CODEPIPELINE", "S3", "NO_SOURCE"].contains(&kind.as_str()) {
         if !project.builds.start {
             return Finding::ok(CHECK, format!("{kind}: others start its builds"));
@@ -642,6 +649,8 @@ mod tests {
             [("source", Wrong)]
         );
         assert_eq!(settings("", |of| of.source = "S3".into()), [("source", Wrong)]);
+        let forks = "    builds: { forks: { build: read-only, project: app-forks } }\n";
+        assert_eq!(settings(forks, |of| of.source = "GITLAB_SELF_MANAGED".into()), [("source", Wrong)]);
         assert_eq!(settings("", |of| of.location = "CODEBUILD_DEFAULT".into()), [("source", Unknown)]);
         assert_eq!(told("", |facts| facts.seen.role = None), [("role", Wrong)]);
         let missing = || Missing { action: "codebuild:X", is_denied: true, why: String::new() };
