@@ -230,7 +230,9 @@ fn source(project: &Project, described: &Described) -> Finding {
     if kind.starts_with("GITLAB") && project.builds.forks.build != ForkBuilds::None {
         return Finding::wrong(
             CHECK,
-            format!("{kind}: CodeBuild fetches no merge request of a fork from GitLab, so that none is built"),
+            format!(
+                "{kind}: CodeBuild fetches no merge request of a fork from GitLab, so that none is built"
+            ),
             "set `builds.forks: none` for the project",
         );
     }

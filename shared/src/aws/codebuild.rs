@@ -203,13 +203,13 @@ mod tests {
             .environment(environment.build().unwrap())
     }
 
-    fn read(build: types::Build) -> Build {
-        super::build(&build, Some(&[ROLE.to_owned()])).unwrap()
+    fn read(build: &types::Build) -> Build {
+        super::build(build, Some(&[ROLE.to_owned()])).unwrap()
     }
 
     #[test]
     fn a_build_that_a_role_of_stokers_started_is_its_own() {
-        let build = read(says_that_it_is_mains(&format!("{ROLE}/stoker-start-build")).build());
+        let build = read(&says_that_it_is_mains(&format!("{ROLE}/stoker-start-build")).build());
         assert!(!build.claims);
         assert_eq!(build.handed.map(|handed| handed.line), Some(Line::Main));
     }
@@ -226,7 +226,7 @@ mod tests {
             "rule/stoker-start-build",
             "",
         ] {
-            let build = read(says_that_it_is_mains(initiator).build());
+            let build = read(&says_that_it_is_mains(initiator).build());
             assert!(build.claims, "{initiator}");
             // What it says that it reads is kept all the same, as long as it may read it.
             assert!(build.handed.is_some(), "{initiator}");
@@ -240,7 +240,7 @@ mod tests {
         for initiator in ["GitHub-Hookshot/0a1b2c3", &format!("{ROLE}/stoker-start-build")] {
             let child = says_that_it_is_mains(initiator)
                 .build_batch_arn("arn:aws:codebuild:us-east-1:123456789012:build-batch/app:2");
-            assert!(read(child.clone().build()).claims, "{initiator}");
+            assert!(read(&child.clone().build()).claims, "{initiator}");
             assert!(build(&child.build(), None).unwrap().claims, "{initiator}");
         }
     }
@@ -255,7 +255,7 @@ mod tests {
             .project_name("app")
             .initiator(format!("{ROLE}/stoker-start-build"))
             .exported_environment_variables(exported(variable::LINE, "branch/feature"));
-        let build = read(build.build());
+        let build = read(&build.build());
         assert!(build.claims && build.handed.is_some());
     }
 }
