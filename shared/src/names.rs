@@ -137,16 +137,30 @@ name_type!(
     }
 );
 
+/// `ghe.example.com/a/b` for `ghe.example.com:8443/a/b`.
+fn without_port(repository: &str) -> String {
+    let is_port = |port: &str| !port.is_empty() && port.bytes().all(|digit| digit.is_ascii_digit());
+    let (authority, path) = repository.split_once('/').unwrap_or((repository, ""));
+    match authority.split_once(':') {
+        Some((host, port)) if is_port(port) => format!("{host}/{path}"),
+        _ => repository.to_owned(),
+    }
+}
+
 name_type!(
     /// A git repository: its forge's host and path, such as `github.com/example/app`. In lower case, but for the path where the
-    /// forge tells names apart by it: CodeCommit has `App` beside `app`.
+    /// forge tells names apart by it: CodeCommit has `App` beside `app`. A host's port is not part of it: a forge is one and
+    /// the same by HTTPS and by SSH.
     Repository,
     "repository",
     "write it as host/owner/name, such as `github.com/example/app`",
-    |v| match v.split_once('/') {
-        Some((host, path)) if is_codecommit(host) => format!("{}/{path}", host.to_ascii_lowercase()),
-        // Other letters than ASCII's stay: `\u{212a}` is in lower case a plain `k`, and no forge takes one for the other.
-        _ => v.to_ascii_lowercase(),
+    |v| {
+        let repository = without_port(&v);
+        match repository.split_once('/') {
+            Some((host, path)) if is_codecommit(host) => format!("{}/{path}", host.to_ascii_lowercase()),
+            // Other letters than ASCII's stay: `\u{212a}` is in lower case a plain `k`, and no forge takes one for the other.
+            _ => repository.to_ascii_lowercase(),
+        }
     },
     |v| {
         v.len() <= 512
@@ -614,6 +628,19 @@ mod tests {
             ["a", "A/b", "a___b", "a..b", "a._b", "a-_b", "-a", "a-", "a//b", "/ab", "ab/", "a/-b", "a b"]
         {
             assert!(CacheRepository::new(name).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_repositorys_host_may_have_a_port() {
+        let plain = Repository::new("ghe.example.com/example/app").unwrap();
+        for name in ["ghe.example.com:8443/example/app", "GHE.example.com:443/Example/App"] {
+            assert_eq!(Repository::new(name).as_ref(), Ok(&plain), "{name}");
+        }
+        for name in
+            ["ghe.example.com:/a/b", "ghe.example.com:x/a/b", "a:1:2/a/b", ":1/a/b", "host:1", "host/a:1/b"]
+        {
+            assert!(Repository::new(name).is_err(), "{name}");
         }
     }
 

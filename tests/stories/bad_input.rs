@@ -62,6 +62,24 @@ async fn webhooks_are_refused_with_the_right_status() {
 }
 
 #[tokio::test]
+async fn a_forge_is_told_why_its_webhook_is_refused() {
+    let form = b"payload=%7B%22ref%22%3A%22refs%2Fheads%2Fmain%22%7D".as_slice();
+    let of_data_center = br#"{"eventKey": "repo:refs_changed"}"#.as_slice();
+    let (github, bitbucket) = (sign(form), sign(of_data_center));
+    for (headers, body, why) in [
+        ([("x-github-event", "push"), ("x-hub-signature-256", &github)], form, "application/json"),
+        (
+            [("x-event-key", "repo:refs_changed"), ("x-hub-signature", &bitbucket)],
+            of_data_center,
+            "Data Center",
+        ),
+    ] {
+        let (status, message, _) = status("POST", &headers, body).await;
+        assert_eq!((status, message.contains(why)), (400, true), "{message}");
+    }
+}
+
+#[tokio::test]
 async fn a_stranger_costs_no_call_at_all() {
     let account = Account::default();
     let response = receive(&account, "POST", &[("x-github-event", "push")], b"{}").await;

@@ -682,6 +682,8 @@ mod tests {
         ] {
             assert_eq!(repository_of(location), "github.com/example/app", "{location}");
         }
+        let with_port = "https://ghe.example.com:8443/example/app.git";
+        assert_eq!(repository_of(with_port), "ghe.example.com/example/app");
         let codecommit = "https://git-codecommit.eu-west-1.amazonaws.com/v1/repos/App";
         assert_eq!(repository_of(codecommit), "git-codecommit.eu-west-1.amazonaws.com/v1/repos/App");
     }

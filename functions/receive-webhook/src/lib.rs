@@ -42,7 +42,7 @@ impl Refusals {
 /// |---|---|
 /// | 202 | events were put on the bus |
 /// | 200 | the webhook is genuine, and nothing that Stoker acts on |
-/// | 400 | no forge's event header, or the body is not the JSON of that event |
+/// | 400 | no forge's event header; a form; a body that is not the JSON of that event, or names what Stoker does not take; a forge that it does not read |
 /// | 401 | no signature, or a wrong one |
 /// | 403 | genuine, and too old: somebody may be sending it again |
 /// | 405 | not a POST |
@@ -127,7 +127,14 @@ impl Failure {
     fn status(&self) -> i64 {
         match self {
             Self::NotPost => 405,
-            Self::NotBase64(_) | Self::Refused(Refusal::NoEvent | Refusal::Malformed(_)) => 400,
+            Self::NotBase64(_)
+            | Self::Refused(
+                Refusal::NoEvent
+                | Refusal::Form
+                | Refusal::NotJson(_)
+                | Refusal::Malformed(_)
+                | Refusal::Unsupported(_),
+            ) => 400,
             Self::Refused(Refusal::Unsigned | Refusal::WrongSignature) => 401,
             Self::Refused(Refusal::Stale) => 403,
             Self::Refused(Refusal::TooLarge(_)) => 413,

@@ -18,6 +18,17 @@ const HOST: &str = "bitbucket.org";
 /// Why an event of a repository without a known default branch means nothing.
 pub(super) const NO_PROJECT: &str = "the policy names no project of this repository";
 
+/// Why nothing of Bitbucket Data Center is read: CodeBuild has no such source.
+pub(super) const DATA_CENTER: &str = "this is a webhook of Bitbucket Data Center, from which CodeBuild cannot build; have another CI \
+                                      start the builds and ask resolve-cache (docs/ci.md), or move to Bitbucket Cloud";
+
+/// Whether an event is of Bitbucket Data Center, which shares its header with Bitbucket Cloud and names its events otherwise.
+pub(super) fn is_of_data_center(event: &str) -> bool {
+    event == "diagnostics:ping"
+        || event == "repo:refs_changed"
+        || ["pr:", "mirror:", "project:"].iter().any(|start| event.starts_with(start))
+}
+
 pub(super) fn read(
     event: &str,
     body: &[u8],

@@ -14,7 +14,7 @@ use crate::partition::domain;
 
 /// Reads an event as EventBridge delivers it.
 pub fn read(event: &Value, default_branch_of: &DefaultBranchOf<'_>) -> Result<Meaning, Refusal> {
-    read_envelope(event, default_branch_of).map_err(Refusal::Malformed)
+    Ok(read_envelope(event, default_branch_of)?)
 }
 
 #[derive(Deserialize)]

@@ -79,7 +79,29 @@ pub(super) fn read(event: &str, body: &[u8]) -> Result<Meaning, serde_json::Erro
         "Push Hook" => read_push(body),
         "Tag Push Hook" => Ok(Meaning::Ignored("a push of a tag")),
         "Merge Request Hook" => read_merge_request(body),
+        // A hook of the whole server, whose events are those of its projects' hooks; only the body says which.
+        "System Hook" => match serde_json::from_slice::<SystemHook>(body)?.kind() {
+            "push" => read_push(body),
+            "tag_push" => Ok(Meaning::Ignored("a push of a tag")),
+            "merge_request" => read_merge_request(body),
+            _ => Ok(Meaning::Ignored("not an event that Stoker acts on")),
+        },
         _ => Ok(Meaning::Ignored("not an event that Stoker acts on")),
+    }
+}
+
+/// Which event a system hook is of: pushes name it once or twice, merge requests in the one field and all else in the other.
+#[derive(Deserialize)]
+struct SystemHook {
+    #[serde(default)]
+    object_kind: String,
+    #[serde(default)]
+    event_name: String,
+}
+
+impl SystemHook {
+    fn kind(&self) -> &str {
+        if self.object_kind.is_empty() { &self.event_name } else { &self.object_kind }
     }
 }
 

@@ -139,9 +139,18 @@ pub enum Refusal {
     /// It is larger than [`MAX_BODY`].
     #[error("the webhook has {0} bytes, more than {MAX_BODY}")]
     TooLarge(usize),
-    /// The body is not the JSON that this event carries.
-    #[error("the webhook's body is not the JSON that this event carries")]
-    Malformed(#[source] serde_json::Error),
+    /// The body is a form, as GitHub sends it unless it is told otherwise.
+    #[error("the webhook's body is a form; set its content type in the forge to application/json")]
+    Form,
+    /// The body is no JSON.
+    #[error("the webhook's body is not JSON")]
+    NotJson(#[source] serde_json::Error),
+    /// The body is not what this event carries, or names something that Stoker does not take: what, and why.
+    #[error("the webhook cannot be used: {0}")]
+    Malformed(serde_json::Error),
+    /// It is of something that Stoker does not read: what, and what to do instead.
+    #[error("{0}")]
+    Unsupported(&'static str),
 }
 
 impl Refusal {
@@ -154,8 +163,16 @@ impl Refusal {
             Self::WrongSignature => "wrong-signature",
             Self::Stale => "stale",
             Self::TooLarge(_) => "too-large",
-            Self::Malformed(_) => "malformed",
+            Self::Form => "form",
+            Self::NotJson(_) | Self::Malformed(_) => "malformed",
+            Self::Unsupported(_) => "unsupported",
         }
+    }
+}
+
+impl From<serde_json::Error> for Refusal {
+    fn from(error: serde_json::Error) -> Self {
+        if error.is_data() { Self::Malformed(error) } else { Self::NotJson(error) }
     }
 }
 
@@ -206,12 +223,17 @@ pub fn read(
     body: &[u8],
     default_branch_of: &DefaultBranchOf<'_>,
 ) -> Result<Meaning, Refusal> {
-    let meaning = match forge {
-        Forge::GitHub => github::read(event, body),
-        Forge::GitLab => gitlab::read(event, body),
-        Forge::Bitbucket => bitbucket::read(event, body, default_branch_of),
-    };
-    meaning.map_err(Refusal::Malformed)
+    if body.starts_with(b"payload=") {
+        return Err(Refusal::Form);
+    }
+    Ok(match forge {
+        Forge::GitHub => github::read(event, body)?,
+        Forge::GitLab => gitlab::read(event, body)?,
+        Forge::Bitbucket if bitbucket::is_of_data_center(event) => {
+            return Err(Refusal::Unsupported(bitbucket::DATA_CENTER));
+        }
+        Forge::Bitbucket => bitbucket::read(event, body, default_branch_of)?,
+    })
 }
 
 /// Refuses an event that the forge itself dated more than [`MAX_AGE`] before `now`: who sends it again wants to undo what

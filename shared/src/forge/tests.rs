@@ -648,8 +648,73 @@ fn whatever_is_missing_or_odd_is_refused_or_ignored() {
     for forge in Forge::ALL {
         assert_eq!(told(read(forge, "star", b"", &default_branch_of).unwrap()), [NO_EVENT]);
     }
-    assert!(matches!(
-        read(Forge::GitHub, "ping", b"payload=%7B%7D", &default_branch_of),
-        Err(Refusal::Malformed(_))
-    ));
+    assert!(matches!(read(Forge::GitHub, "ping", b"{", &default_branch_of), Err(Refusal::NotJson(_))));
+}
+
+#[test]
+fn a_refusal_names_its_cause() {
+    let refused = |forge, event, body: &[u8]| {
+        let refusal = read(forge, event, body, &default_branch_of).unwrap_err();
+        (refusal.reason(), refusal.to_string())
+    };
+    for event in ["push", "ping"] {
+        let (reason, why) =
+            refused(Forge::GitHub, event, b"payload=%7B%22ref%22%3A%22refs%2Fheads%2Fmain%22%7D");
+        assert_eq!(reason, "form");
+        assert!(why.contains("application/json"), "{why}");
+    }
+    let push = |reference: &str, address: &str| {
+        json!({
+            "ref": reference, "after": commit(1), "commits": [],
+            "repository": {"full_name": "a/b", "html_url": address, "default_branch": "main"},
+        })
+        .to_string()
+    };
+    let (reason, why) =
+        refused(Forge::GitHub, "push", push("refs/heads/a b", "https://github.com/a/b").as_bytes());
+    assert_eq!(reason, "malformed");
+    assert!(why.contains("branch `a b` is not valid"), "{why}");
+    let (_, why) = refused(Forge::GitHub, "push", push("refs/heads/a", "https://[::1]/a/b").as_bytes());
+    assert!(why.contains("repository `[::1]/a/b` is not valid"), "{why}");
+    let (_, why) = refused(Forge::GitHub, "push", b"{}");
+    assert!(why.contains("missing field `ref`"), "{why}");
+    for event in ["repo:refs_changed", "pr:opened", "diagnostics:ping"] {
+        let (reason, why) = refused(Forge::Bitbucket, event, b"{}");
+        assert_eq!(reason, "unsupported");
+        assert!(why.contains("Bitbucket Data Center"), "{why}");
+    }
+}
+
+#[test]
+fn hosts_with_ports_and_branches_with_unicode_spaces_are_pushes() {
+    let push = json!({
+        "ref": "refs/heads/feature/ログイン　修正", "before": commit(2), "after": commit(1), "commits": [],
+        "repository": {
+            "full_name": "example/app", "html_url": "https://ghe.example.com:8443/example/app", "default_branch": "main",
+        },
+    });
+    let meaning = read(Forge::GitHub, "push", push.to_string().as_bytes(), &default_branch_of).unwrap();
+    let [push] = told(meaning).try_into().unwrap();
+    assert_eq!(push["detail"]["repository"], "ghe.example.com/example/app");
+    assert_eq!(push["detail"]["branch"], "feature/ログイン　修正");
+}
+
+#[test]
+fn system_hooks_of_gitlab_are_read_as_those_of_projects() {
+    for (name, kind) in [("gitlab-push", "push"), ("gitlab-merge-request-opened", "merge_request")] {
+        let delivery = delivery(name);
+        let read =
+            |event: &str, body: &[u8]| told(read(Forge::GitLab, event, body, &default_branch_of).unwrap());
+        assert_eq!(read("System Hook", &delivery.body), told(delivery.read()), "{name}");
+        let mut body: Value = serde_json::from_slice(&delivery.body).unwrap();
+        let fields = body.as_object_mut().unwrap();
+        fields.remove("object_kind");
+        fields.insert("event_name".to_owned(), json!(kind));
+        assert_eq!(read("System Hook", body.to_string().as_bytes()), told(delivery.read()), "{name}");
+    }
+    for kind in ["project_create", "user_add_to_team", "repository_update"] {
+        let body = json!({"event_name": kind}).to_string();
+        let meaning = read(Forge::GitLab, "System Hook", body.as_bytes(), &default_branch_of).unwrap();
+        assert_eq!(told(meaning), [NO_EVENT]);
+    }
 }
