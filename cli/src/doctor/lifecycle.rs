@@ -88,8 +88,11 @@ pub(super) fn check(repository: &str, text: Option<&str>, holds: Holds, promises
             return vec![Finding::unknown(CHECK, found, mend(repository, "look at them"))];
         }
     };
-    let judged = document.rules.iter().filter_map(|rule| {
-        let (state, what, how) = judge(rule, holds, promises)?;
+    // An image is the business of the first rule that selects it, by their priority: no later one deletes it.
+    let mut rules: Vec<&Rule> = document.rules.iter().collect();
+    rules.sort_by_key(|rule| rule.priority);
+    let judged = rules.iter().enumerate().filter_map(|(n, rule)| {
+        let (state, what, how) = judge(rule, rules.get(..n).unwrap_or_default(), holds, promises)?;
         let found = format!("rule {} {what}", rule.priority);
         let how = how.replace("{rule}", &rule.priority.to_string());
         Some(Finding { check: CHECK, state, found, mend: Some(mend(repository, &how)) })
@@ -99,7 +102,9 @@ pub(super) fn check(repository: &str, text: Option<&str>, holds: Holds, promises
         let rules = crate::text::count(document.rules.len(), "rule");
         return vec![Finding::ok(
             CHECK,
-            format!("{rules}: exports and caches without a tag only, late enough"),
+            format!(
+                "{rules}: none selects what Stoker keeps, but for exports and caches without a tag, late enough"
+            ),
         )];
     }
     judged
@@ -117,8 +122,13 @@ fn mend(repository: &str, how: &str) -> String {
     )
 }
 
-/// What is bad about a rule, and what to do.
-fn judge(rule: &Rule, holds: Holds, promises: &Promises) -> Option<(State, String, String)> {
+/// What is bad about a rule, and what to do. `earlier` are the rules that come before it.
+fn judge(
+    rule: &Rule,
+    earlier: &[&Rule],
+    holds: Holds,
+    promises: &Promises,
+) -> Option<(State, String, String)> {
     let Selection { tag_status, count_type, count_number, .. } = &rule.selection;
     let does = match rule.action.kind.as_str() {
         "expire" => "deletes",
@@ -130,9 +140,22 @@ fn judge(rule: &Rule, holds: Holds, promises: &Promises) -> Option<(State, Strin
         "sinceImagePushed" | "sinceImagePulled" | "sinceImageTransitioned" => true,
         other => return Some(not_known("counts by", other)),
     };
+    let is_left = |tag: &String| !earlier.iter().any(|rule| rule.selection.covers(tag));
+    let scopes = promises.scopes.iter();
+    let lines: Vec<String> =
+        scopes.clone().flat_map(of_line).filter(|tag| holds.lines() && is_left(tag)).collect();
     let (what, takes_lines) = match tag_status.as_str() {
-        "any" => ("any image", holds.lines()),
-        "tagged" => ("tagged images", holds.lines() && selects_lines(&rule.selection, &promises.scopes)),
+        "any" => ("any image", !lines.is_empty()),
+        "tagged" => {
+            let takes_lines = rule.selection.takes_lines(&lines);
+            let exports: Vec<String> =
+                scopes.map(|scope| format!("{scope}.export.*")).filter(is_left).collect();
+            if !takes_lines && !rule.selection.may_select(&exports) {
+                return None;
+            }
+            ("tagged images", takes_lines)
+        }
+        "untagged" if earlier.iter().any(|rule| rule.selection.tag_status == "untagged") => return None,
         "untagged" => ("untagged images", false),
         other => return Some(not_known("selects images that are", other)),
     };
@@ -187,18 +210,32 @@ fn not_known(verb: &str, word: &str) -> (State, String, String) {
     (State::Unknown, what, "see what rule {rule} selects, and that it is no line".to_owned())
 }
 
-/// Whether an image that a line points to may be selected. ECR wants every pattern to match some tag of the image.
-fn selects_lines(selection: &Selection, scopes: &[Scope]) -> bool {
-    let prefixes = selection.tag_prefix_list.iter().map(|prefix| format!("{prefix}*"));
-    let mut patterns = selection.tag_pattern_list.iter().cloned().chain(prefixes).peekable();
-    let names_any = patterns.peek().is_some();
-    !names_any
-        || patterns.all(|pattern| {
-            // What an export's tag has and no line's has. It is in the history of a branch called `export`, too, which
-            // goes long before a rule of the right age finds it.
-            let of_exports = pattern.contains(".export.");
-            !of_exports && scopes.iter().any(|scope| of_line(scope).any(|tag| overlap(&pattern, &tag)))
-        })
+impl Selection {
+    fn patterns(&self) -> impl Iterator<Item = String> {
+        let prefixes = self.tag_prefix_list.iter().map(|prefix| format!("{prefix}*"));
+        self.tag_pattern_list.iter().cloned().chain(prefixes)
+    }
+
+    /// Whether an image with some of these tags may be selected. ECR wants every pattern to match some tag of the image.
+    fn may_select(&self, tags: &[String]) -> bool {
+        !tags.is_empty() && self.patterns().all(|pattern| tags.iter().any(|tag| overlap(&pattern, tag)))
+    }
+
+    /// Whether an image that a line points to may be selected.
+    fn takes_lines(&self, lines: &[String]) -> bool {
+        // What an export's tag has and no line's has. It is in the history of a branch called `export`, too, which goes
+        // long before a rule of the right age finds it.
+        self.may_select(lines) && !self.patterns().any(|pattern| pattern.contains(".export."))
+    }
+
+    /// Whether every image with such a tag is selected.
+    fn covers(&self, tag: &str) -> bool {
+        match self.tag_status.as_str() {
+            "any" => true,
+            "tagged" => self.patterns().all(|pattern| matches(&pattern, tag, true)),
+            _ => false,
+        }
+    }
 }
 
 /// The tags of a scope's lines, and those that the images of lines have beside them. `*` is a part without a dot.
@@ -219,18 +256,24 @@ pub(super) fn of_line(scope: &Scope) -> impl Iterator<Item = String> {
 /// Whether some tag matches both: a pattern of ECR's, in which `*` is any characters, and one of Stoker's tags, in which it
 /// is any but a dot.
 pub(super) fn overlap(pattern: &str, tags: &str) -> bool {
+    pattern.len() > LONGEST_PATTERN || matches(pattern, tags, false)
+}
+
+/// Whether a pattern matches some of these tags, or all of them.
+fn matches(pattern: &str, tags: &str, all: bool) -> bool {
     if pattern.len() > LONGEST_PATTERN {
-        return true;
+        return false;
     }
     let (a, b): (Vec<char>, Vec<char>) = (pattern.chars().collect(), tags.chars().collect());
     // `rest[j]`: whether what is left of the pattern matches what is left of the tags.
-    let mut rest: Vec<bool> = (0..=b.len()).map(|j| b[j..].iter().all(|&c| c == '*')).collect();
+    let mut rest: Vec<bool> = (0..=b.len()).map(|j| b[j..].iter().all(|&c| c == '*' && !all)).collect();
     for &c in a.iter().rev() {
         let mut row = vec![false; b.len() + 1];
         row[b.len()] = c == '*' && rest[b.len()];
         for j in (0..b.len()).rev() {
             row[j] = match (c, b[j]) {
                 ('*', _) => rest[j] || row[j + 1],
+                (_, '*') if all => false,
                 (c, '*') => row[j + 1] || (c != '.' && rest[j]),
                 (c, tag) => c == tag && rest[j + 1],
             };
@@ -338,6 +381,41 @@ mod tests {
         for selection in [tagged("v*", 1000), tagged("web.*", 1000), tagged("*.v1.0", 1000)] {
             assert_eq!(state(&selection, Holds::Lines), State::Ok, "{selection}");
         }
+    }
+
+    #[test]
+    fn rules_of_other_tags_are_nobodys_business() {
+        let prefix = |prefix: &str, count: &str| json!({"tagStatus": "tagged", "tagPrefixList": [prefix], "countType": count, "countUnit": "days", "countNumber": 1});
+        let rule = |priority: u8, selection: Value| json!({"rulePriority": priority, "selection": selection, "action": {"type": "expire"}});
+        let rules = json!({"rules": [
+            rule(1, prefix("v", "imageCountMoreThan")),
+            rule(2, prefix("pr-", "sinceImagePushed")),
+        ]});
+        for holds in [Holds::Lines, Holds::Exports, Holds::Both] {
+            assert_eq!(states(&rules.to_string(), holds, "mode: report"), [State::Ok], "{holds:?}");
+        }
+        for mine in ["a", "app.", "app.main"] {
+            assert_eq!(state(&prefix(mine, "imageCountMoreThan"), Holds::Lines), State::Wrong, "{mine}");
+        }
+    }
+
+    #[test]
+    fn an_image_is_the_business_of_the_first_rule_that_selects_it() {
+        let rule = |priority: u8, selection: Value, action: &str| json!({"rulePriority": priority, "selection": selection, "action": {"type": action}});
+        let any = json!({"tagStatus": "any", "countType": "imageCountMoreThan", "countNumber": 500});
+        let of = |rules: Value| states(&json!({"rules": rules}).to_string(), Holds::Lines, "mode: report");
+        let covered = json!([rule(2, any.clone(), "expire"), rule(1, tagged("app.*", 3650), "expire")]);
+        assert_eq!(
+            of(covered),
+            [State::Wrong, State::Warn],
+            "rule 1 takes lines itself; by number, rule 2 takes others"
+        );
+        let only_main = json!([rule(1, tagged("app.main", 3650), "expire"), rule(2, any.clone(), "expire")]);
+        assert_eq!(of(only_main), [State::Wrong, State::Wrong], "branches are left to rule 2");
+        let late = json!([rule(1, any, "expire"), rule(2, tagged("app.main", 900), "expire")]);
+        assert_eq!(of(late), [State::Wrong], "nothing is left to rule 2");
+        let untagged_twice = json!([rule(1, untagged(30), "expire"), rule(2, untagged(1), "expire")]);
+        assert_eq!(of(untagged_twice), [State::Ok]);
     }
 
     #[test]
