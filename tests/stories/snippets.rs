@@ -547,7 +547,7 @@ fn every_snippet_of_the_document_is_known_here() {
         let times = if ci == Ci::CodePipeline { 2 } else { 1 };
         known.extend(vec![(ci.heading().to_owned(), language.to_owned()); times]);
     }
-    known.push(("docker buildx bake".to_owned(), "bash".to_owned()));
+    known.push(("docker buildx bake".to_owned(), "sh".to_owned()));
     assert_eq!(found, known);
 }
 
@@ -722,14 +722,26 @@ async fn what_a_codebuild_build_exports_promotes_its_branch() {
 }
 
 #[test]
-fn bake_reads_its_caches_from_a_file_that_is_none() {
-    let script = snippet(Ci::heading(Ci::Shell), "sh");
-    assert!(script.contains("STOKER_BAKE='{}'"), "a cold build hands it an empty file");
-    let bake = snippet("docker buildx bake", "bash");
+fn bake_reads_its_caches_from_a_file_outside_of_what_is_built() {
+    let bake = snippet("docker buildx bake", "sh");
+    let bench = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("bake-{}", std::process::id()));
+    let checkout = bench.join("checkout");
+    fs::create_dir_all(&checkout).unwrap();
+    let file = bench.join("bake.json");
+    let bake = bake.replace("/tmp/stoker-bake.json", file.to_str().unwrap());
     // In place of docker, what shows the file.
     let script = format!("docker() {{ echo \"$1 $2\"; cat \"$6\"; }}\n{bake}");
-    let mut command = Command::new("bash");
-    let output =
-        command.args(["-eu", "-c", &script]).env("STOKER_BAKE", r#"{"target":{}}"#).output().unwrap();
-    assert_eq!(String::from_utf8(output.stdout).unwrap(), "buildx bake\n{\"target\":{}}");
+    for shell in ["dash", "bash"] {
+        for (given, read) in [(Some(r#"{"target":{}}"#), r#"{"target":{}}"#), (Some(""), "{}"), (None, "{}")]
+        {
+            let mut command = Command::new(shell);
+            command.args(["-eu", "-c", &script]).env_remove("STOKER_BAKE").current_dir(&checkout);
+            command.envs(given.map(|given| ("STOKER_BAKE", given)));
+            let output = command.output().unwrap();
+            let said = String::from_utf8(output.stdout).unwrap();
+            assert_eq!(said, format!("buildx bake\n{read}"), "{shell}: {given:?}");
+        }
+    }
+    assert_eq!(fs::read_dir(&checkout).unwrap().count(), 0, "nothing of it is built");
+    fs::remove_dir_all(&bench).unwrap();
 }

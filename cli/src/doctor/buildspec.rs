@@ -65,6 +65,7 @@ pub(super) fn check(project: &Project, buildspec: Option<&str>, image: &str, is_
     }
     let seen = Seen::read(inline);
     let mut findings = vec![variables(project, &seen), builder(&seen, image, is_forks)];
+    findings.extend(shell(&seen));
     findings.extend(by_hand(&seen));
     findings.extend(exported(project, &seen, is_forks));
     findings
@@ -177,6 +178,23 @@ fn builder(seen: &Seen, image: &str, is_forks: bool) -> Finding {
             )
         }
     }
+}
+
+/// CodeBuild runs commands with `sh` unless the buildspec names another shell.
+fn shell(seen: &Seen) -> Option<Finding> {
+    let names_bash = |(at, key): (usize, &str)| {
+        let value = seen.text[at + key.len()..].trim_start_matches(|c: char| "\"': ".contains(c));
+        value.starts_with("bash")
+    };
+    let is_bash = seen.text.match_indices("shell").any(names_bash);
+    (seen.text.contains("<(") && !is_bash).then(|| {
+        Finding::wrong(
+            "shell",
+            "`<( )` is bash's, and CodeBuild runs commands with `sh`: the command is a syntax error",
+            "write the file first: printf %s \"${STOKER_BAKE:-{\\}}\" >/tmp/stoker-bake.json, then -f /tmp/stoker-bake.json \
+             (docs/ci.md); or say `shell: bash` under `env`",
+        )
+    })
 }
 
 fn by_hand(seen: &Seen) -> Option<Finding> {
@@ -308,8 +326,16 @@ mod tests {
         let app = project("");
         assert_eq!(states(&app, &spec(&[CREATE, BUILD]), false), ALL_OK);
         let targets = project("    targets: [{ name: api, platforms: [linux/arm64] }, { name: worker }]\n");
-        let bake = "printf %s \"$STOKER_BAKE\" > /tmp/stoker.json && docker buildx bake -f docker-bake.hcl -f /tmp/stoker.json";
-        assert_eq!(states(&targets, &spec(&[CREATE, bake]), false), ALL_OK);
+        let bake = include_str!("../../../docs/ci.md").split("## docker buildx bake").nth(1).unwrap();
+        let bake: Vec<&str> = bake.split("```").nth(1).unwrap().lines().skip(1).collect();
+        assert_eq!(states(&targets, &spec(&[&[CREATE][..], &bake].concat()), false), ALL_OK);
+        let in_bash = "docker buildx bake -f docker-bake.hcl -f <(printf %s \"$STOKER_BAKE\")";
+        let told = states(&targets, &spec(&[CREATE, in_bash]), false);
+        assert_eq!(told.last(), Some(&("shell", State::Wrong)));
+        for env in ["env: { shell: bash }", "env:\n  shell: \"bash\""] {
+            let spec = format!("{}{env}\n", spec(&[CREATE, in_bash]));
+            assert_eq!(states(&targets, &spec, false), ALL_OK, "{env}");
+        }
         let both = [
             "docker buildx build ${STOKER_CACHE_FLAGS_API_LINUX_ARM64-} .",
             "docker buildx build $STOKER_CACHE_FLAGS_WORKER .",
