@@ -113,7 +113,6 @@ async fn join(
 ) -> Result<Digest, String> {
     let repository = &project.cache_repository;
     let mut joined = Cache::default();
-    let mut main = None;
     for Found { image, built, .. } in found {
         let Kind::Cache(manifest) = cache::classify(&image.manifest) else {
             return Err(format!("{} is no cache", image.digest));
@@ -124,11 +123,9 @@ async fn join(
         if let Some(built) = built {
             cache = cache.made_by(now).used_at(built.at);
             // As in a promotion: a branch adds to main, and never says what a step of main results in.
-            if let Some(main) = main.as_ref().filter(|_| *line == Line::Main) {
-                cache = cache.yielding_to(main);
+            if *line == Line::Main {
+                cache = joined.admit(&cache);
             }
-        } else if main.is_none() {
-            main = Some(cache.clone());
         }
         joined = Cache::merge([&joined, &cache]);
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use jiff::SignedDuration;
 use serde_json::{Value, json};
-use stoker::cache::{CONFIG_MEDIA_TYPE, Kind, MANIFEST_MEDIA_TYPE, classify};
+use stoker::cache::{CONFIG_MEDIA_TYPE, MANIFEST_MEDIA_TYPE};
 use stoker::handout::Handed;
 use stoker::names::{Branch, Commit, Digest, Line, ProjectName, Scope, Tag, TagKind};
 use stoker::ports::{Build, BuildStatus};
@@ -263,17 +263,112 @@ async fn attack_a_trusted_step_of_the_build_that_comes_before_the_promotion() {
         let merge = world.commit([1, 1, 2, 1]);
         world.push("main", &[&head, &merge]).await;
         world.settle().await;
-        let build = world.running().pop().expect("main's build");
-        let given = build.handed.expect("a build of Stoker's").given;
-        let [given] = &given.into_iter().collect::<Vec<_>>()[..] else { panic!("one cache") };
-        let image = world.account.image(&world.repository(), &given.to_string()).expect("the cache");
-        let Kind::Cache(manifest) = classify(&image.manifest) else { panic!("no cache") };
-        let given: BTreeSet<Digest> = manifest.layers.iter().map(|layer| layer.digest.clone()).collect();
-        assert!(given.is_superset(&main_of(&world).1));
+        let given = given_layers(&world);
+        assert!(main_of(&world).1.iter().all(|layer| names(&given, layer)));
         let evil = |key: &str| Digest::of(format!("evil {key}").as_bytes());
-        assert!(given.contains(&evil("deps-b@2")), "what only the branch has comes along");
+        assert!(names(&given, &evil("deps-b@2")), "what only the branch has comes along");
         for step in ["deps-a@1", "compile-a@1(deps-a@1)"] {
-            assert!(!given.contains(&evil(step)), "{step} is main's own");
+            assert!(!names(&given, &evil(step)), "{step} is main's own");
+        }
+    }
+}
+
+/// An honest export of a branch, and in it what somebody made of its config and of the descriptors of its layers.
+fn forged(world: &World, forge: impl FnOnce(&mut Value, &mut Vec<Value>)) -> (Bytes, Vec<Bytes>) {
+    let (manifest, mut blobs) = exported(&Source { versions: [1, 1, 2, 1] }, |_| world.account.now());
+    let (mut manifest, mut config) = (text(&manifest), text(&blobs[0]));
+    let mut layers = manifest["layers"].as_array().unwrap().clone();
+    forge(&mut config, &mut layers);
+    let config = Bytes::from(config.to_string());
+    manifest["layers"] = Value::from(layers);
+    manifest["config"]["digest"] = json!(Digest::of(&config));
+    manifest["config"]["size"] = json!(config.len());
+    blobs[0] = config;
+    (Bytes::from(manifest.to_string()), blobs)
+}
+
+/// The layers of what the only running build is given.
+fn given_layers(world: &World) -> Vec<Value> {
+    let build = world.running().pop().expect("main's build");
+    let given = build.handed.expect("a build of Stoker's").given;
+    let [given] = &given.into_iter().collect::<Vec<_>>()[..] else { panic!("one cache") };
+    let image = world.account.image(&world.repository(), &given.to_string()).expect("the cache");
+    text(&image.manifest)["layers"].as_array().unwrap().clone()
+}
+
+fn line_layers(world: &World) -> Vec<Value> {
+    let image = world.account.image(&world.repository(), "app.main").unwrap();
+    text(&image.manifest)["layers"].as_array().unwrap().clone()
+}
+
+fn names(layers: &[Value], digest: &Digest) -> bool {
+    layers.iter().any(|layer| layer["digest"] == json!(digest))
+}
+
+/// BuildKit takes the newest result of all records that share a key of each input with what it looks for: so one that repeats
+/// a step of main's, and names a key more, must neither come to main nor into what main's build is given.
+#[tokio::test]
+async fn attack_a_step_of_mains_with_one_key_more() {
+    for policy in [POLICY, ISOLATED] {
+        for promotes_first in [true, false] {
+            let mut world = warm_main(policy).await;
+            let layer = Bytes::from_static(b"evil");
+            let evil = Digest::of(&layer);
+            let (manifest, mut blobs) = forged(&world, |config, layers| {
+                let created = json!("2026-11-28T00:00:00Z");
+                layers.push(json!({
+                    "mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", "digest": evil, "size": layer.len(),
+                }));
+                let places = config["layers"].as_array_mut().unwrap();
+                places.push(json!({"blob": evil, "parent": -1}));
+                let place = places.len() - 1;
+                let records = config["records"].as_array_mut().unwrap();
+                records.push(json!({"digest": digest(1)}));
+                // The third step compiles what the first one has.
+                let step = records[2]["digest"].clone();
+                let inputs = json!([[{"link": 0}, {"link": records.len() - 1}]]);
+                records.push(json!({
+                    "digest": step, "inputs": inputs, "layers": [{"layer": place, "createdAt": created}],
+                }));
+            });
+            blobs.push(layer);
+            let head = malicious_branch(&mut world, manifest, blobs).await;
+            let merge = world.commit([1, 1, 2, 1]);
+            world.loses_promotions = !promotes_first;
+            world.pull_request("merged", "evil", &head, Some(&merge)).await;
+            world.push("main", &[&head, &merge]).await;
+            world.settle().await;
+            let given = given_layers(&world);
+            assert!(given.len() > 5, "what is new comes along");
+            assert!(!names(&given, &evil), "{promotes_first}");
+            assert!(!names(&line_layers(&world), &evil), "{promotes_first}");
+        }
+    }
+}
+
+/// A size that is wrong fails every build that pulls the layer.
+#[tokio::test]
+async fn attack_the_size_of_a_layer_of_mains() {
+    for policy in [POLICY, ISOLATED] {
+        for promotes_first in [true, false] {
+            let mut world = warm_main(policy).await;
+            let before = line_layers(&world);
+            // The branch's own step results in a layer of main's; of two sizes it was the lower that counted.
+            let (manifest, blobs) = forged(&world, |config, layers| {
+                config["records"][1]["layers"][0]["layer"] = json!(0);
+                layers.iter_mut().for_each(|layer| layer["size"] = json!(0));
+            });
+            let head = malicious_branch(&mut world, manifest, blobs).await;
+            let merge = world.commit([1, 1, 2, 1]);
+            world.loses_promotions = !promotes_first;
+            world.pull_request("merged", "evil", &head, Some(&merge)).await;
+            world.push("main", &[&head, &merge]).await;
+            world.settle().await;
+            let (given, line) = (given_layers(&world), line_layers(&world));
+            assert!(
+                before.iter().all(|layer| given.contains(layer) && line.contains(layer)),
+                "{promotes_first}"
+            );
         }
     }
 }

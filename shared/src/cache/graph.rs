@@ -382,21 +382,6 @@ impl Cache {
         })
     }
 
-    /// The same cache without the results of records that `other` has a result of: what it would then add to `other` says
-    /// nothing new of these. Whoever may only add to a cache must not decide what its steps result in.
-    #[must_use]
-    pub fn yielding_to(&self, other: &Self) -> Self {
-        let places = places_in(&self.records, &other.records, Record::order);
-        let mut cache = self.clone();
-        for (record, place) in cache.records.iter_mut().zip(places) {
-            if place.is_some_and(|place| other.records[place].has_result()) {
-                record.results.clear();
-                record.chains.clear();
-            }
-        }
-        cache.canonical()
-    }
-
     /// The same cache without the results that need one of these blobs.
     #[must_use]
     pub fn without_blobs(&self, lost: &BTreeSet<Digest>) -> Self {

@@ -350,9 +350,8 @@ async fn keep_commit(
     ports.put_image(&project.cache_repository, &tag, cache::MANIFEST_MEDIA_TYPE, bytes).await
 }
 
-/// Says in each source when its build used it, and leaves of what merges bring to main only what is not main's own: what
-/// main or its builds have a result of keeps that one. A branch may add to main, and never say what a step of main results
-/// in. Answers what is main's own, or any other line's.
+/// Says in each source when its build used it, and leaves of what merges bring to main only what main [admits](Cache::admit):
+/// a branch may add to main, and never say what a step of main results in. Answers what is main's own, or any other line's.
 fn prepare(sources: &mut [Source], known: Option<&Cache>, line: &Line, now: Timestamp) -> Cache {
     for source in &mut *sources {
         source.content.cache = source.content.cache.made_by(now).used_at(source.built.at);
@@ -361,8 +360,10 @@ fn prepare(sources: &mut [Source], known: Option<&Cache>, line: &Line, now: Time
     let built = sources.iter().filter(is_built).map(|source| &source.content.cache);
     let own = Cache::merge(known.into_iter().chain(built));
     if *line == Line::Main {
+        let mut main = own.clone();
         for source in sources.iter_mut().filter(|source| matches!(source.cause, Cause::Merged(_))) {
-            source.content.cache = source.content.cache.yielding_to(&own);
+            source.content.cache = main.admit(&source.content.cache);
+            main = Cache::merge([&main, &source.content.cache]);
         }
     }
     own
