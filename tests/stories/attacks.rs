@@ -356,7 +356,9 @@ async fn attack_the_size_of_a_layer_of_mains() {
             // The branch's own step results in a layer of main's; of two sizes it was the lower that counted.
             let (manifest, blobs) = forged(&world, |config, layers| {
                 config["records"][1]["layers"][0]["layer"] = json!(0);
-                layers.iter_mut().for_each(|layer| layer["size"] = json!(0));
+                for layer in layers.iter_mut() {
+                    layer["size"] = json!(0);
+                }
             });
             let head = malicious_branch(&mut world, manifest, blobs).await;
             let merge = world.commit([1, 1, 2, 1]);
