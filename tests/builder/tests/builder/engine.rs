@@ -91,9 +91,8 @@ impl Engine {
         Err(format!("{BASE_IMAGE} cannot be pulled"))
     }
 
-    /// A base image of a test's own. BuildKit 0.25 and newer know an image by one key where a build before has used it, and
-    /// by another where none has; a cache that a fresh builder exported names only the second. So builds that share a
-    /// builder must not share a base image, as no build of a new builder does.
+    /// A base image of a test's own. On a builder that built from several caches on one base image, BuildKit 0.25 at times
+    /// finds nothing of any of them from a certain build on. In CodeBuild each build has a builder of its own.
     pub(crate) fn own_base_image(&self, token: &str, dir: &Path) -> anyhow::Result<String> {
         let context = dir.join("base");
         std::fs::create_dir_all(&context)?;
