@@ -2,7 +2,7 @@
 
 use stoker::policy::Project;
 
-use super::Finding;
+use super::{Finding, commands};
 use crate::text::plain;
 
 /// What the documents show: a builder that exports registry caches, of a BuildKit that the tests run.
@@ -16,11 +16,13 @@ const FIRST_VERSION: (u32, u32) = (0, 12);
 /// What was found in a buildspec's text.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Seen {
-    /// `docker buildx build`, `docker buildx bake`, or a tool that BuildKit is behind.
+    /// `docker buildx build` or `docker buildx bake`.
     builds: bool,
     /// `docker build` and the like, by which nobody knows the builder.
     plain_build: bool,
     makes_builder: bool,
+    /// BuildKit's own client builds.
+    buildctl: bool,
     driver: Option<String>,
     /// The version of BuildKit that the builder is made of.
     version: Option<String>,
@@ -63,12 +65,35 @@ pub(super) fn check(project: &Project, buildspec: Option<&str>, image: &str, is_
     if inline.len() > LONGEST {
         return vec![Finding::unknown("buildspec", "it is too long to be read", "look at it yourself")];
     }
-    let seen = Seen::read(inline);
+    let seen = Seen::read(&commands::text(inline));
+    if let Some(finding) = buildctl(&seen) {
+        return vec![finding];
+    }
     let mut findings = vec![variables(project, &seen), builder(&seen, image, is_forks)];
+    findings.extend(commands::check(project, &seen.text, is_forks));
     findings.extend(shell(&seen));
     findings.extend(by_hand(&seen));
     findings.extend(exported(project, &seen, is_forks));
     findings
+}
+
+/// BuildKit's own client has flags of its own, and asks a daemon that is started elsewhere.
+fn buildctl(seen: &Seen) -> Option<Finding> {
+    const CHECK: &str = "buildctl";
+    if !seen.buildctl || seen.makes_builder {
+        return None;
+    }
+    let uses = seen.text.contains("STOKER_CACHE_FROM") || seen.text.contains("STOKER_CACHE_TO");
+    Some(if uses {
+        Finding::ok(CHECK, "inline: `buildctl build` is given Stoker's caches")
+    } else {
+        Finding::wrong(
+            CHECK,
+            "inline, and `buildctl build` is given none of Stoker's caches: every build is cold",
+            "its flags are ${STOKER_CACHE_FROM:+--import-cache $STOKER_CACHE_FROM} and ${STOKER_CACHE_TO:+--export-cache \
+             $STOKER_CACHE_TO}; the daemon that it asks has to be of BuildKit 0.12 or newer",
+        )
+    })
 }
 
 fn variables(project: &Project, seen: &Seen) -> Finding {
@@ -251,7 +276,8 @@ impl Seen {
         let at = |n: usize| words.get(n).copied().unwrap_or_default();
         for (n, word) in words.iter().enumerate() {
             match (*word, at(n + 1), at(n + 2)) {
-                ("docker", "buildx", "build" | "bake" | "b") | ("buildctl", "build", _) => self.builds = true,
+                ("docker", "buildx", "build" | "bake" | "b") => self.builds = true,
+                ("buildctl", "build", _) => self.buildctl = true,
                 ("docker", "build", _) | ("docker", "image" | "compose", "build") => {
                     self.plain_build = true;
                 }
@@ -328,13 +354,16 @@ mod tests {
         let targets = project("    targets: [{ name: api, platforms: [linux/arm64] }, { name: worker }]\n");
         let bake = include_str!("../../../docs/ci.md").split("## docker buildx bake").nth(1).unwrap();
         let bake: Vec<&str> = bake.split("```").nth(1).unwrap().lines().skip(1).collect();
-        assert_eq!(states(&targets, &spec(&[&[CREATE][..], &bake].concat()), false), ALL_OK);
+        let plain = project("    targets: [{ name: api }, { name: worker }]\n");
+        let bake = spec(&[&[CREATE][..], &bake].concat());
+        assert_eq!(states(&plain, &bake, false), ALL_OK);
+        assert_eq!(states(&targets, &bake, false).last(), Some(&("bake targets", State::Unknown)));
         let in_bash = "docker buildx bake -f docker-bake.hcl -f <(printf %s \"$STOKER_BAKE\")";
-        let told = states(&targets, &spec(&[CREATE, in_bash]), false);
+        let told = states(&plain, &spec(&[CREATE, in_bash]), false);
         assert_eq!(told.last(), Some(&("shell", State::Wrong)));
         for env in ["env: { shell: bash }", "env:\n  shell: \"bash\""] {
             let spec = format!("{}{env}\n", spec(&[CREATE, in_bash]));
-            assert_eq!(states(&targets, &spec, false), ALL_OK, "{env}");
+            assert_eq!(states(&plain, &spec, false), ALL_OK, "{env}");
         }
         let both = [
             "docker buildx build ${STOKER_CACHE_FLAGS_API_LINUX_ARM64-} .",
@@ -416,6 +445,19 @@ mod tests {
         assert_eq!(told.last(), Some(&("cache flags", State::Warn)));
         let ours = "docker buildx build --cache-from=$STOKER_CACHE_FROM --cache-to \"$STOKER_CACHE_TO\" .";
         assert_eq!(states(&app, &spec(&[CREATE, ours]), false), ALL_OK);
+    }
+
+    #[test]
+    fn other_forms_of_a_buildspec_are_read() {
+        let app = project("");
+        let json = r#"{"version":"0.2","phases":{"build":{"commands":["set -eu\ndocker buildx create --use --driver docker-container","cd web\ndocker buildx build \\\n  $STOKER_CACHE_FLAGS \\\n  --push ."]}}}"#;
+        assert_eq!(states(&app, json, false), ALL_OK);
+        let cold = json.replace("$STOKER_CACHE_FLAGS", "");
+        assert_eq!(states(&app, &cold, false), [("buildspec", State::Wrong), ("builder", State::Ok)]);
+        let buildctl = "buildctl build --frontend dockerfile.v0 --output type=image,push=true";
+        assert_eq!(states(&app, &spec(&[buildctl]), false), [("buildctl", State::Wrong)]);
+        let warm = format!("{buildctl} ${{STOKER_CACHE_FROM:+--import-cache $STOKER_CACHE_FROM}}");
+        assert_eq!(states(&app, &spec(&[&warm]), false), [("buildctl", State::Ok)]);
     }
 
     #[test]

@@ -24,6 +24,7 @@ use crate::text::{Align, count, plain, plain_whole, table};
 mod account;
 mod assumptions;
 mod buildspec;
+mod commands;
 mod lifecycle;
 mod project;
 mod read;

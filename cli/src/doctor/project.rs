@@ -37,7 +37,7 @@ pub(super) struct Seen {
 
 /// A project's settings.
 #[derive(Debug, Clone)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a switch of CodeBuild's own")]
+#[expect(clippy::struct_excessive_bools, reason = "each is a setting of CodeBuild's")]
 pub(super) struct Described {
     pub(super) arn: String,
     pub(super) source: String,
