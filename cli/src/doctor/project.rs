@@ -48,6 +48,7 @@ pub(super) struct Described {
     pub(super) secondary: Vec<String>,
     pub(super) has_batch: bool,
     pub(super) has_docker_server: bool,
+    pub(super) has_vpc: bool,
     pub(super) buildspec: Option<String>,
     pub(super) environment: String,
     pub(super) image: String,
@@ -125,6 +126,8 @@ pub(super) fn check(
     };
     let mut findings = vec![environment(name, described)];
     findings.extend(buildspec::check(project, described.buildspec.as_deref(), &described.image, *is_forks));
+    findings.extend(buildx(name, described));
+    findings.extend(network(described));
     findings.extend(docker_server(name, described));
     findings.extend(batch(project, described));
     findings.push(source(project, described));
@@ -182,6 +185,34 @@ fn environment(name: &ProjectName, described: &Described) -> Finding {
         );
     }
     Finding::ok(CHECK, format!("{kind}, {}, privileged", plain(&described.image)))
+}
+
+/// CodeBuild's older images have a Docker without buildx.
+fn buildx(name: &ProjectName, described: &Described) -> Option<Finding> {
+    const NEWEST_WITHOUT: u32 = 6;
+    let version = described.image.strip_prefix("aws/codebuild/standard:")?.split('.').next()?;
+    let installs = described.buildspec.as_deref().is_some_and(|spec| spec.contains("cli-plugins"));
+    (version.parse::<u32>().ok()? <= NEWEST_WITHOUT && !installs).then(|| {
+        Finding::wrong(
+            "buildx",
+            format!("{} has no `docker buildx`", plain(&described.image)),
+            format!("aws codebuild update-project --name {name} --environment as it is, with image aws/codebuild/standard:7.0 or newer"),
+        )
+    })
+}
+
+/// What a builder is made of is pulled, which a closed network may not let through.
+fn network(described: &Described) -> Option<Finding> {
+    let image = described.buildspec.as_deref().and_then(|spec| spec.split("image=").nth(1));
+    let host = image.and_then(|image| image.split('/').next()).unwrap_or_default();
+    let is_elsewhere = host.contains('.') && !host.contains(char::is_whitespace) && host != "docker.io";
+    (described.has_vpc && !is_elsewhere).then(|| {
+        Finding::unknown(
+            "network",
+            "builds run in a VPC, and `docker buildx create` pulls moby/buildkit from Docker Hub",
+            "see that Docker Hub can be reached from there; else push the image to ECR and name it: --driver-opt image=...",
+        )
+    })
 }
 
 /// A Docker server has a builder of its own, past which `docker buildx create` goes.
@@ -553,6 +584,7 @@ mod tests {
             secondary: Vec::new(),
             has_batch: false,
             has_docker_server: false,
+            has_vpc: false,
             buildspec: Some(SPEC.to_owned()),
             environment: "LINUX_CONTAINER".to_owned(),
             image: "aws/codebuild/standard:7.0".to_owned(),
@@ -624,6 +656,24 @@ mod tests {
         assert_eq!(settings("", |of| of.buildspec = None), [("buildspec", Unknown)]);
         assert_eq!(settings("", |of| of.environment = "LINUX_EC2".to_owned()), [("environment", Unknown)]);
         assert_eq!(settings("", |of| of.has_docker_server = true), [("docker server", Warn)]);
+        assert_eq!(settings("", |of| of.image = "aws/codebuild/standard:5.0".into()), [("buildx", Wrong)]);
+        let installs = SPEC.replace(
+            "    commands:\n",
+            "    commands:\n      - mv buildx ~/.docker/cli-plugins/docker-buildx\n",
+        );
+        let with_buildx = |of: &mut Described| {
+            of.image = "aws/codebuild/standard:6.0".into();
+            of.buildspec = Some(installs.clone());
+        };
+        assert_eq!(settings("", with_buildx), []);
+        assert_eq!(settings("", |of| of.has_vpc = true), [("network", Unknown)]);
+        let own = "--driver-opt image=123456789012.dkr.ecr.eu-west-1.amazonaws.com/moby/buildkit:v0.25.2\n";
+        let from_ecr = SPEC.replace("docker-container\n", &format!("docker-container {own}"));
+        let in_vpc = |of: &mut Described| {
+            of.has_vpc = true;
+            of.buildspec = Some(from_ecr.clone());
+        };
+        assert_eq!(settings("", in_vpc), []);
         assert_eq!(settings("", |of| of.has_batch = true), [("batch", Unknown)]);
         assert_eq!(
             settings("", |of| of.version = Some("refs/heads/develop".into())),

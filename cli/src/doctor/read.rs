@@ -377,6 +377,7 @@ fn described(project: &types::Project) -> project::Described {
             .map(str::to_owned)
             .collect(),
         has_batch: project.build_batch_config().is_some(),
+        has_vpc: project.vpc_config().is_some_and(|vpc| vpc.vpc_id().is_some_and(|id| !id.is_empty())),
         has_docker_server: environment.is_some_and(|of| of.docker_server().is_some()),
         buildspec: source.and_then(|source| source.buildspec()).map(str::to_owned),
         environment: environment.map(|of| of.r#type().as_str().to_owned()).unwrap_or_default(),
