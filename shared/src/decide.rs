@@ -282,10 +282,21 @@ fn start(project: &Project, event: &Event) -> Decision {
     match gate(project, event) {
         Err(leave) => decision("start-build", project.clone(), Action::Nothing, leave.rule, leave.why),
         Ok(request) => {
-            let text = format!("builds {} unless that has been built: {}", told(&request), request.reason);
+            let mut text =
+                format!("builds {} unless that has been built: {}", told(&request), request.reason);
+            if tells_no_files(project, event) {
+                text += "; the forge does not tell its files, as of every new branch, so `paths` holds nothing back \
+                         (`builds.paths-unknown: skip` would)";
+            }
             decision("start-build", project.clone(), Action::Build(Box::new(request)), "builds", text)
         }
     }
+}
+
+/// Whether a push is built though `paths` asks for files, and none are told.
+fn tells_no_files(project: &Project, event: &Event) -> bool {
+    let Event::BranchPushed(push) = event else { return false };
+    push.paths.is_none() && !project.builds.paths.match_all()
 }
 
 fn merged(project: &Project, line: &Line, commits: usize) -> Decision {

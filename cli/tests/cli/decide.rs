@@ -297,6 +297,45 @@ async fn what_is_too_large_for_a_variable_is_said() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn why_a_new_branch_builds_all_of_a_monorepo_is_said() {
+    let project = |name: &str| {
+        format!(
+            "  - {{ name: {name}, repository: github.com/example/mono, builds: {{ paths: [\"{name}/*\"] }} }}\n"
+        )
+    };
+    let policy = format!("version: 1\nprojects:\n{}{}", project("web"), project("api"));
+    let push = |created: bool| {
+        let commit = "1".repeat(40);
+        let changed =
+            json!({"id": commit, "message": "m", "added": [], "modified": ["web/a"], "removed": []});
+        json!({
+            "ref": "refs/heads/feature-a", "before": "0".repeat(40), "after": commit, "created": created,
+            "commits": [changed],
+            "repository": {"full_name": "example/mono", "html_url": "https://github.com/example/mono", "default_branch": "main"},
+        })
+        .to_string()
+    };
+    let words = ["--forge", "github", "--event", "push", "--json"];
+    let texts = async |created: bool| {
+        let told = json_of(&decide(&policy, &words, &push(created)).await);
+        let decisions = told["events"][0]["decisions"].as_array().unwrap().iter();
+        let of = |entry: &Value| {
+            (entry["rule"].as_str().unwrap().to_owned(), entry["text"].as_str().unwrap().to_owned())
+        };
+        decisions.map(of).collect::<Vec<_>>()
+    };
+    let new = texts(true).await;
+    assert_eq!(new.len(), 2);
+    for (rule, text) in new {
+        assert!(rule == "builds" && text.contains("`builds.paths-unknown: skip` would"), "{text}");
+    }
+    let known = texts(false).await;
+    let rules: Vec<&str> = known.iter().map(|(rule, _)| rule.as_str()).collect();
+    assert_eq!(rules, ["builds", "builds.paths"]);
+    assert!(!known[0].1.contains("paths-unknown"), "{}", known[0].1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn json_is_for_programs() {
     let policy = POLICY.to_owned()
         + "    targets: [{ name: api, platforms: [linux/amd64, linux/arm64] }, { name: worker }]\n";
