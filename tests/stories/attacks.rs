@@ -5,10 +5,12 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use jiff::SignedDuration;
 use serde_json::{Value, json};
-use stoker::cache::{CONFIG_MEDIA_TYPE, MANIFEST_MEDIA_TYPE};
+use stoker::cache::{CONFIG_MEDIA_TYPE, Kind, MANIFEST_MEDIA_TYPE, classify};
+use stoker::event::Event;
 use stoker::handout::Handed;
 use stoker::names::{Branch, Commit, Digest, Line, ProjectName, Scope, Tag, TagKind};
 use stoker::ports::{Build, BuildStatus};
+use stories::account::Fault;
 use stories::world::{ISOLATED, POLICY, Source, World, exported, exported_with};
 
 const BASE: [u32; 4] = [1, 1, 1, 1];
@@ -635,6 +637,118 @@ async fn attack_a_config_bomb() {
             let retried = world.dead.iter().filter(|body| !body.contains("aws.")).count();
             assert_eq!(retried, 0, "bomb {number}: {:?}", world.dead);
         }
+    }
+}
+
+/// A valid cache of so many steps, each with a layer of its own, and of layers that no step needs.
+fn layered(steps: usize, idle: usize) -> (Bytes, Vec<Bytes>) {
+    let blobs: Vec<Bytes> = (0..steps + idle).map(|n| Bytes::from(format!("evil {n}"))).collect();
+    let layers: Vec<Value> =
+        blobs[..steps].iter().map(|blob| json!({"blob": Digest::of(blob), "parent": -1})).collect();
+    let records: Vec<Value> =
+        (0..steps).map(|n| json!({"digest": digest(n), "layers": [{"layer": n}]})).collect();
+    let config = Bytes::from(json!({"layers": layers, "records": records}).to_string());
+    let described: Vec<Value> = blobs
+        .iter()
+        .map(|blob| json!({"mediaType": "application/x", "digest": Digest::of(blob), "size": blob.len()}))
+        .collect();
+    let manifest = json!({
+        "schemaVersion": 2, "mediaType": MANIFEST_MEDIA_TYPE, "layers": described,
+        "config": {"mediaType": CONFIG_MEDIA_TYPE, "digest": Digest::of(&config), "size": config.len()},
+    });
+    (Bytes::from(manifest.to_string()), [config].into_iter().chain(blobs).collect())
+}
+
+fn count(world: &World, operation: &str) -> usize {
+    world.account.calls.borrow().iter().filter(|call| **call == operation).count()
+}
+
+#[tokio::test]
+async fn attack_thousands_of_layers_that_no_step_needs() {
+    let mut world = warm_main(ISOLATED).await;
+    let before = count(&world, "registry:MountBlob");
+    let (manifest, blobs) = layered(3, 3000);
+    let head = malicious_branch(&mut world, manifest, blobs).await;
+    assert_eq!(count(&world, "registry:MountBlob") - before, 4, "three layers and the config");
+    assert!(world.account.image(&world.repository(), &format!("app.commit.{head}")).is_some());
+    assert!(world.line("branch/evil").is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn attack_a_line_that_takes_longer_than_the_function_has() {
+    let mut world = warm_main(ISOLATED).await;
+    let (quick, evil) = (world.commit([2, 1, 1, 1]), world.commit([1, 1, 2, 1]));
+    world.push("quick", &[&quick]).await;
+    world.push("evil", &[&evil]).await;
+    world.settle_starts().await;
+    let told = world.running();
+    assert_eq!(told.len(), 2);
+    let slow = Fault::Slow(std::time::Duration::from_secs(4));
+    world.account.outages.borrow_mut().insert(("promote-cache", "registry:MountBlob"), slow);
+    for build in told {
+        if build.handed.as_ref().is_some_and(|handed| handed.line.to_string() == "branch/evil") {
+            let (manifest, blobs) = layered(320, 0);
+            world.push_cache(&world.told(&build, "STOKER_EXPORT"), manifest, blobs);
+            world.end(&build.id, BuildStatus::Succeeded, &evil);
+        } else {
+            world.run(&build);
+        }
+    }
+    world.settle_promotions().await;
+    assert_eq!(world.holds("branch/quick", [2, 1, 1, 1]).len(), 5, "the other line has moved");
+    assert!(world.line("branch/evil").is_none());
+    assert_eq!(world.queued().0, 0, "it is let go");
+    assert!(world.dead.is_empty());
+    let told = |event: &Event| matches!(event, Event::PromotionFailed(failed) if failed.why.contains("given up half way"));
+    assert!(world.notices.iter().any(told), "with a notice: {:?}", world.notices);
+}
+
+/// Whatever of a batch kills the function, the others do not die with it twice in one go.
+#[tokio::test]
+async fn attack_hints_that_come_again_go_one_by_one() {
+    let mut world = warm_main(ISOLATED).await;
+    for number in 1..4 {
+        let head = world.commit([number + 1, 1, 1, 1]);
+        world.push(&format!("feature-{number}"), &[&head]).await;
+    }
+    world.settle_starts().await;
+    world.loses_aws_events = true;
+    let builds = world.running();
+    for build in &builds {
+        world.run(build);
+    }
+    world.loses_aws_events = false;
+    // Each build's end comes, in one batch, and the function is killed at its first call.
+    for build in &builds {
+        let commit = Commit::new(build.resolved_commit.clone().unwrap()).unwrap();
+        world.end(&build.id, BuildStatus::Succeeded, &commit);
+    }
+    let (before, now) = (count(&world, "codebuild:BatchGetBuilds"), world.account.calls.borrow().len());
+    world.account.faults.borrow_mut().insert(now, Fault::KilledBefore);
+    world.settle_promotions().await;
+    assert_eq!(
+        count(&world, "codebuild:BatchGetBuilds") - before,
+        1 + 3,
+        "one for each when they come again"
+    );
+    for number in 1..4 {
+        assert!(world.line(&format!("branch/feature-{number}")).is_some());
+    }
+}
+
+/// A build may push as many tags as it likes.
+#[tokio::test]
+async fn attack_a_flood_of_exports_that_no_build_was_given() {
+    for policy in [POLICY, ISOLATED] {
+        let mut world = warm_main(policy).await;
+        let (manifest, blobs) = exported(&Source { versions: [7, 7, 7, 7] }, |_| world.account.now());
+        for number in 0..100 {
+            world.push_cache(&format!("app.export.00000000-{number:032x}"), manifest.clone(), blobs.clone());
+        }
+        let before = world.account.calls.borrow().len();
+        world.settle_promotions().await;
+        let calls = world.account.calls.borrow()[before..].to_vec();
+        assert_eq!(calls, ["codebuild:ListBuildsForProject"; 10], "one question for each batch of ten");
     }
 }
 

@@ -2,9 +2,10 @@
 //! it looks what has been lost: that comes by a queue of its own and moves no line, and what is found goes through the first.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent};
+use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent, SqsMessage};
 use jiff::{SignedDuration, Timestamp};
 use stoker::cache::{SAFE_SIZE, Warmth};
 use stoker::emf::{self, Metric};
@@ -26,6 +27,9 @@ impl<P: sweep::Ports + ListProjects + Publish> Ports for P {}
 /// Main's builds that reused at least this much, in percent, and then less than half of what they did, have cooled.
 const WARM_PERCENT: u8 = 50;
 
+/// After so long nothing more is begun in an invocation; what is left comes again. A line takes 40 seconds at most.
+const TIME: Duration = Duration::from_secs(70);
+
 /// Projects that have lost something, each with the messages that say so.
 type Sweeps = BTreeMap<ProjectName, (Project, Vec<String>)>;
 
@@ -34,6 +38,8 @@ struct Message {
     id: String,
     /// What its log lines have in common.
     span: Span,
+    /// Whether it has been tried before, and that try failed or was killed.
+    again: bool,
     /// When the forge, or else the bus, knew of what it tells.
     at: Option<Timestamp>,
 }
@@ -85,26 +91,59 @@ pub async fn handle(
                     continue;
                 };
                 let at = [event.signed_at(), envelope.time].into_iter().flatten().min();
-                messages.push(Message { id, span, at });
+                messages.push(Message { id, span, again: receives(message) > 1, at });
                 hints.push(hint);
             }
         }
     }
-    let answers = promote(ports, policy, &hints, now).await;
-    notify(ports, &answers, &hints).await;
+    let answers = promote_all(ports, policy, &messages, &hints, now).await;
+    notify(ports, &answers, &hints, &messages).await;
     let done = now + SignedDuration::try_from(begun.elapsed()).unwrap_or_default();
     measure_lines(&answers, done);
-    for ((Message { id, span, at }, hint), answer) in messages.into_iter().zip(&hints).zip(&answers) {
-        let _in_span = span.enter();
-        measure_age(hint, answer, at, done);
-        if !tell_all(answer, now) {
-            failed.push(id);
+    for ((message, hint), answer) in messages.into_iter().zip(&hints).zip(&answers) {
+        let _in_span = message.span.enter();
+        measure_age(hint, answer, message.at, done);
+        if !tell_all(answer, message.again, now) {
+            failed.push(message.id);
         }
     }
     failed.extend(swept(ports, policy, found, now).await);
     let mut response = SqsBatchResponse::default();
     response.set_failures(failed);
     response
+}
+
+/// How many times a message has been received, this time included.
+fn receives(message: &SqsMessage) -> u32 {
+    let count = message.attributes.get("ApproximateReceiveCount");
+    count.and_then(|count| count.parse().ok()).unwrap_or(1)
+}
+
+/// Promotes what hints say: all at once, but for those that come again, each of which goes by itself. Whichever of a batch
+/// takes more time or memory than there is, the others do not fail with it a second time.
+async fn promote_all(
+    ports: &impl Ports,
+    policy: &Policy,
+    messages: &[Message],
+    hints: &[Hint],
+    now: Timestamp,
+) -> Vec<Answer> {
+    let begun = tokio::time::Instant::now();
+    let mut answers: Vec<Answer> = hints.iter().map(|_| Ok(Vec::new())).collect();
+    let (again, first): (Vec<usize>, Vec<usize>) = (0..hints.len()).partition(|&place| messages[place].again);
+    let alone = again.into_iter().map(|place| vec![place]);
+    for places in [first].into_iter().chain(alone).filter(|places| !places.is_empty()) {
+        let group: Vec<Hint> = places.iter().map(|&place| hints[place].clone()).collect();
+        let promoted = if begun.elapsed() < TIME {
+            promote(ports, policy, &group, now).await
+        } else {
+            group.iter().map(|hint| Err(Arc::new(promote::Error::NoTime { of: hint.to_string() }))).collect()
+        };
+        for (place, answer) in places.into_iter().zip(promoted) {
+            answers[place] = answer;
+        }
+    }
+    answers
 }
 
 /// Looks what a project has lost. Most have lost nothing, and keep nobody waiting whose line is to move.
@@ -127,11 +166,11 @@ async fn swept(ports: &impl Ports, policy: &Policy, found: Sweeps, now: Timestam
     let mut failed = Vec::new();
     for ((answers, ids), project) in sweep(ports, policy, &projects, now).await.iter().zip(ids).zip(&projects)
     {
-        notify(ports, answers, &[]).await;
+        notify(ports, answers, &[], &[]).await;
         measure_lines(answers, now);
         let drift = drift(answers);
         emf::put(now, &[project.name.as_str()], &[(Metric::SweepDrift, drift)]);
-        let left = answers.iter().filter(|answer| !tell_all(answer, now)).count();
+        let left = answers.iter().filter(|answer| !tell_all(answer, false, now)).count();
         tracing::info!(project.name = %project.name, hints = answers.len(), drift, failed = left, "sweep");
         if left > 0 {
             failed.extend(ids);
@@ -141,10 +180,10 @@ async fn swept(ports: &impl Ports, policy: &Policy, found: Sweeps, now: Timestam
 }
 
 /// Puts on the bus what people may want to be told. Whoever is not told finds it in the log.
-async fn notify(ports: &impl Publish, answers: &[Answer], hints: &[Hint]) {
+async fn notify(ports: &impl Publish, answers: &[Answer], hints: &[Hint], messages: &[Message]) {
     let outcomes = answers.iter().flatten().flatten();
-    let hopeless = answers.iter().zip(hints).filter_map(|(answer, hint)| {
-        let error = answer.as_ref().err().filter(|error| is_hopeless(error))?;
+    let hopeless = answers.iter().zip(hints).zip(messages).filter_map(|((answer, hint), message)| {
+        let error = answer.as_ref().err().filter(|error| is_hopeless(error, message.again))?;
         let (of, why) = (hint.to_string(), chain(&**error));
         Some(Event::PromotionFailed(PromotionFailed { of, why }))
     });
@@ -173,14 +212,15 @@ fn notices(outcome: &Outcome) -> Vec<Event> {
     }
 }
 
-/// Whether trying again is of no use. While a message of the queue is tried again, all others wait.
-fn is_hopeless(error: &promote::Error) -> bool {
-    error.disposition() == Disposition::Alarm
+/// Whether trying again is of no use. While a message of the queue is tried again, all others wait; what takes too long even
+/// by itself would go on doing so.
+fn is_hopeless(error: &promote::Error, again: bool) -> bool {
+    error.disposition() == Disposition::Alarm || (again && matches!(error, promote::Error::TooSlow { .. }))
 }
 
 /// Tells what came of a hint; false if it has to be tried again. What is of no use to try is let go: people are told, and the
 /// nightly sweep tries it once more.
-fn tell_all(answer: &Answer, now: Timestamp) -> bool {
+fn tell_all(answer: &Answer, again: bool, now: Timestamp) -> bool {
     match answer {
         Ok(outcomes) => {
             for outcome in outcomes {
@@ -190,10 +230,11 @@ fn tell_all(answer: &Answer, now: Timestamp) -> bool {
         }
         Err(error) => {
             log(error.disposition(), &**error);
-            if is_hopeless(error) {
+            let hopeless = is_hopeless(error, again);
+            if hopeless {
                 emf::put(now, &[], &[(Metric::PromotionsFailed, 1)]);
             }
-            is_hopeless(error)
+            hopeless
         }
     }
 }

@@ -16,6 +16,7 @@ use super::config::{
     JsonChain, JsonConfig, JsonInputs, JsonLayer, JsonLink, JsonRecord, JsonResult, NO_PARENT,
 };
 use super::json::{Seconds, Sha, Text, Time};
+use super::limits::{self, TooMany};
 use super::{Descriptor, Extra, IMPORT_LIMIT, Manifest, to_json};
 use crate::names::Digest;
 
@@ -120,6 +121,9 @@ pub enum InvalidCache {
     /// in case.
     #[error("the config does not parse")]
     Unreadable(#[source] serde_json::Error),
+    /// It holds more of something than any real cache does, and is not read: it would take much memory.
+    #[error(transparent)]
+    TooMany(#[from] TooMany),
     /// A record's input links to a record that is not there.
     #[error("record {record} links to record {link}, which does not exist")]
     NoSuchRecord {
@@ -211,7 +215,9 @@ impl Cache {
                 actual_size,
             });
         }
+        limits::check_json(config, limit)?;
         let config: JsonConfig = serde_json::from_slice(config).map_err(InvalidCache::Unreadable)?;
+        limits::check_config(&config, limit)?;
         let blobs = manifest.layers.iter().map(|descriptor| Blob {
             digest: Sha::from(&descriptor.digest),
             descriptor: Arc::clone(descriptor),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::json::{read_object, required};
+use super::limits;
 use super::{CONFIG_MEDIA_TYPE, Extra, IMPORT_LIMIT, clip};
 use crate::names::Digest;
 
@@ -128,6 +129,7 @@ fn read(json: &[u8], limit: usize) -> Result<Manifest, String> {
     if json.len() > limit {
         return Err(format!("{} bytes: BuildKit imports at most {limit}", json.len()));
     }
+    limits::check_json(json, limit).map_err(|many| many.to_string())?;
     let document: Document = serde_json::from_slice(json).map_err(|e| unreadable(&e))?;
     let Document { schema_version, media_type, config, layers, manifests, annotations, extra } = document;
     if !["", MANIFEST_MEDIA_TYPE, DOCKER_MANIFEST].into_iter().chain(INDEXES).any(|known| known == media_type)
@@ -156,7 +158,9 @@ fn read(json: &[u8], limit: usize) -> Result<Manifest, String> {
         return Err(format!("schema version {schema_version} instead of 2"));
     }
     let layers = layers.into_iter().map(Arc::new).collect();
-    Ok(Manifest { schema_version, media_type, config, layers, annotations, extra })
+    let manifest = Manifest { schema_version, media_type, config, layers, annotations, extra };
+    limits::check_manifest(&manifest, limit).map_err(|many| many.to_string())?;
+    Ok(manifest)
 }
 
 fn descriptors<S: serde::Serializer>(all: &[Arc<Descriptor>], out: S) -> Result<S::Ok, S::Error> {

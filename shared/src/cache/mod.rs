@@ -11,6 +11,7 @@ mod config;
 mod diff;
 mod graph;
 mod json;
+mod limits;
 mod manifest;
 mod prune;
 mod steps;
@@ -23,6 +24,7 @@ use std::collections::BTreeMap;
 
 pub use diff::{Diff, Side};
 pub use graph::{Cache, InvalidCache};
+pub use limits::TooMany;
 pub use manifest::{Descriptor, Kind, MANIFEST_MEDIA_TYPE, Manifest, classify, classify_within};
 pub use prune::{Cause, Dropped, Limits, Pruned};
 pub use steps::Step;

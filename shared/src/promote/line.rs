@@ -8,6 +8,7 @@ use futures_util::future::{try_join, try_join_all};
 use futures_util::stream;
 use jiff::Timestamp;
 
+use super::room::{self, Room};
 use super::{Cause, Error, Move, Outcome, Ports, Told, Warmed};
 use crate::cache::{self, Cache, Kind, Limits, Manifest, Warmth};
 use crate::error::CallError;
@@ -45,6 +46,7 @@ pub(super) struct Content {
 /// commits' caches, the config, the history, and the line last.
 pub(super) async fn advance(
     ports: &impl Ports,
+    room: &Room,
     line: Line,
     moves: Vec<Move>,
     now: Timestamp,
@@ -54,8 +56,13 @@ pub(super) async fn advance(
     };
     let repository = &project.cache_repository;
     let line_tag = Tag::line(&scope, &line);
+    let exports = moves.iter().filter(|one| matches!(one.cause, Cause::Built(..))).count();
+    let reading = room.for_manifests(exports).await;
     let Read { current, sources, asked, mut present, cold } =
         read(ports, &project, &scope, &line, moves).await?;
+    drop(reading);
+    let (sources, bytes) = fitting(current.as_ref(), sources, &line);
+    let _part = room.for_caches(bytes).await;
     let current = match current {
         None => None,
         Some(image) => {
@@ -238,6 +245,31 @@ async fn read(
     Ok(Read { current, sources, asked, present, cold })
 }
 
+/// Of the sources as many as there can be room for, the first first, and the bytes of JSON of these and of the line. What is
+/// left out is no loss for good: a line's next build exports what it used.
+fn fitting(
+    current: Option<&Image>,
+    sources: Vec<(Cause, Image)>,
+    line: &Line,
+) -> (Vec<(Cause, Image)>, usize) {
+    let bytes_of = |image: &Image| match cache::classify(&image.manifest) {
+        Kind::Cache(manifest) => room::bytes_of(&manifest, image.manifest.len()),
+        Kind::Other { .. } => 0,
+    };
+    let mut all = current.map_or(0, bytes_of);
+    let mut kept = Vec::new();
+    for (cause, image) in sources {
+        let with = all.saturating_add(bytes_of(&image));
+        if kept.is_empty() || room::fits(with) {
+            all = with;
+            kept.push((cause, image));
+        } else {
+            tracing::warn!(%line, cache.digest = %image.digest, ?cause, "left out: too much is to be merged at once");
+        }
+    }
+    (kept, all)
+}
+
 /// All that a cache consists of besides its manifest.
 pub(super) fn blobs(manifest: &Manifest) -> Vec<Digest> {
     let layers = manifest.layers.iter().map(|layer| layer.digest.clone());
@@ -259,9 +291,20 @@ async fn believed(
             Cause::Merged(_) => &project.cache_repository,
         };
         let content = read_cache(ports, repository, &image).await?;
-        let believed = content.and_then(|content| {
+        let believed = content.and_then(|mut content| {
             let built = match &cause {
-                Cause::Built(_, built, _) => built.clone(),
+                Cause::Built(_, built, _) => {
+                    let needed: BTreeSet<&Digest> = content.cache.blobs().map(|blob| &blob.digest).collect();
+                    content.manifest.layers.retain(|layer| needed.contains(&layer.digest));
+                    let bytes = content.manifest.config.size.max(image.manifest.len() as u64);
+                    if bytes > cache::SAFE_SIZE as u64 {
+                        tracing::warn!(
+                            cache.digest = %image.digest, cache.repository = %repository, cache.import_bytes = bytes,
+                            "an export that is about to become too large for BuildKit to import"
+                        );
+                    }
+                    built.clone()
+                }
                 Cause::Merged(commit) => built_of(&content.manifest, project, commit)?,
             };
             match rolled_back {

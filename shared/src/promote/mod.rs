@@ -2,19 +2,25 @@
 //! to. It is a join, so a hint that comes twice, late or out of order changes nothing that matters.
 
 mod line;
+mod room;
 pub mod sweep;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures_util::future::join_all;
 use futures_util::{StreamExt as _, stream};
 use jiff::Timestamp;
 
-use crate::cache::{self, Warmth};
+use tokio::time::{Instant, timeout};
+
+use self::room::Room;
+use crate::cache::Warmth;
 use crate::error::{CallError, Disposition};
 use crate::event::{BuildFailed, Event};
-use crate::handout::{MAX_COMMITS, importable};
+use crate::handout::MAX_COMMITS;
 use crate::names::{
     CacheRepository, Commit, Digest, Line, ProjectName, Repository, Revision, Scope, Tag, TagKind,
 };
@@ -24,8 +30,12 @@ use crate::ports::{
 };
 use crate::provenance::{Built, Provenance};
 
-/// How many lines are moved at once: each holds its caches in memory.
+/// How many lines are moved at once, where there is [room](room::Room).
 const LINES_AT_ONCE: usize = 16;
+/// How long one line may take. A batch takes a second; what takes longer than this keeps all others waiting.
+const LINE_DEADLINE: Duration = Duration::from_secs(40);
+/// After so long no other line is begun: the function has two minutes, and what it has done counts only if it ends well.
+const BATCH_DEADLINE: Duration = Duration::from_secs(75);
 
 /// The ports that promotion needs.
 pub trait Ports: ReadBuilds + ReadImages + ReadBlobs + WriteImages + MountBlobs {}
@@ -129,7 +139,7 @@ pub enum Outcome {
         project: ProjectName,
         /// Records of the cache.
         records: usize,
-        /// Bytes of what BuildKit has to import of it, to hold against [`cache::SAFE_SIZE`].
+        /// Bytes of what BuildKit has to import of it, to hold against [`SAFE_SIZE`](crate::cache::SAFE_SIZE).
         size: usize,
         /// The commits that a merge brought.
         merged: Vec<Commit>,
@@ -199,6 +209,18 @@ pub enum Error {
         /// The trusted one.
         to: CacheRepository,
     },
+    /// The line took too long.
+    #[error("moving {line} was given up half way, after {} seconds", LINE_DEADLINE.as_secs())]
+    TooSlow {
+        /// The line.
+        line: Line,
+    },
+    /// It was not begun, as others of its batch took the time.
+    #[error("there was no time left for {of}")]
+    NoTime {
+        /// The line, or what was to move it.
+        of: String,
+    },
     /// There is more besides records than BuildKit imports, such as a branch's name.
     #[error("the cache for {line} would have {bytes} bytes, more than BuildKit imports")]
     TooLarge {
@@ -215,6 +237,7 @@ impl Error {
     pub fn disposition(&self) -> Disposition {
         match self {
             Self::Call(error) => error.disposition(),
+            Self::TooSlow { .. } | Self::NoTime { .. } => Disposition::Retry,
             Self::ForeignLine { .. } | Self::NotMounted { .. } | Self::TooLarge { .. } => Disposition::Alarm,
         }
     }
@@ -261,9 +284,15 @@ type Moves = BTreeMap<(ProjectName, Scope, Line), Vec<Move>>;
 pub async fn promote(ports: &impl Ports, policy: &Policy, hints: &[Hint], now: Timestamp) -> Vec<Answer> {
     let mut answers: Vec<Answer> = hints.iter().map(|_| Ok(Vec::new())).collect();
     let moves = gather(ports, policy, hints, &mut answers).await;
-    let moved = stream::iter(moves).map(|((_, _, line), moves)| async move {
+    let (room, begun) = (Room::new(), Instant::now());
+    let moved = stream::iter(moves).map(|((_, _, line), moves)| async {
         let hints: BTreeSet<usize> = moves.iter().map(|one| one.hint).collect();
-        (hints, line::advance(ports, line, moves, now).await.map_err(Arc::new))
+        if begun.elapsed() > BATCH_DEADLINE {
+            return (hints, Err(Arc::new(Error::NoTime { of: line.to_string() })));
+        }
+        let advance = line::advance(ports, &room, line.clone(), moves, now);
+        let advanced = timeout(LINE_DEADLINE, advance).await;
+        (hints, advanced.unwrap_or(Err(Error::TooSlow { line })).map_err(Arc::new))
     });
     let moved: Vec<_> = moved.buffered(LINES_AT_ONCE).collect().await;
     for (hints, result) in moved {
@@ -300,6 +329,7 @@ async fn gather(ports: &impl Ports, policy: &Policy, hints: &[Hint], answers: &m
     let builds =
         if ids.is_empty() { Ok(Vec::new()) } else { ports.get(&ids).await.map_err(|e| Arc::new(e.into())) };
 
+    let exported = exported(ports, policy, hints).await;
     for (index, hint) in hints.iter().enumerate() {
         let gathered = match (hint, &builds) {
             (Hint::Built { build } | Hint::Failed { build, .. }, _) if !is_served(build) => {
@@ -315,9 +345,7 @@ async fn gather(ports: &impl Ports, policy: &Policy, hints: &[Hint], answers: &m
                 None => Err("CodeBuild does not know the build".to_owned()),
                 Some(build) => built_moves(policy, build),
             }),
-            (Hint::Exported { repository, tag }, _) => {
-                exported_move(ports, policy, repository, tag).await.map_err(|e| Arc::new(e.into()))
-            }
+            (Hint::Exported { repository, tag }, _) => exported_moves(policy, repository, tag, &exported),
             (Hint::Merged { repository, line, commits, head }, _) => {
                 let moves = merged_moves(ports, policy, repository, line, commits, head.as_ref()).await;
                 moves.map(Ok).map_err(|error| Arc::new(error.into()))
@@ -382,6 +410,12 @@ fn built_moves(policy: &Policy, build: &Build) -> Result<Vec<Found>, String> {
     } else {
         Told { refresh: handed.refresh, bases: handed.bases.clone(), seconds }
     };
+    // Each target of a build has one; more would only cost what reading them costs.
+    let scopes: BTreeSet<_> =
+        handed.exports.iter().map(|export| Tag::parse(export).map(|(scope, _)| scope)).collect();
+    if scopes.len() < handed.exports.len() {
+        return Err("the build names several exports for one target".to_owned());
+    }
     let moves = handed.exports.iter().map(|export| match Tag::parse(export) {
         Some((scope, TagKind::Export(key))) if project.has_scope(&scope) => {
             let cause = Cause::Built(Tag::export(&scope, &key), built.clone(), told.clone());
@@ -417,41 +451,48 @@ fn failed(build: Option<&Build>, status: &str) -> Outcome {
     })
 }
 
-/// Looks at an export that arrived, and for its build: usually that is still running, and its end is the next hint.
-async fn exported_move(
-    ports: &impl Ports,
+/// The newest builds of the projects whose exports have arrived: read once for each, all at once. Anybody whose build may
+/// push can have any number of exports arrive.
+type Exported = BTreeMap<ProjectName, Result<Vec<Arc<Build>>, Arc<Error>>>;
+
+async fn exported(ports: &impl ReadBuilds, policy: &Policy, hints: &[Hint]) -> Exported {
+    let projects = hints.iter().filter_map(|hint| match hint {
+        Hint::Exported { repository, tag } => Some(project_of_export(policy, repository, tag)?.name),
+        _ => None,
+    });
+    let projects: BTreeSet<ProjectName> = projects.collect();
+    let read = projects.into_iter().map(|project| async {
+        let builds = ports.recent(&project, None).await.map_err(|error| Arc::new(Error::from(error)));
+        (project, builds)
+    });
+    join_all(read).await.into_iter().collect()
+}
+
+fn project_of_export(policy: &Policy, repository: &CacheRepository, tag: &str) -> Option<Project> {
+    let (scope, TagKind::Export(_)) = Tag::parse(tag)? else { return None };
+    policy.project_of_export(repository, &scope)
+}
+
+/// Finds the build of an export that arrived: usually that is still running, and its end is the next hint. What no build was
+/// given is not even looked at.
+fn exported_moves(
     policy: &Policy,
     repository: &CacheRepository,
     tag: &str,
-) -> Result<Result<Vec<Found>, String>, CallError> {
-    let Some((scope, TagKind::Export(key))) = Tag::parse(tag) else {
-        return Ok(Err("the tag is no export's".to_owned()));
+    exported: &Exported,
+) -> Result<Result<Vec<Found>, String>, Arc<Error>> {
+    let Some(project) = project_of_export(policy, repository, tag) else {
+        return Ok(Err("the tag is no export's, or the policy names no project for it".to_owned()));
     };
-    let Some(project) = policy.project_of_export(repository, &scope) else {
-        return Ok(Err("the policy names no project for the tag".to_owned()));
+    let builds = match exported.get(&project.name) {
+        Some(Ok(builds)) => builds,
+        Some(Err(error)) => return Err(Arc::clone(error)),
+        None => return Ok(Err("nobody has looked for its build".to_owned())),
     };
-    let image = ports.images(repository, &[Tag::export(&scope, &key)]).await?.into_iter().flatten().next();
-    if let Some(image) = image {
-        let manifest = match importable(&image.manifest) {
-            Ok(manifest) => manifest,
-            Err(why) => {
-                tracing::error!(cache.tag = tag, cache.repository = %repository, why, "an export that no build can import");
-                return Ok(Err(why));
-            }
-        };
-        let bytes = manifest.config.size.max(image.manifest.len() as u64);
-        if bytes > cache::SAFE_SIZE as u64 {
-            tracing::warn!(
-                cache.tag = tag, cache.repository = %repository, cache.import_bytes = bytes,
-                "an export that is about to become too large for BuildKit to import"
-            );
-        }
-    }
-    let builds = ports.recent(&project.name, None).await?;
-    let exported = |build: &&Arc<Build>| {
+    let writes = |build: &&Arc<Build>| {
         build.handed.as_ref().is_some_and(|handed| handed.exports.iter().any(|own| own == tag))
     };
-    Ok(match builds.iter().find(exported) {
+    Ok(match builds.iter().find(writes) {
         None => Err("no build of Stoker's was told to write the export".to_owned()),
         Some(build) => built_moves(policy, build),
     })
