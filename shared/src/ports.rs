@@ -269,8 +269,9 @@ pub trait Publish {
 
 /// The secrets that webhooks are signed with.
 pub trait ReadSecrets {
-    /// Every secret that is valid now.
-    async fn webhook_secrets(&self) -> Result<Vec<Vec<u8>>, CallError>;
+    /// Every secret that is valid now, as it is remembered. With `anew`, as what is remembered does not do, it is read again,
+    /// unless that was done a moment ago: anybody can send what no secret fits.
+    async fn webhook_secrets(&self, anew: bool) -> Result<Vec<Vec<u8>>, CallError>;
 }
 
 /// How many images one request may name.

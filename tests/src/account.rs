@@ -774,7 +774,10 @@ impl Publish for Account {
 }
 
 impl ReadSecrets for Account {
-    async fn webhook_secrets(&self) -> Result<Vec<Vec<u8>>, CallError> {
+    async fn webhook_secrets(&self, anew: bool) -> Result<Vec<Vec<u8>>, CallError> {
+        if anew {
+            return Ok(self.secrets.borrow().clone()); // it was read a moment ago
+        }
         self.call("secretsmanager:GetSecretValue", &["WebhookSecret"], || Ok(self.secrets.borrow().clone()))
             .await
     }

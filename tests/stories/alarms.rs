@@ -87,8 +87,8 @@ const DAY: i8 = 10;
 const SWEEP: i8 = 20;
 const RETENTION: i8 = 5;
 
-/// Two such calls, or one, take a function more than four fifths of the time that it has.
-const SLOW: Fault = Fault::Slow(Duration::from_secs(49));
+/// Such a call takes a function more than four fifths of the time that it has.
+const SLOW: Fault = Fault::Slow(Duration::from_secs(100));
 const SLOWER: Fault = Fault::Slow(Duration::from_secs(245));
 /// Longer than any function may run.
 const CUT_OFF: Fault = Fault::Slow(Duration::from_hours(1));
@@ -184,7 +184,7 @@ const ROWS: [Row; 42] = [
     Row::new("PromoteCacheThrottled", DAY, &[NoneReserved("promote-cache")], 14, 10),
     Row::new("WarmMainThrottled", DAY, &[NoneReserved("warm-main")], 16, 13),
     Row::new("EnforceRetentionThrottled", DAY, &[NoneReserved("enforce-retention")], 20, 17),
-    Row::new("PromoteCacheSlow", DAY, &[Calls("promote-cache", "registry:PutManifest", SLOW)], 10, 5),
+    Row::new("PromoteCacheSlow", DAY, &[Calls("promote-cache", "codebuild:BatchGetBuilds", SLOW)], 10, 5),
     Row::new("EnforceRetentionSlow", DAY, &[Calls("enforce-retention", "ecr:DescribeImages", SLOWER)], 10, 2),
     Row::new(
         "ReceiveCodecommitLost",

@@ -450,7 +450,7 @@ mod tests {
     #[test]
     fn other_forms_of_a_buildspec_are_read() {
         let app = project("");
-        let json = r#"{"version":"0.2","phases":{"build":{"commands":["set -eu\ndocker buildx create --use --driver docker-container","cd web\ndocker buildx build \\\n  $STOKER_CACHE_FLAGS \\\n  --push ."]}}}"#;
+        let json = r#"{"version":"0.2","phases":{"build":{"commands":["set -eu\ndocker buildx create --use --driver docker-container --driver-opt image=moby/buildkit:v0.25.2","cd web\ndocker buildx build \\\n  $STOKER_CACHE_FLAGS \\\n  --push ."]}}}"#;
         assert_eq!(states(&app, json, false), ALL_OK);
         let cold = json.replace("$STOKER_CACHE_FLAGS", "");
         assert_eq!(states(&app, &cold, false), [("buildspec", State::Wrong), ("builder", State::Ok)]);

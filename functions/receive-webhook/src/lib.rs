@@ -18,14 +18,14 @@ use stoker::policy::Policy;
 use stoker::ports::{Publish, ReadSecrets};
 
 /// How often people are told of refusals for the same reason.
-const TELL_EVERY: SignedDuration = SignedDuration::from_mins(1);
+const TELL_EVERY: SignedDuration = SignedDuration::from_hours(1);
 
 /// The refusals that people were told of last, for as long as this instance of the function lives.
 #[derive(Debug, Default)]
 pub struct Refusals(Mutex<HashMap<&'static str, Timestamp>>);
 
 impl Refusals {
-    /// Whether nobody was told of this reason within the last minute; from now on somebody was.
+    /// Whether nobody was told of this reason within the last hour; from now on somebody was.
     fn is_news(&self, reason: &'static str, now: Timestamp) -> bool {
         let Ok(mut told) = self.0.lock() else { return false };
         let recent = told.get(reason).is_some_and(|at| now.duration_since(*at).abs() < TELL_EVERY);
@@ -163,8 +163,16 @@ async fn answer(
         body.as_bytes().to_vec()
     };
     // Without a signature there is no need to ask for the secret: strangers cost as little as can be.
-    let secrets = if forge::is_signed(forge, &header) { ports.webhook_secrets().await? } else { Vec::new() };
-    forge::verify(forge, &secrets, &header, &body, now)?;
+    let signed = forge::is_signed(forge, &header);
+    let secrets = if signed { ports.webhook_secrets(false).await? } else { Vec::new() };
+    match forge::verify(forge, &secrets, &header, &body, now) {
+        Err(Refusal::WrongSignature) if signed => {
+            // The secret may have been changed since it was read.
+            let secrets = ports.webhook_secrets(true).await?;
+            forge::verify(forge, &secrets, &header, &body, now)?;
+        }
+        verified => verified?,
+    }
     let mut meaning = forge::read(forge, event, &body, &forge::default_branches(policy))?;
     if let Meaning::Events(events) = &mut meaning {
         for event in events.iter_mut() {
@@ -185,17 +193,79 @@ async fn tell(forge: &str, refusal: &Refusal, ports: &impl Publish) {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+
     use super::*;
 
     #[test]
-    fn people_are_told_of_a_reason_once_a_minute() {
+    fn people_are_told_of_a_reason_once_an_hour() {
         let refusals = Refusals::default();
         let start: Timestamp = "2026-11-21T08:00:00Z".parse().unwrap();
         let at = |seconds| start + SignedDuration::from_secs(seconds);
         assert!(refusals.is_news("stale", at(0)));
-        assert!(!refusals.is_news("stale", at(59)));
-        assert!(refusals.is_news("malformed", at(59)));
-        assert!(refusals.is_news("stale", at(60)));
-        assert!(!refusals.is_news("stale", at(61)));
+        assert!(!refusals.is_news("stale", at(3599)));
+        assert!(refusals.is_news("malformed", at(3599)));
+        assert!(refusals.is_news("stale", at(3600)));
+        assert!(!refusals.is_news("stale", at(3601)));
+    }
+
+    /// The ports, with the secret as it is remembered and as it is now.
+    #[derive(Default)]
+    struct Account {
+        remembered: &'static str,
+        now: &'static str,
+        reads: RefCell<Vec<bool>>,
+        told: RefCell<Vec<Event>>,
+    }
+
+    impl ReadSecrets for Account {
+        async fn webhook_secrets(&self, anew: bool) -> Result<Vec<Vec<u8>>, CallError> {
+            self.reads.borrow_mut().push(anew);
+            Ok(vec![if anew { self.now } else { self.remembered }.into()])
+        }
+    }
+
+    impl Publish for Account {
+        async fn publish(&self, events: &[Event]) -> Result<(), CallError> {
+            self.told.borrow_mut().extend_from_slice(events);
+            Ok(())
+        }
+    }
+
+    /// What a webhook of GitHub's with this signature is answered.
+    async fn deliver(account: &Account, refusals: &Refusals, signature: &str) -> i64 {
+        let mut request = LambdaFunctionUrlRequest::default();
+        request.request_context.http.method = Some("POST".to_owned());
+        for (name, value) in [("x-github-event", "star"), ("x-hub-signature-256", signature)] {
+            request.headers.insert(name, value.parse().unwrap());
+        }
+        request.body = Some("{}".to_owned());
+        let policy = Policy::parse("the test's policy", "version: 1").unwrap();
+        let now = "2026-11-21T08:00:00Z".parse().unwrap();
+        handle(&request, &policy, account, refusals, now).await.status_code
+    }
+
+    #[tokio::test]
+    async fn attack_signatures_that_are_made_up() {
+        let (account, refusals) =
+            (Account { remembered: "a", now: "a", ..Account::default() }, Refusals::default());
+        for made_up in ["x", "sha256=", "sha256=00", "sha1=0000000000000000000000000000000000000000"] {
+            assert_eq!(deliver(&account, &refusals, made_up).await, 401, "{made_up}");
+        }
+        assert!(account.reads.borrow().is_empty(), "no secret is read for what no forge sends");
+        assert!(account.told.borrow().is_empty(), "and nobody told");
+        for number in 0..100 {
+            assert_eq!(deliver(&account, &refusals, &format!("sha256={number:064x}")).await, 401);
+        }
+        assert_eq!(account.told.borrow().len(), 1, "one notice for all of them");
+    }
+
+    #[tokio::test]
+    async fn a_secret_that_was_changed_is_read_once_more() {
+        let account = Account { remembered: "old", now: "new", ..Account::default() };
+        // HMAC-SHA256 of `{}` by `new`.
+        let signature = "sha256=56fde440898b2046eee6f58816ea81c5780d6bd5d34d1ce41b99d54edacbc4b8";
+        assert_eq!(deliver(&account, &Refusals::default(), signature).await, 200);
+        assert_eq!(*account.reads.borrow(), [false, true]);
     }
 }

@@ -7,8 +7,10 @@ use super::{Aws, call_error};
 use crate::error::CallError;
 use crate::ports::ReadSecrets;
 
-/// How long a secret is remembered: a rotation takes at most this long to arrive.
+/// How long a secret is remembered, as long as it fits.
 const REMEMBER: Duration = Duration::from_mins(5);
+/// How long it is remembered at least. A rotation takes at most this long to arrive.
+const REREAD: Duration = Duration::from_mins(1);
 
 /// The secrets as last read, and when.
 #[derive(Default)]
@@ -16,10 +18,10 @@ pub(super) struct Remembered(Mutex<Option<(Vec<Vec<u8>>, Instant)>>);
 
 impl ReadSecrets for Aws {
     /// Each non-empty line of the secret is one, so that an old and a new one are valid during a rotation.
-    async fn webhook_secrets(&self) -> Result<Vec<Vec<u8>>, CallError> {
+    async fn webhook_secrets(&self, anew: bool) -> Result<Vec<Vec<u8>>, CallError> {
         let known = self.secrets.0.lock().ok().and_then(|known| known.clone());
         if let Some((secrets, read_at)) = known
-            && read_at.elapsed() < REMEMBER
+            && read_at.elapsed() < if anew { REREAD } else { REMEMBER }
         {
             return Ok(secrets);
         }

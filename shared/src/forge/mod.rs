@@ -185,14 +185,20 @@ pub fn default_branches(policy: &Policy) -> impl Fn(&Repository) -> Option<Branc
     |repository| policy.projects_of(repository).into_iter().next().map(|project| project.default_branch)
 }
 
-/// Whether there is anything that [`verify`] could compare with a secret. Where there is not, nobody has to look the
-/// secrets up.
+/// Whether there is anything that [`verify`] could compare with a secret, such as only a forge or somebody who takes the
+/// trouble sends. Where there is not, nobody has to look the secrets up, or to be told.
 pub fn is_signed<'h>(forge: Forge, header: &impl Fn(&str) -> Option<&'h str>) -> bool {
     match forge {
-        Forge::GitHub => header(github::SIGNATURE_HEADER).is_some(),
+        Forge::GitHub => header(github::SIGNATURE_HEADER).and_then(claimed).is_some(),
         Forge::GitLab => header(gitlab::SIGNATURE_HEADER).is_some() || header(gitlab::TOKEN_HEADER).is_some(),
-        Forge::Bitbucket => header(bitbucket::SIGNATURE_HEADER).is_some(),
+        Forge::Bitbucket => header(bitbucket::SIGNATURE_HEADER).and_then(claimed).is_some(),
     }
+}
+
+/// The hash that a signature claims to be, as GitHub and Bitbucket write it.
+fn claimed(signature: &str) -> Option<Vec<u8>> {
+    let hash = hex::decode(signature.strip_prefix("sha256=")?).ok()?;
+    (hash.len() == 32).then_some(hash)
 }
 
 /// Checks that the holder of one of `secrets` sent exactly these bytes.
@@ -266,8 +272,7 @@ fn undate(event: &mut Event) {
 /// Checks a signature of the form `sha256=<hex>` over the body.
 fn verify_hex(secrets: &[Vec<u8>], signature: Option<&str>, body: &[u8]) -> Result<(), Refusal> {
     let signature = signature.ok_or(Refusal::Unsigned)?;
-    let claimed = signature.strip_prefix("sha256=").and_then(|hex| hex::decode(hex).ok());
-    let claimed = [claimed.ok_or(Refusal::WrongSignature)?];
+    let claimed = [claimed(signature).ok_or(Refusal::WrongSignature)?];
     let signed = secrets.iter().any(|secret| signs(secret, &[body], &claimed));
     if signed { Ok(()) } else { Err(Refusal::WrongSignature) }
 }

@@ -85,7 +85,7 @@ async fn call(aws: &Aws, operation: &str, body: &Value) -> Result<(), Error> {
             });
             aws.publish(&events.collect::<Result<Vec<_>, serde_json::Error>>()?).await?;
         }
-        "GetSecretValue" => drop(aws.webhook_secrets().await?),
+        "GetSecretValue" => drop(aws.webhook_secrets(false).await?),
         other => return Err(format!("no function calls {other}").into()),
     }
     Ok(())
