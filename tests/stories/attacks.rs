@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use jiff::SignedDuration;
 use serde_json::{Value, json};
-use stoker::cache::{CONFIG_MEDIA_TYPE, Kind, MANIFEST_MEDIA_TYPE, classify};
+use stoker::cache::{CONFIG_MEDIA_TYPE, MANIFEST_MEDIA_TYPE};
 use stoker::event::Event;
 use stoker::handout::Handed;
 use stoker::names::{Branch, Commit, Digest, Line, ProjectName, Scope, Tag, TagKind};

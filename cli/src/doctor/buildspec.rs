@@ -15,6 +15,7 @@ const FIRST_VERSION: (u32, u32) = (0, 12);
 
 /// What was found in a buildspec's text.
 #[derive(Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a command that is in it or not")]
 struct Seen {
     /// `docker buildx build` or `docker buildx bake`.
     builds: bool,

@@ -147,7 +147,8 @@ mod tests {
         found.iter().map(|finding| (finding.check, finding.state)).collect()
     }
 
-    const CREATE: &str = "docker buildx create --use --driver docker-container --driver-opt image=moby/buildkit:v0.25.2\n";
+    const CREATE: &str =
+        "docker buildx create --use --driver docker-container --driver-opt image=moby/buildkit:v0.25.2\n";
     const BUILD: &str = "docker buildx build $STOKER_CACHE_FLAGS -t $IMAGE --push .\n";
 
     #[test]

@@ -65,11 +65,7 @@ pub(super) async fn advance(
     let _part = room.for_caches(bytes).await;
     let current = match current {
         None => None,
-        Some(image) => {
-            let foreign =
-                |why| Error::ForeignLine { tag: line_tag.clone(), repository: repository.clone(), why };
-            Some((read_cache(ports, repository, &image).await?.map_err(foreign)?, image))
-        }
+        Some(image) => Some((own_cache(ports, repository, &line_tag, &image).await?, image)),
     };
     let before = current.as_ref().map(|(content, _)| Provenance::read(&content.manifest.annotations));
     let sources = believed(ports, &project, before.as_ref(), sources).await?;
@@ -160,6 +156,17 @@ pub(super) async fn advance(
     keep_commits().await?;
     let (to, project) = (merged.manifest_digest, project.name);
     Ok(Outcome::Moved { line, to, project, records, size, merged: brought, builds })
+}
+
+/// What the line holds; what is none of Stoker's caches is not Stoker's to replace.
+async fn own_cache(
+    ports: &impl Ports,
+    repository: &CacheRepository,
+    tag: &Tag,
+    image: &Image,
+) -> Result<Content, Error> {
+    let foreign = |why| Error::ForeignLine { tag: tag.clone(), repository: repository.clone(), why };
+    read_cache(ports, repository, image).await?.map_err(foreign)
 }
 
 /// Notes a build, if it is the newest. Of two that started at once it is the same one, in whatever order they come.
