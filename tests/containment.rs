@@ -1,6 +1,6 @@
 //! One pusher never stops the others: the worst that builds can export, handled by as many lines at once as there are, in the
 //! memory of a function. A process of its own, as memory is that of all tests in one.
-#![expect(clippy::print_stdout, clippy::panic, reason = "a test")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 use std::fmt::Write as _;
 use std::fs;
