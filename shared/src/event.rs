@@ -129,7 +129,7 @@ pub struct PullRequest {
 pub struct Approval {
     /// The pull request as it is now.
     pub pull_request: PullRequest,
-    /// Who approved, by the forge's name for that account.
+    /// Who approved, by the forge's id of that account.
     pub approver: String,
     /// The head that was approved: it may not be the head any more.
     pub commit: Revision,

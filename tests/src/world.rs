@@ -362,7 +362,7 @@ impl World {
     pub async fn review(&mut self, by: &str, approved: &Commit, head: &Commit) {
         let body = json!({
             "action": "submitted",
-            "review": { "state": "approved", "user": { "login": by }, "commit_id": approved.as_str() },
+            "review": { "state": "approved", "user": { "login": "somebody", "id": by.parse::<u64>().expect("an id") }, "commit_id": approved.as_str() },
             "pull_request": {
                 "number": 1, "merged": false,
                 "head": { "ref": "main", "sha": head.as_str(), "repo": { "full_name": "somebody/app" } },

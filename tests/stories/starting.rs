@@ -13,7 +13,7 @@ fn with(keys: &str) -> String {
 }
 
 fn fork_world(build: &str) -> World {
-    let keys = format!("builds:\n  forks: {{ build: {build}, project: app-forks, approvers: [octocat] }}");
+    let keys = format!("builds:\n  forks: {{ build: {build}, project: app-forks, approvers: ['583231'] }}");
     let world = World::with_policy(&with(&keys));
     world.account.projects.borrow_mut().push(ProjectName::new("app-forks").unwrap());
     world
@@ -185,14 +185,14 @@ async fn an_approval_holds_for_the_head_that_was_approved() {
     let (first, second) = (world.commit([1, 1, 1, 1]), world.commit([6, 6, 6, 6]));
     fork(&mut world, "opened", &first).await;
     assert!(world.running().is_empty(), "nobody has approved");
-    world.review("somebody", &first, &first).await;
+    world.review("1", &first, &first).await;
     world.settle().await;
     assert!(world.running().is_empty(), "anybody can approve");
     fork(&mut world, "synchronize", &second).await;
-    world.review("octocat", &first, &second).await;
+    world.review("583231", &first, &second).await;
     world.settle().await;
     assert!(world.running().is_empty(), "what was approved is not the head any more");
-    world.review("Octocat", &second, &second).await;
+    world.review("583231", &second, &second).await;
     world.settle().await;
     assert_eq!(commits(&world), [second.as_str()[39..].to_owned()]);
 }

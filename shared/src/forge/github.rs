@@ -237,15 +237,10 @@ fn read_pull_request(body: &[u8]) -> Result<Meaning, serde_json::Error> {
 }
 
 #[derive(Deserialize)]
-struct User {
-    login: String,
-}
-
-#[derive(Deserialize)]
 struct Review {
     state: String,
     /// Null when the account has been deleted.
-    user: Option<User>,
+    user: Option<Account>,
     commit_id: Option<Revision>,
     #[serde(default)]
     submitted_at: Moment,
@@ -268,7 +263,7 @@ fn read_review(body: &[u8]) -> Result<Meaning, serde_json::Error> {
     if payload.pull_request.state == "closed" {
         return Ok(Meaning::Ignored("an approval of what has ended"));
     }
-    let approver = review.user.and_then(|user| payload::account(&user.login));
+    let approver = review.user.and_then(|user| user.id.0);
     let (Some(approver), Some(commit)) = (approver, review.commit_id) else {
         return Ok(Meaning::Ignored("an approval by nobody, or of no commit"));
     };

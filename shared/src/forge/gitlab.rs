@@ -260,7 +260,6 @@ struct Changes {
 struct User {
     #[serde(default)]
     id: AccountId,
-    username: String,
 }
 
 #[derive(Deserialize)]
@@ -335,7 +334,7 @@ fn read_merge_request(body: &[u8]) -> Result<Meaning, serde_json::Error> {
         if request.state != "opened" {
             return Ok(Meaning::Ignored("an approval of what has ended"));
         }
-        let Some(approver) = user.and_then(|user| payload::account(&user.username)) else {
+        let Some(approver) = user.and_then(|user| user.id.0) else {
             return Ok(Meaning::Ignored("an approval by nobody"));
         };
         let approval = Approval { pull_request: pull, approver, commit };

@@ -180,7 +180,7 @@ fn pull_requests_of_github() {
     assert_eq!(received("pull-request-closed"), pull("PullRequestClosed", json!({"change": "ended"})));
     let fork = updated(json!({"from_fork": true, "branch": "main"}));
     assert_eq!(received("pull-request-from-fork"), fork);
-    let approval = json!({"pull_request": fork[0]["detail"], "approver": "hubot", "commit": commit(5)});
+    let approval = json!({"pull_request": fork[0]["detail"], "approver": "2", "commit": commit(5)});
     assert_eq!(received("pull-request-approved"), [event("PullRequestApproved", approval, json!({}))]);
     assert_eq!(received("pull-request-commented"), ["a review that approves nothing"]);
 }
@@ -237,7 +237,7 @@ fn merge_requests_of_gitlab() {
     // Who opened it is another account than who approves.
     let undated = json!({"from_fork": true, "branch": "main", "updated_at": null, "actor": "3"});
     let undated = &updated(undated)[0]["detail"];
-    let approval = json!({"pull_request": undated, "approver": "hubot", "commit": commit(1)});
+    let approval = json!({"pull_request": undated, "approver": "2", "commit": commit(1)});
     let approved = [event("PullRequestApproved", approval, json!({}))];
     assert_eq!(received("gitlab-merge-request-approved"), approved);
 }

@@ -23,7 +23,7 @@ fn project(builds: &str) -> Project {
 }
 
 const FORKS: &str = "forks: { build: read-only, project: app-forks }";
-const APPROVED: &str = "forks: { build: after-approval, project: app-forks, approvers: [octocat] }";
+const APPROVED: &str = "forks: { build: after-approval, project: app-forks, approvers: ['49699333'] }";
 
 fn push() -> BranchPushed {
     BranchPushed {
@@ -65,7 +65,7 @@ fn pull(from_fork: bool) -> PullRequest {
 
 fn approval() -> Approval {
     let pull_request = pull(true);
-    Approval { commit: pull_request.commit.clone(), approver: "octocat".to_owned(), pull_request }
+    Approval { commit: pull_request.commit.clone(), approver: "49699333".to_owned(), pull_request }
 }
 
 /// The rule that keeps an event out, or `built`.

@@ -202,7 +202,7 @@ pub struct Forks {
     /// The `CodeBuild` project that builds them: it has a role and secrets of its own. Always there unless `build` is
     /// [`ForkBuilds::None`].
     pub project: Option<ProjectName>,
-    /// Accounts of the forge whose approval counts, in lower case.
+    /// Ids of the forge's accounts whose approval counts, in lower case.
     pub approvers: Vec<String>,
 }
 

@@ -318,7 +318,7 @@ fn missing_of_forks(settings: &Settings) -> Vec<(&'static str, &'static str)> {
     }
     if forks.build == ForkBuilds::AfterApproval && forks.approvers.is_empty() {
         let text = "forks are built after an approval, and nobody's counts: set `builds.forks.approvers`, such as \
-                    `[octocat]`";
+                    `[\"49699333\"]`";
         missing.push(("builds.forks.approvers", text));
     }
     missing

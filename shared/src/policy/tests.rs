@@ -663,7 +663,7 @@ const EVERY_SETTING: &str = r#"
     skip-labels: [wip, do not build]
     drafts: false
     superseded: stop
-    forks: { build: after-approval, project: "{project}-forks", approvers: [Octocat, "renovate[bot]", "557058:0-ABCD"] }
+    forks: { build: after-approval, project: "{project}-forks", approvers: ["49699333", "557058:0-ABCD"] }
   export: { builds: main, mode: min, compression: zstd }
   more-sources:
     - type=registry,ref=example.com/app:latest
@@ -713,7 +713,7 @@ fn project_with_every_setting() -> Project {
             forks: Forks {
                 build: ForkBuilds::AfterApproval,
                 project: Some(name("app-forks")),
-                approvers: ["octocat", "renovate[bot]", "557058:0-abcd"].map(str::to_owned).to_vec(),
+                approvers: ["49699333", "557058:0-abcd"].map(str::to_owned).to_vec(),
             },
         },
         export: Export {
@@ -958,7 +958,7 @@ fn accounts_are_named_by_what_their_forge_calls_them_for_good() {
 fn a_filter_that_nobody_could_answer_is_refused() {
     let aws = "git-codecommit.us-east-1.amazonaws.com/v1/repos/app";
     let forks = "forks: { build: read-only, project: app-forks }";
-    let approved = "forks: { build: after-approval, project: app-forks, approvers: [octocat] }";
+    let approved = "forks: { build: after-approval, project: app-forks, approvers: ['49699333'] }";
     let only_push = "only a push tells which files changed, and `paths` or `skip-paths` ask: add `push`";
     let no_files = |forge| format!("{forge} never tells which files changed, so nothing would be built");
     let no_message = "GitHub tells no message of a pull request's commits, and `messages` asks";
@@ -1204,18 +1204,30 @@ fn forks_are_built_by_a_project_of_their_own() {
     assert_eq!(
         forks("build: after-approval, project: app-forks"),
         "projects[0].builds.forks.build: forks are built after an approval, and nobody's counts: set \
-         `builds.forks.approvers`, such as `[octocat]`"
+         `builds.forks.approvers`, such as `[\"49699333\"]`"
     );
     assert!(forks("project: '{name}'").ends_with("`{name}` has braces that are not `{project}`"));
     assert!(forks("project: 'a b'").contains("project name `a b` is not valid"));
     // What is wrong is not missing too.
     assert!(forks("build: read-only, project: 'a b'").contains("project name `a b` is not valid"));
-    let approvers = forks("build: after-approval, project: app-forks, approvers: ['@me']");
-    assert_eq!(
-        approvers,
-        "projects[0].builds.forks.approvers[0]: `@me` is no account: write its name, such as `octocat`, without `@`; a \
-         team has none"
-    );
+}
+
+/// Logins change hands: who takes the one that an approver has given up is nobody.
+#[test]
+fn attack_an_approvers_name_that_somebody_else_has_taken() {
+    let written = |approver: &str| {
+        format!(
+            "version: 1\nprojects:\n  - name: app\n    repository: github.com/example/app\n    builds:\n      forks: {{ build: after-approval, \
+             project: app-forks, approvers: ['{approver}'] }}\n"
+        )
+    };
+    for name in ["octocat", "Octocat", "renovate[bot]", "@me", "a1b2", ""] {
+        let [wrong] = &mistakes(&written(name))[..] else { panic!("{name}") };
+        assert!(wrong.contains("is no account's id"), "{wrong}");
+    }
+    for id in ["49699333", "557058:00000000-ABCD-0000-0000-000000000000", "5b10ac8d82e05b22cc7d4ef5"] {
+        policy(&written(id));
+    }
 }
 
 #[test]

@@ -378,18 +378,20 @@ pub(super) fn label(text: &str) -> Result<String, String> {
     if is_label { Ok(text.to_owned()) } else { Err(format!("`{}` is no label: {rule}", shown(text))) }
 }
 
-/// An account of a forge, in lower case. An application's is such as `renovate[bot]`, Bitbucket's such as
-/// `557058:00000000-abcd-0000-0000-000000000000`.
+/// The id of an account of a forge, in lower case. Bitbucket's is such as `557058:00000000-abcd-0000-0000-000000000000` or 24
+/// hexadecimal digits. Names change hands: who takes one that an approver has given up must not be able to approve.
 pub(super) fn approver(text: &str) -> Result<String, String> {
-    let name = text.strip_suffix("[bot]").unwrap_or(text);
-    let is_name = (1..=MAX_NAME).contains(&text.len())
-        && !name.is_empty()
-        && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.:".contains(c));
-    let rule = "write its name, such as `octocat`, without `@`; a team has none";
-    if is_name {
+    let is_id = |is_one: fn(char) -> bool| text.chars().all(is_one);
+    let is_one = (1..=MAX_NAME).contains(&text.len())
+        && (is_id(|c| c.is_ascii_digit())
+            || (text.len() == 24 && is_id(|c| c.is_ascii_hexdigit()))
+            || (text.contains(':') && is_id(|c| c.is_ascii_alphanumeric() || "-:".contains(c))));
+    let rule = "GitHub's and GitLab's accounts have numbers, such as `49699333`, Bitbucket's ids such as `557058:` and a \
+                UUID; a team has none";
+    if is_one {
         Ok(text.to_ascii_lowercase())
     } else {
-        Err(format!("`{}` is no account: {rule}", shown(text)))
+        Err(format!("`{}` is no account's id: {rule}", shown(text)))
     }
 }
 
