@@ -46,7 +46,7 @@ fn quoted(text: &str) -> Option<Finding> {
         let before = text[..at].trim_end_matches('{');
         let rest =
             text[at + FLAGS.len()..].trim_start_matches(|c: char| c.is_ascii_alphanumeric() || c == '_');
-        let rest = rest.trim_start_matches(['}', '\\']);
+        let rest = rest.trim_start_matches(['}', '\\', '-', ':']);
         before.strip_suffix('$').is_some_and(|before| before.ends_with('"')) && rest.starts_with('"')
     };
     text.match_indices(FLAGS).any(|(at, _)| is_quoted(at)).then(|| {
@@ -79,8 +79,10 @@ fn chosen(text: &str) -> Option<Finding> {
                     let is_used = options.iter().any(|option| matches!(*option, "--use" | "--use=true"));
                     chooses = if is_used { Some("the one that is made") } else { chooses };
                 }
-                ["use", .., name] if *name == "default" => chooses = Some("default"),
-                ["use", ..] => chooses = Some("another"),
+                ["use", options @ ..] => {
+                    let name = options.iter().find(|option| !option.starts_with("--"));
+                    chooses = if name == Some(&"default") { Some("default") } else { Some("another") };
+                }
                 ["build" | "bake" | "b", ..] if makes && matches!(chooses, None | Some("default")) => {
                     let found = match chooses {
                         None => {
@@ -166,9 +168,12 @@ mod tests {
     #[test]
     fn flags_in_quotes_are_one_word() {
         let wrong = [("quotes", State::Wrong)];
-        for flags in
-            ["\"$STOKER_CACHE_FLAGS\"", "\"${STOKER_CACHE_FLAGS_API}\"", "\\\"$STOKER_CACHE_FLAGS\\\""]
-        {
+        for flags in [
+            "\"$STOKER_CACHE_FLAGS\"",
+            "\"${STOKER_CACHE_FLAGS_API}\"",
+            "\"${STOKER_CACHE_FLAGS:-}\"",
+            "\\\"$STOKER_CACHE_FLAGS\\\"",
+        ] {
             assert_eq!(told("", &format!("{CREATE}docker buildx build {flags} .\n")), wrong, "{flags}");
         }
         for line in [
@@ -185,6 +190,7 @@ mod tests {
         let create = "docker buildx create --name b --driver docker-container\n";
         assert_eq!(told("", &format!("{create}{BUILD}")), wrong);
         assert_eq!(told("", &format!("{CREATE}docker buildx use default\n{BUILD}")), wrong);
+        assert_eq!(told("", &format!("{CREATE}docker buildx use --global default && {BUILD}")), wrong);
         assert_eq!(told("", &format!("{create}docker buildx use b\n{BUILD}")), []);
         assert_eq!(told("", &format!("{create}docker buildx build --builder b $STOKER_CACHE_FLAGS .\n")), []);
         assert_eq!(told("", &format!("{create}export BUILDX_BUILDER=b\n{BUILD}")), []);
