@@ -407,6 +407,11 @@ esac
 
 /// Runs a CI's snippet from its start to its end.
 fn run(ci: Ci, told: &[(&str, String)], function: Function<'_>) -> Ran {
+    run_in(ci.shell(), ci, told, function)
+}
+
+/// The same, in this shell.
+fn run_in(shell: &[&str], ci: Ci, told: &[(&str, String)], function: Function<'_>) -> Ran {
     static RUNS: AtomicU32 = AtomicU32::new(0);
     let run = RUNS.fetch_add(1, Ordering::Relaxed);
     let bench = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("ci-{}-{run}", std::process::id()));
@@ -454,8 +459,8 @@ fn run(ci: Ci, told: &[(&str, String)], function: Function<'_>) -> Ran {
     }
     for script in scripts {
         let script = format!("{script}\nenv -0 >\"$BENCH/environment\"\n");
-        let mut command = Command::new(ci.shell()[0]);
-        command.args(&ci.shell()[1..]).arg("-c").arg(&script).env_clear().envs(&environment);
+        let mut command = Command::new(shell[0]);
+        command.args(&shell[1..]).arg("-c").arg(&script).env_clear().envs(&environment);
         let output = command.current_dir(bench.join("checkout")).output().unwrap();
         let (said, complained) =
             (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -662,6 +667,17 @@ fn whatever_fails_the_build_goes_on_cold() {
                 continue;
             }
             assert_eq!(run(ci, &told, function).build(), ci.command(None), "{ci:?}, {function:?}");
+        }
+    }
+}
+
+#[test]
+fn every_snippet_for_sh_is_one_for_dash_and_for_bash() {
+    for ci in CIS.into_iter().filter(|ci| ci.shell()[0] == "sh") {
+        let (told, _) = ci.told(Cause::Push("feature-a")).unwrap();
+        for shell in ["dash", "bash"] {
+            let ran = run_in(&[shell, "-eu"], ci, &told, Function::Says("{}"));
+            assert_eq!(ran.build(), ci.command(None), "{ci:?} in {shell}");
         }
     }
 }
