@@ -152,10 +152,14 @@ fn usable(candidates: Vec<(String, Tag)>, found: Vec<Option<Image>>) -> Vec<Foun
     for ((label, tag), image) in candidates.into_iter().zip(found) {
         let Some((provenance, importable, image)) = image else { continue };
         let is_commit = matches!(Tag::parse(tag.as_str()), Some((_, TagKind::Commit(_))));
-        let built = provenance.built.filter(|_| is_commit);
+        // Whose build of it was merged nobody can tell where several lines have built it.
+        let built = provenance.built.filter(|_| is_commit && provenance.shared == Some(false));
         let is_older = |built: &Built| rolled_back.is_some_and(|time| built.at < time);
         if is_commit && built.as_ref().is_none_or(is_older) {
-            tracing::info!(cache.tag = %tag, "not handed to the build: the line was rolled back since, or it is of no build");
+            tracing::info!(
+                cache.tag = %tag,
+                "not handed to the build: the line was rolled back since, several have built the commit, or it is of no build"
+            );
             continue;
         }
         if let Err(why) = importable {

@@ -6,7 +6,8 @@
 //! <scope>.main                                   the line of the default branch
 //! <scope>.branch.<branch>                        the line of a branch
 //! <scope>.pr.<number>                            the line of a fork's pull request
-//! <scope>.commit.<sha>                           the checked cache of one commit
+//! <scope>.commit.<sha>                           the checked cache of one commit, as the first line built it
+//! <scope>.commit.<sha>-<line's hash>             the same, as another line built it
 //! <scope>.export.<key>                           what one build wrote
 //! <scope>.history.<line>.<time>-<digest>         a cache that a line has left
 //! ```
@@ -28,6 +29,10 @@ pub const MAX_SLUG: usize = 44;
 const HASH_MARK: &str = "__";
 /// 16 base-32 characters are 80 bits: out of reach for somebody who wants to hit a given branch's slug.
 const HASH_CHARS: usize = 16;
+/// The longest tag that a registry takes.
+const MAX_TAG: usize = 128;
+/// How many hexadecimal digits of a line's hash a commit's tag carries, where there is room.
+const LINE_HASH: usize = 20;
 
 /// A string was not what its place demands.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -539,10 +544,20 @@ impl Tag {
         Self(format!("{scope}.{}", line.key()))
     }
 
-    /// The tag of a commit's checked cache.
+    /// The tag of a commit's checked cache, as the first line built it; its manifest says whether another one has, too.
     #[must_use]
     pub fn commit(scope: &Scope, commit: &Commit) -> Self {
         Self(format!("{scope}.commit.{commit}"))
+    }
+
+    /// Where a commit's checked cache is, as `line` built it: under a tag of its own, or under that of the first line, if it
+    /// is that. What is there says of which line it is, and whoever reads it asks.
+    #[must_use]
+    pub fn commit_of(scope: &Scope, commit: &Commit, line: &Line) -> [Self; 2] {
+        let tag = format!("{scope}.commit.{commit}-");
+        let hash = hex::encode(Sha256::digest(line.to_string()));
+        let room = MAX_TAG.saturating_sub(tag.len()).min(LINE_HASH);
+        [Self(tag + hash.get(..room).unwrap_or_default()), Self::commit(scope, commit)]
     }
 
     /// The tag that the build known by `key` (any string) exports to.
@@ -578,7 +593,12 @@ impl Tag {
             return None;
         }
         let kind = if let Some(sha) = rest.strip_prefix("commit.") {
-            TagKind::Commit(Commit::new(sha).ok()?)
+            let (sha, line) = sha.split_once('-').map_or((sha, None), |(sha, line)| (sha, Some(line)));
+            let is_hash = |line: &str| {
+                (1..=LINE_HASH).contains(&line.len())
+                    && line.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+            };
+            line.is_none_or(is_hash).then(|| Commit::new(sha).ok()).flatten().map(TagKind::Commit)?
         } else if let Some(key) = rest.strip_prefix("export.") {
             is_slug(key).then(|| TagKind::Export(key.to_owned()))?
         } else if let Some(key) = rest.strip_prefix("given.") {
@@ -667,7 +687,8 @@ mod tests {
         }
 
         #[test]
-        fn every_tag_is_legal_and_reads_back(project in "[a-z][a-zA-Z0-9_-]{1,149}", branch in "export|\\PC{1,200}") {
+        fn every_tag_is_legal_and_reads_back(project in "[a-z][a-zA-Z0-9_-]{1,149}", branch in "export|\\PC{1,200}", sha in "[0-9a-f]{40}|[0-9a-f]{64}") {
+            let commit = Commit::new(sha).unwrap();
             let scope = Scope::of(&ProjectName::new(project).unwrap());
             let now = Timestamp::from_second(1_795_000_000).unwrap();
             let digest = Digest::of(b"cache");
@@ -676,6 +697,8 @@ mod tests {
                 (Tag::line(&scope, &line), TagKind::Line(line.key())),
                 (Tag::history(&scope, &line, now, &digest), TagKind::History { line: line.key(), left_at: now }),
                 (Tag::given(&scope, "key"), TagKind::Given("key".to_owned())),
+                (Tag::commit_of(&scope, &commit, &line)[0].clone(), TagKind::Commit(commit.clone())),
+                (Tag::commit(&scope, &commit), TagKind::Commit(commit.clone())),
             ] {
                 prop_assert!(tag_is_legal(tag.as_str()), "{}", tag);
                 prop_assert_eq!(Tag::parse(tag.as_str()), Some((scope.clone(), kind)));

@@ -22,6 +22,7 @@ const ROLLED_BACK: &str = "stoker.rolled-back-at";
 const REFRESHED: &str = "stoker.refreshed-at";
 const BASES: &str = "stoker.bases";
 const REUSED: &str = "stoker.reused-percent";
+const SHARED: &str = "stoker.shared";
 const COLD_AT: &str = "stoker.cold-at";
 const COLD_SECONDS: &str = "stoker.cold-seconds";
 
@@ -48,6 +49,8 @@ pub struct Provenance {
     pub reused_percent: Option<u8>,
     /// The newest build of the line that found nothing in the cache.
     pub cold: Option<Cold>,
+    /// Of a commit's cache: whether another line has built the commit, too.
+    pub shared: Option<bool>,
 }
 
 /// A build that found nothing in the cache, which is what warm ones are compared with.
@@ -103,6 +106,7 @@ impl Provenance {
         annotations.extend(self.refreshed.iter().map(|time| (REFRESHED.to_owned(), time.to_string())));
         annotations.extend(self.bases.iter().map(|bases| (BASES.to_owned(), bases.clone())));
         annotations.extend(self.reused_percent.iter().map(|share| (REUSED.to_owned(), share.to_string())));
+        annotations.extend(self.shared.iter().map(|shared| (SHARED.to_owned(), shared.to_string())));
         if let Some(cold) = self.cold {
             annotations.insert(COLD_AT.to_owned(), cold.at.to_string());
             annotations.insert(COLD_SECONDS.to_owned(), cold.seconds.to_string());
@@ -143,6 +147,7 @@ impl Provenance {
             bases: value(BASES).cloned(),
             reused_percent: value(REUSED).and_then(|share| share.parse().ok()),
             cold: cold(),
+            shared: value(SHARED).and_then(|shared| shared.parse().ok()),
         }
     }
 }

@@ -145,10 +145,11 @@ async fn ten() -> Calls {
     build(&mut world, "main", small(0, now)).await;
     let mut commits = Vec::new();
     for version in 1..=10 {
-        commits.push(build(&mut world, &format!("feature-{version}"), small(version, now)).await.0);
+        let branch = format!("feature-{version}");
+        commits.push((build(&mut world, &branch, small(version, now)).await.0, branch));
     }
-    for commit in &commits {
-        world.pull_request("merged", "feature", commit, None).await;
+    for (commit, branch) in &commits {
+        world.pull_request("merged", branch, commit, None).await;
     }
     calls(&world);
     world.settle_promotions().await;

@@ -348,6 +348,56 @@ async fn attack_a_step_of_mains_with_one_key_more() {
     }
 }
 
+/// Somebody builds the head of another's pull request on a branch of their own, before or after its own build.
+#[tokio::test]
+async fn attack_the_same_commit_on_two_branches() {
+    for policy in [POLICY, ISOLATED] {
+        for (evil_comes_first, promotes_first) in [(true, true), (true, false), (false, true), (false, false)]
+        {
+            let mut world = warm_main(policy).await;
+            let head = world.commit([2, 2, 1, 1]);
+            if !evil_comes_first {
+                world.push("feature-a", &[&head]).await;
+                world.build().await;
+            }
+            world.push("evil", &[&head]).await;
+            world.settle().await;
+            let build = world.running().pop().expect("its build");
+            let (manifest, blobs) = exported_with(
+                &Source { versions: [2, 2, 1, 1] },
+                |_| world.account.now(),
+                |key| format!("evil {key}"),
+            );
+            world.push_cache(&world.told(&build, "STOKER_EXPORT"), manifest, blobs);
+            world.end(&build.id, BuildStatus::Succeeded, &head);
+            world.settle().await;
+            if evil_comes_first {
+                world.push("feature-a", &[&head]).await;
+                world.build().await;
+            }
+            let merge = world.commit([2, 2, 1, 1]);
+            world.loses_promotions = !promotes_first;
+            world.pull_request("merged", "feature-a", &head, Some(&merge)).await;
+            world.push("main", &[&head, &merge]).await;
+            world.settle().await;
+            let case = format!("{evil_comes_first} {promotes_first}");
+            let is_evil = |layers: &[Value]| {
+                let digests =
+                    layers.iter().map(|layer| Digest::new(layer["digest"].as_str().unwrap()).unwrap());
+                digests.filter(|digest| blob_is_evil(&world, digest)).count()
+            };
+            assert_eq!((is_evil(&given_layers(&world)), is_evil(&line_layers(&world))), (0, 0), "{case}");
+            if promotes_first {
+                assert_eq!(
+                    world.holds("main", [2, 2, 1, 1]).len(),
+                    5,
+                    "{case}: what the merged branch built"
+                );
+            }
+        }
+    }
+}
+
 /// A size that is wrong fails every build that pulls the layer.
 #[tokio::test]
 async fn attack_the_size_of_a_layer_of_mains() {
@@ -358,7 +408,7 @@ async fn attack_the_size_of_a_layer_of_mains() {
             // The branch's own step results in a layer of main's; of two sizes it was the lower that counted.
             let (manifest, blobs) = forged(&world, |config, layers| {
                 config["records"][1]["layers"][0]["layer"] = json!(0);
-                for layer in layers.iter_mut() {
+                for layer in layers {
                     layer["size"] = json!(0);
                 }
             });

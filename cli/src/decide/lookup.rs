@@ -364,7 +364,7 @@ fn left_out(tag: &Tag, image: &Image) -> String {
     }
     match Tag::parse(tag.as_str()) {
         Some((_, TagKind::Commit(_))) => {
-            "it is of no build, of one before the line was rolled back, or one of too many".to_owned()
+            "it is of no build, of one before the line was rolled back, of several branches, or one of too many".to_owned()
         }
         _ => "a build is handed the nearest few only".to_owned(),
     }

@@ -213,7 +213,8 @@ async fn the_time_of_a_tick_is_that_of_the_command_line_unless_it_has_one() {
 async fn what_a_build_would_be_handed_is_looked_up() {
     let fake = Fake::start().await;
     let registry = fake.address.to_string();
-    let built = json!({"stoker.commit": "1".repeat(40), "stoker.build": "app:1", "stoker.built-at": "2026-11-20T08:00:00Z"});
+    let built = json!({"stoker.commit": "1".repeat(40), "stoker.build": "app:1", "stoker.built-at": "2026-11-20T08:00:00Z",
+        "stoker.shared": "false"});
     fake.put("stoker/app", "app.main", "one");
     let main = fake.annotate("stoker/app", "app.main", &built);
     // The one commit's cache is the same as main's, the other is of no build.

@@ -16,7 +16,7 @@ use crate::handout::importable;
 use crate::names::{CacheRepository, Commit, Digest, Line, Scope, Tag};
 use crate::policy::Project;
 use crate::ports::{Image, Mounted, ReadBlobs, ReadImages, read_images};
-use crate::provenance::{Built, Cold, Provenance};
+use crate::provenance::{self, Built, Cold, Provenance};
 
 /// How many blobs are mounted at once; ECR opens at most 100 a second.
 const MOUNTS_AT_ONCE: usize = 16;
@@ -58,7 +58,7 @@ pub(super) async fn advance(
     let line_tag = Tag::line(&scope, &line);
     let exports = moves.iter().filter(|one| matches!(one.cause, Cause::Built(..))).count();
     let reading = room.for_manifests(exports).await;
-    let Read { current, sources, asked, mut present, cold } =
+    let Read { current, sources, commits, asked, mut present, cold } =
         read(ports, &project, &scope, &line, moves).await?;
     drop(reading);
     let (sources, bytes) = fitting(current.as_ref(), sources, &line);
@@ -107,26 +107,28 @@ pub(super) async fn advance(
                 }
                 note(&mut provenance, built, told, &warmth);
             }
-            Cause::Merged(commit) if is_new => {
-                brought.push(commit.clone());
+            Cause::Merged(commit, _) if is_new => {
+                if !brought.contains(commit) {
+                    brought.push(commit.clone());
+                }
                 provenance.merged = Some(commit.clone());
                 provenance.merged_at = Some(now);
             }
-            Cause::Merged(_) => {}
+            Cause::Merged(..) => {}
         }
     }
     // Only other branches' builds need a commit's cache: what is on main is in main's line. It comes last, as the sweep takes
     // a build whose commit has a cache for promoted.
     let keep_commits = async || {
         let kept = sources.iter().filter(|_| line != Line::Main);
-        try_join_all(kept.map(|source| keep_commit(ports, &project, &scope, &line, source))).await
+        try_join_all(kept.map(|source| keep_commit(ports, &project, &scope, &line, source, &commits))).await
     };
     if !adds && before.as_ref() == Some(&provenance) {
         keep_commits().await?;
         return Ok(Outcome::Unchanged { line });
     }
     // What builds made is part of `own`.
-    let merged = sources.iter().filter(|source| matches!(source.cause, Cause::Merged(_)));
+    let merged = sources.iter().filter(|source| matches!(source.cause, Cause::Merged(..)));
     let merged = Cache::merge([&own].into_iter().chain(merged.map(|source| &source.content.cache)));
     let limits = Limits { bytes: project.line_budget, ..Limits::default() };
     let merged = within(&merged, &limits, &line, repository);
@@ -199,6 +201,8 @@ struct Read {
     current: Option<Image>,
     /// What there is to merge.
     sources: Vec<(Cause, Image)>,
+    /// The caches of commits that builds are of, whichever line they are of.
+    commits: BTreeMap<Commit, Image>,
     /// Number of tags that were looked at for sources.
     asked: usize,
     /// Blobs that some manifest in the line's repository refers to.
@@ -216,16 +220,27 @@ async fn read(
     moves: Vec<Move>,
 ) -> Result<Read, Error> {
     let mut built: BTreeMap<Tag, Cause> = BTreeMap::new();
-    let mut merged: BTreeMap<Tag, Cause> = BTreeMap::new();
+    let mut merged: BTreeMap<Tag, (Option<Tag>, Cause)> = BTreeMap::new();
     for Move { cause, .. } in moves {
         match &cause {
-            Cause::Built(tag, ..) => built.insert(tag.clone(), cause),
-            Cause::Merged(commit) => merged.insert(Tag::commit(scope, commit), cause),
-        };
+            Cause::Built(tag, ..) => _ = built.insert(tag.clone(), cause),
+            Cause::Merged(commit, None) => _ = merged.insert(Tag::commit(scope, commit), (None, cause)),
+            Cause::Merged(commit, Some(of)) => {
+                let [own, first] = Tag::commit_of(scope, commit, of);
+                merged.insert(own, (Some(first), cause));
+            }
+        }
     }
+    let commit_of = |cause: &Cause| match cause {
+        Cause::Built(_, built, _) if *line != Line::Main => Some(built.commit.clone()),
+        _ => None,
+    };
+    let commits: BTreeSet<Commit> = built.values().filter_map(commit_of).collect();
     // Main comes along for the blobs that need no mounting, as a new branch has most of its blobs from there.
     let lines = [Tag::line(scope, line), Tag::line(scope, &Line::Main)];
-    let own: Vec<Tag> = lines.into_iter().chain(merged.keys().cloned()).collect();
+    let of_merged = merged.iter().flat_map(|(tag, (other, _))| [tag].into_iter().chain(other));
+    let own = lines.into_iter().chain(of_merged.cloned());
+    let own: Vec<Tag> = own.chain(commits.iter().map(|commit| Tag::commit(scope, commit))).collect();
     let exports: Vec<Tag> = built.keys().cloned().collect();
     let (own, exports) = if project.builds_repository.is_some() {
         let own = read_images(ports, &project.cache_repository, &own);
@@ -246,10 +261,17 @@ async fn read(
     let asked = built.len() + merged.len();
     let mut own = own.into_iter();
     let current = own.next().flatten();
-    let commits = merged.into_values().zip(own.skip(1));
-    let sources = built.into_values().zip(exports).chain(commits);
+    let _main = own.next();
+    let mut brought = Vec::new();
+    for (other, cause) in merged.into_values() {
+        let image = own.next().flatten();
+        let other = other.and_then(|_| own.next().flatten());
+        brought.push((cause, image.or(other)));
+    }
+    let commits = commits.into_iter().zip(own).filter_map(|(commit, image)| Some((commit, image?))).collect();
+    let sources = built.into_values().zip(exports).chain(brought);
     let sources = sources.filter_map(|(cause, image)| Some((cause, image?))).collect();
-    Ok(Read { current, sources, asked, present, cold })
+    Ok(Read { current, sources, commits, asked, present, cold })
 }
 
 /// Of the sources as many as there can be room for, the first first, and the bytes of JSON of these and of the line. What is
@@ -295,7 +317,7 @@ async fn believed(
     let read = sources.into_iter().map(|(cause, image)| async move {
         let repository = match &cause {
             Cause::Built(..) => project.exports(),
-            Cause::Merged(_) => &project.cache_repository,
+            Cause::Merged(..) => &project.cache_repository,
         };
         let content = read_cache(ports, repository, &image).await?;
         let believed = content.and_then(|mut content| {
@@ -312,7 +334,7 @@ async fn believed(
                     }
                     built.clone()
                 }
-                Cause::Merged(commit) => built_of(&content.manifest, project, commit)?,
+                Cause::Merged(commit, line) => built_of(&content.manifest, project, commit, line.as_ref())?,
             };
             match rolled_back {
                 Some(time) if built.at < time => Err(format!("it was built before the line was rolled back, at {time}")),
@@ -330,9 +352,21 @@ async fn believed(
     Ok(try_join_all(read).await.map_err(Error::Call)?.into_iter().flatten().collect())
 }
 
-/// The build that a commit's cache is of, if it is of this commit.
-fn built_of(manifest: &Manifest, project: &Project, commit: &Commit) -> Result<Built, String> {
+/// The build that a commit's cache is of, if it is of this commit, and of this line or of the only one that has built it.
+fn built_of(
+    manifest: &Manifest,
+    project: &Project,
+    commit: &Commit,
+    line: Option<&Line>,
+) -> Result<Built, String> {
     let provenance = Provenance::read(&manifest.annotations);
+    let is_of_line = match line {
+        Some(line) => provenance::line(&manifest.annotations).as_ref() == Some(line),
+        None => provenance.shared == Some(false),
+    };
+    if !is_of_line {
+        return Err("it is of another branch than was merged, or several have built the commit".to_owned());
+    }
     match provenance.built {
         Some(built) if built.commit == *commit && provenance.project.as_ref() == Some(&project.name) => {
             Ok(built)
@@ -380,24 +414,52 @@ async fn brought(
     Ok(brought)
 }
 
-/// Keeps what a build exported as its commit's cache: the same graph, with annotations that are Stoker's own.
+/// Keeps what a build exported as its commit's cache: the same graph, with annotations that are Stoker's own. The first line
+/// to build a commit has the commit's own tag; another has one for itself, and the first is marked as not the only one.
 async fn keep_commit(
     ports: &impl Ports,
     project: &Project,
     scope: &Scope,
     line: &Line,
     source: &Source,
+    commits: &BTreeMap<Commit, Image>,
 ) -> Result<(), CallError> {
-    let Cause::Built(_, built, _) = &source.cause else { return Ok(()) };
+    let Cause::Built(_, built, told) = &source.cause else { return Ok(()) };
+    let known = commits.get(&built.commit).and_then(|image| match cache::classify(&image.manifest) {
+        Kind::Cache(manifest) => Some(manifest),
+        Kind::Other { .. } => None,
+    });
+    let says = known.as_ref().map(|known| Provenance::read(&known.annotations));
+    let of = known.as_ref().and_then(|known| provenance::line(&known.annotations));
+    let is_marked = says.as_ref().is_some_and(|says| says.shared == Some(true));
+    let is_first = known.is_none()
+        || of.as_ref() == Some(line) && says.as_ref().is_some_and(|says| says.shared == Some(false));
+    let shared = Some(told.is_shared || !is_first);
     let provenance = Provenance {
         built: Some(built.clone()),
         project: Some(project.name.clone()),
+        shared,
         ..Provenance::default()
     };
-    let manifest = source.content.manifest.annotated(provenance.annotations(line));
+    let own = source.content.manifest.annotated(provenance.annotations(line));
+    let put = async |tag: Tag, manifest: Vec<u8>| {
+        let manifest = Bytes::from(manifest);
+        ports.put_image(&project.cache_repository, &tag, cache::MANIFEST_MEDIA_TYPE, manifest).await
+    };
     let tag = Tag::commit(scope, &built.commit);
-    let bytes = Bytes::from(manifest);
-    ports.put_image(&project.cache_repository, &tag, cache::MANIFEST_MEDIA_TYPE, bytes).await
+    if shared == Some(false) {
+        return put(tag, own).await;
+    }
+    // The sweep takes a build for promoted whose line has the commit's cache, so that comes last.
+    match (known, says, of) {
+        _ if is_marked => {}
+        (Some(known), Some(says), Some(of)) => {
+            put(tag, known.annotated(Provenance { shared, ..says }.annotations(&of))).await?;
+        }
+        _ => put(tag, own.clone()).await?,
+    }
+    let [tag, _] = Tag::commit_of(scope, &built.commit, line);
+    put(tag, own).await
 }
 
 /// Says in each source when its build used it, and leaves of what merges bring to main only what main [admits](Cache::admit):
@@ -411,7 +473,7 @@ fn prepare(sources: &mut [Source], known: Option<&Cache>, line: &Line, now: Time
     let own = Cache::merge(known.into_iter().chain(built));
     if *line == Line::Main {
         let mut main = own.clone();
-        for source in sources.iter_mut().filter(|source| matches!(source.cause, Cause::Merged(_))) {
+        for source in sources.iter_mut().filter(|source| matches!(source.cause, Cause::Merged(..))) {
             source.content.cache = main.admit(&source.content.cache);
             main = Cache::merge([&main, &source.content.cache]);
         }

@@ -69,9 +69,9 @@ pub enum Hint {
         repository: Repository,
         /// The line of the branch that they came to.
         line: Line,
-        /// The commits.
+        /// The commits, of no branch that is known: the cache of one counts that a single line has built.
         commits: Vec<Commit>,
-        /// The line of the branch that was merged and the start of its head's hash, where the forge tells no more.
+        /// The line of the branch that was merged and its head, or the start of its hash: that line's cache of it counts.
         head: Option<(Line, Revision)>,
     },
 }
@@ -106,13 +106,12 @@ impl Hint {
             }
             // A fork's head was built by nobody that main could believe.
             Event::PullRequestMerged(pull) if !pull.from_fork => {
-                let commit = pull.commit.commit();
                 let branch = Line::of_branch(&pull.branch, &pull.default_branch);
                 Some(Self::Merged {
                     repository: pull.repository.clone(),
                     line: Line::of_branch(&pull.base, &pull.default_branch),
-                    head: commit.is_none().then(|| (branch, pull.commit.clone())),
-                    commits: commit.into_iter().collect(),
+                    head: Some((branch, pull.commit.clone())),
+                    commits: Vec::new(),
                 })
             }
             Event::BranchPushed(push) if push.to_default_branch => Some(Self::Merged {
@@ -261,8 +260,8 @@ struct Move {
 enum Cause {
     /// A build's export, under this tag of the repository that builds write to.
     Built(Tag, Built, Told),
-    /// A commit's cache.
-    Merged(Commit),
+    /// A commit's cache: as this line built it, or as the only one that has.
+    Merged(Commit, Option<Line>),
 }
 
 /// What else is known of a build.
@@ -274,6 +273,8 @@ struct Told {
     bases: Option<String>,
     /// How long it took.
     seconds: Option<u64>,
+    /// A build of the commit by another line is promoted at the same time.
+    is_shared: bool,
 }
 
 /// The moves of one line, which are one read and one write of it.
@@ -283,7 +284,8 @@ type Moves = BTreeMap<(ProjectName, Scope, Line), Vec<Move>>;
 /// of a line is the answer to every hint for it.
 pub async fn promote(ports: &impl Ports, policy: &Policy, hints: &[Hint], now: Timestamp) -> Vec<Answer> {
     let mut answers: Vec<Answer> = hints.iter().map(|_| Ok(Vec::new())).collect();
-    let moves = gather(ports, policy, hints, &mut answers).await;
+    let mut moves = gather(ports, policy, hints, &mut answers).await;
+    note_shared(&mut moves);
     let (room, begun) = (Room::new(), Instant::now());
     let moved = stream::iter(moves).map(|((_, _, line), moves)| async {
         let hints: BTreeSet<usize> = moves.iter().map(|one| one.hint).collect();
@@ -311,6 +313,27 @@ pub async fn promote(ports: &impl Ports, policy: &Policy, hints: &[Hint], now: T
         }
     }
     answers
+}
+
+/// Says in the moves by builds which commits several lines have built: lines move at the same time, and do not see each
+/// other's writes.
+fn note_shared(moves: &mut Moves) {
+    let mut lines: BTreeMap<(Scope, Commit), BTreeSet<Line>> = BTreeMap::new();
+    for ((_, scope, line), moves) in &*moves {
+        for one in moves {
+            if let Cause::Built(_, built, _) = &one.cause {
+                lines.entry((scope.clone(), built.commit.clone())).or_default().insert(line.clone());
+            }
+        }
+    }
+    for ((_, scope, _), moves) in moves {
+        for one in moves {
+            if let Cause::Built(_, built, told) = &mut one.cause {
+                let lines = lines.get(&(scope.clone(), built.commit.clone()));
+                told.is_shared = lines.is_some_and(|lines| lines.len() > 1);
+            }
+        }
+    }
 }
 
 /// Turns hints into moves: finds the projects, and asks CodeBuild what the builds really were.
@@ -408,7 +431,7 @@ fn built_moves(policy: &Policy, build: &Build) -> Result<Vec<Found>, String> {
     let told = if build.claims {
         Told { seconds, ..Told::default() }
     } else {
-        Told { refresh: handed.refresh, bases: handed.bases.clone(), seconds }
+        Told { refresh: handed.refresh, bases: handed.bases.clone(), seconds, ..Told::default() }
     };
     // Each target of a build has one; more would only cost what reading them costs.
     let scopes: BTreeSet<_> =
@@ -512,15 +535,22 @@ async fn merged_moves(
             continue;
         }
         let named = match head {
-            Some((branch, head)) => whole(ports, &project, branch, head).await?,
+            Some((branch, head)) => {
+                let commit = match head.commit() {
+                    Some(commit) => Some(commit),
+                    None => whole(ports, &project, branch, head).await?,
+                };
+                commit.map(|commit| Cause::Merged(commit, Some(branch.clone())))
+            }
             None => None,
         };
-        for commit in named.iter().chain(commits.iter().rev()).take(MAX_COMMITS) {
+        let unnamed = commits.iter().rev().map(|commit| Cause::Merged(commit.clone(), None));
+        for cause in named.into_iter().chain(unnamed).take(MAX_COMMITS) {
             moves.extend(project.scopes().map(|scope| Found {
                 project: project.clone(),
                 scope: scope.clone(),
                 line: line.clone(),
-                cause: Cause::Merged(commit.clone()),
+                cause: cause.clone(),
             }));
         }
     }

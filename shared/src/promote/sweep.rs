@@ -15,7 +15,7 @@ use crate::handout::Handed;
 use crate::names::{CacheRepository, Commit, Digest, Line, Scope, Tag, TagKind};
 use crate::policy::{Policy, Project};
 use crate::ports::{Build, BuildStatus, Catalogue, CheckBlobs, Image, read_images};
-use crate::provenance::Provenance;
+use crate::provenance::{self, Provenance};
 
 /// How far back it looks: two nights, should one of them be lost as well.
 const REACH: SignedDuration = SignedDuration::from_hours(49);
@@ -99,10 +99,13 @@ async fn look(ports: &impl Ports, project: &Project, now: Timestamp) -> Result<F
     let recent = recent.iter().filter(|build| now.duration_since(build.started_at) < REACH);
     let recent: Vec<(&Build, &Handed)> =
         recent.filter_map(|build| Some((&**build, build.handed.as_ref()?))).collect();
-    let commits: BTreeSet<Commit> =
-        recent.iter().filter_map(|(build, handed)| commit_of(build, handed)).collect();
+    let commits: BTreeSet<(Line, Commit)> = recent
+        .iter()
+        .filter_map(|(build, handed)| Some((handed.line.clone(), commit_of(build, handed)?)))
+        .collect();
     let of_scope = |scope: &Scope| {
-        let commits: Vec<Tag> = commits.iter().map(|commit| Tag::commit(scope, commit)).collect();
+        let commits: Vec<Tag> =
+            commits.iter().flat_map(|(line, commit)| Tag::commit_of(scope, commit, line)).collect();
         [Tag::line(scope, &Line::Main)].into_iter().chain(commits)
     };
     let tags: Vec<Tag> = project.scopes().flat_map(of_scope).collect();
@@ -111,12 +114,22 @@ async fn look(ports: &impl Ports, project: &Project, now: Timestamp) -> Result<F
         tags.iter().zip(images).filter_map(|(tag, image)| Some((tag, image?))).collect();
 
     let is_known_in = |build: &Build, handed: &Handed, scope: &Scope| {
-        let tag = match &handed.line {
-            Line::Main => Some(Tag::line(scope, &Line::Main)),
-            _ => commit_of(build, handed).map(|commit| Tag::commit(scope, &commit)),
+        let tags = match &handed.line {
+            Line::Main => vec![Tag::line(scope, &Line::Main)],
+            line => {
+                let commit = commit_of(build, handed).map(|commit| Tag::commit_of(scope, &commit, line));
+                commit.map(Vec::from).unwrap_or_default()
+            }
         };
-        let newest = tag.and_then(|tag| Provenance::of_manifest(&known.get(&tag)?.manifest)?.built);
-        newest.is_some_and(|newest| newest.at >= build.started_at)
+        let newest = tags.iter().filter_map(|tag| match cache::classify(&known.get(tag)?.manifest) {
+            Kind::Cache(manifest)
+                if provenance::line(&manifest.annotations).as_ref() == Some(&handed.line) =>
+            {
+                Provenance::read(&manifest.annotations).built
+            }
+            _ => None,
+        });
+        newest.into_iter().any(|newest| newest.at >= build.started_at)
     };
     let is_known =
         |build: &Build, handed: &Handed| project.scopes().all(|scope| is_known_in(build, handed, scope));
