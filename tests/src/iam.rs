@@ -183,6 +183,21 @@ impl Deployed {
         deployed
     }
 
+    /// What a managed policy lets a role with these tags do. A statement about a tag that the role has not is about nothing.
+    #[must_use]
+    pub fn managed(&self, policy: &str, tags: &[(&str, &str)]) -> Vec<Grant> {
+        let document = self.resolved(&self.template["Resources"][policy]["Properties"]["PolicyDocument"]);
+        let statements = document["Statement"].as_array().expect("statements").iter();
+        let with_tags = statements.filter_map(|statement| {
+            let mut text = statement.to_string();
+            for (tag, value) in tags {
+                text = text.replace(&format!("${{aws:PrincipalTag/{tag}}}"), value);
+            }
+            (!text.contains("${")).then(|| serde_json::from_str::<Value>(&text).expect("a statement"))
+        });
+        with_tags.flat_map(|statement| grants(policy, &statement)).collect()
+    }
+
     fn grants(&self, name: &str, role: &Value) -> Vec<Grant> {
         for property in role.as_object().unwrap().keys() {
             assert!(
@@ -460,6 +475,10 @@ fn substitute(text: &str, value: impl Fn(&str) -> String) -> String {
     let start = parts.next().unwrap_or_default().to_owned();
     parts.fold(start, |done, part| {
         let (name, rest) = part.split_once('}').expect("a closed variable");
-        done + &value(name) + rest
+        match name.strip_prefix('!') {
+            // A variable of IAM's own.
+            Some(literal) => format!("{done}${{{literal}}}{rest}"),
+            None => done + &value(name) + rest,
+        }
     })
 }

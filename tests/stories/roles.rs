@@ -167,6 +167,39 @@ fn attack_the_webhooks_role_reaches_the_bus_and_its_secret_and_nothing_else() {
     }
 }
 
+/// Reads and writes of builds, and of what: those of one project reach its own repositories and nothing else.
+#[test]
+fn attack_a_build_of_one_project_that_writes_another_projects_repository() {
+    for (isolates_builds, exports) in [(false, "stoker"), (true, "stoker-builds")] {
+        let deployed = iam::deployed(isolates_builds, false);
+        let may = |grants: &[Grant], action: &str, repository: &str| {
+            iam::may(grants, action, &deployed.place.arn("ecr", &format!("repository/{repository}")))
+        };
+        let own = deployed.managed("ProjectBuildPolicy", &[("stoker-repository", "app")]);
+        for action in
+            ["ecr:PutImage", "ecr:InitiateLayerUpload", "ecr:UploadLayerPart", "ecr:CompleteLayerUpload"]
+        {
+            assert!(may(&own, action, &format!("{exports}/app")), "{action}");
+            assert_eq!(may(&own, action, "stoker/app"), !isolates_builds, "{action}");
+            for other in ["other", "app/other", "apple"] {
+                assert!(!may(&own, action, &format!("{exports}/{other}")), "{action} {other}");
+            }
+            assert!(
+                may(&deployed.managed("BuildPolicy", &[]), action, &format!("{exports}/other")),
+                "{action}"
+            );
+        }
+        for action in ["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"] {
+            assert!(may(&own, action, "stoker/app") && !may(&own, action, "stoker/other"), "{action}");
+        }
+        // Without the tag, or with another's name for it, there is nothing but the token.
+        for tags in [&[][..], &[("stoker-repositories", "app")]] {
+            let none = deployed.managed("ProjectBuildPolicy", tags);
+            assert!(none.iter().all(|grant| grant.action == "ecr:GetAuthorizationToken"), "{none:?}");
+        }
+    }
+}
+
 #[test]
 fn every_statement_names_resources_but_where_an_action_knows_none() {
     let template = template::read();

@@ -56,12 +56,8 @@ pub(super) async fn advance(
     };
     let repository = &project.cache_repository;
     let line_tag = Tag::line(&scope, &line);
-    let exports = moves.iter().filter(|one| matches!(one.cause, Cause::Built(..))).count();
-    let reading = room.for_manifests(exports).await;
-    let Read { current, sources, commits, asked, mut present, cold } =
-        read(ports, &project, &scope, &line, moves).await?;
-    drop(reading);
-    let (sources, bytes) = fitting(current.as_ref(), sources, &line);
+    let Read { current, sources, commits, asked, mut present, cold, bytes } =
+        read(ports, room, &project, &scope, &line, moves).await?;
     let _part = room.for_caches(bytes).await;
     let current = match current {
         None => None,
@@ -209,11 +205,14 @@ struct Read {
     present: BTreeSet<Digest>,
     /// The newest build of the line or of main that found nothing in the cache.
     cold: Option<Cold>,
+    /// Bytes of JSON of the line and the sources.
+    bytes: usize,
 }
 
 /// Reads all manifests: one request for each repository.
 async fn read(
     ports: &impl ReadImages,
+    room: &Room,
     project: &Project,
     scope: &Scope,
     line: &Line,
@@ -242,6 +241,7 @@ async fn read(
     let own = lines.into_iter().chain(of_merged.cloned());
     let own: Vec<Tag> = own.chain(commits.iter().map(|commit| Tag::commit(scope, commit))).collect();
     let exports: Vec<Tag> = built.keys().cloned().collect();
+    let _part = room.for_manifests(exports.len()).await;
     let (own, exports) = if project.builds_repository.is_some() {
         let own = read_images(ports, &project.cache_repository, &own);
         try_join(own, read_images(ports, project.exports(), &exports)).await?
@@ -271,7 +271,8 @@ async fn read(
     let commits = commits.into_iter().zip(own).filter_map(|(commit, image)| Some((commit, image?))).collect();
     let sources = built.into_values().zip(exports).chain(brought);
     let sources = sources.filter_map(|(cause, image)| Some((cause, image?))).collect();
-    Ok(Read { current, sources, commits, asked, present, cold })
+    let (sources, bytes) = fitting(current.as_ref(), sources, line);
+    Ok(Read { current, sources, commits, asked, present, cold, bytes })
 }
 
 /// Of the sources as many as there can be room for, the first first, and the bytes of JSON of these and of the line. What is
