@@ -423,6 +423,14 @@ pub enum Line {
     PullRequest(u64),
 }
 
+impl Branch {
+    /// What a default branch is called where nothing says more.
+    #[must_use]
+    pub fn main() -> Self {
+        Self("main".into())
+    }
+}
+
 impl Line {
     /// The line that builds of `branch` belong to.
     #[must_use]

@@ -205,8 +205,8 @@ pub struct BuildOrder {
     /// The project.
     pub project: ProjectName,
     /// What to build, whatever version of its source the project itself names: a commit, a reference with a commit, or a
-    /// branch.
-    pub source_version: String,
+    /// branch. `None` builds what the project names, or the head of the default branch.
+    pub source_version: Option<String>,
     /// Environment variables beside the project's own.
     pub environment: Vec<(String, String)>,
     /// Orders with the same token within five minutes are one build.

@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 use crate::error::{CallError, chain};
 use crate::give::{self, give};
 use crate::handout::{Handed, Handout, Part, Reads, Source, Trust, Wanted, exports};
-use crate::names::{Commit, Line, ProjectName, Scope, Tag};
+use crate::names::{Branch, Commit, Line, ProjectName, Scope, Tag};
 use crate::policy::{Project, Superseded};
 use crate::ports::{Build, BuildOrder, BuildStatus, Ordered, ReadImages, StartBuilds, read_images};
 
@@ -115,11 +115,12 @@ pub async fn start(
     let order = BuildOrder {
         project: request.built_by.clone(),
         source_version: match (&handout.commit, &request.reference) {
-            (Some(commit), Some(reference)) => format!("{reference}^{{{commit}}}"),
-            (Some(commit), None) => commit.to_string(),
-            (None, Some(reference)) => reference.clone(),
-            // A project may name a version of its own, which need not be main's.
-            (None, None) => project.default_branch.to_string(),
+            (Some(commit), Some(reference)) => Some(format!("{reference}^{{{commit}}}")),
+            (Some(commit), None) => Some(commit.to_string()),
+            (None, Some(reference)) => Some(reference.clone()),
+            // A project may name a version of its own, which need not be main's. But to guess a branch that is not there
+            // would make every night's build fail.
+            (None, None) => project.named_default_branch.as_ref().map(Branch::to_string),
         },
         environment: handout.environment(registry, project),
         token: token(&request.built_by, line, &request.subject, stopped),

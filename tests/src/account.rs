@@ -675,8 +675,8 @@ impl StartBuilds for Account {
                 status: BuildStatus::InProgress,
                 started_at: self.now(),
                 ended_at: None,
-                source_version: Some(order.source_version.clone()),
-                resolved_commit: commit_of(&order.source_version),
+                source_version: order.source_version.clone(),
+                resolved_commit: order.source_version.as_deref().and_then(commit_of),
                 handed: Handed::read(&order.environment.iter().cloned().collect()),
                 claims: false,
             });

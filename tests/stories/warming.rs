@@ -51,11 +51,17 @@ async fn a_burst_of_merges_warms_main_with_one_build_that_runs_and_one_that_wait
 async fn a_build_of_mains_head_is_of_its_branch_whatever_the_project_names() {
     let versions = |world: &World| {
         let builds = world.account.builds.borrow();
-        builds.iter().map(|build| build.source_version.clone().unwrap()).collect::<Vec<_>>()
+        builds.iter().map(|build| build.source_version.clone()).collect::<Vec<_>>()
     };
+    let named = |name: &str| vec![Some(name.to_owned())];
+    let policy = format!("{}    default-branch: trunk\n", not_started_here(""));
+    let mut world = World::with_policy(&policy);
+    world.night().await;
+    assert_eq!(versions(&world), named("trunk"), "at night");
+
     let mut world = World::with_policy(&not_started_here(""));
     world.night().await;
-    assert_eq!(versions(&world), ["main"], "at night");
+    assert_eq!(versions(&world), [None], "a branch that nobody named may not be there");
 
     let mut world = World::with_policy(&not_started_here(""));
     let head = "1".repeat(40);
@@ -65,7 +71,7 @@ async fn a_build_of_mains_head_is_of_its_branch_whatever_the_project_names() {
     });
     world.deliver("push", &body).await;
     world.settle().await;
-    assert_eq!(versions(&world), ["trunk"], "after a push, by the forge's word");
+    assert_eq!(versions(&world), named("trunk"), "after a push, by the forge's word");
 }
 
 #[tokio::test]

@@ -305,17 +305,23 @@ fn version(project: &Project, described: &Described, is_forks: bool) -> Option<F
     const CHECK: &str = "source version";
     let version = described.version.as_deref()?;
     let branch = version.strip_prefix("refs/heads/").unwrap_or(version);
-    if is_forks || branch == project.default_branch.as_str() {
+    if is_forks || branch == project.default_branch().as_str() {
         return Some(Finding::ok(CHECK, plain(version)));
     }
+    let found = match &project.named_default_branch {
+        Some(named) => format!(
+            "the project names {}; Stoker's builds of main are of {named} all the same, and builds that others start are not",
+            plain(version)
+        ),
+        None => format!(
+            "the project names {}, and the policy no `default-branch`: at night main is warmed with builds of that",
+            plain(version)
+        ),
+    };
     Some(Finding::warn(
         CHECK,
-        format!(
-            "the project names {}; Stoker's builds of main are of {} all the same, and builds that others start are not",
-            plain(version),
-            project.default_branch
-        ),
-        "correct `default-branch` in the policy if that is the default branch; else take sourceVersion from the project",
+        found,
+        "write the default branch as `default-branch` into the policy, or take sourceVersion from the project",
     ))
 }
 
@@ -667,8 +673,7 @@ mod tests {
         };
         assert_eq!(settings("", with_buildx), []);
         assert_eq!(settings("", |of| of.has_vpc = true), [("network", Unknown)]);
-        let own = "--driver-opt image=123456789012.dkr.ecr.eu-west-1.amazonaws.com/moby/buildkit:v0.25.2\n";
-        let from_ecr = SPEC.replace("docker-container\n", &format!("docker-container {own}"));
+        let from_ecr = SPEC.replace("image=", "image=123456789012.dkr.ecr.eu-west-1.amazonaws.com/");
         let in_vpc = |of: &mut Described| {
             of.has_vpc = true;
             of.buildspec = Some(from_ecr.clone());

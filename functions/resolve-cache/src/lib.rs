@@ -82,7 +82,7 @@ pub async fn handle(
     let project = policy.project(&question.project);
     let mut project = project.ok_or_else(|| Error::UnknownProject(question.project.clone()))?;
     project.targets = asked_for(&project, &question)?;
-    let line_of = |branch: &Branch| Line::of_branch(branch, &project.default_branch);
+    let line_of = |branch: &Branch| Line::of_branch(branch, &project.default_branch());
     let (line, trust) = match (question.fork_pull_request, &question.branch) {
         (Some(number), _) => (Line::PullRequest(number), Trust::Fork),
         (None, Some(branch)) => (line_of(branch), Trust::of(&line_of(branch))),

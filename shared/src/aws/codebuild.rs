@@ -36,7 +36,7 @@ impl StartBuilds for Aws {
             .codebuild()
             .start_build()
             .project_name(order.project.as_str())
-            .source_version(&order.source_version)
+            .set_source_version(order.source_version.clone())
             .set_environment_variables_override(Some(environment))
             .idempotency_token(&order.token)
             .send()

@@ -182,7 +182,7 @@ pub type DefaultBranchOf<'p> = dyn Fn(&Repository) -> Option<Branch> + 'p;
 
 /// Default branches as a policy has them. Of several projects of one repository the first rule's says.
 pub fn default_branches(policy: &Policy) -> impl Fn(&Repository) -> Option<Branch> {
-    |repository| policy.projects_of(repository).into_iter().next().map(|project| project.default_branch)
+    |repository| policy.projects_of(repository).into_iter().next().map(|project| project.default_branch())
 }
 
 /// Whether there is anything that [`verify`] could compare with a secret, such as only a forge or somebody who takes the

@@ -44,8 +44,8 @@ pub struct Project {
     pub name: ProjectName,
     /// Its git repository.
     pub repository: Repository,
-    /// Its default branch, where no forge event tells it.
-    pub default_branch: Branch,
+    /// Its default branch, where the policy names it. Forge events know better.
+    pub named_default_branch: Option<Branch>,
     /// Where its lines live, with the commits' caches and the history: what Stoker has checked.
     pub cache_repository: CacheRepository,
     /// Where its builds write, if that is not where the lines live: then nobody but Stoker has to write there.
@@ -69,6 +69,12 @@ pub struct Project {
 }
 
 impl Project {
+    /// Its default branch, where no forge event tells it.
+    #[must_use]
+    pub fn default_branch(&self) -> Branch {
+        self.named_default_branch.clone().unwrap_or_else(Branch::main)
+    }
+
     /// Where its builds write their exports.
     #[must_use]
     pub fn exports(&self) -> &CacheRepository {
@@ -399,7 +405,7 @@ struct Rule {
 /// What `defaults` and every rule can set.
 #[derive(Debug, Clone)]
 struct Settings {
-    default_branch: Branch,
+    default_branch: Option<Branch>,
     cache_repository: Template,
     builds_repository: Option<Template>,
     /// Names and platforms; empty for one image on the builder's own platform.
@@ -433,7 +439,7 @@ impl Rule {
         Some(Project {
             name: name.clone(),
             repository: Repository::new(self.repository.as_is(name)).ok()?,
-            default_branch: self.settings.default_branch.clone(),
+            named_default_branch: self.settings.default_branch.clone(),
             cache_repository: CacheRepository::new(self.settings.cache_repository.of(name)).ok()?,
             builds_repository: match &self.settings.builds_repository {
                 Some(template) => Some(CacheRepository::new(template.of(name)).ok()?),

@@ -68,7 +68,7 @@ pub(super) const RETENTION: &[&str] = &[
 /// What holds where a document says nothing.
 pub(super) fn built_in() -> Result<Settings, String> {
     Ok(Settings {
-        default_branch: values::branch("main")?,
+        default_branch: None,
         cache_repository: values::cache_repository("stoker/{project}")?,
         builds_repository: None,
         targets: Vec::new(),
@@ -118,7 +118,8 @@ pub(super) fn built_in() -> Result<Settings, String> {
 
 /// What a section sets, over what holds without it.
 pub(super) fn settings(fields: &Fields<'_>, mut base: Settings, found: &mut Vec<Mistake>) -> Settings {
-    fields.set("default-branch", values::branch, &mut base.default_branch, found);
+    let branch = |text: &str| values::branch(text).map(Some);
+    fields.set("default-branch", branch, &mut base.default_branch, found);
     fields.set("cache-repository", values::cache_repository, &mut base.cache_repository, found);
     fields.set("builds-repository", values::builds_repository, &mut base.builds_repository, found);
     if let Some(node) = fields.get("targets") {

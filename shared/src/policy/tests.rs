@@ -104,7 +104,7 @@ fn what_a_document_leaves_out_has_the_built_in_value() {
     let expected = Project {
         name: name("app"),
         repository: repository("github.com/example/app"),
-        default_branch: Branch::new("main").unwrap(),
+        named_default_branch: None,
         cache_repository: CacheRepository::new("stoker/app").unwrap(),
         builds_repository: None,
         targets: vec![Target { name: None, platform: None, scope: Scope::of(&name("app")) }],
@@ -166,7 +166,7 @@ projects:
 ",
     );
     let (app, lib) = (policy.project(&name("app")).unwrap(), policy.project(&name("lib")).unwrap());
-    assert_eq!((app.default_branch.as_str(), lib.default_branch.as_str()), ("master", "trunk"));
+    assert_eq!((app.default_branch().as_str(), lib.default_branch().as_str()), ("master", "trunk"));
     assert_eq!(app.cache_repository.as_str(), "caches/app");
     assert_eq!(app.warm.stale_after, SignedDuration::from_hours(36));
     assert_eq!(
@@ -687,7 +687,7 @@ fn project_with_every_setting() -> Project {
     Project {
         name: name("app"),
         repository: repository("github.com/example/app"),
-        default_branch: Branch::new("trunk").unwrap(),
+        named_default_branch: Some(Branch::new("trunk").unwrap()),
         cache_repository: CacheRepository::new("caches/app").unwrap(),
         builds_repository: Some(CacheRepository::new("builds/app").unwrap()),
         targets: vec![

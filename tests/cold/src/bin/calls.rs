@@ -56,7 +56,7 @@ async fn call(aws: &Aws, operation: &str, body: &Value) -> Result<(), Error> {
                 .collect::<Result<_, Error>>()?;
             let order = BuildOrder {
                 project: ProjectName::new(text("projectName"))?,
-                source_version: text("sourceVersion"),
+                source_version: body["sourceVersion"].as_str().map(str::to_owned),
                 environment,
                 token: text("idempotencyToken"),
             };
