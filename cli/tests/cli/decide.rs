@@ -234,7 +234,8 @@ async fn what_a_build_would_be_handed_is_looked_up() {
         looks.iter().map(look).collect()
     };
     let of_no_build =
-        "it is of no build, of one before the line was rolled back, or one of too many".to_owned();
+        "it is of no build, of one before the line was rolled back, of several branches, or one of too many"
+            .to_owned();
     assert_eq!(
         looks(build),
         [

@@ -104,9 +104,8 @@ pub(super) async fn advance(
                 note(&mut provenance, built, told, &warmth);
             }
             Cause::Merged(commit, _) if is_new => {
-                if !brought.contains(commit) {
-                    brought.push(commit.clone());
-                }
+                brought.retain(|known| known != commit);
+                brought.push(commit.clone());
                 provenance.merged = Some(commit.clone());
                 provenance.merged_at = Some(now);
             }
