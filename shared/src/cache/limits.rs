@@ -63,3 +63,37 @@ fn check_unknown<'a>(all: impl Iterator<Item = &'a Extra>, limit: usize) -> Resu
     let found = all.filter(|extra| !extra.is_empty()).map(bytes).sum();
     at_most(limit / UNKNOWN_ONE_IN, found, "bytes in fields that Stoker does not know")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{CONFIG_MEDIA_TYPE, Cache, IMPORT_LIMIT, Kind, MANIFEST_MEDIA_TYPE, classify};
+    use crate::names::Digest;
+
+    /// Why a config is refused that fits what BuildKit imports; nothing where it is not.
+    fn refused(config: &str) -> Option<String> {
+        assert!(config.len() < IMPORT_LIMIT, "{}", config.len());
+        let described = format!(
+            "{{\"mediaType\":\"{CONFIG_MEDIA_TYPE}\",\"digest\":\"{}\",\"size\":{}}}",
+            Digest::of(config.as_bytes()),
+            config.len()
+        );
+        let manifest = format!(
+            "{{\"schemaVersion\":2,\"mediaType\":\"{MANIFEST_MEDIA_TYPE}\",\"config\":{described},\"layers\":[]}}"
+        );
+        let Kind::Cache(manifest) = classify(manifest.as_bytes()) else { panic!("no manifest") };
+        Cache::parse(&manifest, config.as_bytes()).err().map(|wrong| wrong.to_string())
+    }
+
+    #[test]
+    fn attack_more_of_anything_than_buildkit_could_write() {
+        let list = |entry: &str, times: usize| vec![entry; times].join(",");
+        let wrong = |config: String| refused(&config).unwrap_or_else(|| panic!("{} bytes", config.len()));
+        assert!(
+            wrong(format!("{{\"records\":[{}]}}", list("{\"digest\":\"a\"}", 58_000))).contains("records")
+        );
+        assert!(wrong(format!("{{\"x\":[{}]}}", list("0", 500_000))).contains("values"));
+        assert!(wrong(format!("{{\"x\":\"{}\"}}", "y".repeat(500_000))).contains("does not know"));
+        let record = format!("{{\"digest\":\"{}\"}}", Digest::of(b"x"));
+        assert_eq!(refused(&format!("{{\"records\":[{}]}}", list(&record, 12_000))), None, "BuildKit could");
+    }
+}
