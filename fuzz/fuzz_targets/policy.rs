@@ -44,6 +44,6 @@ fn check_values(project: &Project) {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "._:/@=,+-".contains(c);
     assert!(project.more_sources.len() <= 4);
     assert!(project.more_sources.iter().all(|source| source.chars().all(is_plain)));
-    let branch = project.default_branch.as_str();
-    assert!(!builds.branches.match_all() || builds.branches.matches(branch));
+    let branch = project.default_branch();
+    assert!(!builds.branches.match_all() || builds.branches.matches(branch.as_str()));
 }
