@@ -14,7 +14,7 @@ const BESIDE: [&str; 3] = ["empty", "bare", "calls"];
 
 /// Builds the functions as they are deployed, the programs beside them in the same way, and measures them all.
 pub(crate) fn run() -> anyhow::Result<()> {
-    stack::build()?;
+    stack::build_for_release()?;
     let target = crate::root().join("target");
     let mut build = tools::cargo_lambda()?;
     build
@@ -29,7 +29,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
         .current_dir(crate::root())
         // Only what it starts is measured; itself it need not be fast.
         .args(["bench", "--quiet", "--package", "cold", "--bench", "cold", "--profile", "dev"])
-        .env("STOKER_COLD_FUNCTIONS", stack::build_dir())
+        .env("STOKER_COLD_FUNCTIONS", stack::release_dir())
         .env("STOKER_COLD_BESIDE", target.join("lambda"))
         .env("STOKER_COLD_DIRECTORY", crate::home().join("cold"))
         .env("STOKER_COLD_EMULATOR", tools::emulator()?)

@@ -26,9 +26,9 @@ projects:
   - { name: app, repositry: github.com/example/app }
 ";
 
-/// The functions' programs: small, and not to be started with a policy that has mistakes.
+/// The functions' programs as they are released: small, and not to be started with a policy that has mistakes.
 pub(crate) fn check_binaries() -> anyhow::Result<()> {
-    for (name, program) in stack::programs()? {
+    for (name, program) in stack::programs(&stack::release_dir())? {
         let size = fs::metadata(&program)?.len();
         println!("   {name:<20} {} kB", size / 1000);
         ensure!(size <= MAX_PROGRAM, "{name} has {size} bytes, more than {MAX_PROGRAM}");
@@ -72,7 +72,6 @@ pub(crate) fn check(stage: &Stage) -> anyhow::Result<Vec<String>> {
             failed.push(what.to_owned());
         }
     };
-    println!("== the deployed stack");
     let aws = stage.world.aws();
     let builds =
         || Ok::<_, anyhow::Error>(stage.local("GET", "builds", None)?.as_array().map_or(0, Vec::len));

@@ -1,12 +1,13 @@
-//! The stack: `template.yaml` built by SAM, and deployed to the local AWS.
+//! The stack: `template.yaml` with the functions built, and deployed to the local AWS.
 
 use std::collections::BTreeMap;
 use std::env::consts::ARCH;
 use std::fmt::Write as _;
-use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
+use std::{env, fs};
 
 use anyhow::{Context as _, ensure};
 use serde_json::json;
@@ -17,6 +18,8 @@ use crate::{aws, process, tools};
 
 /// The stack's name. Its functions are called `stoker-start-build` and so on.
 pub(crate) const NAME: &str = "stoker";
+/// How many functions it has.
+const FUNCTIONS: usize = 7;
 /// What the built functions depend on.
 const SOURCES: [&str; 6] =
     ["Cargo.lock", "Cargo.toml", "functions", "rust-toolchain.toml", "shared", "template.yaml"];
@@ -29,16 +32,77 @@ pub(crate) fn function(name: &str) -> String {
     format!("{NAME}-{name}")
 }
 
-/// Builds the functions for this machine's processor, unless nothing has changed since the last time.
+/// Builds the functions for this machine's processor in the profile that the tests are built in, so that what they share
+/// is compiled once, and writes the template beside them as SAM would.
 pub(crate) fn build() -> anyhow::Result<()> {
     tools::install()?;
-    let stamp = build_dir().with_extension("stamp");
+    println!("building the functions");
+    let source = fs::read_to_string(crate::root().join("template.yaml"))?;
+    let (template, functions) = with_programs(&source)?;
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    // With the local world, as the demo needs both.
+    cargo.current_dir(crate::root()).args(["build", "--package", "stoker-local"]);
+    for (_, binary) in &functions {
+        cargo.args(["--package", binary]);
+    }
+    process::run(&mut cargo, "compiling", &log("compile"), compiled)?;
+    let programs = env::current_exe()?;
+    let programs = programs.parent().context("no directory of programs")?;
+    drop(fs::remove_dir_all(build_dir()));
+    for (function, binary) in &functions {
+        let dir = build_dir().join(function);
+        fs::create_dir_all(&dir)?;
+        fs::copy(programs.join(binary), dir.join("bootstrap"))
+            .with_context(|| format!("{binary} is not there after its build"))?;
+    }
+    fs::write(build_dir().join("template.yaml"), template)?;
+    Ok(())
+}
+
+/// Of what cargo says, every fiftieth crate: how far it is.
+fn compiled(line: &str) -> Option<String> {
+    static DONE: AtomicUsize = AtomicUsize::new(0);
+    line.trim_start().strip_prefix("Compiling ")?;
+    let done = DONE.fetch_add(1, Ordering::Relaxed) + 1;
+    done.is_multiple_of(50).then(|| format!("{done} crates compiled"))
+}
+
+/// The template with each function's code in a directory of its name, and the functions with their programs' names.
+fn with_programs(template: &str) -> anyhow::Result<(String, Vec<(String, String)>)> {
+    let (mut written, mut functions) = (String::with_capacity(template.len()), Vec::new());
+    let (mut resource, mut binary) = ("", None);
+    for line in template.lines() {
+        let is_resource = |name: &&str| !name.starts_with([' ', '#']);
+        if let Some(name) = line.strip_prefix("  ").and_then(|l| l.strip_suffix(':')).filter(is_resource) {
+            (resource, binary) = (name, None);
+        }
+        if let Some((_, after)) = line.split_once("Binary: ") {
+            binary = Some(after.trim_end_matches('}').to_owned());
+        }
+        match line.split_once("CodeUri: .") {
+            Some((indent, "")) => {
+                writeln!(written, "{indent}CodeUri: {resource}")?;
+                let binary = binary.take().with_context(|| format!("{resource} names no binary"))?;
+                functions.push((resource.to_owned(), binary));
+            }
+            _ => writeln!(written, "{line}")?,
+        }
+    }
+    ensure!(functions.len() == FUNCTIONS, "the template has {} functions", functions.len());
+    Ok((written, functions))
+}
+
+/// Builds the functions as `sam build` does for AWS, unless nothing has changed since the last time.
+pub(crate) fn build_for_release() -> anyhow::Result<()> {
+    tools::install()?;
+    let dir = release_dir();
+    let stamp = dir.with_extension("stamp");
     let sources = sources()?;
-    if template().exists() && fs::read_to_string(&stamp).is_ok_and(|built| built == sources) {
+    if dir.join("template.yaml").exists() && fs::read_to_string(&stamp).is_ok_and(|built| built == sources) {
         return Ok(());
     }
     let begun = Instant::now();
-    println!("building the functions; the first time takes minutes");
+    println!("building the functions as `sam build` does; the first time takes minutes");
     // Where SAM looks for what was built, wherever the caller has its own.
     let target = crate::root().join("target");
     // SAM builds one function after the other. Built together first, their linking shares the processors, and SAM then
@@ -48,12 +112,12 @@ pub(crate) fn build() -> anyhow::Result<()> {
         .current_dir(crate::root())
         .args(["lambda", "build", "--release"])
         .env("CARGO_TARGET_DIR", &target);
-    process::run(&mut command, "compiling", &log("compile"), |_| None)?;
+    process::run(&mut command, "compiling", &log("compile"), compiled)?;
     let mut command = tools::sam()?;
     command
         .current_dir(crate::root())
         .args(["build", "--beta-features", "--no-cached", "--build-dir"])
-        .arg(build_dir())
+        .arg(&dir)
         .args(["--parameter-overrides", &format!("Architecture={}", architecture()?)])
         .env("CARGO_TARGET_DIR", &target);
     process::run(&mut command, "building", &log("build"), |line| {
@@ -134,7 +198,8 @@ fn with_policy(policy: &str) -> anyhow::Result<PathBuf> {
     let layer = crate::home().join("policy");
     fs::create_dir_all(&layer)?;
     fs::write(layer.join("stoker.yaml"), policy)?;
-    let built = fs::read_to_string(template()).context("the functions are not built")?;
+    let built =
+        fs::read_to_string(build_dir().join("template.yaml")).context("the functions are not built")?;
     let mut copy = String::with_capacity(built.len());
     let mut found = 0;
     for line in built.lines() {
@@ -180,27 +245,28 @@ fn architecture() -> anyhow::Result<&'static str> {
     }
 }
 
-/// The built programs, by the names of their functions in `template.yaml`.
-pub(crate) fn programs() -> anyhow::Result<BTreeMap<String, PathBuf>> {
+/// The programs of a built stack, by the names of their functions in `template.yaml`.
+pub(crate) fn programs(built: &Path) -> anyhow::Result<BTreeMap<String, PathBuf>> {
     let mut programs = BTreeMap::new();
-    for entry in fs::read_dir(build_dir()).context("the functions are not built")? {
+    for entry in fs::read_dir(built).context("the functions are not built")? {
         let entry = entry?;
         let program = entry.path().join("bootstrap");
         if program.exists() {
             programs.insert(entry.file_name().to_string_lossy().into_owned(), program);
         }
     }
-    ensure!(programs.len() == 7, "{} functions are built rather than 7", programs.len());
+    ensure!(programs.len() == FUNCTIONS, "{} functions are built", programs.len());
     Ok(programs)
 }
 
-/// Where the built stack is: each function in a directory of its name in `template.yaml`.
+/// Where the stack is that is deployed here: each function in a directory of its name in `template.yaml`.
 pub(crate) fn build_dir() -> PathBuf {
-    crate::home().join("sam")
+    crate::home().join("stack")
 }
 
-fn template() -> PathBuf {
-    build_dir().join("template.yaml")
+/// Where SAM builds it.
+pub(crate) fn release_dir() -> PathBuf {
+    crate::home().join("sam")
 }
 
 fn log(name: &str) -> PathBuf {

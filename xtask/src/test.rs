@@ -1,5 +1,6 @@
-//! Every test: those that need only cargo, the checks that compile nothing, the fuzz targets, the cache algebra and retention on the real
-//! builder, then what is deployed, then the story on the real builder, and lives in a storm.
+//! The tests: those that need only cargo, the checks that compile nothing, the cache algebra and retention on the real builder, then the
+//! demo's story and what is deployed. `--full` adds what is costly: fuzzing, the functions as they are released, one of them on arm64, the
+//! documentation's commands, lives in a storm, and more of each random test.
 
 use std::env;
 use std::path::PathBuf;
@@ -10,14 +11,20 @@ use anyhow::{Context as _, ensure};
 
 use crate::{arm64, check, commands, demo, deployed, fuzz, stack, storm, tools};
 
+/// How often the random tests on a builder are done in a run that is not `--full`; otherwise they say themselves.
+const FEWER: [(&str, &str); 2] = [("STOKER_AGAIN", "4"), ("STOKER_ROUNDS", "25")];
+
 /// What the tests can be asked.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Only what needs no tools but cargo: units, properties, stories
     #[arg(long)]
     fast: bool,
-    /// Only the functions for arm64: all of them are built, and run under emulation
+    /// The costly tests, too: fuzzing, the released functions, arm64, the documentation's commands, lives in a storm
     #[arg(long, conflicts_with = "fast")]
+    full: bool,
+    /// Only the functions for arm64: all of them are built, and run under emulation
+    #[arg(long, conflicts_with_all = ["fast", "full"])]
     arm64: bool,
     /// Only what needs a builder: caches, retention and the demo's story, with the engine that `docker` reaches
     #[arg(long, conflicts_with_all = ["fast", "arm64"])]
@@ -26,81 +33,103 @@ pub(crate) struct Args {
 
 /// Runs the tests.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    let begun = Instant::now();
+    let mut run = Run { begun: Instant::now(), stage: None, failed: Vec::new() };
     if args.arm64 {
-        println!("== the functions for arm64");
+        run.stage("the functions for arm64");
         arm64::add_target()?;
         return arm64::check(true);
     }
-    if args.builder {
-        println!("== the cache algebra and retention on a real builder");
-        on_a_builder()?;
-        println!("== the demo's story");
-        let (stage, report, builder) = demo::stage_and_tell(Some(demo::Builder::Docker), false)?;
-        stage.site.world.stop()?;
-        report.print(builder);
-        println!("the tests with a builder took {} s", begun.elapsed().as_secs());
-        return ended(&report.failed());
-    }
-    println!("== units, properties, stories");
-    let status = cargo_test().args(["--workspace", "--quiet"]).status();
-    ensure!(status.context("cannot run cargo")?.success(), "cargo test failed");
-    println!("   {} s", begun.elapsed().as_secs());
-    if args.fast {
-        println!(
-            "SKIPPED, as --fast asks: checks, fuzzing, the deployed stack, arm64, and what needs a builder"
-        );
-        return Ok(());
+    if !args.builder {
+        run.stage("units, properties, stories");
+        let status = cargo_test().args(["--workspace", "--quiet"]).status();
+        ensure!(status.context("cannot run cargo")?.success(), "cargo test failed");
+        if args.fast {
+            println!("LEFT OUT, as --fast asks: checks, the deployed stack, and what needs a builder");
+            return run.end();
+        }
+        run.stage("what is checked without compiling");
+        check::without_compiling()?;
+        if args.full {
+            run.stage("the parsers, fuzzed for a minute each");
+            fuzz::run(&fuzz::Args::a_minute())?;
+        }
     }
 
-    println!("== what is checked without compiling");
-    check::without_compiling()?;
+    run.stage("the cache algebra and retention on a real builder");
+    on_a_builder(args.full)?;
 
-    println!("== the parsers, fuzzed for a minute each");
-    fuzz::run(&fuzz::Args::a_minute())?;
-
-    println!("== the cache algebra and retention on a real builder");
-    on_a_builder()?;
-
-    println!("== the built functions");
-    stack::build()?;
-    deployed::check_binaries()?;
-
-    println!("== a function for arm64");
-    match arm64::add_target() {
-        Ok(()) => arm64::check(false)?,
-        Err(error) => println!("SKIPPED: a function for arm64 ({error:#})"),
+    if args.full && !args.builder {
+        run.stage("the functions as they are released");
+        stack::build_for_release()?;
+        deployed::check_binaries()?;
+        run.stage("a function for arm64");
+        match arm64::add_target() {
+            Ok(()) => arm64::check(false)?,
+            Err(error) => println!("SKIPPED: a function for arm64 ({error:#})"),
+        }
     }
 
-    println!("== the demo's story");
-    let (mut stage, report, builder) = demo::stage_and_tell(None, false)?;
-    let deployed = deployed::check(&stage).and_then(|mut failed| {
-        failed.extend(commands::check(&mut stage)?);
-        Ok(failed)
-    });
+    run.stage("the demo's story");
+    let wanted = args.builder.then_some(demo::Builder::Docker);
+    let (mut stage, report, builder) = demo::stage_and_tell(wanted, false)?;
+    let deployed = if args.builder { Ok(Vec::new()) } else { deployed(&mut stage, args.full, &mut run) };
     stage.site.world.stop()?;
     report.print(builder);
-    let mut failed = report.failed();
-    failed.extend(deployed?);
+    run.failed.extend(report.failed());
+    run.failed.extend(deployed?);
 
-    println!("== a few lives in a storm");
-    failed.extend(storm::check()?);
+    if args.full && !args.builder {
+        run.stage("a few lives in a storm");
+        run.failed.extend(storm::check()?);
+    }
     if builder == demo::Builder::Simulated {
         println!(
             "SKIPPED: the story on a real builder, as no Docker engine answers that can export a registry cache"
         );
         // Elsewhere that may be so; CI has an engine, and a CI that skips the heart of the matter is broken.
         if env::var_os("CI").is_some() {
-            failed.push("CI has no Docker engine".to_owned());
+            run.failed.push("CI has no Docker engine".to_owned());
         }
     }
-    println!("all tests took {} s", begun.elapsed().as_secs());
-    ended(&failed)
+    if !args.full && !args.builder {
+        println!(
+            "LEFT to --full: fuzzing, the functions as they are released, arm64, the documentation's commands, a storm"
+        );
+    }
+    run.end()
 }
 
-fn ended(failed: &[String]) -> anyhow::Result<()> {
-    ensure!(failed.is_empty(), "{}", failed.join("; "));
-    Ok(())
+/// The deployed stack after the story; answers what did not hold.
+fn deployed(stage: &mut demo::Stage, full: bool, run: &mut Run) -> anyhow::Result<Vec<String>> {
+    run.stage("the deployed stack");
+    let mut failed = deployed::check(stage)?;
+    if full {
+        run.stage("the documentation's commands");
+        failed.extend(commands::check(stage)?);
+    }
+    Ok(failed)
+}
+
+/// A run: how long it and its stages take, and what did not hold.
+struct Run {
+    begun: Instant,
+    stage: Option<Instant>,
+    failed: Vec<String>,
+}
+
+impl Run {
+    fn stage(&mut self, what: &str) {
+        if let Some(begun) = self.stage.replace(Instant::now()) {
+            println!("   {} s", begun.elapsed().as_secs());
+        }
+        println!("== {what}");
+    }
+
+    fn end(self) -> anyhow::Result<()> {
+        println!("the tests took {} s", self.begun.elapsed().as_secs());
+        ensure!(self.failed.is_empty(), "{}", self.failed.join("; "));
+        Ok(())
+    }
 }
 
 fn cargo_test() -> Command {
@@ -110,9 +139,12 @@ fn cargo_test() -> Command {
 }
 
 /// Merged and pruned caches against `BuildKit` and registries that others wrote, then builds beside retention.
-fn on_a_builder() -> anyhow::Result<()> {
+fn on_a_builder(full: bool) -> anyhow::Result<()> {
     tools::install()?;
     let mut command = cargo_test();
+    if !full {
+        command.envs(FEWER.into_iter().filter(|(name, _)| env::var_os(name).is_none()));
+    }
     tools::without_aws_settings(&mut command)
         // With all packages, as before: what they share is then compiled already.
         .args(["--workspace", "--quiet", "--test", "builder"])

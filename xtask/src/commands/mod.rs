@@ -43,7 +43,6 @@ struct Place {
 /// Runs them all; answers what did not hold.
 pub(crate) fn check(stage: &mut Stage) -> anyhow::Result<Vec<String>> {
     let begun = Instant::now();
-    println!("== the documentation's commands");
     let told = read::all()?;
     let mut ways = Vec::new();
     let mut failed = Vec::new();
@@ -237,7 +236,7 @@ impl Place {
         for file in ["policy/stoker.yaml", "samconfig.toml", "template.yaml"] {
             fs::copy(crate::root().join(file), dir.join(file))?;
         }
-        let mut script = format!("{STACK_PRELUDE}built={}\n", stack::build_dir().display());
+        let mut script = format!("{STACK_PRELUDE}built={}\n", stack::release_dir().display());
         for (nth, (command, then)) in STACK.iter().enumerate() {
             script.push_str(&step(nth, command));
             script.push_str(&step(nth, then));
