@@ -42,6 +42,7 @@ fn check_values(project: &Project) {
     assert!(builds.on_push || !builds.on_pull_request.is_empty());
     assert!(project.warm.refresh.is_none_or(|every| every >= MINIMUM_REFRESH));
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "._:/@=,+-".contains(c);
+    assert!(project.builder_image.chars().all(is_plain));
     assert!(project.more_sources.len() <= 4);
     assert!(project.more_sources.iter().all(|source| source.chars().all(is_plain)));
     let branch = project.default_branch();

@@ -35,6 +35,8 @@ pub mod variable {
     pub const REFS: &str = "STOKER_CACHE_REFS";
     /// (*) The reference to export to; absent for a build that must not write.
     pub const EXPORT_REF: &str = "STOKER_EXPORT_REF";
+    /// The flags for `docker buildx create`: a builder that exports registry caches, of the BuildKit that the policy names.
+    pub const BUILDER: &str = "STOKER_BUILDER_FLAGS";
     /// A file for `docker buildx bake --file`: the caches of every target. Absent where it would be too large for a variable.
     pub const BAKE: &str = "STOKER_BAKE";
     /// The build's line.
@@ -308,6 +310,7 @@ impl Handout {
             self.parts.iter().filter_map(|part| part.export.as_ref()).map(Tag::as_str).collect();
         let merged: Vec<&str> =
             self.merged.iter().rev().take(MAX_COMMITS).rev().map(Commit::as_str).collect();
+        say(variable::BUILDER, Some(builder_flags(project)));
         say(variable::LINE, Some(self.line.to_string()));
         say(variable::TRUST, Some(Trust::of(&self.line).to_string()));
         say(variable::READS, Some(reads.join(" ")));
@@ -321,6 +324,12 @@ impl Handout {
         say(variable::BASES, self.bases.clone());
         environment
     }
+}
+
+/// The flags by which a build makes its builder.
+#[must_use]
+pub fn builder_flags(project: &Project) -> String {
+    format!("--driver docker-container --driver-opt image={}", project.builder_image)
 }
 
 /// What a target reads and writes, in BuildKit's words and as plain references.
@@ -486,6 +495,18 @@ mod tests {
         let bake: serde_json::Value = serde_json::from_str(&environment[variable::BAKE]).unwrap();
         let from = format!("type=registry,ref={main}");
         assert_eq!(bake, json!({"target": {"default": {"cache-from": [from], "cache-to": [to]}}}));
+    }
+
+    #[test]
+    fn the_policy_says_what_builders_are_made_of() {
+        let of = |keys: &str| {
+            let project = project(keys);
+            environment(&handout(&project), &project).remove(variable::BUILDER).unwrap()
+        };
+        let flags = "--driver docker-container --driver-opt image=";
+        assert_eq!(of(""), format!("{flags}{}", crate::policy::DEFAULT_BUILDER_IMAGE));
+        let own = of(", builder: {image: 'mirror.example:5000/buildkit:v0.13.2'}");
+        assert_eq!(own, format!("{flags}mirror.example:5000/buildkit:v0.13.2"));
     }
 
     #[test]

@@ -353,6 +353,21 @@ impl Ci {
     }
 }
 
+impl Ci {
+    /// How it makes its builder with this answer, or without any; Finch and Earthly make none.
+    fn builder(self, answer: Option<&BTreeMap<String, String>>) -> Option<Vec<String>> {
+        let end: &[&str] = match self {
+            Self::Finch | Self::Earthly => return None,
+            // A builder cannot be made of the TLS variables that it comes with.
+            Self::GitLab => &["stoker"],
+            _ => &[],
+        };
+        let flags = answer.and_then(|answer| answer.get("STOKER_BUILDER_FLAGS")).map_or("", String::as_str);
+        let words = ["docker", "buildx", "create", "--use"].into_iter().chain(flags.split_whitespace());
+        Some(words.chain(end.iter().copied()).map(str::to_owned).collect())
+    }
+}
+
 // --------------------------------------------------------------------------------------------------------- running
 
 /// What the function does when it is asked.
@@ -385,6 +400,15 @@ impl Ran {
         let builds: Vec<&Vec<String>> = self.calls.iter().filter(is_build).collect();
         assert_eq!(builds, [self.calls.last().expect("a call")]);
         builds[0]
+    }
+
+    /// The command that makes the builder, if there is one.
+    fn builder(&self) -> Option<Vec<String>> {
+        let is_create = |call: &&Vec<String>| call[1] == "buildx" && call[2] == "create";
+        let mut creates = self.calls.iter().filter(is_create);
+        let create = creates.next().cloned();
+        assert!(creates.next().is_none(), "one is enough");
+        create
     }
 }
 
@@ -535,6 +559,7 @@ async fn told(world: &World, ci: Ci, cause: Cause<'_>) -> Option<(Ran, Option<BT
     assert_eq!(question, expected, "{ci:?}, {cause:?}");
     let environment = answer.map(|answer| answer.environment);
     assert_eq!(ran.build(), ci.command(environment.as_ref()), "{ci:?}, {cause:?}");
+    assert_eq!(ran.builder(), ci.builder(environment.as_ref()), "{ci:?}, {cause:?}");
     Some((ran, environment))
 }
 
@@ -552,7 +577,7 @@ fn every_snippet_of_the_document_is_known_here() {
         let times = if ci == Ci::CodePipeline { 2 } else { 1 };
         known.extend(vec![(ci.heading().to_owned(), language.to_owned()); times]);
     }
-    known.push(("docker buildx bake".to_owned(), "sh".to_owned()));
+    known.extend(["docker buildx bake", "The builder"].map(|heading| (heading.to_owned(), "sh".to_owned())));
     assert_eq!(found, known);
 }
 
@@ -678,6 +703,7 @@ fn every_snippet_for_sh_is_one_for_dash_and_for_bash() {
         for shell in ["dash", "bash"] {
             let ran = run_in(&[shell, "-eu"], ci, &told, Function::Says("{}"));
             assert_eq!(ran.build(), ci.command(None), "{ci:?} in {shell}");
+            assert_eq!(ran.builder(), ci.builder(None), "{ci:?} in {shell}");
         }
     }
 }
@@ -685,12 +711,17 @@ fn every_snippet_for_sh_is_one_for_dash_and_for_bash() {
 #[test]
 fn a_build_that_stoker_started_does_not_ask() {
     for ci in [Ci::CodeBuild, Ci::CodePipeline] {
-        let handed =
-            [("STOKER_LINE", "main".to_owned()), ("STOKER_CACHE_FLAGS", "--cache-from x".to_owned())];
+        let handed = [
+            ("STOKER_LINE", "main"),
+            ("STOKER_CACHE_FLAGS", "--cache-from x"),
+            ("STOKER_BUILDER_FLAGS", "--driver x"),
+        ];
+        let handed = handed.map(|(name, value)| (name, value.to_owned()));
         let ran = run(ci, &handed, Function::Says(ERROR));
         assert!(ran.question.is_none());
         let environment = BTreeMap::from(handed.map(|(name, value)| (name.to_owned(), value)));
         assert_eq!(ran.build(), ci.command(Some(&environment)));
+        assert_eq!(ran.builder(), ci.builder(Some(&environment)));
     }
 }
 
@@ -734,6 +765,38 @@ async fn what_a_codebuild_build_exports_promotes_its_branch() {
         world.end(&id, BuildStatus::Succeeded, &head);
         world.settle().await;
         assert_eq!(world.line("branch/feature-b").is_some(), is_its_branch, "{version}");
+    }
+}
+
+#[test]
+fn a_builder_is_of_the_policys_buildkit_in_every_shell() {
+    let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).unwrap();
+    let spec = readme.split("```yaml\n").nth(1).unwrap().split("```").next().unwrap();
+    let spec = yaml(&format!("\n{spec}").replace("\n   ", "\n"));
+    let of_readme =
+        lines(&spec["phases"]["pre_build"]["commands"]) + &lines(&spec["phases"]["build"]["commands"]);
+    let given = "--driver docker-container --driver-opt image=a.b/c:v1";
+    let mirror = "--driver-opt image=registry.example/moby/buildkit:v0.25.2";
+    let words =
+        |command: &str| command.split_whitespace().map(|word| format!("{word}\n")).collect::<String>();
+    let create = |flags: &str| words(&format!("docker buildx create --use {flags}"));
+    let build = words("docker buildx build -t app --push .");
+    let without_hub = snippet("The builder", "sh");
+    for shell in ["dash", "bash"] {
+        for (script, flags, called) in [
+            (&of_readme, Some(given), create(given) + &build),
+            (&of_readme, None, create("") + &build),
+            (&without_hub, Some(given), create(given)),
+            (&without_hub, None, create(mirror)),
+        ] {
+            let script = format!("docker() {{ printf '%s\\n' docker \"$@\"; }}\n{script}");
+            let mut command = Command::new(shell);
+            command.args(["-e", "-c", &script]).env("IMAGE", "app").env_remove("STOKER_BUILDER_FLAGS");
+            command.env_remove("STOKER_CACHE_FLAGS").envs(flags.map(|flags| ("STOKER_BUILDER_FLAGS", flags)));
+            let output = command.output().unwrap();
+            assert!(output.status.success(), "{shell}: {script}");
+            assert_eq!(String::from_utf8(output.stdout).unwrap(), called, "{shell}: {script}");
+        }
     }
 }
 

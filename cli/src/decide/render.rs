@@ -1,5 +1,7 @@
 //! The answer as people read it.
 
+use stoker::handout::variable;
+
 use super::lookup::{Handed, Look, Looked};
 use super::{Report, Told};
 use crate::text::{Align, plain, plain_whole, table};
@@ -56,6 +58,9 @@ fn handed(build: &Handed, offline: bool) -> String {
     text += &format!("  reads from  {}\n", build.reads_from);
     if build.targets.iter().any(|target| target.exports_to.is_some()) {
         text += &format!("  writes to   {}\n", build.writes_to);
+    }
+    if let Some(flags) = build.environment.get(variable::BUILDER) {
+        text += &format!("  builder     {flags}\n");
     }
     if let Some(left_out) = build.left_out {
         text += &format!("  left out    {left_out}\n");

@@ -1,13 +1,13 @@
 //! What a buildspec does, as far as it can be told from its text: it is shell in YAML, and hostile.
 
+use stoker::handout::variable;
 use stoker::policy::Project;
 
 use super::{Finding, commands};
 use crate::text::plain;
 
-/// What the documents show: a builder that exports registry caches, of a BuildKit that the tests run.
-const CREATE: &str =
-    "docker buildx create --use --driver docker-container --driver-opt image=moby/buildkit:v0.25.2";
+/// What the documents show: a builder that exports registry caches, of the BuildKit that the policy names.
+const CREATE: &str = "docker buildx create --use $STOKER_BUILDER_FLAGS";
 /// CodeBuild takes shorter ones only.
 const LONGEST: usize = 256 * 1024;
 /// BuildKit writes a cache as an image manifest, which is all that ECR takes, from this version on.
@@ -66,7 +66,7 @@ pub(super) fn check(project: &Project, buildspec: Option<&str>, image: &str, is_
     if inline.len() > LONGEST {
         return vec![Finding::unknown("buildspec", "it is too long to be read", "look at it yourself")];
     }
-    let seen = Seen::read(&commands::text(inline));
+    let seen = Seen::read(&commands::text(inline), &project.builder_image);
     if let Some(finding) = buildctl(&seen) {
         return vec![finding];
     }
@@ -254,7 +254,8 @@ fn exported(project: &Project, seen: &Seen, is_forks: bool) -> Option<Finding> {
 }
 
 impl Seen {
-    fn read(text: &str) -> Self {
+    /// `image` is what `$STOKER_BUILDER_FLAGS` has builders made of.
+    fn read(text: &str, image: &str) -> Self {
         let lines = text.lines().map(str::trim_end).filter(|line| {
             let line = line.trim_start().trim_start_matches("- ").trim_start();
             !line.starts_with('#')
@@ -270,6 +271,9 @@ impl Seen {
             seen.learn(&words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>());
         }
         seen.text = text;
+        if seen.makes_builder && seen.version.is_none() && seen.names(variable::BUILDER) {
+            seen.version = tag_of(image);
+        }
         seen
     }
 
@@ -290,9 +294,7 @@ impl Seen {
                 "--driver" if self.makes_builder => self.driver = Some(value.to_owned()),
                 "--driver-opt" if self.makes_builder => {
                     let image = value.split(',').find_map(|option| option.strip_prefix("image="));
-                    let version =
-                        image.and_then(|image| image.rsplit_once(':')).map(|(_, tag)| tag.to_owned());
-                    self.version = version.or(self.version.take());
+                    self.version = image.and_then(tag_of).or(self.version.take());
                 }
                 "--cache-from" | "--cache-to" if !value.contains("STOKER_") => {
                     self.by_hand.push((*word).to_owned());
@@ -311,6 +313,11 @@ impl Seen {
             !before && !after
         })
     }
+}
+
+/// The tag of an image, or the digest that pins it.
+fn tag_of(image: &str) -> Option<String> {
+    image.rsplit_once(':').map(|(_, tag)| tag.to_owned())
 }
 
 /// Whether a tag of BuildKit's image is of a version too old; tags that are no versions are as new as can be.
@@ -437,6 +444,10 @@ mod tests {
             let create = format!("{CREATE} --driver-opt network=host,image={image}");
             assert_eq!(states(&app, &spec(&[&create, BUILD]), false), builder(state), "{image}");
         }
+        let of_policy = project("    builder: { image: \"mirror.example/buildkit:v0.11.6\" }\n");
+        assert_eq!(states(&of_policy, &spec(&[CREATE, BUILD]), false), builder(State::Wrong));
+        let by_digest = project(&format!("    builder: {{ image: \"a.b/c@sha256:{}\" }}\n", "a".repeat(64)));
+        assert_eq!(states(&by_digest, &spec(&[CREATE, BUILD]), false), ALL_OK);
         let newest = "docker buildx create --use --driver docker-container";
         assert_eq!(states(&app, &spec(&[newest, BUILD]), false), builder(State::Warn));
         let theirs = "docker buildx create --use --driver remote tcp://127.0.0.1:1234";

@@ -149,8 +149,7 @@ mod tests {
         found.iter().map(|finding| (finding.check, finding.state)).collect()
     }
 
-    const CREATE: &str =
-        "docker buildx create --use --driver docker-container --driver-opt image=moby/buildkit:v0.25.2\n";
+    const CREATE: &str = "docker buildx create --use $STOKER_BUILDER_FLAGS\n";
     const BUILD: &str = "docker buildx build $STOKER_CACHE_FLAGS -t $IMAGE --push .\n";
 
     #[test]

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
+use stoker::handout::variable;
 use stoker::names::{CacheRepository, ProjectName, Repository};
 use stoker::policy::{ForkBuilds, Project};
 
@@ -127,7 +128,7 @@ pub(super) fn check(
     let mut findings = vec![environment(name, described)];
     findings.extend(buildspec::check(project, described.buildspec.as_deref(), &described.image, *is_forks));
     findings.extend(buildx(name, described));
-    findings.extend(network(described));
+    findings.extend(network(project, described));
     findings.extend(docker_server(name, described));
     findings.extend(batch(project, described));
     findings.push(source(project, described));
@@ -202,15 +203,19 @@ fn buildx(name: &ProjectName, described: &Described) -> Option<Finding> {
 }
 
 /// What a builder is made of is pulled, which a closed network may not let through.
-fn network(described: &Described) -> Option<Finding> {
-    let image = described.buildspec.as_deref().and_then(|spec| spec.split("image=").nth(1));
+fn network(project: &Project, described: &Described) -> Option<Finding> {
+    let spec = described.buildspec.as_deref().unwrap_or_default();
+    let image = spec
+        .split("image=")
+        .nth(1)
+        .or_else(|| spec.contains(variable::BUILDER).then_some(project.builder_image.as_str()));
     let host = image.and_then(|image| image.split('/').next()).unwrap_or_default();
     let is_elsewhere = host.contains('.') && !host.contains(char::is_whitespace) && host != "docker.io";
     (described.has_vpc && !is_elsewhere).then(|| {
         Finding::unknown(
             "network",
             "builds run in a VPC, and `docker buildx create` pulls moby/buildkit from Docker Hub",
-            "see that Docker Hub can be reached from there; else push the image to ECR and name it: --driver-opt image=...",
+            "see that Docker Hub can be reached from there; else push the image to ECR and name it as `builder.image` in the policy",
         )
     })
 }
@@ -574,7 +579,7 @@ mod tests {
     use super::super::{Missing, State, projects};
     use super::*;
 
-    const SPEC: &str = "version: 0.2\nphases:\n  build:\n    commands:\n      - docker buildx create --use --driver docker-container --driver-opt image=moby/buildkit:v0.25.2\n      \
+    const SPEC: &str = "version: 0.2\nphases:\n  build:\n    commands:\n      - docker buildx create --use $STOKER_BUILDER_FLAGS\n      \
                         - docker buildx build $STOKER_CACHE_FLAGS .\n";
 
     fn project(keys: &str) -> Project {
@@ -673,10 +678,13 @@ mod tests {
         };
         assert_eq!(settings("", with_buildx), []);
         assert_eq!(settings("", |of| of.has_vpc = true), [("network", Unknown)]);
-        let from_ecr = SPEC.replace("image=", "image=123456789012.dkr.ecr.eu-west-1.amazonaws.com/");
+        let in_ecr = "123456789012.dkr.ecr.eu-west-1.amazonaws.com/buildkit:v0.25.2";
+        let by_policy = format!("    builder: {{ image: \"{in_ecr}\" }}\n");
+        assert_eq!(settings(&by_policy, |of| of.has_vpc = true), []);
+        let by_hand = SPEC.replace("$STOKER_BUILDER_FLAGS", &format!("--driver-opt image={in_ecr}"));
         let in_vpc = |of: &mut Described| {
             of.has_vpc = true;
-            of.buildspec = Some(from_ecr.clone());
+            of.buildspec = Some(by_hand.clone());
         };
         assert_eq!(settings("", in_vpc), []);
         assert_eq!(settings("", |of| of.has_batch = true), [("batch", Unknown)]);

@@ -19,7 +19,7 @@ const SPEC: &str = "version: 0.2
 phases:
   build:
     commands:
-      - docker buildx create --use --driver docker-container --driver-opt image=moby/buildkit:v0.25.2
+      - docker buildx create --use $STOKER_BUILDER_FLAGS
       - docker buildx build $STOKER_CACHE_FLAGS -t $IMAGE --push .
 ";
 const SAFETY_NET: &str = r#"{"rules": [
@@ -305,7 +305,7 @@ async fn each_defect_of_projects_is_told_by_its_own_check_alone() {
             of_project(
                 "app",
                 "/source/buildspec",
-                json!(SPEC.replace("docker buildx create --use --driver docker-container --driver-opt image=moby/buildkit:v0.25.2", "true")),
+                json!(SPEC.replace("docker buildx create --use $STOKER_BUILDER_FLAGS", "true")),
             ),
             "project app: builder wrong",
         ),

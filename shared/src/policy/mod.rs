@@ -23,6 +23,7 @@ use wildmatch::WildMatch;
 use crate::event::Change;
 use crate::names::{Branch, CacheRepository, Line, Platform, ProjectName, Repository, Scope, TargetName};
 pub use document::{MAX_BYTES, MAX_INDENT, Mistake, Mistakes};
+pub use settings::DEFAULT_BUILDER_IMAGE;
 pub use values::{MAXIMUM_DURATION, MINIMUM_DURATION, MINIMUM_LEASE, MINIMUM_REFRESH};
 
 use pattern::{Names, Template};
@@ -56,6 +57,8 @@ pub struct Project {
     pub builds: Builds,
     /// What builds write.
     pub export: Export,
+    /// The image of BuildKit that builders are made of: characters that mean nothing to a shell, and no `,`.
+    pub builder_image: String,
     /// More caches that every build is handed after its own, as values of `--cache-from`. They are as trusted as main.
     pub more_sources: Vec<String>,
     /// What a merge does to main's cache.
@@ -414,6 +417,7 @@ struct Settings {
     /// `builds.forks.project`, which may hold `{project}`.
     fork_project: Option<Template>,
     export: Export,
+    builder_image: String,
     more_sources: Vec<String>,
     promotion: Promotion,
     line_budget: Option<u64>,
@@ -457,6 +461,7 @@ impl Rule {
                 ..self.settings.builds.clone()
             },
             export: self.settings.export,
+            builder_image: self.settings.builder_image.clone(),
             more_sources: self.settings.more_sources.clone(),
             promotion: self.settings.promotion,
             line_budget: self.settings.line_budget,

@@ -13,6 +13,8 @@ use super::{
 use crate::event::Change;
 use crate::names::{Platform, TargetName};
 
+/// What builders are made of where a policy names nothing else: a BuildKit that the tests build with.
+pub const DEFAULT_BUILDER_IMAGE: &str = "moby/buildkit:v0.25.2";
 /// Most targets of a project, each platform of each counted.
 const MAX_TARGETS: usize = 100;
 /// Most caches of others: each costs every build a request.
@@ -25,6 +27,7 @@ pub(super) const SETTINGS: &[&str] = &[
     "targets",
     "builds",
     "export",
+    "builder",
     "more-sources",
     "promotion",
     "line-budget",
@@ -50,6 +53,7 @@ pub(super) const BUILDS: &[&str] = &[
 ];
 pub(super) const FORKS: &[&str] = &["build", "project", "approvers"];
 pub(super) const EXPORT: &[&str] = &["builds", "mode", "compression"];
+pub(super) const BUILDER: &[&str] = &["image"];
 pub(super) const WARM: &[&str] = &["after-merge", "stale-after", "refresh", "base-images"];
 pub(super) const RETENTION: &[&str] = &[
     "mode",
@@ -91,6 +95,7 @@ pub(super) fn built_in() -> Result<Settings, String> {
         },
         fork_project: None,
         export: Export { builds: ExportBuilds::All, mode: CacheMode::Max, compression: None },
+        builder_image: DEFAULT_BUILDER_IMAGE.to_owned(),
         more_sources: Vec::new(),
         promotion: Promotion::Merged,
         line_budget: None,
@@ -135,6 +140,8 @@ pub(super) fn settings(fields: &Fields<'_>, mut base: Settings, found: &mut Vec<
     export.set("builds", values::export_builds, &mut base.export.builds, found);
     export.set("mode", values::cache_mode, &mut base.export.mode, found);
     export.set("compression", values::compression, &mut base.export.compression, found);
+    let builder = fields.section("builder", BUILDER, found);
+    builder.set("image", values::builder_image, &mut base.builder_image, found);
     fields.set_list("more-sources", MAX_SOURCES, values::more_source, &mut base.more_sources, found);
     fields.set("promotion", values::promotion, &mut base.promotion, found);
     fields.set("line-budget", values::line_budget, &mut base.line_budget, found);

@@ -130,6 +130,7 @@ fn what_a_document_leaves_out_has_the_built_in_value() {
             forks: Forks { build: ForkBuilds::None, project: None, approvers: Vec::new() },
         },
         export: Export { builds: ExportBuilds::All, mode: CacheMode::Max, compression: None },
+        builder_image: "moby/buildkit:v0.25.2".to_owned(),
         more_sources: Vec::new(),
         promotion: Promotion::Merged,
         line_budget: None,
@@ -669,6 +670,7 @@ const EVERY_SETTING: &str = r#"
     superseded: stop
     forks: { build: after-approval, project: "{project}-forks", approvers: ["49699333", "557058:0-ABCD"] }
   export: { builds: main, mode: min, compression: zstd }
+  builder: { image: "mirror.example:5000/moby/buildkit:v0.13.2" }
   more-sources:
     - type=registry,ref=example.com/app:latest
     - localhost:5000/team/app
@@ -725,6 +727,7 @@ fn project_with_every_setting() -> Project {
             mode: CacheMode::Min,
             compression: Some(Compression::Zstd),
         },
+        builder_image: "mirror.example:5000/moby/buildkit:v0.13.2".to_owned(),
         more_sources: vec![
             "type=registry,ref=example.com/app:latest".to_owned(),
             "type=registry,ref=localhost:5000/team/app".to_owned(),
@@ -1361,6 +1364,37 @@ fn more_sources_are_images_of_registries() {
         mistake_in_defaults("more-sources: [a.b/a, a.b/b, a.b/c, a.b/d, a.b/e]"),
         "more-sources: 5 entries, more than 4"
     );
+}
+
+#[test]
+fn attack_a_builders_image_is_an_image_and_nothing_for_a_shell() {
+    let wrong = |text: &str| {
+        let found = mistake_in_defaults(&format!("builder: {{ image: '{text}' }}"));
+        found.strip_prefix("builder.image: ").unwrap().to_owned()
+    };
+    for text in
+        ["a/b:1;id", "$(id)", "`id`", "a/b:1 --x", "a:1,network=host", "a:1=b", "a\\b:1", "a*:1", "é:1"]
+    {
+        assert!(wrong(text).contains(" has more in it than letters, digits and `._:/@+-`: write"), "{text}");
+    }
+    for text in ["", "-a:1", "--a:1", "a//b:1", "A/b:1", "a:", "a.b:port/c:1", "a@sha256:1", ":1", "/a:1"] {
+        assert!(wrong(text).contains(" is no image in a registry: write"), "{text}");
+    }
+    for text in ["moby/buildkit", "a.b:5000/c", "moby/buildkit:latest"] {
+        assert!(wrong(text).contains(" names no version: write"), "{text}");
+    }
+    assert!(wrong(&format!("a.b/{}:1", "c".repeat(510))).contains("is too long: at most 512 characters"));
+    let digest = format!("a.b/c@sha256:{}", "a".repeat(64));
+    for text in [
+        "buildkit:1",
+        "moby/buildkit:buildx-stable-1",
+        "h:1/c:2",
+        "localhost/c:1",
+        "a.b/c/d:v1.0_x-y",
+        &digest,
+    ] {
+        policy(&format!("version: 1\ndefaults: {{ builder: {{ image: '{text}' }} }}"));
+    }
 }
 
 #[test]

@@ -414,6 +414,29 @@ pub(super) fn more_source(text: &str) -> Result<String, String> {
     Ok(format!("type=registry,ref={reference}"))
 }
 
+/// An image that builders are made of. A tag or a digest pins it: `latest` would be another BuildKit one morning.
+pub(super) fn builder_image(text: &str) -> Result<String, String> {
+    let form = "write an image with its tag, such as `moby/buildkit:v0.25.2` or `registry.example:5000/buildkit:v0.25.2`";
+    if !text.chars().all(|c| c.is_ascii_alphanumeric() || "._:/@+-".contains(c)) {
+        return Err(format!("`{}` has more in it than {REFERENCE}: {form}", shown(text)));
+    }
+    if text.len() > MAX_TEXT {
+        return Err(format!("`{}` is too long: at most {MAX_TEXT} characters", shown(text)));
+    }
+    // Docker takes what has no host for an image of Docker Hub's.
+    let on_hub = format!("docker.io/{text}");
+    if !is_reference(text) && !is_reference(&on_hub) {
+        return Err(format!("`{}` is no image in a registry: {form}", shown(text)));
+    }
+    let (name, digest) = text.split_once('@').map_or((text, None), |(name, digest)| (name, Some(digest)));
+    let is_tagged =
+        name.rsplit('/').next().is_some_and(|last| last.contains(':') && !last.ends_with(":latest"));
+    if digest.is_none() && !is_tagged {
+        return Err(format!("`{}` names no version: {form}", shown(text)));
+    }
+    Ok(text.to_owned())
+}
+
 /// Whether this is `host/name`, `host/name:tag`, `host/name@digest` or both.
 fn is_reference(text: &str) -> bool {
     let (image, digest) = text.split_once('@').map_or((text, None), |(image, digest)| (image, Some(digest)));

@@ -29,6 +29,11 @@ use Way::{Chore, Elsewhere, Ends, Modelled, Named, Run, Stack, Target, With};
 /// follows. The first row that matches counts, and a row that matches nothing is a mistake.
 pub(super) const ROWS: &[(&str, &str, Way)] = &[
     ("docs/ci.md", "printf %s *", Elsewhere("tests/stories/snippets.rs", "\"docker buildx bake\"")),
+    (
+        "docs/ci.md",
+        "docker buildx create --use ${*",
+        Elsewhere("tests/stories/snippets.rs", "\"The builder\""),
+    ),
     ("docs/ci.md", "REGISTRY=*", Elsewhere("tests/stories/snippets.rs", "docs/ci.md")),
     (
         "README.md",
