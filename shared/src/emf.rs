@@ -1,14 +1,17 @@
-//! CloudWatch's embedded metric format: a line of JSON on standard output becomes metrics. All of Stoker's are named here;
+//! What the functions measure: a line of JSON on standard output for each record. All numbers are named here;
 //! `docs/metrics.md` is the same as a table, and a test compares them.
 //!
-//! Every metric is there for the whole stack, which is what alarms watch, and by its own dimensions beside it. Two stacks of
-//! one account never count into the same metric.
+//! CloudWatch bills a metric by the set of its dimensions, and a line of the log by its bytes. So every number is in the
+//! log, where Logs Insights adds it up by project, line or repository, and only what alarms and trends need becomes a
+//! metric as well, by CloudWatch's embedded metric format: of the whole stack, and two of each project.
 
 use std::sync::OnceLock;
 
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use strum::{IntoStaticStr, VariantArray};
+
+use crate::policy::Policy;
 
 /// The namespace of all of Stoker's metrics.
 pub const NAMESPACE: &str = "Stoker";
@@ -24,6 +27,19 @@ pub enum Unit {
     Milliseconds,
     /// Seconds.
     Seconds,
+    /// Parts of a hundred.
+    Percent,
+}
+
+/// Where a number goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reach {
+    /// Into the log only.
+    Log,
+    /// It is a metric of the whole stack, too.
+    Stack,
+    /// It is a metric of the stack, and one of each project where those are wanted.
+    Project,
 }
 
 impl Unit {
@@ -59,6 +75,8 @@ pub enum Metric {
     StepsReused,
     /// Steps that a build ran.
     StepsBuilt,
+    /// The part of a build's steps that came out of the cache.
+    CacheHitRate,
     /// By how much a build was shorter than one that found nothing in the cache.
     SecondsSaved,
     /// Bytes of layers that a build took from the cache.
@@ -110,19 +128,38 @@ impl Metric {
             | Self::BytesFreed => Unit::Bytes,
             Self::PromotionAge => Unit::Milliseconds,
             Self::SecondsSaved => Unit::Seconds,
+            Self::CacheHitRate => Unit::Percent,
             _ => Unit::Count,
         }
     }
 
-    /// The names of its dimensions, in the order in which [`record`] is given their values.
+    /// Where its number goes.
     #[must_use]
-    pub fn dimensions(self) -> &'static [&'static str] {
+    pub fn reach(self) -> Reach {
+        match self {
+            Self::CacheHitRate | Self::SecondsSaved => Reach::Project,
+            Self::WebhooksFailed
+            | Self::SignedWebhooksRefused
+            | Self::BuildsStarted
+            | Self::BuildsWithoutProject
+            | Self::BuildsDelayed
+            | Self::BuildsFailed
+            | Self::PromotionAge
+            | Self::PromotionsFailed => Reach::Stack,
+            _ => Reach::Log,
+        }
+    }
+
+    /// What its records are told apart by, in the order in which [`record`] is given the values: fields of the log's line.
+    #[must_use]
+    pub fn fields(self) -> &'static [&'static str] {
         match self {
             Self::WebhooksAccepted | Self::SignedWebhooksRefused | Self::WebhooksFailed => &["Forge"],
             Self::WebhooksRefused => &["Forge", "Reason"],
             Self::BuildsDelayed | Self::PromotionsFailed => &[],
             Self::StepsReused
             | Self::StepsBuilt
+            | Self::CacheHitRate
             | Self::SecondsSaved
             | Self::BytesReused
             | Self::BytesBuilt => &["Project", "Line"],
@@ -144,79 +181,77 @@ impl Metric {
     }
 }
 
-/// The dimension that a stack's name is in.
+/// The dimension that a stack's name is in: two stacks of one account never count into the same metric.
 const STACK: &str = "Stack";
-/// The dimensions that multiply metrics, and what they cost, by the number of projects.
-const OF_EACH: [&str; 2] = ["Project", "Repository"];
+/// The dimension that multiplies metrics, and what they cost, by the number of projects.
+const PROJECT: &str = "Project";
+/// Of so many projects each has metrics of its own, unless the stack says otherwise: with more they would cost more than
+/// all else together.
+pub const MOST_PROJECTS: usize = 100;
 
-/// Whose metrics they are, and how many.
-#[derive(Debug, Default)]
-struct Setting {
-    /// The stack's name.
-    stack: Option<String>,
-    /// Whether there are metrics of each project and repository, or only of all together.
-    by_project: bool,
+/// Whether each project has metrics of its own.
+static BY_PROJECT: OnceLock<bool> = OnceLock::new();
+
+/// Says, once in the life of a process, which projects there are. `STOKER_METRICS` is `true` where each is to have
+/// metrics whatever their number, `false` where none is, and else the policy decides.
+pub fn set_projects(policy: &Policy) {
+    let wanted = std::env::var("STOKER_METRICS").unwrap_or_default();
+    let _ = BY_PROJECT.set(has_metrics_of_projects(&wanted, policy));
 }
 
-impl Setting {
-    fn from_environment() -> Self {
-        Self {
-            stack: std::env::var("STOKER_STACK").ok().filter(|stack| !stack.is_empty()),
-            by_project: std::env::var("STOKER_METRICS").as_deref() != Ok("stack"),
-        }
+fn has_metrics_of_projects(wanted: &str, policy: &Policy) -> bool {
+    match wanted {
+        "true" => true,
+        "false" => false,
+        // How many projects a glob matches is not known here.
+        _ => !policy.has_globs() && policy.named_projects().len() <= MOST_PROJECTS,
     }
 }
 
-/// One record, a single line: metrics of one moment, all with the dimensions of the first, and the values of these.
+/// One record, a single line: numbers of one moment, all with the fields of the first, and the values of these.
 ///
-/// The environment says of which stack they are (`STOKER_STACK`), and whether there are metrics of each project too
-/// (`STOKER_METRICS` is `stack` where there are not).
+/// The environment says of which stack they are (`STOKER_STACK`).
 #[must_use]
 pub fn record(now: Timestamp, values: &[&str], metrics: &[(Metric, u64)]) -> String {
-    static SETTING: OnceLock<Setting> = OnceLock::new();
-    record_in(SETTING.get_or_init(Setting::from_environment), now, values, metrics)
+    static NAME: OnceLock<Option<String>> = OnceLock::new();
+    let name = NAME.get_or_init(|| std::env::var("STOKER_STACK").ok().filter(|stack| !stack.is_empty()));
+    record_in(name.as_deref(), BY_PROJECT.get() == Some(&true), now, values, metrics)
 }
 
-fn record_in(setting: &Setting, now: Timestamp, values: &[&str], metrics: &[(Metric, u64)]) -> String {
-    let names = metrics.first().map(|(metric, _)| metric.dimensions()).unwrap_or_default();
-    let units: Vec<_> = metrics
-        .iter()
-        .map(|(metric, _)| json!({"Name": metric.name(), "Unit": metric.unit().name()}))
-        .collect();
+fn record_in(
+    stack: Option<&str>,
+    by_project: bool,
+    now: Timestamp,
+    values: &[&str],
+    metrics: &[(Metric, u64)],
+) -> String {
+    let names = metrics.first().map(|(metric, _)| metric.fields()).unwrap_or_default();
+    let of_stack =
+        |more: Option<&'static str>| -> Vec<&str> { stack.map(|_| STACK).into_iter().chain(more).collect() };
+    let directive = |least: Reach, dimensions: Vec<&str>| {
+        let published = metrics.iter().filter(|(metric, _)| metric.reach() >= least);
+        let published: Vec<_> = published
+            .map(|(metric, _)| json!({"Name": metric.name(), "Unit": metric.unit().name()}))
+            .collect();
+        let told = json!({"Namespace": NAMESPACE, "Dimensions": [dimensions], "Metrics": published});
+        (!published.is_empty()).then_some(told)
+    };
+    let mut directives: Vec<Value> = directive(Reach::Stack, of_stack(None)).into_iter().collect();
+    if by_project {
+        directives.extend(directive(Reach::Project, of_stack(Some(PROJECT))));
+    }
     let mut fields = Map::new();
-    fields.insert(
-        "_aws".to_owned(),
-        json!({
-            "Timestamp": now.as_millisecond(),
-            "CloudWatchMetrics": [{
-                "Namespace": NAMESPACE,
-                "Dimensions": dimension_sets(setting, names),
-                "Metrics": units,
-            }],
-        }),
-    );
-    fields.extend(setting.stack.iter().map(|stack| (STACK.to_owned(), json!(stack))));
+    if !directives.is_empty() {
+        let told = json!({"Timestamp": now.as_millisecond(), "CloudWatchMetrics": directives});
+        fields.insert("_aws".to_owned(), told);
+    }
+    fields.extend(stack.map(|stack| (STACK.to_owned(), json!(stack))));
     fields.extend(names.iter().zip(values).map(|(name, value)| ((*name).to_owned(), json!(value))));
     fields.extend(metrics.iter().map(|(metric, value)| (metric.name().to_owned(), json!(value))));
     Value::Object(fields).to_string()
 }
 
-/// The sets of dimensions by which metrics are kept: of the stack, of all projects together, of each.
-fn dimension_sets(setting: &Setting, dimensions: &[&'static str]) -> Vec<Vec<&'static str>> {
-    let stack = setting.stack.iter().map(|_| STACK);
-    let names = || dimensions.iter().copied();
-    let mut sets: Vec<Vec<&str>> = vec![
-        stack.clone().collect(),
-        stack.clone().chain(names().filter(|name| !OF_EACH.contains(name))).collect(),
-    ];
-    if setting.by_project {
-        sets.push(stack.chain(names()).collect());
-    }
-    sets.dedup();
-    sets
-}
-
-/// Puts a [`record`] on standard output, which is how a metric leaves a function.
+/// Puts a [`record`] on standard output, which is how a number leaves a function.
 #[expect(clippy::print_stdout, reason = "CloudWatch reads metrics there")]
 pub fn put(now: Timestamp, values: &[&str], metrics: &[(Metric, u64)]) {
     println!("{}", record(now, values, metrics));
@@ -226,46 +261,77 @@ pub fn put(now: Timestamp, values: &[&str], metrics: &[(Metric, u64)]) {
 mod tests {
     use super::*;
 
+    const AT: i64 = 1_795_000_000_123;
+
+    fn read(stack: Option<&str>, by_project: bool, values: &[&str], metrics: &[(Metric, u64)]) -> Value {
+        let now = Timestamp::from_millisecond(AT).unwrap();
+        let line = record_in(stack, by_project, now, values, metrics);
+        assert!(!line.contains('\n'));
+        serde_json::from_str(&line).unwrap()
+    }
+
     #[test]
     fn a_record_is_one_line_that_cloudwatch_understands() {
-        let now = Timestamp::from_millisecond(1_795_000_000_123).unwrap();
-        let setting = Setting { stack: Some("stoker".to_owned()), by_project: true };
-        let metrics = [(Metric::StepsReused, 3), (Metric::BytesReused, u64::MAX)];
-        let line = record_in(&setting, now, &["app\n", "main"], &metrics);
-        assert!(!line.contains('\n'));
+        let metrics = [(Metric::StepsReused, 3), (Metric::CacheHitRate, 75), (Metric::BytesReused, u64::MAX)];
+        let metric = json!([{"Name": "CacheHitRate", "Unit": "Percent"}]);
         assert_eq!(
-            serde_json::from_str::<Value>(&line).unwrap(),
+            read(Some("stoker"), true, &["app\n", "main"], &metrics),
             json!({
                 "_aws": {
-                    "Timestamp": 1_795_000_000_123_i64,
-                    "CloudWatchMetrics": [{
-                        "Namespace": "Stoker",
-                        "Dimensions": [["Stack"], ["Stack", "Line"], ["Stack", "Project", "Line"]],
-                        "Metrics": [
-                            {"Name": "StepsReused", "Unit": "Count"},
-                            {"Name": "BytesReused", "Unit": "Bytes"},
-                        ],
-                    }],
+                    "Timestamp": AT,
+                    "CloudWatchMetrics": [
+                        {"Namespace": "Stoker", "Dimensions": [["Stack"]], "Metrics": metric},
+                        {"Namespace": "Stoker", "Dimensions": [["Stack", "Project"]], "Metrics": metric},
+                    ],
                 },
-                "Stack": "stoker", "Project": "app\n", "Line": "main", "StepsReused": 3, "BytesReused": u64::MAX,
+                "Stack": "stoker", "Project": "app\n", "Line": "main", "StepsReused": 3, "CacheHitRate": 75,
+                "BytesReused": u64::MAX,
             })
         );
     }
 
     #[test]
-    fn metrics_are_of_the_stack_and_where_wanted_of_each_project() {
-        let sets = |stack: Option<&str>, by_project, dimensions: &[&'static str]| {
-            dimension_sets(&Setting { stack: stack.map(str::to_owned), by_project }, dimensions)
-        };
-        let of_a_line = ["Project", "Line"];
+    fn what_no_alarm_and_no_trend_needs_is_only_in_the_log() {
+        let told =
+            read(Some("stoker"), true, &["stoker/app"], &[(Metric::CacheBytes, 5), (Metric::CacheImages, 1)]);
         assert_eq!(
-            sets(Some("stoker"), true, &of_a_line),
-            [vec!["Stack"], vec!["Stack", "Line"], vec!["Stack", "Project", "Line"]]
+            told,
+            json!({"Stack": "stoker", "Repository": "stoker/app", "CacheBytes": 5, "CacheImages": 1})
         );
-        assert_eq!(sets(Some("stoker"), false, &of_a_line), [vec!["Stack"], vec!["Stack", "Line"]]);
-        assert_eq!(sets(Some("stoker"), false, &["Repository"]), [["Stack"]]);
-        assert_eq!(sets(Some("stoker"), true, &[]), [["Stack"]]);
+    }
+
+    #[test]
+    fn a_project_has_two_metrics_where_they_are_wanted() {
+        let all: Vec<(Metric, u64)> = Metric::ALL.iter().map(|metric| (*metric, 1)).collect();
+        let names = |stack: Option<&str>, by_project| {
+            let told = read(stack, by_project, &[], &all);
+            let directives = told["_aws"]["CloudWatchMetrics"].as_array().unwrap().iter();
+            directives
+                .map(|of| (of["Dimensions"].to_string(), of["Metrics"].as_array().unwrap().len()))
+                .collect::<Vec<_>>()
+        };
+        let of_stack = ("[[\"Stack\"]]".to_owned(), 10);
+        assert_eq!(names(Some("stoker"), false), std::slice::from_ref(&of_stack));
+        assert_eq!(names(Some("stoker"), true), [of_stack, ("[[\"Stack\",\"Project\"]]".to_owned(), 2)]);
         // Where nobody has said which stack it is, the metrics are there all the same.
-        assert_eq!(sets(None, true, &of_a_line), [vec![], vec!["Line"], vec!["Project", "Line"]]);
+        assert_eq!(names(None, true), [("[[]]".to_owned(), 10), ("[[\"Project\"]]".to_owned(), 2)]);
+    }
+
+    #[test]
+    fn a_large_fleet_has_no_metrics_of_projects_unless_it_asks_for_them() {
+        let policy = |count: usize, more: &str| {
+            let rule = |n| format!("  - {{ name: app-{n}, repository: github.com/example/app-{n} }}\n");
+            let rules: String = (0..count).map(rule).collect();
+            Policy::parse("p", &format!("version: 1\nprojects:\n{rules}{more}")).unwrap()
+        };
+        let glob = "  - { name: \"team-*\", repository: \"github.com/example/{project}\" }\n";
+        let (small, large, open) = (policy(100, ""), policy(101, ""), policy(1, glob));
+        for (wanted, has) in [("auto", [true, false, false]), ("true", [true; 3]), ("false", [false; 3])] {
+            assert_eq!(
+                [&small, &large, &open].map(|policy| has_metrics_of_projects(wanted, policy)),
+                has,
+                "{wanted}"
+            );
+        }
     }
 }

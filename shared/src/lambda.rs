@@ -16,6 +16,7 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::aws::{Aws, Surroundings};
+use crate::emf;
 use crate::error::{Disposition, chain};
 use crate::names::CacheRepository;
 use crate::policy::Policy;
@@ -88,10 +89,11 @@ pub fn registry() -> String {
 /// The policy; a function without a valid one does not start, and says every mistake.
 pub fn policy() -> Result<Policy, lambda_runtime::Error> {
     let path = std::env::var_os("STOKER_POLICY").map_or_else(|| POLICY.into(), PathBuf::from);
-    Policy::load(&path).map_err(|error| {
-        tracing::error!(error = chain(&error), "the policy is not valid; the function does not start");
-        error.into()
-    })
+    let policy = Policy::load(&path).inspect_err(|error| {
+        tracing::error!(error = chain(error), "the policy is not valid; the function does not start");
+    })?;
+    emf::set_projects(&policy);
+    Ok(policy)
 }
 
 /// An error on its way to Lambda. It has been logged.

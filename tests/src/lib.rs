@@ -9,9 +9,9 @@
 #![allow(clippy::missing_panics_doc, reason = "see above")]
 
 pub mod account;
-pub mod alarms;
 pub mod day;
 pub mod dice;
 pub mod iam;
+pub mod rules;
 pub mod template;
 pub mod world;

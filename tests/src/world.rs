@@ -1,8 +1,6 @@
 //! A world in which people push and merge: it signs webhooks, routes events as `template.yaml` does, runs builds, and
 //! tries again what failed, as Lambda and SQS do.
 
-mod stack;
-
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use aws_lambda_events::lambda_function_urls::LambdaFunctionUrlRequest;
@@ -23,8 +21,6 @@ use stoker::ports::{Build, BuildStatus};
 use crate::account::Account;
 use crate::dice::Dice;
 use crate::iam;
-
-pub use stack::Stack;
 
 const SECRET: &[u8] = b"a secret for stories";
 /// How often what waits is tried before a story goes on.
@@ -142,8 +138,6 @@ pub struct World {
     /// Each branch's head.
     heads: HashMap<String, Commit>,
     next: u32,
-    /// Where the world lives by the clock, what is deployed; else queues are emptied whenever a story says so.
-    stack: Option<Stack>,
 }
 
 /// The policy of the stories.
@@ -223,7 +217,6 @@ impl World {
             heads: HashMap::new(),
             starter: start_build::Instance::default(),
             next: 0,
-            stack: None,
         }
     }
 
@@ -377,12 +370,6 @@ impl World {
     pub async fn deliver(&mut self, event: &'static str, body: &Value) {
         let body = body.to_string().into_bytes();
         let status = self.deliver_bytes(event, body.clone()).await;
-        if let Some(stack) = &mut self.stack {
-            if status >= 400 {
-                stack.undelivered.push((event, body));
-            }
-            return;
-        }
         assert!(!(300..500).contains(&status), "a genuine webhook was refused with {status}");
         self.deliveries.push((event, body));
     }
@@ -391,7 +378,7 @@ impl World {
         let request = signed(SECRET, event, &body);
         let mut status = self.receive(&request).await;
         for _ in 1..TRIES {
-            if status >= 500 && self.stack.is_none() {
+            if status >= 500 {
                 // Somebody presses "redeliver".
                 status = self.receive(&request).await;
             }
@@ -424,9 +411,6 @@ impl World {
     async fn receive(&self, request: &LambdaFunctionUrlRequest) -> i64 {
         let (policy, now) = (&self.policy, self.account.now());
         let handled = receive_webhook::handle(request, policy, &self.account, &self.refusals, now);
-        if let Some(stack) = &self.stack {
-            return stack.answer(&self.account, handled).await;
-        }
         let response = self.account.invoke("receive-webhook", None, handled).await;
         // Lambda answers for a function that was killed.
         response.map_or(502, |response| response.status_code)
@@ -459,11 +443,6 @@ impl World {
     }
 
     fn route_one(&mut self, envelope: &Envelope) {
-        if let Some(stack) = &mut self.stack {
-            let bus = self.account.deployed().place.stack.clone();
-            stack.put(Some(&bus), &serde_json::to_value(envelope).unwrap(), self.account.now());
-            return;
-        }
         self.route_once(envelope);
         if self.weather.as_mut().is_some_and(|weather| weather.is_one_in(weather.doubles)) {
             self.route_once(envelope);
@@ -840,10 +819,6 @@ impl World {
     fn aws_event(&mut self, source: &str, kind: &str, detail: &Value) {
         let event = json!({"version": "0", "id": "1", "source": source, "detail-type": kind, "detail": detail,
             "account": "123456789012", "time": self.account.now(), "region": "us-east-1", "resources": []});
-        if self.stack.is_some() {
-            self.aws_tells(&event);
-            return;
-        }
         self.aws_events.push(event.to_string());
         let (mut times, weather) = (usize::from(!self.loses_aws_events), &mut self.weather);
         if let Some(weather) = weather {

@@ -11,6 +11,8 @@ use stoker::handout::Handed;
 use stoker::names::{Branch, Commit, Digest, Line, ProjectName, Scope, Tag, TagKind};
 use stoker::ports::{Build, BuildStatus};
 use stories::account::Fault;
+use stories::rules::matches;
+use stories::template::{RULE_OF_FUNCTION, events};
 use stories::world::{ISOLATED, POLICY, Source, World, exported, exported_with};
 
 const BASE: [u32; 4] = [1, 1, 1, 1];
@@ -585,7 +587,9 @@ async fn attack_a_repository_of_the_same_name_but_for_its_case_or_its_account() 
     for policy in rules {
         let mut world = World::with_policy(&policy);
         world.account.projects.borrow_mut().push(ProjectName::new("App").unwrap());
-        world.live_by_the_clock();
+        let deployed = world.account.deployed();
+        let (_, rule) = events(deployed.template(), RULE_OF_FUNCTION)["ReceiveCodecommitChanged"];
+        let hears = deployed.resolved(&rule["Pattern"]);
         let head = world.commit(BASE);
         let event = include_str!("../../events/receive-codecommit-branch-pushed.json");
         for (repository, account, is_built) in
@@ -597,10 +601,10 @@ async fn attack_a_repository_of_the_same_name_but_for_its_case_or_its_account() 
             event["time"] = json!(world.account.now());
             event["detail"]["repositoryName"] = json!(repository);
             event["detail"]["commitId"] = json!(head);
-            world.aws_tells(&event);
-            for _ in 0..5 {
-                world.minute().await;
+            if matches(&hears, &event) {
+                world.codecommit(event).await;
             }
+            world.settle().await;
             let built = world.running().len();
             assert_eq!(built, usize::from(is_built), "{repository} of {account}");
         }

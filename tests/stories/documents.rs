@@ -26,11 +26,11 @@ const BLOCKS: [(&str, &str, usize, &str); 15] = [
     ("cli/README.md", "console", 8, COMMANDS),
     ("cli/README.md", "json", 1, HERE),
     ("docs/ci.md", "json", 1, "tests/stories/snippets.rs"),
-    ("docs/ci.md", "sh", 4, "tests/stories/snippets.rs"),
+    ("docs/ci.md", "sh", 5, "tests/stories/snippets.rs"),
     ("docs/ci.md", "yaml", 7, "tests/stories/snippets.rs"),
     ("docs/events.md", "yaml", 39, "tests/stories/table.rs"),
     ("docs/metrics.md", "", 1, "tests/stories/metrics.rs"),
-    ("docs/operate.md", "sh", 18, COMMANDS),
+    ("docs/operate.md", "sh", 16, COMMANDS),
     ("docs/policy.md", "yaml", 1, "shared/src/policy/tests.rs"),
     ("docs/report.md", "console", 1, COMMANDS),
     ("events/README.md", "indented", 1, HERE),
@@ -116,19 +116,34 @@ fn the_readmes_buildspecs_build_with_the_flags_and_without() {
             .filter_map(|phase| phases.get(*phase))
             .map(|phase| lines(&phase["commands"]))
             .collect();
-        let makes_builder = script.contains("docker buildx create --use --driver docker-container");
-        assert_eq!(makes_builder, specs[0].contains("create") && script.lines().count() == 2);
-        for (flags, expected) in
-            [("--cache-from type=registry,ref=a --cache-to type=registry,ref=b", true), ("", false)]
-        {
-            let script = format!("docker() {{ echo docker \"$@\"; }}\n{script}");
-            let mut command = Command::new("sh");
-            command.args(["-eu", "-c", &script]).env("STOKER_CACHE_FLAGS", flags).env("IMAGE", "app");
-            let output = command.output().unwrap();
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-            let ran = String::from_utf8(output.stdout).unwrap();
-            let flags = if expected { format!("{flags} ") } else { String::new() };
-            assert_eq!(ran.lines().last().unwrap(), format!("docker buildx build {flags}-t app --push ."));
+        let makes_builder = script.contains("docker buildx create");
+        assert_eq!(makes_builder, script.lines().count() == 2);
+        let given = [
+            ("STOKER_CACHE_FLAGS", "--cache-from type=registry,ref=a --cache-to type=registry,ref=b"),
+            ("STOKER_BUILDER_FLAGS", "--driver docker-container --driver-opt image=a.b/c:v1"),
+        ];
+        let (build, create) = ("docker buildx build -t app --push .", "docker buildx create --use");
+        let flags = given.map(|(_, flags)| flags);
+        let with_flags = [
+            format!("{create} {}", flags[1]),
+            build.replacen("build -t", &format!("build {} -t", flags[0]), 1),
+        ];
+        let without = [create.to_owned(), build.to_owned()];
+        for shell in ["dash", "bash"] {
+            for (given, expected) in [(&given[..], &with_flags), (&[], &without)] {
+                let script = format!("docker() {{ echo docker \"$@\"; }}\n{script}");
+                let mut command = Command::new(shell);
+                command
+                    .args(["-e", "-c", &script])
+                    .env_clear()
+                    .envs(given.iter().copied())
+                    .env("IMAGE", "app");
+                let output = command.output().unwrap();
+                assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+                let ran = String::from_utf8(output.stdout).unwrap();
+                let expected = &expected[usize::from(!makes_builder)..];
+                assert_eq!(ran.lines().collect::<Vec<_>>(), expected, "{shell}");
+            }
         }
     }
 }

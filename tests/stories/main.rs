@@ -7,7 +7,6 @@
     reason = "a test that meets the unexpected ends"
 )]
 
-mod alarms;
 mod attacks;
 mod bad_input;
 mod chaos;

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 
 use jiff::SignedDuration;
 use serde_json::Value;
-use stoker::emf::Metric;
+use stoker::emf::{Metric, Reach};
 use stories::world::World;
 use tracing_subscriber::Layer as _;
 use tracing_subscriber::filter::dynamic_filter_fn;
@@ -21,15 +21,17 @@ fn document() -> String {
     std::fs::read_to_string(Path::new(ROOT).join("docs/metrics.md")).unwrap()
 }
 
-/// The document's table of metrics: unit, dimensions, function and stability by name.
-fn table() -> BTreeMap<String, [String; 4]> {
+/// The document's table: unit, fields, where it is a metric, function and stability by name.
+fn table() -> BTreeMap<String, [String; 5]> {
     let text = document();
     let rows = text.lines().skip_while(|line| !line.starts_with("| metric |")).skip(2);
     let rows = rows.take_while(|line| line.starts_with('|')).map(|line| {
         let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
-        let [name, unit, dimensions, function, stability, meaning] = cells[..] else { panic!("{line}") };
+        let [name, unit, fields, metric_of, function, stability, meaning] = cells[..] else {
+            panic!("{line}")
+        };
         assert!(!meaning.is_empty(), "{line}");
-        (name.trim_matches('`').to_owned(), [unit, dimensions, function, stability].map(str::to_owned))
+        (name.trim_matches('`').to_owned(), [unit, fields, metric_of, function, stability].map(str::to_owned))
     });
     rows.collect()
 }
@@ -59,29 +61,18 @@ fn the_table_of_metrics_is_that_of_the_code() {
     assert_eq!(told, known, "docs/metrics.md, and the code");
     assert_eq!(sent, known, "what functions send, and what there is");
     for metric in Metric::ALL {
-        let [unit, dimensions, function, stability] = &table[metric.name()];
+        let [unit, fields, metric_of, function, stability] = &table[metric.name()];
         assert_eq!(unit, metric.unit().name(), "{metric:?}");
-        assert_eq!(*dimensions, metric.dimensions().join(", "), "{metric:?}");
+        assert_eq!(*fields, metric.fields().join(", "), "{metric:?}");
+        let told = match metric.reach() {
+            Reach::Log => "",
+            Reach::Stack => "stack",
+            Reach::Project => "stack, project",
+        };
+        assert_eq!(metric_of, told, "{metric:?}");
         let sent_by: Vec<&str> = senders[metric.name()].iter().map(String::as_str).collect();
         assert_eq!(sent_by.join(", "), *function, "{metric:?}");
         assert!(matches!(stability.as_str(), "stable" | "may change"), "{metric:?}: {stability}");
-    }
-}
-
-#[test]
-fn the_cost_of_metrics_is_counted_right() {
-    let number = |with: &str| -> usize {
-        let kinds = |metric: &Metric| if metric.dimensions().contains(&"Line") { 3 } else { 1 };
-        Metric::ALL.iter().filter(|metric| metric.dimensions().contains(&with)).map(kinds).sum()
-    };
-    let (project, repository) = (number("Project"), number("Repository"));
-    let told = document();
-    for said in [
-        format!("at most {project} metrics for a project"),
-        format!("{repository} metrics for a repository"),
-        format!("{} × N", project + repository),
-    ] {
-        assert!(told.contains(&said), "{said}");
     }
 }
 

@@ -148,6 +148,25 @@ async fn every_role_allows_exactly_what_its_function_does() {
 }
 
 #[test]
+fn every_rule_may_send_to_its_queue_and_to_its_dead_letters() {
+    let deployed = iam::deployed(false, false);
+    let may_send = |rule: &str, to: &Value| {
+        let queue = template::resource_of(to).unwrap();
+        let may = deployed.lets_send(&queue, "events.amazonaws.com", &deployed.arn_of(rule));
+        assert!(may, "{rule} to {queue}");
+    };
+    for (name, rule) in template::of_type(deployed.template(), template::RULE) {
+        for target in rule["Targets"].as_array().unwrap() {
+            may_send(name, &target["Arn"]);
+            may_send(name, &target["DeadLetterConfig"]);
+        }
+    }
+    for (name, (_, event)) in template::events(deployed.template(), template::RULE_OF_FUNCTION) {
+        may_send(&name, &event["DeadLetterConfig"]);
+    }
+}
+
+#[test]
 fn attack_the_webhooks_role_reaches_the_bus_and_its_secret_and_nothing_else() {
     for isolates_builds in [false, true] {
         let deployed = iam::deployed(isolates_builds, true);

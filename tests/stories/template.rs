@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::{Value, json};
-use stoker::emf::Metric;
+use stoker::emf::{MOST_PROJECTS, Metric, Reach};
 use stories::template::{
     ALARM, FUNCTION, QUEUE, RULE, RULE_OF_FUNCTION, SCHEDULE, events, of_type, read as template, resource_of,
 };
@@ -90,7 +90,50 @@ fn the_guide_says_how_long_a_stacks_name_may_be() {
     assert!(read("README.md").contains(&rule), "{rule}");
 }
 
-/// What has to be watched: a metric, and the resource whose it is.
+/// The metrics of AWS's own that alarms watch, with the names of their dimensions, as their services document them.
+const OF_AWS: [(&str, &str, &[&str]); 9] = [
+    ("AWS/SQS", "ApproximateNumberOfMessagesVisible", &["QueueName"]),
+    ("AWS/SQS", "ApproximateAgeOfOldestMessage", &["QueueName"]),
+    ("AWS/Lambda", "Errors", &["FunctionName"]),
+    ("AWS/Lambda", "Throttles", &["FunctionName"]),
+    ("AWS/Lambda", "Duration", &["FunctionName"]),
+    ("AWS/Lambda", "DestinationDeliveryFailures", &["FunctionName"]),
+    ("AWS/Events", "InvocationsFailedToBeSentToDlq", &["RuleName"]),
+    ("AWS/Events", "InvocationsFailedToBeSentToDlq", &["EventBusName", "RuleName"]),
+    ("AWS/Scheduler", "InvocationsFailedToBeSentToDeadLetterCount", &["ScheduleGroup"]),
+];
+
+/// A metric of an alarm: namespace, name and dimensions.
+type Watched<'t> = (&'t str, &'t str, &'t Value);
+
+fn watched(metric: &Value) -> Watched<'_> {
+    (metric["Namespace"].as_str().unwrap(), metric["MetricName"].as_str().unwrap(), &metric["Dimensions"])
+}
+
+/// The metrics of an alarm, by the names that its expression has for them: the only one of an alarm without is called `all`.
+fn metrics_of(alarm: &Value) -> BTreeMap<&str, Watched<'_>> {
+    let Some(all) = alarm.get("Metrics") else { return BTreeMap::from([("all", watched(alarm))]) };
+    for setting in ["Namespace", "MetricName", "Dimensions", "Period", "Statistic"] {
+        assert!(alarm.get(setting).is_none(), "CloudWatch refuses {setting} beside an expression");
+    }
+    let stats = all.as_array().unwrap().iter().filter(|metric| metric.get("MetricStat").is_some());
+    let stats = stats.map(|metric| {
+        assert_eq!(metric["ReturnData"], false, "the expression is what is judged");
+        (metric["Id"].as_str().unwrap(), watched(&metric["MetricStat"]["Metric"]))
+    });
+    stats.collect()
+}
+
+/// What an alarm with an expression computes.
+fn expression_of(alarm: &Value) -> Option<&str> {
+    let mut all =
+        alarm.get("Metrics")?.as_array().unwrap().iter().filter(|metric| metric["ReturnData"] == true);
+    let expression = all.next().unwrap()["Expression"].as_str().unwrap();
+    assert!(all.next().is_none(), "an alarm has one result");
+    Some(expression)
+}
+
+/// What has to be watched, as no other alarm and no later event tells of it: a metric, and the resource whose it is.
 fn wanted(template: &Value) -> BTreeSet<(String, String)> {
     let mut wanted = BTreeSet::new();
     let mut want = |metric: &str, resource: &str| wanted.insert((metric.to_owned(), resource.to_owned()));
@@ -100,62 +143,88 @@ fn wanted(template: &Value) -> BTreeSet<(String, String)> {
         let metric = if dead.contains(name) { of_dead_letters } else { "ApproximateAgeOfOldestMessage" };
         want(metric, name);
     }
-    for name in of_type(template, RULE).into_keys() {
-        want("InvocationsFailedToBeSentToDlq", name);
-    }
-    for name in events(template, RULE_OF_FUNCTION).into_keys() {
-        want("InvocationsFailedToBeSentToDlq", &name);
-    }
-    for name in of_type(template, FUNCTION).into_keys() {
-        want("Errors", name);
-        want("Throttles", name);
-    }
-    for kind in [RULE_OF_FUNCTION, "ScheduleV2"] {
-        for (function, _) in events(template, kind).into_values() {
-            want("DestinationDeliveryFailures", function);
+    // What other rules lose the night makes good.
+    for (name, rule) in of_type(template, RULE) {
+        if rule["Targets"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|target| resource_of(&target["Arn"]).unwrap() == "StartQueue")
+        {
+            want("InvocationsFailedToBeSentToDlq", name);
         }
     }
-    for metric in ["TargetErrorCount", "InvocationDroppedCount", "InvocationsFailedToBeSentToDeadLetterCount"]
-    {
-        want(metric, "Schedules");
+    for (name, (function, _)) in events(template, RULE_OF_FUNCTION) {
+        want("InvocationsFailedToBeSentToDlq", &name);
+        want("DestinationDeliveryFailures", function);
     }
+    let from_queues: BTreeSet<&str> =
+        events(template, "SQS").into_values().map(|(function, _)| function).collect();
+    for name in of_type(template, FUNCTION).into_keys() {
+        want("Errors", name);
+        if !from_queues.contains(name) {
+            want("Throttles", name);
+        }
+    }
+    want("InvocationsFailedToBeSentToDeadLetterCount", "Schedules");
     wanted
 }
 
 #[test]
-fn everything_that_can_fail_has_an_alarm() {
+fn everything_that_can_fail_has_an_alarm_on_a_metric_that_there_is() {
     let template = template();
+    let emitted = emitted();
     let mut watched = BTreeSet::new();
     for (name, alarm) in of_type(&template, ALARM) {
         assert_eq!(alarm["AlarmName"], json!({"Fn::Sub": format!("${{AWS::StackName}}-{name}")}));
         let section = format!(" See docs/operate.md, {name}.");
         assert!(alarm["AlarmDescription"].as_str().unwrap().ends_with(&section), "{name}: {section}");
-        assert_eq!(alarm["TreatMissingData"], "notBreaching", "{name}");
+        assert_eq!(alarm["TreatMissingData"], "notBreaching", "{name}: nothing happened, and all is well");
         for actions in ["AlarmActions", "OKActions"] {
             assert_eq!(alarm[actions]["Fn::If"][0], "NotifiesTopic", "{name}");
             assert_eq!(alarm[actions]["Fn::If"][1][0]["Ref"], "AlarmTopic", "{name}");
         }
-        let (namespace, metric) =
-            (alarm["Namespace"].as_str().unwrap(), alarm["MetricName"].as_str().unwrap());
-        let dimensions = alarm["Dimensions"].as_array().unwrap();
-        let names: Vec<_> = dimensions.iter().map(|dimension| dimension["Name"].as_str().unwrap()).collect();
-        let resource = resource_of(&dimensions.last().unwrap()["Value"]).unwrap();
-        let of_own_bus = template["Resources"][&resource]["Properties"].get("EventBusName").is_some();
-        let expected = match namespace {
-            "Stoker" => vec!["Stack"],
-            "AWS/SQS" => vec!["QueueName"],
-            "AWS/Lambda" => vec!["FunctionName"],
-            "AWS/Scheduler" => vec!["ScheduleGroup"],
-            "AWS/Events" if of_own_bus => vec!["EventBusName", "RuleName"],
-            "AWS/Events" => vec!["RuleName"],
-            other => panic!("{name} watches {other}"),
-        };
-        assert_eq!(names, expected, "{name}");
-        if metric == "Duration" {
-            let seconds = template["Resources"][&resource]["Properties"]["Timeout"].as_i64().unwrap();
-            assert_eq!(alarm["Threshold"], seconds * 800, "{name} is not at 80 % of the timeout");
-        } else if namespace != "Stoker" {
-            watched.insert((metric.to_owned(), resource));
+        let metrics = metrics_of(alarm);
+        assert!(metrics.len() <= 10, "{name}: CloudWatch takes no more in an expression");
+        for (id, (namespace, metric, dimensions)) in &metrics {
+            let dimensions = dimensions.as_array().unwrap();
+            let names: Vec<_> =
+                dimensions.iter().map(|dimension| dimension["Name"].as_str().unwrap()).collect();
+            let value = &dimensions.last().unwrap()["Value"];
+            if let Some(expression) = expression_of(alarm) {
+                let words = expression.split(|c: char| !c.is_ascii_alphanumeric());
+                assert_eq!(words.filter(|word| word == id).count(), 1, "{name}: {id} in {expression}");
+            }
+            if *namespace == "Stoker" {
+                assert_eq!(names, ["Stack"], "{name}");
+                assert!(
+                    emitted.get(metric) >= Some(&Reach::Stack),
+                    "{name}: {metric} is no metric of the stack"
+                );
+                continue;
+            }
+            assert!(
+                OF_AWS.contains(&(*namespace, *metric, &names)),
+                "{name}: AWS has no {metric} by {names:?}"
+            );
+            let resource = resource_of(value).unwrap();
+            let properties = &template["Resources"][&resource]["Properties"];
+            assert_eq!(
+                names.contains(&"EventBusName"),
+                properties.get("EventBusName").is_some(),
+                "{name}: {metric}"
+            );
+            if *metric == "Duration" {
+                // Milliseconds, as parts of a hundred of the timeout.
+                let divided = format!("{id} / {}", properties["Timeout"].as_i64().unwrap() * 10);
+                assert!(expression_of(alarm).unwrap().contains(&divided), "{name}: {divided}");
+                assert_eq!(alarm["Threshold"], 80, "{name}");
+            } else {
+                assert!(
+                    watched.insert(((*metric).to_owned(), resource)),
+                    "{name}: {metric} is paid for twice"
+                );
+            }
         }
     }
     assert_eq!(watched, wanted(&template));
@@ -205,38 +274,42 @@ fn every_alarm_has_a_section_in_the_runbook_and_every_section_an_alarm() {
     assert_eq!(told, alarms);
 }
 
-/// The metrics that the functions put out, with their dimensions.
-fn emitted() -> BTreeMap<&'static str, &'static [&'static str]> {
-    Metric::ALL.iter().map(|metric| (metric.name(), metric.dimensions())).collect()
+/// What the functions measure, and where its numbers go.
+fn emitted() -> BTreeMap<&'static str, Reach> {
+    Metric::ALL.iter().map(|metric| (metric.name(), metric.reach())).collect()
 }
 
 #[test]
-fn the_metrics_of_the_code_and_the_template_are_the_same() {
+fn the_dashboard_shows_every_number_as_a_metric_or_from_the_log() {
     let template = template();
     let emitted = emitted();
-    for (name, alarm) in of_type(&template, ALARM) {
-        let metric = alarm["MetricName"].as_str().unwrap();
-        assert!(
-            alarm["Namespace"] != "Stoker" || emitted.contains_key(metric),
-            "{name}: nobody counts {metric}"
-        );
-    }
-    let mut shown = BTreeSet::new();
     let widgets = dashboard(&template);
-    for widget in &widgets {
-        for metric in widget["properties"]["metrics"].as_array().into_iter().flatten() {
-            let words: Vec<_> = metric.as_array().unwrap().iter().filter_map(Value::as_str).collect();
-            let ["Stoker", name, dimensions @ ..] = words.as_slice() else { continue };
-            assert_eq!(dimensions[..2], ["Stack", "${AWS::StackName}"], "{name}");
-            let (own_name, own) =
-                emitted.get_key_value(name).unwrap_or_else(|| panic!("nobody counts {name}"));
-            for dimension in dimensions.iter().skip(2).step_by(2) {
-                assert!(own.contains(dimension), "{name} has no dimension {dimension}");
-            }
-            shown.insert(*own_name);
+    let metrics =
+        || widgets.iter().flat_map(|widget| widget["properties"]["metrics"].as_array().into_iter().flatten());
+    assert!(metrics().count() <= 50, "no dashboard of more metrics is free");
+    let mut shown = BTreeSet::new();
+    for metric in metrics() {
+        let words: Vec<_> = metric.as_array().unwrap().iter().filter_map(Value::as_str).collect();
+        let ["Stoker", name, dimensions @ ..] = words.as_slice() else { continue };
+        assert_eq!(*dimensions, ["Stack", "${AWS::StackName}"], "{name}");
+        let (name, reach) = emitted.get_key_value(name).unwrap_or_else(|| panic!("nobody counts {name}"));
+        assert!(*reach >= Reach::Stack, "{name} is no metric");
+        shown.insert(*name);
+    }
+    let queries: Vec<&str> =
+        widgets.iter().filter_map(|widget| widget["properties"]["query"].as_str()).collect();
+    for query in &queries {
+        for word in query.split(|c: char| !c.is_ascii_alphanumeric()) {
+            let counted = emitted.get_key_value(word);
+            shown.extend(counted.map(|(name, _)| *name));
+            let is_name = word.starts_with(|c: char| c.is_ascii_uppercase())
+                && !query.contains(&format!("${{{word}}}"));
+            let field = Metric::ALL.iter().any(|metric| metric.fields().contains(&word));
+            let language = ["SOURCE", "ERROR", "WARN"].contains(&word);
+            assert!(!is_name || counted.is_some() || field || language, "{query}: nobody writes {word}");
         }
     }
-    assert_eq!(shown, emitted.into_keys().collect(), "on the dashboard, and put out");
+    assert_eq!(shown, emitted.into_keys().collect(), "on the dashboard, and measured");
 }
 
 /// The widgets of the dashboard.
@@ -344,11 +417,17 @@ fn no_repository_of_caches_goes_with_the_stack() {
     }
 }
 
+/// The table of costs adds up, keeps to its budgets, and counts the template's alarms by the metrics that they are billed by.
 #[test]
-fn the_costs_are_added_up() {
+fn the_costs_are_added_up_and_within_their_budgets() {
+    const BUDGETS: [f64; 3] = [5.0, 15.0, 150.0];
     let text = read("docs/operate.md");
     let table = text.split_once("\n| what | USD each |").unwrap().1;
-    let alarms = of_type(&template(), ALARM).len();
+    let template = template();
+    let alarms: usize = of_type(&template, ALARM).values().map(|alarm| metrics_of(alarm).len()).sum();
+    let of_reach = |reach| Metric::ALL.iter().filter(|metric| metric.reach() >= reach).count();
+    let (of_stack, of_project) = (of_reach(Reach::Stack), of_reach(Reach::Project));
+    assert_eq!(of_project, 2, "metrics of each project");
     let loads = [(0.0, 0.0), (1_000.0, 20.0), (100_000.0, 500.0)];
     let mut sums = [0.0; 3];
     let number =
@@ -357,28 +436,29 @@ fn the_costs_are_added_up() {
     for row in table.lines().skip(2).take_while(|line| line.starts_with('|')) {
         let cells: Vec<_> = row.trim_matches('|').split('|').collect();
         let costs = &cells[6..9];
-        if cells[0].contains("together") {
-            for (sum, cost) in sums.iter().zip(costs) {
+        let what = cells[0].trim();
+        if what.contains("together") {
+            for ((sum, cost), budget) in sums.iter().zip(costs).zip(BUDGETS) {
                 assert_eq!(cents(*sum), cents(number(cost)), "{row}");
+                assert!(*sum <= budget, "{sum} USD are more than {budget}");
             }
             let at_rest = format!("({:.2} USD a month at rest)", sums[0]);
             assert!(read("README.md").contains(&at_rest), "README.md does not say {at_rest}");
-            let (_, rest) = text.split_once("`MetricsByProject=false` leaves ").unwrap();
-            let said: Vec<_> =
-                rest.split_whitespace().take(3).map(|word| word.trim_end_matches(['.', ';'])).collect();
-            let metrics = table.lines().find(|line| line.starts_with("| metric of a project")).unwrap();
-            let metrics = number(metrics.trim_matches('|').split('|').nth(8).unwrap());
-            assert_eq!(cents(number(said[0])), cents(sums[2] - metrics));
-            assert_eq!(cents(number(said[2])), cents(sums[2]));
             return;
         }
         let numbers: Vec<_> = cells[1..6].iter().map(|cell| number(cell)).collect();
-        if cells[0].trim() == "alarm" {
-            assert_eq!(cells[2].trim(), alarms.to_string(), "the template has {alarms} alarms");
+        match what {
+            "metric of an alarm" => assert_eq!(cells[2].trim(), alarms.to_string(), "{row}"),
+            "metric of the stack" => assert_eq!(cells[3].trim(), of_stack.to_string(), "{row}"),
+            _ => {}
         }
+        let is_of_projects = what.starts_with("metric of a project");
+        assert!(!is_of_projects || numbers[4] <= 2.0, "{row}: each project has two");
         for ((cost, (pushes, projects)), sum) in costs.iter().zip(loads).zip(&mut sums) {
             let busy = if pushes > 0.0 { numbers[2] } else { 0.0 };
-            let quantity = numbers[1] + busy + numbers[3] * pushes * 30.0 + numbers[4] * projects;
+            // A large fleet has none unless it asks for them.
+            let counted = if is_of_projects && projects > MOST_PROJECTS as f64 { 0.0 } else { projects };
+            let quantity = numbers[1] + busy + numbers[3] * pushes * 30.0 + numbers[4] * counted;
             assert!(
                 (number(cost) - numbers[0] * quantity).abs() <= 0.005_000_1,
                 "{row}: {}",

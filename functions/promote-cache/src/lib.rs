@@ -284,6 +284,7 @@ fn measure(project: &ProjectName, line: &Line, warmth: &Warmth, saved_seconds: O
         (Metric::BytesReused, warmth.reused_bytes),
         (Metric::BytesBuilt, warmth.built_bytes),
     ];
+    metrics.extend(warmth.reused_percent().map(|percent| (Metric::CacheHitRate, u64::from(percent))));
     metrics.extend(saved_seconds.map(|seconds| (Metric::SecondsSaved, seconds)));
     emf::put(now, &[project.as_str(), kind], &metrics);
 }
