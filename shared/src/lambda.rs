@@ -18,7 +18,6 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use crate::aws::{Aws, Surroundings};
 use crate::emf;
 use crate::error::{Disposition, chain};
-use crate::names::CacheRepository;
 use crate::policy::Policy;
 
 /// Where the policy's layer is unpacked.
@@ -65,19 +64,9 @@ pub fn aws(function: &'static str) -> Aws {
         registry: registry(),
         bus: variable("STOKER_BUS"),
         webhook_secret: variable("STOKER_WEBHOOK_SECRET"),
-        facts: facts_repository(),
         starters: Some(variable("STOKER_STARTERS").split_whitespace().map(str::to_owned).collect()),
     };
     Aws::new(function, surroundings)
-}
-
-/// The repository in which retention keeps what manifests say; without one it reads them all in every run.
-fn facts_repository() -> Option<CacheRepository> {
-    let name = std::env::var("STOKER_INVENTORY").ok().filter(|name| !name.is_empty())?;
-    let repository = CacheRepository::new(name);
-    repository
-        .inspect_err(|error| tracing::error!(error = chain(error), "STOKER_INVENTORY is of no use"))
-        .ok()
 }
 
 /// Host of the registry that serves the cache repositories.

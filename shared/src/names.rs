@@ -587,12 +587,6 @@ impl Tag {
         Self(format!("{scope}.history.{}.{time}-{}", line.key(), &digest.short()[..8]))
     }
 
-    /// The tag under which the facts of a repository's manifests are kept, in a repository of their own.
-    #[must_use]
-    pub fn facts(repository: &CacheRepository) -> Self {
-        Self(slug(repository.as_str()))
-    }
-
     /// Reads a tag; `None` when it is not one of Stoker's.
     #[must_use]
     pub fn parse(text: &str) -> Option<(Scope, TagKind)> {

@@ -125,20 +125,16 @@ pub struct ListedImage {
     pub is_archived: bool,
 }
 
-/// Says where what manifests say is kept from one run to the next.
-pub trait KeepFacts: ReadImages + ReadBlobs + WriteImages {
-    /// The repository that it is kept in, if there is one. Nobody but whoever asks may write it: what is kept there is believed.
-    fn facts_repository(&self) -> Option<&CacheRepository>;
-}
-
 /// Reads manifests by their digests.
 pub trait ReadManifests {
-    /// The manifests with these digests, at most 100; those that are not there, or cannot be read, are left out.
+    /// The manifests with these digests, at most 100; those that are not there, or cannot be read, are left out. `None` where the answer
+    /// is longer than so many bytes: then it is not read.
     async fn manifests(
         &self,
         repository: &CacheRepository,
         digests: &[Digest],
-    ) -> Result<Vec<(Digest, Bytes)>, CallError>;
+        longest: usize,
+    ) -> Result<Option<Vec<(Digest, Bytes)>>, CallError>;
 }
 
 /// Lists and deletes images.

@@ -17,9 +17,9 @@ use stoker::event::Event;
 use stoker::handout::Handed;
 use stoker::names::{CacheRepository, Commit, Digest, ProjectName, Tag};
 use stoker::ports::{
-    Build, BuildOrder, BuildStatus, Catalogue, CheckBlobs, FindDigests, Image, KeepFacts, ListProjects,
-    ListedImage, MAX_BUILDS, MountBlobs, Mounted, Ordered, Publish, ReadBlobs, ReadBuilds, ReadImages,
-    ReadManifests, ReadSecrets, StartBuilds, StopBuilds, WriteImages,
+    Build, BuildOrder, BuildStatus, Catalogue, CheckBlobs, FindDigests, Image, ListProjects, ListedImage,
+    MAX_BUILDS, MountBlobs, Mounted, Ordered, Publish, ReadBlobs, ReadBuilds, ReadImages, ReadManifests,
+    ReadSecrets, StartBuilds, StopBuilds, WriteImages,
 };
 
 use crate::iam::{self, Deployed};
@@ -79,8 +79,6 @@ pub struct State {
     pub immutable: RefCell<BTreeSet<CacheRepository>>,
     /// Whether a blob goes the moment that no manifest of its repository names it any more. ECR takes its time.
     pub sweeps_at_once: Cell<bool>,
-    /// Where retention keeps what manifests say.
-    pub facts: Option<CacheRepository>,
     /// Whether the registry refuses to mount.
     pub mounts_nothing: Cell<bool>,
     /// Every build, the oldest first.
@@ -117,6 +115,12 @@ pub struct State {
     pub yields: Cell<bool>,
     /// Faults by the number of the call, counted from 0.
     pub faults: RefCell<HashMap<usize, Fault>>,
+    /// How long every call takes, of functions too, and how many of an operation AWS lets through in a second: the others wait.
+    pub latency: Cell<Duration>,
+    /// See `latency`.
+    pub per_second: RefCell<HashMap<&'static str, u32>>,
+    /// When the next call of such an operation goes through.
+    next: RefCell<HashMap<&'static str, tokio::time::Instant>>,
     /// Faults of every call of an operation by a function, for as long as they are here.
     pub outages: RefCell<HashMap<(&'static str, &'static str), Fault>>,
 }
@@ -168,14 +172,6 @@ fn needs<'a>(call: &'static str, subjects: &[&'a str]) -> Vec<(&'static str, &'a
 }
 
 impl Account {
-    /// An account in which retention keeps what manifests say.
-    #[must_use]
-    pub fn with_facts_in(repository: CacheRepository) -> Self {
-        let mut state = State::default();
-        state.facts.replace(repository);
-        Self(Rc::new(state))
-    }
-
     /// Deploys the template anew.
     pub fn deploy(&self, deployed: Arc<Deployed>) {
         self.touched.borrow_mut().clear();
@@ -392,6 +388,7 @@ impl Account {
                 return Err(CallError::new(operation, subject, Failure::Refused, "AccessDeniedException"));
             }
         }
+        self.take_time(operation).await;
         let of_this_call = self.faults.borrow_mut().remove(&number);
         let lasting = || self.outages.borrow().get(&(self.acting.get(), operation)).copied();
         let fault = of_this_call.or_else(lasting);
@@ -423,6 +420,27 @@ impl Account {
             }
             Some(Fault::Stale) | None => effect(),
         }
+    }
+
+    /// A call takes its time, and waits for its turn.
+    async fn take_time(&self, operation: &'static str) {
+        let latency = self.latency.get();
+        if latency.is_zero() {
+            return;
+        }
+        let per_second = self.per_second.borrow().get(operation).copied();
+        let turn = per_second.map(|per_second| {
+            let mut next = self.next.borrow_mut();
+            let now = tokio::time::Instant::now();
+            let turn = next.entry(operation).or_insert(now);
+            let mine = (*turn).max(now);
+            *turn = mine + Duration::from_secs(1) / per_second;
+            mine
+        });
+        if let Some(turn) = turn {
+            tokio::time::sleep_until(turn).await;
+        }
+        tokio::time::sleep(latency).await;
     }
 
     /// How many of so many things the call is to do.
@@ -508,12 +526,6 @@ impl WriteImages for Account {
     }
 }
 
-impl KeepFacts for Account {
-    fn facts_repository(&self) -> Option<&CacheRepository> {
-        self.facts.as_ref()
-    }
-}
-
 impl MountBlobs for Account {
     async fn mount(
         &self,
@@ -554,14 +566,18 @@ impl ReadManifests for Account {
         &self,
         repository: &CacheRepository,
         digests: &[Digest],
-    ) -> Result<Vec<(Digest, Bytes)>, CallError> {
+        longest: usize,
+    ) -> Result<Option<Vec<(Digest, Bytes)>>, CallError> {
         self.let_others_go().await;
         self.call("ecr:BatchGetImage", &[repository.as_str()], || {
             assert!(digests.len() <= 100, "one request names at most 100 images");
             let images = self.images.borrow();
             let images = images.get(repository).into_iter().flatten().map(|stored| &stored.image);
             let asked = images.filter(|image| digests.contains(&image.digest));
-            Ok(asked.map(|image| (image.digest.clone(), image.manifest.clone())).collect())
+            let found: Vec<_> = asked.map(|image| (image.digest.clone(), image.manifest.clone())).collect();
+            // Beside a manifest the answer has its ids.
+            let bytes: usize = found.iter().map(|(_, manifest)| manifest.len() + 100).sum();
+            Ok((bytes <= longest).then_some(found))
         })
         .await
     }

@@ -353,9 +353,6 @@ impl Deployed {
     /// The narrowest pattern that the template's parameters have for a resource: what a role should name.
     #[must_use]
     pub fn narrowest(&self, arn: &str) -> String {
-        if arn == self.arn_of("InventoryRepository") {
-            return arn.to_owned();
-        }
         let Some((start, name)) = arn.split_once('/') else {
             return arn.split_once(":log-stream:").map_or(arn.to_owned(), |(group, _)| format!("{group}:*"));
         };

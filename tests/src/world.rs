@@ -179,8 +179,7 @@ impl World {
     /// The same with another policy.
     #[must_use]
     pub fn with_policy(policy: &str) -> Self {
-        let facts = CacheRepository::new("stoker-inventoryrepository").unwrap();
-        let account = Account::with_facts_in(facts);
+        let account = Account::default();
         account.set_now("2026-11-21T08:00:00Z".parse().unwrap());
         account.secrets.borrow_mut().push(SECRET.to_vec());
         account.projects.borrow_mut().push(ProjectName::new("app").unwrap());

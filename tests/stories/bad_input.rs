@@ -1,11 +1,21 @@
 //! What is not as it should be: the right status, nothing started, nothing lost.
 
+use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_lambda_events::lambda_function_urls::LambdaFunctionUrlResponse;
+use aws_sdk_ecr::config::{Credentials, SharedCredentialsProvider};
+use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
+use axum::body::Body;
+use futures_util::stream;
 use receive_webhook::Refusals;
+use serde_json::json;
+use stoker::aws::{Aws, Surroundings};
 use stoker::event::Event;
+use stoker::names::{CacheRepository, Digest};
 use stoker::policy::Policy;
+use stoker::ports::ReadManifests as _;
 use stories::account::Account;
 use stories::world::{POLICY, Source, World, exported, request};
+use tokio::net::TcpListener;
 
 async fn receive(
     account: &Account,
@@ -244,4 +254,46 @@ async fn a_build_of_a_project_that_is_not_stokers_is_not_even_asked_about() {
     let response = promote_cache::handle(&batch, &policy, &world.account, world.account.now()).await;
     assert!(response.batch_item_failures.is_empty());
     assert!(world.account.calls.borrow().is_empty());
+}
+
+/// ECR on loopback, which answers whatever it is asked with one manifest of so many bytes.
+async fn ecr_with_a_manifest_of(bytes: usize, tells_length: bool) -> (Aws, tokio::task::JoinHandle<()>) {
+    let text = " ".repeat(bytes);
+    let digest = Digest::of(text.as_bytes());
+    let image = json!({ "imageId": { "imageDigest": digest }, "imageManifest": text });
+    let answer = axum::body::Bytes::from(json!({ "images": [image], "failures": [] }).to_string());
+    let answered = move || async move {
+        let pieces = stream::iter([Ok::<_, std::io::Error>(answer.clone())]);
+        let body = if tells_length { Body::from(answer) } else { Body::from_stream(pieces) };
+        ([("content-type", "application/x-amz-json-1.1")], body)
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let router = axum::Router::new().fallback(answered);
+    let server = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+    let http = aws_smithy_http_client::Builder::new()
+        .tls_provider(tls::Provider::Rustls(CryptoMode::Ring))
+        .build_https();
+    let config = SdkConfig::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::new("us-east-1"))
+        .credentials_provider(SharedCredentialsProvider::new(Credentials::for_tests()))
+        .endpoint_url(format!("http://{address}"))
+        .http_client(http)
+        .build();
+    (Aws::from_config(config, Surroundings::default()), server)
+}
+
+#[tokio::test]
+async fn attack_an_answer_that_is_longer_than_there_is_memory_for() {
+    let repository = CacheRepository::new("stoker/app").unwrap();
+    for tells_length in [true, false] {
+        let (aws, server) = ecr_with_a_manifest_of(20_000, tells_length).await;
+        let digest = Digest::of(" ".repeat(20_000).as_bytes());
+        let digests = std::slice::from_ref(&digest);
+        let within = aws.manifests(&repository, digests, 30_000).await.unwrap().expect("it is short enough");
+        assert_eq!(within.len(), 1, "it tells its length: {tells_length}");
+        assert_eq!(aws.manifests(&repository, digests, 10_000).await.unwrap(), None, "{tells_length}");
+        server.abort();
+    }
 }

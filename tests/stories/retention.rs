@@ -3,8 +3,11 @@
 use std::collections::BTreeSet;
 
 use jiff::SignedDuration;
+use stoker::cache::MANIFEST_MEDIA_TYPE;
 use stoker::error::Failure;
 use stoker::event::{Event, Tick};
+use stoker::names::{CacheRepository, Digest};
+use stoker::retain::{Action, Applied, Rule};
 use stories::account::Fault;
 use stories::world::{ISOLATED, POLICY, World};
 
@@ -246,9 +249,7 @@ async fn a_repository_that_fails_keeps_no_other_from_its_turn_and_comes_again() 
     world.retain().await;
     assert_eq!(world.queued().1, 2, "two repositories");
     let next = world.account.calls.borrow().len();
-    // What was kept, which it can do without, and the catalogue.
-    let faults = [next, next + 1].map(|call| (call, Fault::Before(Failure::Throttled)));
-    world.account.faults.borrow_mut().extend(faults);
+    world.account.faults.borrow_mut().insert(next, Fault::Before(Failure::Throttled));
     world.retain().await;
     assert_eq!(world.queued().1, 1, "one comes again");
     world.retain().await;
@@ -263,8 +264,7 @@ async fn a_repository_that_goes_on_failing_is_given_up_for_the_night() {
     world.retain().await;
     for _ in 0..10 {
         let next = world.account.calls.borrow().len();
-        let faults = [next, next + 1].map(|call| (call, Fault::Before(Failure::Unavailable)));
-        world.account.faults.borrow_mut().extend(faults);
+        world.account.faults.borrow_mut().insert(next, Fault::Before(Failure::Unavailable));
         world.retain().await;
     }
     assert_eq!((world.queued().1, world.dead.len()), (0, 1));
@@ -310,62 +310,47 @@ async fn the_night_does_not_wait_for_running_builds() {
     assert!(world.line("branch/feature-a").is_some(), "a build that is said to run holds it");
 }
 
-/// How often manifests were asked for, one by one or in hundreds.
-fn manifests_read(world: &World) -> usize {
-    world.account.calls.borrow().iter().filter(|call| **call == "ecr:BatchGetImage").count()
+/// Retention looks at this repository now.
+async fn enforce(world: &World, repository: &CacheRepository) -> Applied {
+    let (projects, now) = ([world.project()], world.account.now());
+    let enforced = stoker::retain::enforce(&world.account, repository, &projects, Vec::new(), now);
+    world.account.invoke("enforce-retention", None, enforced).await.unwrap().unwrap()
+}
+
+/// What a build may leave in the repository that it exports to: a manifest of so many bytes.
+fn push_manifest_of(world: &World, number: usize, bytes: usize) -> Digest {
+    let start =
+        format!("{{\"n\":{number},\"layers\":[],\"config\":{{\"digest\":\"{}\"}}", Digest::of(b"none"));
+    let manifest = format!("{start}{}}}", " ".repeat(bytes - start.len() - 1));
+    let digest = Digest::of(manifest.as_bytes());
+    let tag = format!("app.export.evil{number}");
+    world.account.push(&world.builds_repository(), &tag, MANIFEST_MEDIA_TYPE, manifest.into(), Vec::new());
+    digest
 }
 
 #[tokio::test]
-async fn a_manifest_is_read_once_and_not_every_night() {
-    let mut world = branch_with_two_builds().await;
-    let nightly = async |world: &mut World| {
-        let (before, project) = (manifests_read(world), world.project());
-        let now = world.account.now();
-        let repository = world.repository();
-        let projects = [project];
-        let enforced = stoker::retain::enforce(&world.account, &repository, &projects, Vec::new(), now);
-        world.account.invoke("enforce-retention", None, enforced).await.unwrap().unwrap();
-        manifests_read(world) - before
-    };
-    // One request is for what has been kept.
-    assert_eq!(nightly(&mut world).await, 2, "the manifests are new");
-    assert_eq!(nightly(&mut world).await, 1, "nothing is new");
-    let written = world.account.calls.borrow().iter().filter(|call| **call == "registry:PutManifest").count();
-    assert_eq!(nightly(&mut world).await, 1);
-    let after = world.account.calls.borrow().iter().filter(|call| **call == "registry:PutManifest").count();
-    assert_eq!(after, written, "nothing is written where nothing has changed");
-    let commit = world.commit([9, 9, 9, 9]);
-    world.push("feature-b", &[&commit]).await;
-    world.build().await;
-    assert_eq!(nightly(&mut world).await, 2, "a build's caches are new");
-    assert_eq!(nightly(&mut world).await, 1);
-}
-
-#[tokio::test]
-async fn a_run_that_cannot_keep_or_recall_plans_the_same() {
-    let plan = async |fault: Option<(usize, Fault)>| {
-        let world = branch_with_two_builds().await;
-        world.wait(SignedDuration::from_hours(24 * 31));
-        let next = world.account.calls.borrow().len();
-        world.account.faults.borrow_mut().extend(fault.map(|(after, fault)| (next + after, fault)));
-        let projects = [world.project()];
-        let (repository, now) = (world.repository(), world.account.now());
-        let enforced = stoker::retain::enforce(&world.account, &repository, &projects, Vec::new(), now);
-        let enforced =
-            world.account.invoke("enforce-retention", None, enforced).await.expect("nobody kills it");
-        let plan = enforced.map(|applied| applied.plan)?;
-        // The tags of exports are told by chance.
-        let verdicts = plan.verdicts.iter();
-        let verdicts = verdicts
-            .map(|verdict| (verdict.image.digest.clone(), verdict.action, verdict.rule, verdict.frees));
-        Ok::<_, stoker::error::CallError>((plan.bytes, plan.bytes_after, verdicts.collect::<BTreeSet<_>>()))
-    };
-    let calm = plan(None).await.unwrap();
-    assert!(calm.1 < calm.0, "some would go: {calm:?}");
-    // The calls: what was kept, the pages, the manifests, then a layer, the config and the manifest of what is kept.
-    for call in [0, 3, 4, 5] {
-        for fault in [Fault::Before(Failure::Refused), Fault::After(Failure::Throttled)] {
-            assert_eq!(plan(Some((call, fault))).await.unwrap(), calm, "call {call}, {fault:?}");
-        }
+async fn attack_manifests_of_four_mebibytes_among_exports() {
+    let mut world = World::with_policy(ISOLATED);
+    for version in 1..4 {
+        let commit = world.commit([version, 1, 1, 1]);
+        world.push("main", &[&commit]).await;
+        world.build().await;
     }
+    let evil: BTreeSet<Digest> = (0..20).map(|n| push_manifest_of(&world, n, 4 << 20)).collect();
+    world.wait(SignedDuration::from_hours(24 * 31));
+    let before = world.account.calls.borrow().len();
+    let applied = enforce(&world, &world.builds_repository()).await;
+    let calls =
+        world.account.calls.borrow()[before..].iter().filter(|call| **call == "ecr:BatchGetImage").count();
+    assert!(calls < 20 * 8, "each costs the halving of its batch: {calls}");
+    assert_eq!(applied.plan.refused, None, "who leaves such a manifest does not stop the cleaning");
+    assert!(applied.deleted.len() >= 3, "the other exports go: {}", applied.plan);
+    let kept: BTreeSet<Digest> =
+        applied.plan.of(Action::Keep).map(|verdict| verdict.image.digest.clone()).collect();
+    assert!(kept.is_superset(&evil), "{}", applied.plan);
+    let verdict = applied.plan.of(Action::Keep).find(|verdict| evil.contains(&verdict.image.digest)).unwrap();
+    assert_eq!(
+        (verdict.rule, verdict.why()),
+        (Rule::Unread, "its manifest is too large to be read".to_owned())
+    );
 }

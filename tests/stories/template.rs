@@ -408,9 +408,7 @@ fn two_stacks_of_an_account_share_no_name() {
 #[test]
 fn no_repository_of_caches_goes_with_the_stack() {
     let template = template();
-    // What is kept of manifests can be made again.
-    let of_caches = of_type(&template, REPOSITORY).into_keys().filter(|name| *name != "InventoryRepository");
-    for name in of_caches {
+    for name in of_type(&template, REPOSITORY).into_keys() {
         for policy in ["DeletionPolicy", "UpdateReplacePolicy"] {
             assert_eq!(template["Resources"][name][policy], "Retain", "{name}");
         }

@@ -17,12 +17,14 @@ use aws_smithy_types::DateTime;
 use aws_smithy_types::config_bag::ConfigBag;
 use aws_smithy_types::date_time::Format;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
+use bytes::Bytes;
 use jiff::Timestamp;
 use stoker::cache::{Kind, classify_within};
 use stoker::error::{CallError, chain};
 use stoker::names::{CacheRepository, Digest, ProjectName};
 use stoker::policy::Project;
-use stoker::ports::{Catalogue as _, CheckBlobs as _, ListedImage, ReadManifests as _};
+use stoker::ports::{Catalogue as _, CheckBlobs as _, ListedImage};
+use stoker::retain::inventory;
 
 use super::account::Settings;
 use super::project::{self, BuildSeen};
@@ -44,8 +46,6 @@ const NOBODY: [&str; 7] = [
     "SignatureDoesNotMatch",
     "UnrecognizedClientException",
 ];
-/// Manifests that one request may name.
-const MANIFESTS_PER_CALL: usize = 100;
 /// Manifests are read up to this size, which is more than ECR takes.
 const LARGEST_MANIFEST: usize = 8 << 20;
 
@@ -217,13 +217,10 @@ impl Reader {
         let digests: BTreeSet<&Digest> = of_lines.iter().map(|(_, digest)| *digest).collect();
         let digests: Vec<Digest> = digests.into_iter().cloned().collect();
         let mut manifests: HashMap<Digest, (usize, Kind)> = HashMap::new();
-        for some in digests.chunks(MANIFESTS_PER_CALL) {
-            let read = self.account.manifests(name, some).await.map_err(|error| missing_of(&error))?;
-            let read = read
-                .into_iter()
-                .map(|(digest, bytes)| (digest, (bytes.len(), classify_within(&bytes, LARGEST_MANIFEST))));
-            manifests.extend(read);
-        }
+        let learn = |digest, bytes: Bytes| {
+            manifests.insert(digest, (bytes.len(), classify_within(&bytes, LARGEST_MANIFEST)));
+        };
+        inventory::read(&self.account, name, &digests, learn).await.map_err(|error| missing_of(&error))?;
         let line = |(tag, digest): (&String, &Digest)| LineImage {
             tag: tag.clone(),
             manifest: manifests.get(digest).cloned(),

@@ -127,9 +127,10 @@ impl ReadManifests for Account {
         &self,
         repository: &CacheRepository,
         digests: &[Digest],
-    ) -> Result<Vec<(Digest, Bytes)>, CallError> {
-        let manifests = self.aws.manifests(repository, digests).await?;
-        if let Some(reading) = &*self.reading.borrow() {
+        longest: usize,
+    ) -> Result<Option<Vec<(Digest, Bytes)>>, CallError> {
+        let manifests = self.aws.manifests(repository, digests, longest).await?;
+        if let (Some(_), Some(reading)) = (&manifests, &*self.reading.borrow()) {
             reading.add(digests.len() as u64);
         }
         Ok(manifests)

@@ -274,7 +274,7 @@ async fn life(
             Some(Shape::Index) => "index",
             Some(Shape::Other) => "other",
             None if image.is_archived => "archived",
-            None => "unread",
+            Some(Shape::TooLarge) | None => "unread",
         },
         verdict: Judged::new(planned, verdict),
         made_by: made_by(inventory, image, &handed),

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::future::try_join_all;
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
@@ -13,9 +14,9 @@ use stoker::names::{
     CacheRepository, Commit, Digest, InvalidName, Line, ProjectName, Repository, Revision, Tag, TagKind,
 };
 use stoker::policy::{Policy, Project};
-use stoker::ports::{Build, BuildStatus, Catalogue as _, ListedImage, ReadBuilds as _, ReadManifests as _};
+use stoker::ports::{Build, BuildStatus, Catalogue as _, ListedImage, ReadBuilds as _};
 use stoker::provenance::{self, Provenance};
-use stoker::retain::by_repository;
+use stoker::retain::{by_repository, inventory};
 use stoker::warm::all_projects;
 
 use crate::Answer;
@@ -27,8 +28,6 @@ use crate::text::count;
 mod logs;
 mod render;
 
-/// Manifests that one request may name.
-const MANIFESTS_PER_CALL: usize = 100;
 /// Manifests are read up to this size, which is more than ECR takes.
 const LARGEST_MANIFEST: usize = 8 << 20;
 /// Fewer digits name too many commits.
@@ -272,16 +271,15 @@ async fn images(account: &Account, projects: &[Project]) -> Result<Vec<Known>, P
         let mut ours: BTreeMap<Digest, ListedImage> =
             ours.map(|image| (image.digest.clone(), image)).collect();
         let digests: Vec<Digest> = ours.keys().cloned().collect();
-        for some in digests.chunks(MANIFESTS_PER_CALL) {
-            let read = account.manifests(&repository, some).await.map_err(|error| call_problem(&error))?;
-            for (digest, bytes) in read {
-                let Kind::Cache(manifest) = classify_within(&bytes, LARGEST_MANIFEST) else { continue };
-                let Some(image) = ours.remove(&digest) else { continue };
-                let line = provenance::line(&manifest.annotations);
-                let says = Provenance::read(&manifest.annotations);
-                known.push(Known { repository: repository.clone(), image, line, says });
-            }
-        }
+        let learn = |digest, bytes: Bytes| {
+            let Kind::Cache(manifest) = classify_within(&bytes, LARGEST_MANIFEST) else { return };
+            let Some(image) = ours.remove(&digest) else { return };
+            let line = provenance::line(&manifest.annotations);
+            let says = Provenance::read(&manifest.annotations);
+            known.push(Known { repository: repository.clone(), image, line, says });
+        };
+        let read = inventory::read(account, &repository, &digests, learn).await;
+        read.map_err(|error| call_problem(&error))?;
         account.end_of_reading();
     }
     Ok(known)

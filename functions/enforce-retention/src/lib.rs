@@ -11,14 +11,14 @@ use stoker::lambda::log;
 use stoker::names::Line;
 use stoker::night;
 use stoker::policy::Policy;
-use stoker::ports::{KeepFacts, ListProjects, Publish};
+use stoker::ports::{ListProjects, Publish};
 use stoker::retain::{Action, Applied, Gone, Rule, Verdict, by_repository, enforce};
 use stoker::warm::all_projects;
 use tracing::Instrument as _;
 
 /// The ports that retention needs.
-pub trait Ports: stoker::retain::Ports + KeepFacts + ListProjects + Publish {}
-impl<P: stoker::retain::Ports + KeepFacts + ListProjects + Publish> Ports for P {}
+pub trait Ports: stoker::retain::Ports + ListProjects + Publish {}
+impl<P: stoker::retain::Ports + ListProjects + Publish> Ports for P {}
 
 /// Handles a batch of branches that went, of repositories whose turn in the night has come, and of the night's ticks; answers
 /// the messages that are to come again: what failed, and branches some of whose caches a running build still holds.

@@ -10,12 +10,13 @@ use aws_sdk_ecr::types::{
 };
 use bytes::Bytes;
 
+use super::limit::{self, AtMost};
 use super::{Aws, call_error, timestamp};
 use crate::error::{CallError, Failure};
 use crate::names::{CacheRepository, Digest, Tag};
 use crate::ports::{
-    Catalogue, CheckBlobs, FindDigests, Image, KeepFacts, ListedImage, MountBlobs, Mounted, ReadBlobs,
-    ReadImages, ReadManifests, WriteImages,
+    Catalogue, CheckBlobs, FindDigests, Image, ListedImage, MountBlobs, Mounted, ReadBlobs, ReadImages,
+    ReadManifests, WriteImages,
 };
 use crate::registry::{self, Authorize};
 
@@ -191,12 +192,6 @@ impl WriteImages for Aws {
     }
 }
 
-impl KeepFacts for Aws {
-    fn facts_repository(&self) -> Option<&CacheRepository> {
-        self.facts.as_ref()
-    }
-}
-
 impl MountBlobs for Aws {
     async fn mount(
         &self,
@@ -261,7 +256,8 @@ impl ReadManifests for Aws {
         &self,
         repository: &CacheRepository,
         digests: &[Digest],
-    ) -> Result<Vec<(Digest, Bytes)>, CallError> {
+        longest: usize,
+    ) -> Result<Option<Vec<(Digest, Bytes)>>, CallError> {
         let operation = "ecr:BatchGetImage";
         let ids =
             digests.iter().map(|digest| ImageIdentifier::builder().image_digest(digest.to_string()).build());
@@ -271,14 +267,19 @@ impl ReadManifests for Aws {
             .repository_name(repository.as_str())
             .set_image_ids(Some(ids.collect()))
             .set_accepted_media_types(Some(MANIFEST_TYPES.map(str::to_owned).to_vec()))
+            .customize()
+            .interceptor(AtMost(longest))
             .send()
-            .await
-            .map_err(|error| call_error(operation, repository, error))?;
+            .await;
+        let answer = match answer {
+            Err(error) if limit::is_exceeded(&error) => return Ok(None),
+            answer => answer.map_err(|error| call_error(operation, repository, error))?,
+        };
         let found = answer.images.unwrap_or_default().into_iter().filter_map(|image| {
             let digest = Digest::new(image.image_id()?.image_digest()?).ok()?;
             Some((digest, Bytes::from(image.image_manifest?)))
         });
-        Ok(found.collect())
+        Ok(Some(found.collect()))
     }
 }
 

@@ -3,6 +3,7 @@
 mod codebuild;
 mod ecr;
 mod eventbridge;
+mod limit;
 mod secrets;
 
 use std::sync::OnceLock;
@@ -18,7 +19,6 @@ use aws_sdk_ecr::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
 use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
 
 use crate::error::{CallError, Failure};
-use crate::names::CacheRepository;
 use crate::registry::Registry;
 
 /// AWS as Stoker uses it: every port. A client is made when it is first needed, so a function pays only for its own.
@@ -27,7 +27,6 @@ pub struct Aws {
     registry_host: String,
     bus: String,
     webhook_secret: String,
-    facts: Option<CacheRepository>,
     starters: Option<Vec<String>>,
     ecr: OnceLock<aws_sdk_ecr::Client>,
     codebuild: OnceLock<aws_sdk_codebuild::Client>,
@@ -49,8 +48,6 @@ pub struct Surroundings {
     pub bus: String,
     /// ARN or name of the secret that webhooks are signed with.
     pub webhook_secret: String,
-    /// The repository in which retention keeps what manifests say.
-    pub facts: Option<CacheRepository>,
     /// Names of the roles that start Stoker's builds: what nobody of them started is not Stoker's, whatever it says. `None` for
     /// who only shows builds and does not know the stack; every build outside a batch is then taken at its word.
     pub starters: Option<Vec<String>>,
@@ -93,7 +90,6 @@ impl Aws {
             registry_host: surroundings.registry,
             bus: surroundings.bus,
             webhook_secret: surroundings.webhook_secret,
-            facts: surroundings.facts,
             starters: surroundings.starters,
             ecr: OnceLock::new(),
             codebuild: OnceLock::new(),

@@ -7,25 +7,30 @@ use std::hash::BuildHasher as _;
 use std::ops::Range;
 use std::sync::Arc;
 
-use hashbrown::{DefaultHashBuilder, HashSet, HashTable};
+use hashbrown::{DefaultHashBuilder, HashTable};
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use crate::cache::CONFIG_MEDIA_TYPE;
 use crate::names::{Commit, Digest, Line};
-use crate::ports::ListedImage;
 use crate::provenance::{self, Provenance};
 
 /// No blob is counted for more bytes than this: what a manifest says of sizes may be anything, and sums must not overflow.
 const LARGEST_BLOB: u64 = 1 << 40;
 /// Bytes of the longest build id that is remembered; CodeBuild's are shorter.
 const LONGEST_BUILD: usize = 255;
-/// What is gone is forgotten once it is more than one in so many of all that is known: a manifest stays true, so it does no harm, and what
-/// has been kept of the others need not be written anew each day.
-const GONE_SHARE: usize = 8;
+/// All that is known may take about so many bytes, twice what 100,000 images of 30 layers take: whoever may push to a repository
+/// can fill it with manifests that name nothing but blobs.
+const MOST_BYTES: usize = 64 << 20;
+/// What is kept of a blob, with its place in the table; of a blob of a manifest; of everything else that a manifest says; and of a
+/// line beside its name.
+const BYTES_A_BLOB: usize = 32;
+const BYTES_A_PLACE: usize = 4;
+const BYTES_A_MANIFEST: usize = 128;
+const BYTES_A_LINE: usize = 128;
 
 /// What an image is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shape {
     /// A cache of BuildKit's, in the form of an image manifest or of an index.
     Cache,
@@ -33,10 +38,12 @@ pub enum Shape {
     Index,
     /// Anything else: an ordinary image, a signature, a chart.
     Other,
+    /// Nobody knows: it was too large to be read.
+    TooLarge,
 }
 
 /// What is known of manifests.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Known {
     /// Every blob once, with its size in bytes.
     blobs: Vec<(BlobId, u64)>,
@@ -51,15 +58,22 @@ pub struct Known {
     words: Vec<u8>,
     lines: Vec<Arc<Line>>,
     line_places: HashMap<Arc<Line>, u32>,
+    /// About so many bytes are taken by `lines`.
+    bytes_of_lines: usize,
     hasher: DefaultHashBuilder,
-    is_changed: bool,
-    /// Whether any was ever forgotten: then there are blobs that no manifest has.
-    has_gaps: bool,
+    /// All may take so many bytes.
+    most_bytes: usize,
+}
+
+impl Default for Known {
+    fn default() -> Self {
+        Self::within(MOST_BYTES)
+    }
 }
 
 /// The first half of a blob's digest. It tells blobs apart that are counted, and nothing else; to find two that are alike takes 2^64
 /// tries, and gains a wrong count.
-pub(super) type BlobId = [u8; 16];
+type BlobId = [u8; 16];
 
 fn half(digest: &Digest) -> BlobId {
     let mut half = BlobId::default();
@@ -90,25 +104,25 @@ pub struct Facts<'k> {
 }
 
 /// What is taken note of.
-pub(super) struct Note<'n> {
-    pub(super) digest: Digest,
-    pub(super) shape: Shape,
+struct Note<'n> {
+    digest: Digest,
+    shape: Shape,
     /// Places in `blobs`, in their order and each once.
-    pub(super) blobs: Vec<u32>,
-    pub(super) children: Vec<Digest>,
-    pub(super) line: Option<Line>,
+    blobs: Vec<u32>,
+    children: Vec<Digest>,
+    line: Option<Line>,
     /// The commit's bytes, or none.
-    pub(super) commit: &'n [u8],
-    pub(super) built_at: Option<Timestamp>,
-    pub(super) build: Option<&'n str>,
-    pub(super) reused_percent: Option<u8>,
+    commit: &'n [u8],
+    built_at: Option<Timestamp>,
+    build: Option<&'n str>,
+    reused_percent: Option<u8>,
 }
 
 impl Note<'_> {
-    fn nothing(digest: Digest) -> Self {
+    fn nothing(digest: Digest, shape: Shape) -> Self {
         Self {
             digest,
-            shape: Shape::Other,
+            shape,
             blobs: Vec::new(),
             children: Vec::new(),
             line: None,
@@ -163,6 +177,24 @@ fn range((start, length): (u32, u32)) -> Range<usize> {
 }
 
 impl Known {
+    /// Nothing yet, and room for about so many bytes.
+    fn within(most_bytes: usize) -> Self {
+        Self {
+            blobs: Vec::new(),
+            blob_places: HashTable::new(),
+            entries: Vec::new(),
+            entry_places: HashTable::new(),
+            held: Vec::new(),
+            children: Vec::new(),
+            words: Vec::new(),
+            lines: Vec::new(),
+            line_places: HashMap::new(),
+            bytes_of_lines: 0,
+            hasher: DefaultHashBuilder::default(),
+            most_bytes,
+        }
+    }
+
     /// What is known of a manifest.
     #[must_use]
     pub fn of(&self, digest: &Digest) -> Option<Facts<'_>> {
@@ -170,11 +202,6 @@ impl Known {
         let is_it = |place: &u32| entries.get(*place as usize).is_some_and(|entry| entry.digest == *digest);
         let place = self.entry_places.find(self.hash(&half(digest)), is_it)?;
         Some(Facts { known: self, entry: entries.get(*place as usize)? })
-    }
-
-    /// Everything that is known, in the order in which it was learnt.
-    pub(super) fn all(&self) -> impl Iterator<Item = (&Digest, Facts<'_>)> {
-        self.entries.iter().map(|entry| (&entry.digest, Facts { known: self, entry }))
     }
 
     /// Size of a blob in bytes.
@@ -193,55 +220,31 @@ impl Known {
         self.hasher.hash_one(u128::from_ne_bytes(*id))
     }
 
-    /// Makes room for so many more.
-    pub(super) fn reserve(&mut self, manifests: usize, blobs: usize) {
-        let hasher = &self.hasher;
-        self.entries.reserve(manifests);
-        self.blobs.reserve(blobs);
-        let (entries, known) = (&self.entries, &self.blobs);
-        self.entry_places.reserve(manifests, |place| hash_of_entry(hasher, entries, *place));
-        self.blob_places.reserve(blobs, |place| hash_of_blob(hasher, known, *place));
-    }
-
-    pub(super) fn has_gaps(&self) -> bool {
-        self.has_gaps
-    }
-
-    pub(super) fn blob(&self, place: u32) -> Option<&(BlobId, u64)> {
-        self.blobs.get(place as usize)
-    }
-
-    /// Number of manifests that are known.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.entries.len()
-    }
-
-    /// Whether nothing is known yet.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
-
-    /// Whether anything was learnt or forgotten since it was last said that nothing was.
-    pub(super) fn is_changed(&self) -> bool {
-        self.is_changed
-    }
-
-    pub(super) fn set_unchanged(&mut self) {
-        self.is_changed = false;
+    /// About so many bytes are taken by all that is known.
+    fn bytes(&self) -> usize {
+        self.entries.len() * BYTES_A_MANIFEST
+            + self.blobs.len() * BYTES_A_BLOB
+            + self.held.len() * BYTES_A_PLACE
+            + self.children.len() * size_of::<Digest>()
+            + self.words.len()
+            + self.bytes_of_lines
     }
 
     /// Takes note of a manifest. One that is no JSON of a manifest is something else, and keeps nothing alive that could
-    /// be known.
+    /// be known. One for which there is no room is too large.
     pub fn learn(&mut self, digest: Digest, manifest: &[u8]) {
         if self.of(&digest).is_some() {
             return;
         }
         let Ok(document) = serde_json::from_slice::<Document<'_>>(manifest) else {
-            self.note(Note::nothing(digest));
+            self.note(Note::nothing(digest, Shape::Other));
             return;
         };
+        let named = document.layers.len() + document.manifests.len();
+        if self.bytes() + named * (BYTES_A_BLOB + BYTES_A_PLACE) > self.most_bytes {
+            self.learn_too_large(digest);
+            return;
+        }
         let is_config = |described: &Described<'_>| described.media_type == CONFIG_MEDIA_TYPE;
         let is_cache =
             document.config.as_ref().is_some_and(is_config) || document.manifests.iter().any(is_config);
@@ -276,15 +279,19 @@ impl Known {
         });
     }
 
-    /// Takes note of what a manifest says, unless that is known: it never changes. Says whether it was not.
-    pub(super) fn note(&mut self, note: Note<'_>) -> bool {
-        if self.of(&note.digest).is_some() {
-            return false;
+    /// Takes note of a manifest that nobody reads.
+    pub fn learn_too_large(&mut self, digest: Digest) {
+        if self.of(&digest).is_none() {
+            self.note(Note::nothing(digest, Shape::TooLarge));
         }
+    }
+
+    fn note(&mut self, note: Note<'_>) {
         let line = note.line.map(|line| {
             let next = narrow(self.lines.len());
             *self.line_places.entry(Arc::new(line)).or_insert_with_key(|line| {
                 self.lines.push(Arc::clone(line));
+                self.bytes_of_lines += line.to_string().len() + BYTES_A_LINE;
                 next
             })
         });
@@ -311,12 +318,10 @@ impl Known {
         self.entries.push(entry);
         let (entries, hasher) = (&self.entries, &self.hasher);
         self.entry_places.insert_unique(hash, place, |place| hash_of_entry(hasher, entries, *place));
-        self.is_changed = true;
-        true
     }
 
     /// The place of a blob, which is new to it or not.
-    pub(super) fn place(&mut self, id: BlobId, size: u64) -> u32 {
+    fn place(&mut self, id: BlobId, size: u64) -> u32 {
         let blobs = &mut self.blobs;
         let hasher = &self.hasher;
         let hash = hasher.hash_one(u128::from_ne_bytes(id));
@@ -328,25 +333,6 @@ impl Known {
         blobs.push((id, size.min(LARGEST_BLOB)));
         self.blob_places.insert_unique(hash, place, |place| hash_of_blob(hasher, blobs, *place));
         place
-    }
-
-    /// Forgets what is gone, so that this grows with the repository and not with time: not one by one, but once it is a good
-    /// part of all.
-    pub fn forget_all_but(&mut self, images: &[Arc<ListedImage>]) {
-        let there = images.iter().filter(|image| self.of(&image.digest).is_some()).count();
-        if self.entries.len().saturating_sub(there) * GONE_SHARE <= self.entries.len() {
-            return;
-        }
-        let there: HashSet<&Digest> = images.iter().map(|image| &image.digest).collect();
-        self.entries.retain(|entry| there.contains(&entry.digest));
-        let (entries, hasher) = (&self.entries, &self.hasher);
-        let hash_at = |place: &u32| hash_of_entry(hasher, entries, *place);
-        self.entry_places.clear();
-        for place in 0..narrow(entries.len()) {
-            self.entry_places.insert_unique(hash_at(&place), place, hash_at);
-        }
-        self.has_gaps = true;
-        self.is_changed = true;
     }
 }
 
@@ -406,9 +392,47 @@ impl<'k> Facts<'k> {
     }
 
     /// The commit's bytes and the build's.
-    pub(super) fn words(self) -> (&'k [u8], &'k [u8]) {
+    fn words(self) -> (&'k [u8], &'k [u8]) {
         let (commit, build) = (usize::from(self.entry.commit), usize::from(self.entry.build));
         let words = self.known.words.get(self.entry.words as usize..).unwrap_or_default();
         words.get(..commit + build).unwrap_or_default().split_at_checked(commit).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn index(blobs: Range<u32>) -> (Digest, String) {
+        let blob = |n: u32| json!({ "mediaType": CONFIG_MEDIA_TYPE, "digest": Digest::of(&n.to_le_bytes()) });
+        let text = json!({ "manifests": blobs.map(blob).collect::<Vec<_>>() }).to_string();
+        (Digest::of(text.as_bytes()), text)
+    }
+
+    #[test]
+    fn attack_manifests_that_name_more_blobs_than_there_is_room_for() {
+        let mut known = Known::within(20_000);
+        let caches: Vec<_> = (0..20).map(|n| index(n * 100..n * 100 + 100)).collect();
+        for (digest, text) in &caches {
+            known.learn(digest.clone(), text.as_bytes());
+        }
+        let shapes: Vec<_> = caches.iter().map(|(digest, _)| known.of(digest).unwrap().shape()).collect();
+        assert_eq!(shapes[..5], [Shape::Cache; 5]);
+        assert_eq!(shapes[5..], [Shape::TooLarge; 15], "they are known, and to be kept");
+        assert!(known.bytes() <= 20_000 + 15 * BYTES_A_MANIFEST, "{}", known.bytes());
+    }
+
+    #[test]
+    fn a_manifest_never_changes() {
+        let ((digest, first), (_, second)) = (index(0..3), index(0..9));
+        let mut known = Known::default();
+        known.learn(digest.clone(), first.as_bytes());
+        known.learn(digest.clone(), second.as_bytes());
+        known.learn_too_large(digest.clone());
+        let facts = known.of(&digest).unwrap();
+        assert_eq!((facts.shape(), facts.blobs().len()), (Shape::Cache, 3));
+        assert!(known.of(&Digest::of(b"another")).is_none());
     }
 }

@@ -5,9 +5,6 @@
 
 pub mod forecast;
 pub mod inventory;
-#[cfg(test)]
-mod keeping;
-mod kept;
 mod known;
 pub mod plan;
 #[cfg(test)]
@@ -23,11 +20,8 @@ use jiff::{SignedDuration, Timestamp};
 use crate::error::CallError;
 use crate::names::{CacheRepository, Digest};
 use crate::policy::{Mode, Project};
-use crate::ports::{
-    BuildStatus, Catalogue, IMAGES_PER_CALL, KeepFacts, ListedImage, ReadBuilds, ReadManifests,
-};
-use inventory::{Inventory, Known};
-use kept::Kept;
+use crate::ports::{BuildStatus, Catalogue, IMAGES_PER_CALL, ListedImage, ReadBuilds, ReadManifests};
+use inventory::Inventory;
 pub use plan::{Action, Circumstances, Gone, Plan, Rule, Verdict};
 
 /// The ports that retention needs.
@@ -74,22 +68,9 @@ pub async fn observe(
     gone: Vec<Gone>,
     now: Timestamp,
 ) -> Result<(Inventory, Circumstances), CallError> {
-    let inventory = inventory::take(ports, repository, Known::default(), async |_| {}).await?;
+    let inventory = inventory::take(ports, repository).await?;
     let (leased, handed_at) = handed(ports, projects, now).await?;
     Ok((inventory, Circumstances { leased, handed_at, gone }))
-}
-
-/// Takes the inventory with what earlier runs have kept, and keeps what is new, where there is a place for it.
-async fn take_with_kept(
-    ports: &(impl Ports + KeepFacts),
-    repository: &CacheRepository,
-) -> Result<Inventory, CallError> {
-    let Some(kept_in) = ports.facts_repository() else {
-        return inventory::take(ports, repository, Known::default(), async |_| {}).await;
-    };
-    // On the heap: the calls below each other are too deep for the compiler to lay out as one.
-    let (known, mut kept) = Box::pin(Kept::recall(ports, kept_in, repository)).await;
-    inventory::take(ports, repository, known, async |known| Box::pin(kept.keep(known)).await).await
 }
 
 /// What running builds hold, and when each cache was last handed to one.
@@ -121,16 +102,13 @@ async fn handed(
 
 /// Observes, plans, and applies where the policy of every project of the repository says so.
 pub async fn enforce(
-    ports: &(impl Ports + KeepFacts),
+    ports: &impl Ports,
     repository: &CacheRepository,
     projects: &[Project],
     gone: Vec<Gone>,
     now: Timestamp,
 ) -> Result<Applied, CallError> {
-    let inventory = take_with_kept(ports, repository).await?;
-    // Last, see `observe`.
-    let (leased, handed_at) = handed(ports, projects, now).await?;
-    let circumstances = Circumstances { leased, handed_at, gone };
+    let (inventory, circumstances) = observe(ports, repository, projects, gone, now).await?;
     let plan = plan::plan(&inventory, projects, &circumstances, now);
     drop(inventory);
     if plan.deletions().is_empty() || plan::mode(projects) == Mode::Report {

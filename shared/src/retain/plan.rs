@@ -510,6 +510,8 @@ impl<'w> Judge<'w> {
         if judged.action == Action::Delete {
             if image.is_archived || facts.is_none() {
                 judged = Judged::of(keep(Rule::Unread, Reason::Unread), 0);
+            } else if facts.is_some_and(|facts| facts.shape() == Shape::TooLarge) {
+                judged = Judged::of(keep(Rule::Unread, Reason::TooLarge), 0);
             } else if facts.is_some_and(|facts| facts.shape() != Shape::Cache) {
                 judged = Judged::of(keep(Rule::NotCache, Reason::NotCache), 0);
             } else if self.children.contains(&image.digest) {

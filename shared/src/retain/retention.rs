@@ -38,7 +38,7 @@ struct Made {
 }
 
 fn made() -> impl Strategy<Value = Made> {
-    let shape = prop_oneof![8 => Just(Shape::Cache), 1 => Just(Shape::Index), 1 => Just(Shape::Other)];
+    let shape = prop_oneof![8 => Just(Shape::Cache), 1 => Just(Shape::Index), 1 => Just(Shape::Other), 1 => Just(Shape::TooLarge)];
     let blobs = prop::collection::btree_set(0..BLOBS, 0..6);
     let tags = prop::collection::vec((0..10_u8, any::<bool>()), 0..3);
     let flags = (prop::bool::weighted(0.1), prop::bool::weighted(0.05), prop::bool::weighted(0.01));
@@ -105,7 +105,7 @@ fn world(images: &[Made], project: &Project) -> (Inventory, Circumstances) {
             Shape::Cache => {
                 json!({ "config": config(CONFIG_MEDIA_TYPE), "layers": layers, "annotations": annotations, "n": number })
             }
-            Shape::Other => {
+            Shape::Other | Shape::TooLarge => {
                 json!({ "config": config("application/vnd.oci.image.config.v1+json"), "layers": layers, "n": number })
             }
             Shape::Index => {
@@ -135,6 +135,8 @@ fn world(images: &[Made], project: &Project) -> (Inventory, Circumstances) {
         let tags = tags.collect();
         if made.is_unread {
             unread.push((digest.clone(), "not there".to_owned()));
+        } else if made.shape == Shape::TooLarge {
+            known.learn_too_large(digest.clone());
         } else if !made.is_archived {
             known.learn(digest.clone(), manifest.as_bytes());
         }
@@ -163,8 +165,6 @@ fn deleted(plan: &Plan) -> HashSet<Digest> {
 fn after(mut inventory: Inventory, plan: &Plan) -> Inventory {
     let gone = deleted(plan);
     inventory.images.retain(|image| !gone.contains(&image.digest));
-    let images = inventory.images.clone();
-    inventory.known.forget_all_but(&images);
     inventory
 }
 

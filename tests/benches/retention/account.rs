@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
-use axum::http::{HeaderMap, Method, StatusCode, Uri};
+use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse as _, Response};
 use serde_json::{Value, json};
 use stoker::names::Digest;
@@ -22,35 +22,35 @@ struct World {
     /// Those that are there.
     there: BTreeSet<u32>,
     deleted: BTreeSet<Digest>,
-    /// What is kept in the other repository: blobs by digest, manifests by tag.
-    blobs: HashMap<String, Bytes>,
-    kept: HashMap<String, Bytes>,
+    /// Whether the first manifests are the worst that there may be.
+    is_filled: bool,
     requests: BTreeMap<String, u64>,
 }
 
 impl World {
     fn new() -> Self {
-        let digests: Vec<Digest> = (0..images::IMAGES + images::A_DAY)
-            .map(|number| Digest::of(images::manifest(number).as_bytes()))
-            .collect();
-        let numbers = (0..).zip(&digests).map(|(number, digest)| (digest.clone(), number)).collect();
-        let mut world = Self { digests, numbers, ..Self::default() };
-        world.reset();
+        let mut world = Self::default();
+        world.reset(false);
         world
     }
 
-    /// The world as it was, and nothing kept.
-    fn reset(&mut self) {
+    /// The world as it was, or filled by somebody.
+    fn reset(&mut self, is_filled: bool) {
+        self.is_filled = is_filled;
+        self.digests =
+            (0..images::IMAGES).map(|number| Digest::of(self.manifest(number).as_bytes())).collect();
+        self.numbers = (0..).zip(&self.digests).map(|(number, digest)| (digest.clone(), number)).collect();
         self.there = (0..images::IMAGES).collect();
         self.deleted.clear();
-        self.blobs.clear();
-        self.kept.clear();
         self.requests.clear();
     }
 
-    fn next_day(&mut self) {
-        self.there.retain(|number| !images::is_taken_away(*number));
-        self.there.extend(images::IMAGES..images::IMAGES + images::A_DAY);
+    fn manifest(&self, number: u32) -> String {
+        if self.is_filled && number < images::LONGEST + images::OF_BLOBS {
+            images::worst(number)
+        } else {
+            images::manifest(number)
+        }
     }
 
     fn detail(&self, number: u32) -> Value {
@@ -96,21 +96,9 @@ impl World {
                 })
             }
             "BatchGetImage" => {
-                if let Some(tag) = asked["imageIds"][0]["imageTag"].as_str() {
-                    let Some(manifest) = self.kept.get(tag) else {
-                        let failure =
-                            json!({ "imageId": { "imageTag": tag }, "failureCode": "ImageNotFound" });
-                        return Ok(json!({ "images": [], "failures": [failure] }));
-                    };
-                    let id = json!({ "imageTag": tag, "imageDigest": Digest::of(manifest) });
-                    let text = std::str::from_utf8(manifest).unwrap();
-                    return Ok(
-                        json!({ "images": [{ "imageId": id, "imageManifest": text }], "failures": [] }),
-                    );
-                }
                 let ids = self.asked(asked).ok_or("InvalidParameterException")?;
                 let image = |(digest, number): (String, Option<u32>)| {
-                    let manifest = images::manifest(number?);
+                    let manifest = self.manifest(number?);
                     Some(json!({ "imageId": { "imageDigest": digest }, "imageManifest": manifest }))
                 };
                 json!({ "images": ids.into_iter().filter_map(image).collect::<Vec<_>>(), "failures": [] })
@@ -123,60 +111,19 @@ impl World {
                 }
                 json!({ "imageIds": [], "failures": [] })
             }
-            "GetAuthorizationToken" => {
-                json!({ "authorizationData": [{ "authorizationToken": "dXNlcjp3b3Jk", "expiresAt": 4_000_000_000_u32 }] })
-            }
             "ListBuildsForProject" => json!({ "ids": [] }),
             _ => return Err("UnknownOperationException"),
         })
-    }
-
-    /// The distribution API, as far as an artifact needs it.
-    fn content(&mut self, method: &Method, uri: &Uri, body: Bytes) -> Response {
-        let name = uri.path().rsplit('/').next().unwrap_or_default().to_owned();
-        let is_blob = uri.path().contains("/blobs/");
-        let operation = match (method, is_blob) {
-            (&Method::GET, true) => "GET blob",
-            (&Method::POST, true) => "POST blob",
-            (&Method::PUT, true) => "PUT blob",
-            (&Method::PUT, false) => "PUT manifest",
-            _ => "other",
-        };
-        *self.requests.entry(operation.to_owned()).or_default() += 1;
-        match operation {
-            "GET blob" => self
-                .blobs
-                .get(&name)
-                .map_or_else(|| StatusCode::NOT_FOUND.into_response(), |blob| blob.clone().into_response()),
-            "POST blob" => (StatusCode::ACCEPTED, [("location", "/v2/upload/blobs/one")]).into_response(),
-            "PUT blob" => {
-                let digest = Digest::of(&body).to_string();
-                assert_eq!(uri.query(), Some(format!("digest={digest}").as_str()), "a registry checks");
-                self.blobs.insert(digest, body);
-                StatusCode::CREATED.into_response()
-            }
-            "PUT manifest" => {
-                self.kept.insert(name, body);
-                StatusCode::CREATED.into_response()
-            }
-            _ => StatusCode::NOT_FOUND.into_response(),
-        }
     }
 }
 
 type Shared = Arc<Mutex<World>>;
 
-async fn answer(
-    State(world): State<Shared>,
-    method: Method,
-    uri: Uri,
-    headers: HeaderMap,
-    body: Bytes,
-) -> Response {
+async fn answer(State(world): State<Shared>, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
     let mut world = world.lock().unwrap();
     match uri.path() {
-        "/control/reset" => world.reset(),
-        "/control/next-day" => world.next_day(),
+        "/control/reset" => world.reset(false),
+        "/control/fill" => world.reset(true),
         "/control/requests" => {
             return serde_json::to_string(&std::mem::take(&mut world.requests)).unwrap().into_response();
         }
@@ -184,7 +131,6 @@ async fn answer(
             let deleted = std::mem::take(&mut world.deleted);
             return crate::summary(deleted.iter()).to_string().into_response();
         }
-        path if path.starts_with("/v2/") => return world.content(&method, &uri, body),
         _ => {
             let target = headers.get("x-amz-target").and_then(|target| target.to_str().ok());
             let operation =
@@ -211,9 +157,7 @@ pub(crate) fn serve(runtime: &tokio::runtime::Runtime, say: impl FnOnce(u16)) {
     say(listener.local_addr().unwrap().port());
     runtime.block_on(async {
         let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-        // What is uploaded is some megabytes.
-        let limit = axum::extract::DefaultBodyLimit::disable();
-        let router = Router::new().fallback(answer).layer(limit).with_state(world);
+        let router = Router::new().fallback(answer).with_state(world);
         axum::serve(listener, router).await.unwrap();
     });
 }

@@ -8,37 +8,25 @@ use stoker::names::Digest;
 
 /// ECR's quota of images in a repository.
 pub(crate) const IMAGES: u32 = 100_000;
-/// So many come in a day, and so many others go, by somebody else's hand.
-pub(crate) const A_DAY: u32 = 1_000;
+/// In a repository that somebody has filled, the first of so many manifests are as long as ECR takes them, and so many after them are
+/// little but names of blobs that no other manifest names.
+pub(crate) const LONGEST: u32 = 100;
+pub(crate) const OF_BLOBS: u32 = 400;
 /// Layers of an image that no other has.
 const OWN_LAYERS: u32 = 5;
 /// Layers that it shares with the hundred images around it, and with all.
 const SHARED_LAYERS: u32 = 15;
 const BASE_LAYERS: u32 = 10;
 
-/// When the first run is.
-pub(crate) fn first_night() -> Timestamp {
+/// When the runs are.
+pub(crate) fn night() -> Timestamp {
     "2026-11-20T05:30:00Z".parse().unwrap()
 }
 
-/// Of five images one is the cache of a commit that no line holds: it goes. The other four stay.
-pub(crate) fn goes(number: u32) -> bool {
-    number.is_multiple_of(5)
-}
-
-/// Those that somebody else deletes in the first day.
-pub(crate) fn is_taken_away(number: u32) -> bool {
-    !goes(number) && number < A_DAY * 5 / 4
-}
-
 pub(crate) fn pushed_at(number: u32) -> Timestamp {
-    if number < IMAGES {
-        // A hundred days of them, the newest two days old.
-        let age = i64::from(IMAGES - number) * 86 + 2 * 86_400;
-        first_night() - SignedDuration::from_secs(age)
-    } else {
-        first_night() + SignedDuration::from_secs(i64::from(number - IMAGES) * 80 + 60)
-    }
+    // A hundred days of them, the newest two days old.
+    let age = i64::from(IMAGES - number) * 86 + 2 * 86_400;
+    night() - SignedDuration::from_secs(age)
 }
 
 pub(crate) fn tags(number: u32, digest: &Digest) -> Vec<String> {
@@ -109,4 +97,17 @@ pub(crate) fn manifest(number: u32) -> String {
         pushed_at(number),
     );
     text
+}
+
+/// The worst manifest with that number.
+pub(crate) fn worst(number: u32) -> String {
+    let mut text = format!("{{\"n\":{number},\"layers\":[");
+    let bytes = if number < LONGEST { 4 << 20 } else { 1 << 20 };
+    let mut blob = number << 16;
+    while text.len() < bytes - 100 {
+        let _ = write!(text, "{{\"digest\":\"sha256:{}\"}},", hex(7, blob, 4));
+        blob += 1;
+    }
+    text.pop();
+    text + "]}"
 }

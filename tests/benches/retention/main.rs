@@ -1,9 +1,10 @@
 //! What retention costs in a repository with as many images as ECR allows: memory, processor time and requests, side by side
 //! with a Python cleaner of the usual kind.
 //!
-//! `cargo bench -p stories --bench retention` lets the real adapter and the real `enforce` run against ECR on loopback: a first run, that of
-//! the next day, and one that deletes a fifth of the images; and fails when a figure is out of bounds. Each is a process of its own. The floor that
-//! processor time is measured by reads the same with the same SDK and drops it. The cleaner needs boto3.
+//! `cargo bench -p stories --bench retention` lets the real adapter and the real `enforce` run against ECR on loopback: a run that
+//! reports, one that deletes a fifth of the images, and one in a repository that somebody has filled with the worst manifests; and fails when a
+//! figure is out of bounds. Each is a process of its own. The floor that processor time is measured by reads the same with the same SDK and drops
+//! it. The cleaner needs boto3.
 #![expect(clippy::print_stdout, clippy::print_stderr, clippy::unwrap_used, reason = "a measurement")]
 
 mod account;
@@ -20,31 +21,29 @@ use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_ecr::config::{Credentials, SharedCredentialsProvider};
 use aws_sdk_ecr::types::ImageIdentifier;
 use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use serde_json::{Value, json};
 use stoker::aws::{Aws, Surroundings};
-use stoker::names::{CacheRepository, Digest, ProjectName, Tag};
+use stoker::names::{CacheRepository, Digest, ProjectName};
 use stoker::policy::Policy;
-use stoker::ports::{ReadBlobs as _, ReadImages as _};
 use stoker::retain::enforce;
 use tokio::runtime;
 
 /// What this process is to do, where it is not the one that measures.
 const ROLE: &str = "STOKER_BENCH_RETENTION";
 const REPOSITORY: &str = "stoker/app";
-/// Where what manifests say is kept.
-const INVENTORY: &str = "stoker-inventory";
 const ADDRESS: &str = "STOKER_BENCH_ADDRESS";
 const NOW: &str = "STOKER_BENCH_NOW";
 
-/// What the function is given.
-const MOST_MEMORY_MIB: u64 = 128;
+/// What the smallest function is given, and what it is given unless somebody says otherwise.
+const LEAST_MEMORY_MIB: u64 = 128;
+const MEMORY_MIB: u64 = 256;
+/// The function's time in milliseconds.
+const MOST_MS: u64 = 300_000;
 /// Processor time, in that of reading the same and dropping it.
 const MOST_RATIO: f64 = 2.0;
-/// The same of the next day's run, which reads a fraction of it and plans as much: what it knows has to be taken up, too.
-const MOST_RATIO_NEXT_DAY: f64 = 2.5;
 /// Memory with which a Lambda function has one processor.
-const MIB_OF_A_PROCESSOR: f64 = 1769.0;
+const MIB_OF_A_PROCESSOR: u64 = 1769;
 
 fn policy(mode: &str) -> Policy {
     let text = format!(
@@ -99,8 +98,7 @@ fn single_threaded() -> runtime::Runtime {
 }
 
 fn aws() -> Aws {
-    let facts = CacheRepository::new(INVENTORY).ok();
-    Aws::from_config(config(), Surroundings { registry: address(), facts, ..Surroundings::default() })
+    Aws::from_config(config(), Surroundings { registry: address(), ..Surroundings::default() })
 }
 
 /// What the function does.
@@ -119,20 +117,16 @@ fn run(mode: &str) -> Value {
     })
 }
 
-/// What cannot be done with less: the pages are read, and the manifests of what was pushed since, and what was kept of the others, and
-/// dropped.
-fn floor(since: Timestamp) -> Value {
+/// What cannot be done with less: the pages and the manifests are read, and dropped.
+fn floor() -> Value {
     single_threaded().block_on(async {
         let ecr = aws_sdk_ecr::Client::new(&config());
         let mut digests = Vec::new();
         let mut pages =
             ecr.describe_images().repository_name(REPOSITORY).max_results(1000).into_paginator().send();
         while let Some(page) = pages.next().await {
-            for image in page.unwrap().image_details.unwrap_or_default() {
-                if image.image_pushed_at.unwrap().secs() > since.as_second() {
-                    digests.extend(image.image_digest);
-                }
-            }
+            let images = page.unwrap().image_details.unwrap_or_default();
+            digests.extend(images.into_iter().filter_map(|image| image.image_digest));
         }
         let mut read = 0;
         for some in digests.chunks(100) {
@@ -141,23 +135,8 @@ fn floor(since: Timestamp) -> Value {
                 ecr.batch_get_image().repository_name(REPOSITORY).set_image_ids(Some(ids.collect()));
             read += request.send().await.unwrap().images().len();
         }
-        let kept = if since > Timestamp::UNIX_EPOCH { fetch_kept().await } else { 0 };
-        json!({ "manifests": read, "kept": kept })
+        json!({ "manifests": read })
     })
-}
-
-/// Bytes of what was kept, which are only fetched.
-async fn fetch_kept() -> usize {
-    let (aws, inventory) = (aws(), CacheRepository::new(INVENTORY).unwrap());
-    let tag = Tag::facts(&CacheRepository::new(REPOSITORY).unwrap());
-    let image = aws.images(&inventory, &[tag]).await.unwrap().remove(0).unwrap();
-    let manifest: Value = serde_json::from_slice(&image.manifest).unwrap();
-    let mut bytes = 0;
-    for layer in manifest["layers"].as_array().unwrap() {
-        let digest = Digest::new(layer["digest"].as_str().unwrap()).unwrap();
-        bytes += aws.blob(&inventory, &digest, 64 << 20).await.unwrap().len();
-    }
-    bytes
 }
 
 fn child(role: &str) -> ExitCode {
@@ -168,8 +147,7 @@ fn child(role: &str) -> ExitCode {
             return ExitCode::SUCCESS;
         }
         "report" | "apply" => run(role),
-        "floor" => floor(Timestamp::UNIX_EPOCH),
-        _ => floor(images::first_night()),
+        _ => floor(),
     };
     told["cpu_ms"] = cpu_ms().into();
     told["memory_kib"] = peak_memory().into();
@@ -295,22 +273,16 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     };
     let account = Account::start();
-    let night = images::first_night();
-    let next_night = night + SignedDuration::from_hours(24);
+    let night = images::night();
     println!("{:<34} {:>10} {:>10} {:>9} {:>8}", "", "processor", "wall", "memory", "requests");
 
-    let first_floor = account.own("floor", night);
-    first_floor.print("the pages and manifests alone");
-    let first = account.own("report", night);
-    first.print("first run");
-    account.ask("next-day");
-    let second_floor = account.own("floor of the new", next_night);
-    second_floor.print("the pages, what is new and what is kept");
-    let second = account.own("report", next_night);
-    second.print("the next day's run");
-    let third = account.own("apply", next_night);
-    let third_deleted: Value = serde_json::from_str(&account.ask("deleted")).unwrap();
-    third.print("a run that deletes");
+    let floor = account.own("floor", night);
+    floor.print("the pages and manifests alone");
+    let report = account.own("report", night);
+    report.print("a run that reports");
+    let apply = account.own("apply", night);
+    let deleted: Value = serde_json::from_str(&account.ask("deleted")).unwrap();
+    apply.print("a run that deletes");
     account.ask("reset");
     let mut cleaner = Command::new(python);
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/retention/cleaner.py");
@@ -318,51 +290,46 @@ fn main() -> ExitCode {
     cleaner.args([script, REPOSITORY, &kept.to_string()]);
     let cleaner = account.measure(cleaner);
     cleaner.print("a cleaner in Python that deletes");
+    account.ask("fill");
+    let filled = account.own("apply", night);
+    filled.print("a run among the worst manifests");
     println!();
-    for (name, run) in [("first", &first), ("the next day's", &second)] {
-        #[expect(clippy::cast_precision_loss, reason = "an estimate")]
-        let seconds = run.number("cpu_ms") as f64 / 1000.0 * MIB_OF_A_PROCESSOR / MOST_MEMORY_MIB as f64;
+    for (name, run) in [("that reports", &report), ("among the worst manifests", &filled)] {
         println!(
-            "estimate: on the share of a processor that {MOST_MEMORY_MIB} MiB have, {name} run takes {seconds:.0} s"
+            "estimate: on the share of a processor that {MEMORY_MIB} MiB have, the run {name} takes {} s",
+            on_lambda_ms(run) / 1000
         );
     }
-    let within = judge(&[&first_floor, &first, &second_floor, &second, &third, &cleaner], &third_deleted);
+    let within = judge(&[&floor, &report, &apply, &cleaner, &filled], &deleted);
     if within { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn judge(
-    [first_floor, first, second_floor, second, third, cleaner]: &[&Measured; 6],
-    deleted: &Value,
-) -> bool {
-    let (images, a_day, goes) =
-        (u64::from(images::IMAGES), u64::from(images::A_DAY), u64::from(images::IMAGES / 5));
-    let pages = images.div_ceil(1000);
+/// About how long a run takes on the share of a processor that the function has.
+fn on_lambda_ms(run: &Measured) -> u64 {
+    run.number("cpu_ms") * MIB_OF_A_PROCESSOR / MEMORY_MIB
+}
+
+fn judge([floor, report, apply, cleaner, filled]: &[&Measured; 5], deleted: &Value) -> bool {
+    let (images, goes) = (u64::from(images::IMAGES), u64::from(images::IMAGES / 5));
     let mut bounds = Vec::new();
-    for (name, run) in [("first run", first), ("next day's run", second), ("run that deletes", third)] {
+    for (name, run) in [("run that reports", report), ("run that deletes", apply)] {
         let (mib, seen) = (run.mib(), run.number("images"));
         bounds.push((
-            mib <= MOST_MEMORY_MIB,
-            format!("{name}: {mib} MiB of memory, at most {MOST_MEMORY_MIB}"),
+            mib <= LEAST_MEMORY_MIB,
+            format!("{name}: {mib} MiB of memory, at most {LEAST_MEMORY_MIB}"),
         ));
         bounds.push((seen == images, format!("{name}: {seen} of {images} images are judged")));
         let planned = &run.told["planned"]["count"];
         bounds.push((*planned == goes, format!("{name}: {planned} of {goes} that nothing needs are to go")));
     }
-    for (name, run, floor, most) in [
-        ("first run", first, first_floor, MOST_RATIO),
-        ("next day's run", second, second_floor, MOST_RATIO_NEXT_DAY),
-    ] {
-        let ratio = ratio(run, floor);
-        let text = format!("{name}: {ratio:.2} times the processor time of reading alone, at most {most}");
-        bounds.push((ratio <= most, text));
-    }
-    // One request more asks for what is kept.
-    let batches = goes.div_ceil(100);
-    for (name, run, describe, get, delete) in [
-        ("first run", first, pages, images.div_ceil(100) + 1, 0),
-        ("next day's run", second, pages, a_day.div_ceil(100) + 1, 0),
-        ("run that deletes", third, pages + batches, 1, batches),
-    ] {
+    let ratio = ratio(report, floor);
+    let text = format!("{ratio:.2} times the processor time of reading alone, at most {MOST_RATIO}");
+    bounds.push((ratio <= MOST_RATIO, text));
+    let (pages, batches) = (images.div_ceil(1000), goes.div_ceil(100));
+    for (name, run, describe, delete) in
+        [("run that reports", report, pages, 0), ("run that deletes", apply, pages + batches, batches)]
+    {
+        let get = images.div_ceil(100);
         let made = (run.of("DescribeImages"), run.of("BatchGetImage"), run.of("BatchDeleteImage"));
         let (pages, manifests, deletions) = made;
         let text = format!(
@@ -371,11 +338,22 @@ fn judge(
         );
         bounds.push((made == (describe, get, delete), text));
     }
-    let is_as_planned = third.told["planned"] == *deleted && third.number("deleted") == goes;
+    let is_as_planned = apply.told["planned"] == *deleted && apply.number("deleted") == goes;
     bounds
         .push((is_as_planned, format!("{} images were deleted, exactly the planned ones", deleted["count"])));
     let by_cleaner = cleaner.number("deleted");
     bounds.push((by_cleaner == goes, format!("the cleaner deleted {by_cleaner} of {goes}")));
+    let (mib, ms) = (filled.mib(), on_lambda_ms(filled));
+    bounds.push((
+        mib <= MEMORY_MIB,
+        format!("among the worst manifests: {mib} MiB of memory, at most {MEMORY_MIB}"),
+    ));
+    bounds.push((
+        ms <= MOST_MS,
+        format!("among the worst manifests: {} s, at most {}", ms / 1000, MOST_MS / 1000),
+    ));
+    let seen = filled.number("images");
+    bounds.push((seen == images, format!("among the worst manifests: {seen} of {images} images are judged")));
     for (holds, text) in &bounds {
         println!("{}: {text}", if *holds { "ok" } else { "BROKEN" });
     }

@@ -68,7 +68,7 @@ async fn call(aws: &Aws, operation: &str, body: &Value) -> Result<(), Error> {
             let digests: Vec<_> =
                 ids().filter_map(|id| Digest::new(id["imageDigest"].as_str()?).ok()).collect();
             match tags.as_slice() {
-                [] => drop(aws.manifests(&repository()?, &digests).await?),
+                [] => drop(aws.manifests(&repository()?, &digests, usize::MAX).await?),
                 tags => drop(aws.images(&repository()?, tags).await?),
             }
         }

@@ -17,10 +17,7 @@ use stoker::cache::MANIFEST_MEDIA_TYPE;
 use stoker::error::CallError;
 use stoker::names::{Branch, CacheRepository, Commit, Digest, Line, ProjectName, Tag, TagKind};
 use stoker::policy::{Policy, Project};
-use stoker::ports::{
-    Build, BuildStatus, Catalogue, Image, KeepFacts, ListedImage, ReadBlobs, ReadBuilds, ReadImages,
-    ReadManifests, WriteImages,
-};
+use stoker::ports::{Build, BuildStatus, Catalogue, ListedImage, ReadBuilds, ReadManifests};
 use stoker::retain::{Action, Gone, by_repository, enforce};
 use stories::account::Account;
 use stories::world::World;
@@ -169,56 +166,9 @@ impl ReadManifests for Eyes<'_> {
         &self,
         repository: &CacheRepository,
         digests: &[Digest],
-    ) -> Result<Vec<(Digest, Bytes)>, CallError> {
-        self.account.manifests(repository, digests).await
-    }
-}
-
-impl ReadImages for Eyes<'_> {
-    async fn images(
-        &self,
-        repository: &CacheRepository,
-        tags: &[Tag],
-    ) -> Result<Vec<Option<Image>>, CallError> {
-        self.account.images(repository, tags).await
-    }
-}
-
-impl ReadBlobs for Eyes<'_> {
-    async fn blob(
-        &self,
-        repository: &CacheRepository,
-        digest: &Digest,
-        limit: usize,
-    ) -> Result<Bytes, CallError> {
-        self.account.blob(repository, digest, limit).await
-    }
-}
-
-impl WriteImages for Eyes<'_> {
-    async fn put_blob(
-        &self,
-        repository: &CacheRepository,
-        digest: &Digest,
-        bytes: Bytes,
-    ) -> Result<(), CallError> {
-        self.account.put_blob(repository, digest, bytes).await
-    }
-
-    async fn put_image(
-        &self,
-        repository: &CacheRepository,
-        tag: &Tag,
-        media_type: &str,
-        manifest: Bytes,
-    ) -> Result<(), CallError> {
-        self.account.put_image(repository, tag, media_type, manifest).await
-    }
-}
-
-impl KeepFacts for Eyes<'_> {
-    fn facts_repository(&self) -> Option<&CacheRepository> {
-        self.account.facts_repository()
+        longest: usize,
+    ) -> Result<Option<Vec<(Digest, Bytes)>>, CallError> {
+        self.account.manifests(repository, digests, longest).await
     }
 }
 
