@@ -233,3 +233,16 @@ fn the_events_page_sends_an_event_that_is_there_to_a_function_that_is() {
     assert!(read("template.yaml").contains(&format!("\n  {function}:\n    Type: AWS::Serverless::Function")));
     assert!(Path::new(ROOT).join(event).is_file(), "there is no {event}");
 }
+
+#[test]
+fn every_belief_of_aws_has_a_verdict() {
+    let page = read("docs/assumptions.md");
+    let (of_aws, _) = page.split_once("\n# ").unwrap();
+    let rows: Vec<&str> = of_aws.lines().filter(|line| line.starts_with("| ")).skip(1).collect();
+    assert!(rows.len() > 40, "{}", rows.len());
+    for row in rows {
+        let verdict = row.split(" | ").nth(1).unwrap();
+        let word = verdict.split([' ', ':', ',']).next().unwrap();
+        assert!(["confirmed", "unknown", "refuted"].contains(&word), "{row}");
+    }
+}
