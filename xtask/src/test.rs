@@ -16,6 +16,7 @@ const FEWER: [(&str, &str); 2] = [("STOKER_AGAIN", "4"), ("STOKER_ROUNDS", "25")
 
 /// What the tests can be asked.
 #[derive(Debug, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(crate) struct Args {
     /// Only what needs no tools but cargo: units, properties, stories
     #[arg(long)]
