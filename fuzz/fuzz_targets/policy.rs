@@ -39,7 +39,7 @@ fn check_forks(policy: &Policy, project: &Project) {
 
 fn check_values(project: &Project) {
     let builds = &project.builds;
-    assert!(builds.on_push || !builds.on_pull_request.is_empty());
+    assert!(builds.on_push || builds.on_tag || !builds.on_pull_request.is_empty());
     assert!(project.warm.refresh.is_none_or(|every| every >= MINIMUM_REFRESH));
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "._:/@=,+-".contains(c);
     assert!(project.builder_image.chars().all(is_plain));

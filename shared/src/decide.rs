@@ -204,7 +204,7 @@ fn of_repository(policy: &Policy, envelope: &Envelope, now: Timestamp) -> Vec<De
                     decisions.push(warmed(project, event, &pushed));
                 }
             }
-            Event::PullRequestUpdated(_) | Event::PullRequestApproved(_) => {
+            Event::TagPushed(_) | Event::PullRequestUpdated(_) | Event::PullRequestApproved(_) => {
                 decisions.push(start(&project, event));
             }
             Event::PullRequestMerged(pull) => decisions.push(if Hint::of(event).is_some() {

@@ -49,6 +49,26 @@ pub struct BranchPushed {
     pub pushed_at: Option<Timestamp>,
 }
 
+/// A tag of git was created or moved.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TagPushed {
+    /// The repository.
+    pub repository: Repository,
+    /// Its name, for which git has the same rules as for branches.
+    pub tag: Branch,
+    /// The commit that it names.
+    pub commit: Commit,
+    /// Who pushed, by the id that the forge has for that account; `None` where it tells none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub actor: Option<String>,
+    /// The message of the commit; `None` where the forge does not tell it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// When it was pushed by the forge's clock, where that is part of what the forge signed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pushed_at: Option<Timestamp>,
+}
+
 /// What changed about a pull request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -293,6 +313,8 @@ pub struct PromotionFailed {
 pub enum Event {
     /// A branch got new commits.
     BranchPushed(BranchPushed),
+    /// A tag was created or moved.
+    TagPushed(TagPushed),
     /// A pull request was opened, or changed in a way that a build may want to know of.
     PullRequestUpdated(PullRequest),
     /// Somebody approved a pull request.
@@ -341,6 +363,7 @@ impl Event {
     pub fn detail_type(&self) -> &'static str {
         match self {
             Self::BranchPushed(_) => "BranchPushed",
+            Self::TagPushed(_) => "TagPushed",
             Self::PullRequestUpdated(_) => "PullRequestUpdated",
             Self::PullRequestApproved(_) => "PullRequestApproved",
             Self::PullRequestMerged(_) => "PullRequestMerged",
@@ -368,6 +391,7 @@ impl Event {
     pub fn repository(&self) -> Option<&Repository> {
         match self {
             Self::BranchPushed(push) => Some(&push.repository),
+            Self::TagPushed(push) => Some(&push.repository),
             Self::PullRequestUpdated(pull)
             | Self::PullRequestMerged(pull)
             | Self::PullRequestClosed(pull) => Some(&pull.repository),
@@ -396,6 +420,7 @@ impl Event {
                 pull(of)
             }
             Self::PullRequestApproved(approval) => pull(&approval.pull_request),
+            Self::TagPushed(push) => (None, Some(push.commit.to_string()), None),
             Self::BranchDeleted(deleted) => (Some(deleted.branch.to_string()), None, None),
             Self::BuildFailed(failed) => (None, failed.commit.as_ref().map(ToString::to_string), None),
             _ => (None, None, None),
@@ -405,12 +430,14 @@ impl Event {
             Self::BuildFailed(failed) => Some(failed.build.as_str()),
             _ => None,
         };
+        let tag = if let Self::TagPushed(push) = self { Some(push.tag.as_str()) } else { None };
         // As an error, so that it is there at every level of the log.
         tracing::error_span!(
             "event",
             event.kind = self.detail_type(),
             git.repository = self.repository().map(Repository::as_str),
             git.branch = branch,
+            git.tag = tag,
             git.commit = commit,
             git.merged = merged,
             build.id = build,
@@ -422,6 +449,7 @@ impl Event {
     pub fn signed_at(&self) -> Option<Timestamp> {
         match self {
             Self::BranchPushed(push) => push.pushed_at,
+            Self::TagPushed(push) => push.pushed_at,
             Self::PullRequestUpdated(pull)
             | Self::PullRequestMerged(pull)
             | Self::PullRequestClosed(pull) => pull.updated_at,

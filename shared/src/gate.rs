@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use crate::event::{Approval, BranchPushed, Change, Event, PullRequest};
+use crate::event::{Approval, BranchPushed, Change, Event, PullRequest, TagPushed};
 use crate::handout::{Trust, Wanted};
 use crate::names::{Commit, Line};
 use crate::policy::{Builds, ForkBuilds, PathsUnknown, Project};
@@ -37,6 +37,7 @@ const MERGE_REQUEST: &str = "refs/merge-requests/";
 pub fn gate(project: &Project, event: &Event) -> Result<Request, Leave> {
     match event {
         Event::BranchPushed(push) => pushed(project, push),
+        Event::TagPushed(push) => tagged(project, push),
         Event::PullRequestUpdated(pull) => updated(project, pull),
         Event::PullRequestApproved(approval) => approved(project, approval),
         _ => Err(leave("event", "nothing to build")),
@@ -65,6 +66,32 @@ fn pushed(project: &Project, push: &BranchPushed) -> Gated {
         reference: None,
         pushed_at: push.pushed_at,
         overtakes: push.before.clone(),
+    })
+}
+
+/// A tag is pushed to be built: that a commit asks CI to stay away, as those of a release do, is no reason. It changes no
+/// file, so `paths` has nothing to say, and what `skip-paths` guards nobody can tell of it.
+fn tagged(project: &Project, push: &TagPushed) -> Gated {
+    let builds = &project.builds;
+    started_here(project)?;
+    if !builds.on_tag {
+        return Err(leave("builds.on", "the pushes of tags start no build"));
+    }
+    if !builds.tags.matches(push.tag.as_str()) {
+        return Err(leave("builds.tags", format!("the tag `{}` is not built", push.tag)));
+    }
+    by_actor(builds, push.actor.as_deref())?;
+    with_message(builds, push.message.as_deref())?;
+    let line = Line::GitTag(push.tag.clone());
+    Ok(Request {
+        trust: Trust::of(&line),
+        wanted: Wanted { line, base: None, merged: Vec::new() },
+        subject: Subject::Commit(push.commit.clone()),
+        reason: "tag".to_owned(),
+        built_by: project.name.clone(),
+        reference: None,
+        pushed_at: push.pushed_at,
+        overtakes: None,
     })
 }
 

@@ -79,7 +79,10 @@ impl Wanted {
     /// Where to look in one scope, the nearest first: for each tag, what people call it.
     #[must_use]
     pub fn tags(&self, scope: &Scope) -> Vec<(String, Tag)> {
-        let mut tags = vec![(self.line.to_string(), Tag::line(scope, &self.line))];
+        let mut tags = Vec::new();
+        if !matches!(self.line, Line::GitTag(_)) {
+            tags.push((self.line.to_string(), Tag::line(scope, &self.line)));
+        }
         for commit in self.merged.iter().rev().take(MAX_COMMITS) {
             tags.push((format!("commit/{}", commit.short()), Tag::commit(scope, commit)));
         }
@@ -194,7 +197,7 @@ pub fn importable(manifest: &[u8]) -> Result<Manifest, String> {
 pub enum Trust {
     /// Code that is on the default branch.
     Trusted,
-    /// Code of another branch of the same repository.
+    /// Code of another branch of the same repository, or of a tag, which may name any commit.
     Branch,
     /// Code of a fork: its builds write nothing.
     Fork,
@@ -206,7 +209,7 @@ impl Trust {
     pub fn of(line: &Line) -> Self {
         match line {
             Line::Main => Self::Trusted,
-            Line::Branch(_) => Self::Branch,
+            Line::Branch(_) | Line::GitTag(_) => Self::Branch,
             Line::PullRequest(_) => Self::Fork,
         }
     }
@@ -257,7 +260,12 @@ pub struct Handout {
 /// Whether a build of this line writes a cache.
 #[must_use]
 pub fn exports(project: &Project, line: &Line, trust: Trust) -> bool {
-    trust != Trust::Fork && (project.export.builds == ExportBuilds::All || *line == Line::Main)
+    let is_wanted = match line {
+        Line::Main => true,
+        Line::Branch(_) | Line::PullRequest(_) => project.export.builds == ExportBuilds::All,
+        Line::GitTag(_) => false,
+    };
+    is_wanted && trust != Trust::Fork
 }
 
 impl Handout {
@@ -610,6 +618,7 @@ mod tests {
             && !value.contains("mode=max")));
         let (main, branch) = (Line::Main, &handout.line);
         assert!(!exports(&project, &Line::PullRequest(1), Trust::Fork));
+        assert!(!exports(&project, &Line::GitTag(Branch::main()), Trust::Branch));
         assert!(exports(&project, &main, Trust::Trusted) && exports(&project, branch, Trust::Branch));
         project.export.builds = ExportBuilds::Main;
         assert!(exports(&project, &main, Trust::Trusted) && !exports(&project, branch, Trust::Branch));

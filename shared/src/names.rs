@@ -421,6 +421,8 @@ pub enum Line {
     Branch(Branch),
     /// The line of a pull request from a fork.
     PullRequest(u64),
+    /// What a build of a tag of git is of. It has no cache: such a build reads main's and writes none.
+    GitTag(Branch),
 }
 
 impl Branch {
@@ -440,11 +442,13 @@ impl Line {
 
     /// Parses what [`Line`]'s `Display` wrote.
     pub fn parse(text: &str) -> Result<Self, InvalidName> {
-        let rule = "expected `main`, `branch/<name>` or `pr/<number>`";
+        let rule = "expected `main`, `branch/<name>`, `pr/<number>` or `tag/<name>`";
         if text == "main" {
             Ok(Self::Main)
         } else if let Some(branch) = text.strip_prefix("branch/") {
             Ok(Self::Branch(Branch::new(branch)?))
+        } else if let Some(tag) = text.strip_prefix("tag/") {
+            Ok(Self::GitTag(Branch::new(tag)?))
         } else {
             let number = text.strip_prefix("pr/").and_then(|n| n.parse().ok());
             number.map(Self::PullRequest).ok_or_else(|| invalid("line", text, rule))
@@ -458,6 +462,7 @@ impl Line {
             Self::Main => "main".into(),
             Self::Branch(branch) => format!("branch.{}", slug(branch.as_str())).into(),
             Self::PullRequest(number) => format!("pr.{number}").into(),
+            Self::GitTag(tag) => format!("tag.{}", slug(tag.as_str())).into(),
         })
     }
 }
@@ -468,6 +473,7 @@ impl fmt::Display for Line {
             Self::Main => f.write_str("main"),
             Self::Branch(branch) => write!(f, "branch/{branch}"),
             Self::PullRequest(number) => write!(f, "pr/{number}"),
+            Self::GitTag(tag) => write!(f, "tag/{tag}"),
         }
     }
 }

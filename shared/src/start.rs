@@ -167,7 +167,7 @@ pub fn begun(request: &Request, id: &str, now: Timestamp) -> Build {
 
 /// Whether a newer push of a line stops the builds that it overtakes.
 fn stops(project: &Project, line: &Line) -> bool {
-    project.builds.superseded == Superseded::Stop && *line != Line::Main
+    project.builds.superseded == Superseded::Stop && !matches!(line, Line::Main | Line::GitTag(_))
 }
 
 /// The running builds that a request overtakes, where the policy wants them stopped: those of older pushes of its line.

@@ -480,7 +480,7 @@ impl World {
                     }
                 }
             }
-            Event::PullRequestUpdated(_) | Event::PullRequestApproved(_) => {
+            Event::TagPushed(_) | Event::PullRequestUpdated(_) | Event::PullRequestApproved(_) => {
                 let start = self.message(body);
                 self.starts.push(start);
             }

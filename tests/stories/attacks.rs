@@ -6,9 +6,9 @@ use bytes::Bytes;
 use jiff::SignedDuration;
 use serde_json::{Value, json};
 use stoker::cache::{CONFIG_MEDIA_TYPE, MANIFEST_MEDIA_TYPE};
-use stoker::event::Event;
+use stoker::event::{Envelope, Event, TagPushed};
 use stoker::handout::Handed;
-use stoker::names::{Branch, Commit, Digest, Line, ProjectName, Scope, Tag, TagKind};
+use stoker::names::{Branch, Commit, Digest, Line, ProjectName, Repository, Scope, Tag, TagKind};
 use stoker::ports::{Build, BuildStatus};
 use stories::account::Fault;
 use stories::rules::matches;
@@ -608,6 +608,52 @@ async fn attack_a_repository_of_the_same_name_but_for_its_case_or_its_account() 
             let built = world.running().len();
             assert_eq!(built, usize::from(is_built), "{repository} of {account}");
         }
+    }
+}
+
+/// Whoever pushes can tag any commit, and call the tag as they like: its build reads main's cache, is told of no place to
+/// write, and is no build of main's.
+#[tokio::test]
+async fn attack_a_tag_called_main_never_vouches_for_main() {
+    for policy in [POLICY, ISOLATED] {
+        let policy = policy.replace("    repository:", "    builds: { on: [push, tag] }\n    repository:");
+        let mut world = warm_main(&policy).await;
+        let before = main_of(&world);
+        let evil = world.commit([9, 9, 9, 9]);
+        let pushed = TagPushed {
+            repository: Repository::new("github.com/example/app").unwrap(),
+            tag: Branch::main(),
+            commit: evil.clone(),
+            actor: None,
+            message: None,
+            pushed_at: Some(world.account.now()),
+        };
+        let event = Event::TagPushed(pushed);
+        world.event(&Envelope { time: None, source: "stoker".to_owned(), event });
+        world.settle().await;
+        let build = world.running().pop().expect("the tag's build");
+        let told = |variable: &str| world.told(&build, variable);
+        assert_eq!((told("STOKER_LINE").as_str(), told("STOKER_TRUST").as_str()), ("tag/main", "branch"));
+        assert_eq!(told("STOKER_READS"), "main");
+        assert!(!told("STOKER_CACHE_FLAGS").contains("--cache-to"));
+        let environment = world.account.orders.borrow()[&build.id].environment.clone();
+        let is_place =
+            |name: &str| name == "STOKER_EXPORT" || name == "STOKER_EXPORT_REF" || name == "STOKER_CACHE_TO";
+        assert!(environment.iter().all(|(name, _)| !is_place(name)), "{environment:?}");
+        // It writes all the same, where a build of main of this commit would.
+        let (manifest, blobs) = exported(&Source { versions: [9, 9, 9, 9] }, |_| world.account.now());
+        world.push_cache(&format!("app.export.{}-0", evil.short()), manifest, blobs);
+        world.end(&build.id, BuildStatus::Succeeded, &evil);
+        world.settle().await;
+        world.wait(SignedDuration::from_hours(20));
+        world.night().await;
+        assert_eq!(main_of(&world), before, "main's line is main's builds'");
+        // Nor does it pass for main's build of the same commit.
+        world.push("main", &[&evil]).await;
+        world.settle().await;
+        let lines: Vec<String> =
+            world.running().iter().map(|build| world.told(build, "STOKER_LINE")).collect();
+        assert_eq!(lines, ["main"]);
     }
 }
 

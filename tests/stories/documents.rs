@@ -28,7 +28,7 @@ const BLOCKS: [(&str, &str, usize, &str); 15] = [
     ("docs/ci.md", "json", 1, "tests/stories/snippets.rs"),
     ("docs/ci.md", "sh", 5, "tests/stories/snippets.rs"),
     ("docs/ci.md", "yaml", 7, "tests/stories/snippets.rs"),
-    ("docs/events.md", "yaml", 39, "tests/stories/table.rs"),
+    ("docs/events.md", "yaml", 41, "tests/stories/table.rs"),
     ("docs/metrics.md", "", 1, "tests/stories/metrics.rs"),
     ("docs/operate.md", "sh", 16, COMMANDS),
     ("docs/policy.md", "yaml", 1, "shared/src/policy/tests.rs"),

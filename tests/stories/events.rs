@@ -55,7 +55,8 @@ fn kind(example: &str) -> Option<&'static str> {
     let name = name.trim_start_matches("merge-request-").trim_start_matches("pull-request-");
     let is_request = example.contains("-request-");
     match name {
-        "ping" | "merge-group" | "push-tag" | "tag" | "renamed" | "commented" => None,
+        "push-tag" | "tag" => Some("TagPushed"),
+        "ping" | "merge-group" | "renamed" | "commented" => None,
         "branch-deleted" => Some("BranchDeleted"),
         "merged" | "fast-forwarded" => Some("PullRequestMerged"),
         "closed" => Some("PullRequestClosed"),

@@ -426,7 +426,7 @@ fn the_costs_are_added_up_and_within_their_budgets() {
     let of_reach = |reach| Metric::ALL.iter().filter(|metric| metric.reach() >= reach).count();
     let (of_stack, of_project) = (of_reach(Reach::Stack), of_reach(Reach::Project));
     assert_eq!(of_project, 2, "metrics of each project");
-    let loads = [(0.0, 0.0), (1_000.0, 20.0), (100_000.0, 500.0)];
+    let loads = [(0.0, 0_u16), (1_000.0, 20), (100_000.0, 500)];
     let mut sums = [0.0; 3];
     let number =
         |cell: &str| cell.trim().replace(',', "").parse::<f64>().unwrap_or_else(|_| panic!("{cell}"));
@@ -455,8 +455,8 @@ fn the_costs_are_added_up_and_within_their_budgets() {
         for ((cost, (pushes, projects)), sum) in costs.iter().zip(loads).zip(&mut sums) {
             let busy = if pushes > 0.0 { numbers[2] } else { 0.0 };
             // A large fleet has none unless it asks for them.
-            let counted = if is_of_projects && projects > MOST_PROJECTS as f64 { 0.0 } else { projects };
-            let quantity = numbers[1] + busy + numbers[3] * pushes * 30.0 + numbers[4] * counted;
+            let counted = if is_of_projects && usize::from(projects) > MOST_PROJECTS { 0 } else { projects };
+            let quantity = numbers[1] + busy + numbers[3] * pushes * 30.0 + numbers[4] * f64::from(counted);
             assert!(
                 (number(cost) - numbers[0] * quantity).abs() <= 0.005_000_1,
                 "{row}: {}",

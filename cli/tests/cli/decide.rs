@@ -369,8 +369,8 @@ async fn json_is_for_programs() {
             target["flags"].as_str().unwrap().contains(&format!("ref=registry.example/stoker/app:{tag},"))
         );
     }
-    let told = json_of(&decide(POLICY, &["--json", &file("receive-webhook-push-tag")], "").await);
-    assert_eq!((&told["ignored"], &told["events"]), (&json!("a push of a tag"), &json!([])));
+    let told = json_of(&decide(POLICY, &["--json", &file("receive-webhook-ping")], "").await);
+    assert_eq!((&told["ignored"], &told["events"]), (&json!("pong"), &json!([])));
     let forks = POLICY.to_owned() + "    builds: { forks: { build: read-only, project: app-forks } }\n";
     let told =
         json_of(&decide(&forks, &["--json", &file("receive-webhook-pull-request-from-fork")], "").await);

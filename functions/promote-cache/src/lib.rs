@@ -277,6 +277,7 @@ fn measure(project: &ProjectName, line: &Line, warmth: &Warmth, saved_seconds: O
         Line::Main => "main",
         Line::Branch(_) => "branch",
         Line::PullRequest(_) => "pr",
+        Line::GitTag(_) => "tag",
     };
     let mut metrics = vec![
         (Metric::StepsReused, warmth.reused as u64),

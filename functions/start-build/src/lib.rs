@@ -13,7 +13,7 @@ use stoker::event::{BuildDelayed, Envelope, Event};
 use stoker::gate::gate;
 use stoker::give;
 use stoker::lambda::log;
-use stoker::names::ProjectName;
+use stoker::names::{Line, ProjectName};
 use stoker::policy::{Policy, Project};
 use stoker::ports::{Build, Publish, ReadBuilds, StartBuilds, StopBuilds};
 use stoker::start::{Outcome, Request, begun, overtaken, start};
@@ -234,6 +234,7 @@ async fn tell_if_late(ports: &impl Publish, record: &SqsMessage, why: &str, now:
     let Some(repository) = event.repository().cloned() else { return };
     let line = match &event {
         Event::BranchPushed(push) => push.branch.to_string(),
+        Event::TagPushed(push) => Line::GitTag(push.tag.clone()).to_string(),
         _ => event.detail_type().to_owned(),
     };
     event.span().in_scope(|| tracing::error!(line, why, tries, "a push is still waiting for its build"));

@@ -6,7 +6,7 @@ use serde::de::Error as _;
 
 use super::payload::{self, AccountId, Moment};
 use super::{DefaultBranchOf, MAX_EVENTS, Meaning};
-use crate::event::{Approval, BranchDeleted, BranchPushed, Change, Event, PullRequest};
+use crate::event::{Approval, BranchDeleted, BranchPushed, Change, Event, PullRequest, TagPushed};
 use crate::names::{Branch, Commit, Repository, Revision};
 
 /// The header that carries the signature.
@@ -94,11 +94,25 @@ impl RefChange {
         actor: Option<&str>,
     ) -> Result<Option<Event>, serde_json::Error> {
         let Some(reference) = self.new.as_ref().or(self.old.as_ref()) else { return Ok(None) };
-        if reference.kind != "branch" {
-            return Ok(None);
-        }
         let (repository, default_branch) = (repository.clone(), default_branch.clone());
-        let branch = Branch::new(reference.name.as_str()).map_err(serde_json::Error::custom)?;
+        let name = || Branch::new(reference.name.as_str()).map_err(serde_json::Error::custom);
+        let branch = match reference.kind.as_str() {
+            "branch" => name()?,
+            "tag" => {
+                let tag = name()?;
+                return Ok(self.new.map(|new| {
+                    Event::TagPushed(TagPushed {
+                        repository,
+                        tag,
+                        actor: actor.map(str::to_owned),
+                        message: new.target.message.as_deref().and_then(payload::message),
+                        commit: new.target.hash,
+                        pushed_at: None,
+                    })
+                }));
+            }
+            _ => return Ok(None),
+        };
         let Some(new) = self.new else {
             let deleted = BranchDeleted { repository, branch, default_branch, deleted_at: None };
             return Ok(Some(Event::BranchDeleted(deleted)));
@@ -149,7 +163,11 @@ fn read_push(body: &[u8], default_branch_of: &DefaultBranchOf<'_>) -> Result<Mea
         tracing::warn!(%repository, branches = events.len(), "a push of too many branches; the last ones are left out");
         events.truncate(MAX_EVENTS);
     }
-    Ok(if events.is_empty() { Meaning::Ignored("a push of tags") } else { Meaning::Events(events) })
+    Ok(if events.is_empty() {
+        Meaning::Ignored("no branch was pushed, and no tag but what was deleted")
+    } else {
+        Meaning::Events(events)
+    })
 }
 
 #[derive(Deserialize)]

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::bitbucket::NO_PROJECT;
 use super::payload::{self, AccountId, Moment};
 use super::{DefaultBranchOf, Meaning, Refusal};
-use crate::event::{BranchDeleted, BranchPushed, Change, Event, PullRequest};
+use crate::event::{BranchDeleted, BranchPushed, Change, Event, PullRequest, TagPushed};
 use crate::names::{Branch, Commit, Repository, Revision};
 use crate::partition::domain;
 
@@ -82,11 +82,26 @@ fn read_reference(
         "referenceDeleted" => true,
         _ => return Ok(Meaning::Ignored("not an event that Stoker acts on")),
     };
-    if detail.reference_type != "branch" {
-        return Ok(Meaning::Ignored("a push of a tag"));
+    let is_tag = detail.reference_type == "tag";
+    if detail.reference_type != "branch" && !is_tag {
+        return Ok(Meaning::Ignored("a push of neither a branch nor a tag"));
     }
     let repository = envelope.repository(&detail.repository_name)?;
     let branch = Branch::new(detail.reference_name).map_err(serde_json::Error::custom)?;
+    let no_commit = || serde_json::Error::custom("the reference has no commit");
+    if is_tag {
+        if deleted {
+            return Ok(Meaning::Ignored(payload::TAG_DELETED));
+        }
+        return Ok(Meaning::one(Event::TagPushed(TagPushed {
+            repository,
+            tag: branch,
+            commit: detail.commit_id.ok_or_else(no_commit)?,
+            actor: detail.caller_user_arn.0,
+            message: None,
+            pushed_at: envelope.time.0,
+        })));
+    }
     let Some(default_branch) = default_branch_of(&repository) else {
         return Ok(Meaning::Ignored(NO_PROJECT));
     };
@@ -94,7 +109,6 @@ fn read_reference(
         let deleted = BranchDeleted { repository, branch, default_branch, deleted_at: envelope.time.0 };
         return Ok(Meaning::one(Event::BranchDeleted(deleted)));
     }
-    let no_commit = || serde_json::Error::custom("the reference has no commit");
     let commit = detail.commit_id.ok_or_else(no_commit)?;
     Ok(Meaning::one(Event::BranchPushed(BranchPushed {
         repository,

@@ -5,7 +5,7 @@ use serde::de::{Error as _, IgnoredAny};
 
 use super::Meaning;
 use super::payload::{self, Account, Moment, PushedCommit};
-use crate::event::{Approval, BranchDeleted, BranchPushed, Change, Event, PullRequest};
+use crate::event::{Approval, BranchDeleted, BranchPushed, Change, Event, PullRequest, TagPushed};
 use crate::names::{Branch, Commit, Repository, Revision};
 
 /// The header that carries the signature. `X-Hub-Signature`, which comes as well, is of SHA-1.
@@ -50,6 +50,8 @@ impl RepositoryPayload {
 #[derive(Deserialize)]
 struct HeadCommit {
     #[serde(default)]
+    id: Option<Commit>,
+    #[serde(default)]
     message: Option<String>,
 }
 
@@ -85,8 +87,11 @@ impl PushPayload {
 
 fn read_push(body: &[u8]) -> Result<Meaning, serde_json::Error> {
     let push: PushPayload = serde_json::from_slice(body)?;
+    if let Some(tag) = payload::tag(&push.reference)? {
+        return read_tag(push, tag);
+    }
     let Some(branch) = payload::branch(&push.reference)? else {
-        return Ok(Meaning::Ignored("a push of a tag"));
+        return Ok(Meaning::Ignored("a push of neither a branch nor a tag"));
     };
     let repository = push.repository.name()?;
     let paths = push.paths();
@@ -110,6 +115,25 @@ fn read_push(body: &[u8]) -> Result<Meaning, serde_json::Error> {
         actor: payload::id_of(push.sender),
         message: message.as_deref().and_then(payload::message),
         pushed_at,
+    })))
+}
+
+fn read_tag(push: PushPayload, tag: Branch) -> Result<Meaning, serde_json::Error> {
+    if push.deleted {
+        return Ok(Meaning::Ignored(payload::TAG_DELETED));
+    }
+    let (id, message) = push.head_commit.map(|head| (head.id, head.message)).unwrap_or_default();
+    Ok(Meaning::one(Event::TagPushed(TagPushed {
+        repository: push.repository.name()?,
+        tag,
+        // Of an annotated tag `after` is the tag's own object.
+        commit: match id {
+            Some(id) => id,
+            None => Commit::new(push.after).map_err(serde_json::Error::custom)?,
+        },
+        actor: payload::id_of(push.sender),
+        message: message.as_deref().and_then(payload::message),
+        pushed_at: push.repository.pushed_at.0,
     })))
 }
 

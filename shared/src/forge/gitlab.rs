@@ -9,7 +9,7 @@ use serde::de::{Error as _, IgnoredAny};
 
 use super::payload::{self, AccountId, Moment, PushedCommit};
 use super::{Meaning, Refusal, mac, signs};
-use crate::event::{Approval, BranchDeleted, BranchPushed, Change, Event, PullRequest};
+use crate::event::{Approval, BranchDeleted, BranchPushed, Change, Event, PullRequest, TagPushed};
 use crate::names::{Branch, Commit, Repository, Revision};
 
 /// The header that carries the secret token itself.
@@ -76,13 +76,11 @@ fn is_token(secret: &[u8], token: &str) -> bool {
 
 pub(super) fn read(event: &str, body: &[u8]) -> Result<Meaning, serde_json::Error> {
     match event {
-        "Push Hook" => read_push(body),
-        "Tag Push Hook" => Ok(Meaning::Ignored("a push of a tag")),
+        "Push Hook" | "Tag Push Hook" => read_push(body),
         "Merge Request Hook" => read_merge_request(body),
         // A hook of the whole server, whose events are those of its projects' hooks; only the body says which.
         "System Hook" => match serde_json::from_slice::<SystemHook>(body)?.kind() {
-            "push" => read_push(body),
-            "tag_push" => Ok(Meaning::Ignored("a push of a tag")),
+            "push" | "tag_push" => read_push(body),
             "merge_request" => read_merge_request(body),
             _ => Ok(Meaning::Ignored("not an event that Stoker acts on")),
         },
@@ -143,6 +141,9 @@ struct PushPayload {
     total_commits_count: Option<usize>,
     #[serde(default)]
     push_options: Option<PushOptions>,
+    /// The commit of a tag; null where it was deleted.
+    #[serde(default)]
+    checkout_sha: Option<Commit>,
     #[serde(default)]
     user_id: AccountId,
 }
@@ -174,8 +175,11 @@ fn is_zero(commit: &str) -> bool {
 
 fn read_push(body: &[u8]) -> Result<Meaning, serde_json::Error> {
     let push: PushPayload = serde_json::from_slice(body)?;
+    if let Some(tag) = payload::tag(&push.reference)? {
+        return read_tag(push, tag);
+    }
     let Some(branch) = payload::branch(&push.reference)? else {
-        return Ok(Meaning::Ignored("a push of a tag"));
+        return Ok(Meaning::Ignored("a push of neither a branch nor a tag"));
     };
     let repository = push.project.name()?;
     let (paths, skips_ci) = (push.paths(), push.skips_ci());
@@ -198,6 +202,24 @@ fn read_push(body: &[u8]) -> Result<Meaning, serde_json::Error> {
         skips_ci,
         actor: push.user_id.0,
         message,
+        pushed_at: None,
+    })))
+}
+
+fn read_tag(push: PushPayload, tag: Branch) -> Result<Meaning, serde_json::Error> {
+    if is_zero(&push.after) {
+        return Ok(Meaning::Ignored(payload::TAG_DELETED));
+    }
+    // Of an annotated tag `after` is the tag's own object.
+    let commit = push.checkout_sha;
+    let commit = commit.map_or_else(|| Commit::new(push.after).map_err(serde_json::Error::custom), Ok)?;
+    let head = push.commits.iter().find(|known| known.id == commit);
+    Ok(Meaning::one(Event::TagPushed(TagPushed {
+        repository: push.project.name()?,
+        tag,
+        actor: push.user_id.0,
+        message: head.and_then(|head| head.message.as_deref()).and_then(payload::message),
+        commit,
         pushed_at: None,
     })))
 }

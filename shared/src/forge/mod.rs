@@ -260,6 +260,7 @@ pub fn check_age(event: &mut Event, now: Timestamp) -> Result<(), Refusal> {
 fn undate(event: &mut Event) {
     match event {
         Event::BranchPushed(push) => push.pushed_at = None,
+        Event::TagPushed(push) => push.pushed_at = None,
         Event::PullRequestUpdated(pull) | Event::PullRequestMerged(pull) | Event::PullRequestClosed(pull) => {
             pull.updated_at = None;
         }

@@ -21,6 +21,9 @@ const MAX_ID: usize = 512;
 /// Longest message of a commit that an event carries, in bytes.
 const MAX_MESSAGE: usize = 16 * 1024;
 
+/// Why the push of a tag means nothing where it deletes the tag.
+pub(super) const TAG_DELETED: &str = "a tag that was deleted";
+
 /// Marks that all forges know, in lower case.
 const SKIP_MARKS: [&str; 2] = ["[skip ci]", "[ci skip]"];
 
@@ -74,6 +77,12 @@ pub(super) fn repository(web_address: &str) -> Result<Repository, serde_json::Er
 pub(super) fn branch(reference: &str) -> Result<Option<Branch>, serde_json::Error> {
     let branch = reference.strip_prefix("refs/heads/").map(Branch::new).transpose();
     branch.map_err(serde_json::Error::custom)
+}
+
+/// The tag that a git reference names, unless it is a branch or anything else.
+pub(super) fn tag(reference: &str) -> Result<Option<Branch>, serde_json::Error> {
+    let tag = reference.strip_prefix("refs/tags/").map(Branch::new).transpose();
+    tag.map_err(serde_json::Error::custom)
 }
 
 /// What a pull request means by what changed about it.

@@ -123,6 +123,10 @@ fn says(message: &str, mut event: Value) -> Value {
     event
 }
 
+fn tagged(repository: &str, own: Value) -> Value {
+    event("TagPushed", json!({"repository": repository, "tag": "v1.0.0", "commit": commit(1)}), own)
+}
+
 const NO_CHANGE: &str = "an action that changes no code";
 const NO_EVENT: &str = "not an event that Stoker acts on";
 
@@ -148,11 +152,46 @@ fn pushes_to_github() {
     let queued =
         pushed(queued).into_iter().map(|event| says("Merge pull request #1 from example/feature-a", event));
     assert_eq!(received("push-merge-queue"), queued.collect::<Vec<_>>());
-    assert_eq!(received("push-tag"), ["a push of a tag"]);
+    let tag = json!({"actor": "1", "message": MESSAGE, "pushed_at": "2026-11-21T08:00:00Z"});
+    assert_eq!(received("push-tag"), [tagged("github.com/example/app", tag)]);
     let gone = json!({"deleted_at": "2026-11-21T08:00:00Z"});
     assert_eq!(received("branch-deleted"), [deleted("github.com/example/app", gone)]);
     assert_eq!(received("merge-group"), ["the merge queue's branch comes as a push of its own"]);
     assert_eq!(received("ping"), ["pong"]);
+}
+
+/// Of an annotated tag the push names the tag's own object, and a tag that is gone builds nothing.
+#[test]
+fn a_tag_is_built_at_its_commit() {
+    let changed = |name: &str, change: &dyn Fn(&mut Value)| {
+        let mut delivery = delivery(name);
+        let mut body: Value = serde_json::from_slice(&delivery.body).unwrap();
+        change(&mut body);
+        delivery.body = body.to_string().into_bytes();
+        told(delivery.read())
+    };
+    for name in ["push-tag", "gitlab-push-tag"] {
+        let built = changed(name, &|body| body["after"] = json!(commit(7)));
+        assert_eq!(built[0]["detail"]["commit"], commit(1), "{name}");
+        let bare = changed(name, &|body| {
+            body["after"] = json!(commit(7));
+            body["checkout_sha"] = Value::Null;
+            body["head_commit"] = Value::Null;
+        });
+        assert_eq!(bare[0]["detail"]["commit"], commit(7), "{name}");
+    }
+    let gone = "a tag that was deleted";
+    assert_eq!(changed("push-tag", &|body| body["deleted"] = json!(true)), [gone]);
+    assert_eq!(changed("gitlab-push-tag", &|body| body["after"] = json!(commit(0))), [gone]);
+    let of_bitbucket = |body: &mut Value| {
+        let change = &mut body["push"]["changes"][0];
+        change["old"] = change["new"].take();
+    };
+    let none = "no branch was pushed, and no tag but what was deleted";
+    assert_eq!(changed("bitbucket-push-tag", &of_bitbucket), [none]);
+    let mut event = file("receive-codecommit-tag");
+    event["detail"]["event"] = json!("referenceDeleted");
+    assert_eq!(told(codecommit::read(&event, &default_branch_of).unwrap()), [gone]);
 }
 
 #[test]
@@ -202,7 +241,8 @@ fn pushes_to_gitlab() {
     let mut created = pushed(json!({"commits": [], "before": null}));
     created[0]["detail"].as_object_mut().unwrap().remove("message");
     assert_eq!(received("gitlab-push-branch-created"), created);
-    assert_eq!(received("gitlab-push-tag"), ["a push of a tag"]);
+    let tag = json!({"actor": "1"});
+    assert_eq!(received("gitlab-push-tag"), [tagged("gitlab.com/example/group/app", tag)]);
     assert_eq!(received("gitlab-branch-deleted"), [deleted("gitlab.com/example/group/app", json!({}))]);
 }
 
@@ -268,12 +308,13 @@ fn pushes_to_bitbucket() {
     let id = "557058:00000000-ABCD-0000-0000-000000000000";
     let pushed = |own: Value| by(id, says(MESSAGE, pushed("bitbucket.org/example/app", own)));
     let gone = deleted("bitbucket.org/example/app", json!({}));
+    let tag = by(id, says(MESSAGE, tagged("bitbucket.org/example/app", json!({}))));
     let one = json!([commit(1)]);
     assert_eq!(received("bitbucket-push"), [pushed(json!({}))]);
     let main = json!({"branch": "main", "to_default_branch": true, "commits": one, "skips_ci": true});
     assert_eq!(
         received("bitbucket-push-several"),
-        [says("Correct the docs [skip ci]", pushed(main)), gone.clone()]
+        [says("Correct the docs [skip ci]", pushed(main)), tag.clone(), gone.clone()]
     );
     let newest: Vec<_> = (6..10).map(|i| format!("{i:040x}")).chain([commit(1)]).collect();
     assert_eq!(received("bitbucket-push-truncated"), [pushed(json!({"commits": newest}))]);
@@ -283,7 +324,7 @@ fn pushes_to_bitbucket() {
     let created = json!({"commits": [], "before": null});
     assert_eq!(received("bitbucket-push-branch-created"), [pushed(created)]);
     assert_eq!(received("bitbucket-branch-deleted"), [gone]);
-    assert_eq!(received("bitbucket-push-tag"), ["a push of tags"]);
+    assert_eq!(received("bitbucket-push-tag"), [tag]);
 }
 
 #[test]
@@ -330,7 +371,9 @@ fn events_of_codecommit() {
         json!({"branch": "main", "to_default_branch": true, "commits": [commit(1)], "pushed_at": time});
     assert_eq!(received("branch-pushed"), [pushed(main)]);
     assert_eq!(received("branch-deleted"), [deleted(APP, json!({"deleted_at": time}))]);
-    assert_eq!(received("tag"), ["a push of a tag"]);
+    let tag = json!({"actor": "arn:aws:iam::123456789012:user/octocat", "pushed_at": "2026-11-21T08:00:00Z"});
+    let repository = "git-codecommit.us-east-1.amazonaws.com/v1/repos/app";
+    assert_eq!(received("tag"), [tagged(repository, tag)]);
     let pull = |kind: &str, own: Value| vec![by(CALLER, event(kind, pull_request(APP), own))];
     assert_eq!(received("pull-request-opened"), pull("PullRequestUpdated", json!({})));
     let updated = pull("PullRequestUpdated", json!({"change": "pushed"}));

@@ -42,6 +42,35 @@ fn push() -> BranchPushed {
     }
 }
 
+#[test]
+fn a_tag_is_built_where_the_policy_says_so_and_by_its_name() {
+    let tag = |name: &str| {
+        Event::TagPushed(TagPushed {
+            repository: Repository::new("gitlab.com/example/app").unwrap(),
+            tag: Branch::new(name).unwrap(),
+            commit: Commit::new(COMMIT).unwrap(),
+            actor: Some("1".to_owned()),
+            message: Some("Release 1.4.0 [skip ci]".to_owned()),
+            pushed_at: None,
+        })
+    };
+    let rule = |builds: &str, name: &str| gate(&project(builds), &tag(name)).map_err(|leave| leave.rule);
+    assert_eq!(rule("", "v1.4.0"), Err("builds.on"));
+    assert_eq!(rule("start: false", "v1.4.0"), Err("builds.start"));
+    let globs = "on: [push, tag], tags: ['v*', '!v0.*']";
+    for (name, built) in [("v1.4.0", true), ("v0.9", false), ("nightly", false), ("release/v1", false)] {
+        let expected = if built { Ok(()) } else { Err("builds.tags") };
+        assert_eq!(rule(globs, name).map(drop), expected, "{name}");
+    }
+    assert_eq!(rule("on: [tag], actors: ['!1']", "v1"), Err("builds.actors"));
+    assert_eq!(rule("on: [tag], messages: ['!*Release*']", "v1"), Err("builds.messages"));
+    // Neither a branch's globs nor files are asked, nor what a release's commit says to other CIs.
+    let request = rule("on: [push, tag], branches: [x], paths: ['src/*']", "main").unwrap();
+    assert_eq!((request.wanted.line.to_string().as_str(), request.trust), ("tag/main", Trust::Branch));
+    assert_eq!(request.wanted.merged, []);
+    assert_eq!(gate(&project("on: [tag]"), &Event::BranchPushed(push())).unwrap_err().rule, "builds.on");
+}
+
 fn pull(from_fork: bool) -> PullRequest {
     PullRequest {
         repository: Repository::new("gitlab.com/example/app").unwrap(),

@@ -158,6 +158,10 @@ pub struct Builds {
     /// What of a pull request starts one, if anything. Pushes to it only do where `on_push` does not hold, or
     /// from a fork.
     pub on_pull_request: Vec<Change>,
+    /// Whether the push of a tag starts one.
+    pub on_tag: bool,
+    /// The tags that are built then.
+    pub tags: Globs,
     /// The branches that are built.
     pub branches: Globs,
     /// The branches that what a pull request brings may go to.

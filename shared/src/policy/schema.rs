@@ -47,6 +47,7 @@ pub(super) fn parse(text: &str) -> Result<Vec<Rule>, Vec<Mistake>> {
             check_paths(draft, &mut found);
             check_messages(draft, &mut found);
             check_on(draft, &mut found);
+            check_tags(draft, &mut found);
         }
     }
     check_order(&drafts, &mut found);
@@ -101,7 +102,8 @@ fn check_bitbucket(draft: &Draft<'_>, found: &mut Vec<Mistake>) {
         return;
     }
     let why = "Bitbucket tells only twelve digits of a pull request's head";
-    if !draft.settings.builds.on_push && draft.settings.builds.start {
+    let builds = &draft.settings.builds;
+    if !builds.on_push && !builds.on_pull_request.is_empty() && builds.start {
         let wrong = format!("{why}, so no branch would be built: add `push`");
         found.push(draft.place_of("builds.on").mistake(wrong));
     }
@@ -194,6 +196,19 @@ fn check_on(draft: &Draft<'_>, found: &mut Vec<Mistake>) {
         _ => return,
     };
     found.push(draft.place_of("builds.on").mistake(wrong));
+}
+
+/// Globs over tags say nothing where no tag is built, and what guards files cannot let a tag in.
+fn check_tags(draft: &Draft<'_>, found: &mut Vec<Mistake>) {
+    let builds = &draft.settings.builds;
+    if !builds.on_tag && !builds.tags.match_all() {
+        let wrong = "`tags` asks the pushes of tags, which `on` leaves out: add `tag`";
+        found.push(draft.place_of("builds.tags").mistake(wrong));
+    }
+    if builds.on_tag && builds.skip_paths.is_some() {
+        let wrong = "no tag tells which files changed, and `skip-paths` asks: leave `tag` out";
+        found.push(draft.place_of("builds.on").mistake(wrong));
+    }
 }
 
 /// A project's name must make valid repositories, and a glob must keep its projects apart.

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use jiff::SignedDuration;
 
 use super::document::{Fields, Mistake, Node, read};
-use super::values::{self, MAX_ENTRIES};
+use super::values::{self, MAX_ENTRIES, Trigger};
 use super::{
     Builds, CacheMode, Export, ExportBuilds, ForkBuilds, Forks, Globs, Mode, PathsUnknown, Promotion,
     Retention, Settings, Superseded, Warm, suffix_of,
@@ -38,6 +38,7 @@ pub(super) const TARGET: &[&str] = &["name", "platforms"];
 pub(super) const BUILDS: &[&str] = &[
     "start",
     "on",
+    "tags",
     "branches",
     "bases",
     "actors",
@@ -80,6 +81,8 @@ pub(super) fn built_in() -> Result<Settings, String> {
             start: true,
             on_push: true,
             on_pull_request: Change::BUILT.to_vec(),
+            on_tag: false,
+            tags: Globs::default(),
             branches: Globs::default(),
             bases: Globs::default(),
             actors: Globs::default(),
@@ -178,17 +181,21 @@ fn builds(fields: &Fields<'_>, builds: &mut Builds, found: &mut Vec<Mistake>) {
         let before = found.len();
         let events = node.texts(MAX_ENTRIES, values::event, found);
         if found.len() == before {
-            let changes = |change: &Change| events.iter().any(|(_, changes)| changes.contains(change));
-            builds.on_push = events.iter().any(|(push, _)| *push);
+            let changes = |change: &Change| events.iter().any(|event| event.changes().contains(change));
+            builds.on_push = events.contains(&Trigger::Push);
+            builds.on_tag = events.contains(&Trigger::Tag);
             builds.on_pull_request = Change::BUILT.into_iter().filter(changes).collect();
         }
         if events.is_empty() && found.len() == before {
             let wrong =
-                "nothing would start a build of a branch; write `push`, `pull-request` or both, or set";
+                "nothing would start a build; write which of `push`, `pull-request` and `tag` do, or set";
             found.push(
                 node.place.mistake(format!("{wrong} `start: false` if somebody else starts the builds")),
             );
         }
+    }
+    if let Some(node) = fields.get("tags") {
+        builds.tags = values::tags(node, found);
     }
     if let Some(node) = fields.get("branches") {
         builds.branches = values::branches(node, found);

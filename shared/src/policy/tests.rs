@@ -116,6 +116,8 @@ fn what_a_document_leaves_out_has_the_built_in_value() {
             start: true,
             on_push: true,
             on_pull_request: Change::BUILT.to_vec(),
+            on_tag: false,
+            tags: globs(&[], &[]),
             branches: globs(&[], &[]),
             bases: globs(&[], &[]),
             actors: globs(&[], &[]),
@@ -656,7 +658,8 @@ const EVERY_SETTING: &str = r#"
     - name: worker
   builds:
     start: false
-    on: [pull-request]
+    on: [pull-request, tag]
+    tags: ["v*", "!v0.*"]
     branches: ["team/*", "!team/old-*"]
     bases: [main, "release/*"]
     actors: ["1", "49699333", "!2"]
@@ -705,6 +708,8 @@ fn project_with_every_setting() -> Project {
             start: false,
             on_push: false,
             on_pull_request: Change::BUILT.to_vec(),
+            on_tag: true,
+            tags: globs(&["v*"], &["v0.*"]),
             branches: globs(&["team/*"], &["team/old-*"]),
             bases: globs(&["main", "release/*"], &[]),
             actors: globs(&["1", "49699333"], &["2"]),
@@ -783,6 +788,7 @@ fn a_section_in_a_rule_changes_only_what_it_names_and_a_list_is_replaced() {
     let mut expected = project_with_every_setting();
     expected.targets = vec![target("app", None, None)];
     expected.builds.on_push = true;
+    expected.builds.on_tag = false;
     expected.builds.on_pull_request.clear();
     expected.builds.skip_labels.clear();
     expected.builds.branches = globs(&[], &[]);
@@ -835,7 +841,7 @@ fn a_word_that_is_not_known_is_told_which_are() {
         (
             "builds: { on: [x] }",
             "builds.on[0]: `x` is nothing that starts builds; write `push`, `pull-request`, \
-             `pull-request-created`, `pull-request-updated` or `pull-request-reopened`",
+             `pull-request-created`, `pull-request-updated`, `pull-request-reopened` or `tag`",
         ),
         (
             "builds: { paths-unknown: x }",
@@ -896,8 +902,38 @@ fn a_list_has_texts_each_once_and_not_too_many() {
 }
 
 #[test]
+fn tags_are_built_where_both_keys_say_so() {
+    let app = |builds: &str| {
+        let rule = format!("name: app, repository: bitbucket.org/example/app, builds: {{ {builds} }}");
+        policy(&format!("version: 1\nprojects: [{{ {rule} }}]")).project(&name("app")).unwrap().builds
+    };
+    let builds = app("on: [tag], tags: [\"v*\", \"!v0.*\"]");
+    assert!(builds.on_tag && !builds.on_push && builds.on_pull_request.is_empty());
+    assert_eq!(builds.tags, globs(&["v*"], &["v0.*"]));
+    assert!(!app("on: [push]").on_tag);
+    let wrong = |builds: &str| {
+        let rule = format!("name: app, repository: github.com/example/app, builds: {{ {builds} }}");
+        let found = mistakes_after_version(&format!("projects: [{{ {rule} }}]"));
+        assert_eq!(found.len(), 1, "{found:?}");
+        found[0].split_once(": projects[0].builds.").unwrap().1.to_owned()
+    };
+    assert_eq!(
+        wrong("tags: [\"v*\"]"),
+        "tags: `tags` asks the pushes of tags, which `on` leaves out: add `tag`"
+    );
+    assert_eq!(
+        wrong("on: [push, tag], skip-paths: [ci/a]"),
+        "on: no tag tells which files changed, and `skip-paths` asks: leave `tag` out"
+    );
+    assert_eq!(wrong("on: [tag], tags: [refs/tags/v1]"), "tags[0]: write `v1`, without the `refs/tags/`");
+    assert!(
+        wrong("on: [tag], tags: [a b]").starts_with("tags[0]: `a b` matches no tag: a tag has no spaces")
+    );
+}
+
+#[test]
 fn builds_of_branches_start_on_something() {
-    let expected = "builds.on: nothing would start a build of a branch; write `push`, `pull-request` or both, or set \
+    let expected = "builds.on: nothing would start a build; write which of `push`, `pull-request` and `tag` do, or set \
                     `start: false` if somebody else starts the builds";
     assert_eq!(mistake_in_defaults("builds: { on: [] }"), expected);
     assert_eq!(mistake_in_defaults("builds: { on: }"), expected);
@@ -1474,7 +1510,7 @@ defaults:
     - platforms: [arm64]
   builds:
     start: yes
-    on: [tag]
+    on: [tags]
     branches: ["!*"]
     path: ["src/*"]
     skip-labels: wip

@@ -230,15 +230,31 @@ fn duration_from(shortest: SignedDuration, text: &str) -> Result<SignedDuration,
     }
 }
 
-/// The events that a word of `builds.on` names: whether pushes, and what of a pull request.
-pub(super) fn event(text: &str) -> Result<(bool, &'static [Change]), String> {
-    const NONE: &[Change] = &[];
-    let words: [(&str, (bool, &'static [Change])); 5] = [
-        ("push", (true, NONE)),
-        ("pull-request", (false, &Change::BUILT)),
-        ("pull-request-created", (false, &[Change::Opened])),
-        ("pull-request-updated", (false, &[Change::Pushed])),
-        ("pull-request-reopened", (false, &[Change::Reopened])),
+/// What a word of `builds.on` names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Trigger {
+    /// Pushes of branches.
+    Push,
+    /// Pushes of tags.
+    Tag,
+    /// These changes of a pull request.
+    PullRequest(&'static [Change]),
+}
+
+impl Trigger {
+    pub(super) fn changes(self) -> &'static [Change] {
+        if let Self::PullRequest(changes) = self { changes } else { &[] }
+    }
+}
+
+pub(super) fn event(text: &str) -> Result<Trigger, String> {
+    let words = [
+        ("push", Trigger::Push),
+        ("pull-request", Trigger::PullRequest(&Change::BUILT)),
+        ("pull-request-created", Trigger::PullRequest(&[Change::Opened])),
+        ("pull-request-updated", Trigger::PullRequest(&[Change::Pushed])),
+        ("pull-request-reopened", Trigger::PullRequest(&[Change::Reopened])),
+        ("tag", Trigger::Tag),
     ];
     one_of("nothing that starts builds", &words, text)
 }
@@ -250,6 +266,11 @@ pub(super) fn paths_unknown(text: &str) -> Result<PathsUnknown, String> {
 /// Globs over branches.
 pub(super) fn branches(node: &Node<'_>, found: &mut Vec<Mistake>) -> Globs {
     globs(node, branch_glob, found)
+}
+
+/// Globs over tags.
+pub(super) fn tags(node: &Node<'_>, found: &mut Vec<Mistake>) -> Globs {
+    globs(node, tag_glob, found)
 }
 
 /// Globs over the paths of files.
@@ -331,17 +352,25 @@ fn check_glob(text: &str, glob: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// With a letter for each wildcard, it is the name of a branch.
 fn branch_glob(glob: &str) -> Result<(), String> {
-    if let Some(name) = glob.strip_prefix("refs/heads/") {
-        return Err(format!("write `{}`, without the `refs/heads/`", shown(name)));
+    reference_glob("branch", "refs/heads/", glob)
+}
+
+fn tag_glob(glob: &str) -> Result<(), String> {
+    reference_glob("tag", "refs/tags/", glob)
+}
+
+/// With a letter for each wildcard, it is the name of a branch, or of a tag, for which git has the same rules.
+fn reference_glob(what: &str, prefix: &str, glob: &str) -> Result<(), String> {
+    if let Some(name) = glob.strip_prefix(prefix) {
+        return Err(format!("write `{}`, without the `{prefix}`", shown(name)));
     }
-    let rule = "a branch has no spaces and none of `~^:[\\` and `..`";
     if glob.chars().any(char::is_control) {
         return Err(has_control(glob));
     }
-    let no_branch = |_| format!("`{}` matches no branch: {rule}", shown(glob));
-    Branch::new(glob.replace(['*', '?'], "x")).map(drop).map_err(no_branch)
+    let rule = format!("a {what} has no spaces and none of `~^:[\\` and `..`");
+    let none = |_| format!("`{}` matches no {what}: {rule}", shown(glob));
+    Branch::new(glob.replace(['*', '?'], "x")).map(drop).map_err(none)
 }
 
 /// A message has lines, and a glob may say so.
