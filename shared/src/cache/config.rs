@@ -1,11 +1,16 @@
 //! The config of a cache as it stands in JSON: lists whose entries name each other by index.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use serde::de::{DeserializeSeed, Deserializer, SeqAccess, Visitor};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use super::Extra;
 use super::graph::{Cache, Layer, Link, Made, Record};
 use super::json::{Seconds, Sha, Text, Time, read_object, required};
+use super::probation::Mark;
+use crate::names::Commit;
 
 /// How `parent` says that there is none.
 pub(super) const NO_PARENT: i64 = -1;
@@ -16,6 +21,8 @@ pub(super) struct JsonConfig {
     pub(super) records: Vec<JsonRecord>,
     /// When those records were used that do not say it themselves. Most are used together, and a line is short of bytes.
     pub(super) used: Option<Seconds>,
+    /// Stoker's own field: the merges that something is on probation for.
+    pub(super) probation: Vec<JsonMark>,
     pub(super) extra: Extra,
 }
 
@@ -35,13 +42,25 @@ pub(super) struct JsonRecord {
     pub(super) inputs: JsonInputs,
     /// Stoker's own field, which BuildKit does not read.
     pub(super) used: Option<Seconds>,
+    /// Another: an index into `probation`.
+    pub(super) probation: Option<i64>,
     pub(super) extra: Extra,
+}
+
+/// A merge that something is on probation for.
+pub(super) struct JsonMark {
+    pub(super) commit: Commit,
+    pub(super) at: Seconds,
+    #[expect(dead_code, reason = "read to be checked")]
+    extra: Extra,
 }
 
 /// A layer, with its parents, that a record resulted in.
 pub(super) struct JsonResult {
     pub(super) layer: i64,
     pub(super) created_at: Time,
+    /// Where it is not its record's.
+    pub(super) probation: Option<i64>,
     pub(super) extra: Extra,
 }
 
@@ -49,6 +68,8 @@ pub(super) struct JsonResult {
 pub(super) struct JsonChain {
     pub(super) layers: Vec<i64>,
     pub(super) created_at: Time,
+    /// Where it is not its record's.
+    pub(super) probation: Option<i64>,
     pub(super) extra: Extra,
 }
 
@@ -72,7 +93,9 @@ read_object!(JsonConfig, {
     "layers" => layers or Vec::new(),
     "records" => records or Vec::new(),
     "used" => used or None,
+    "probation" => probation or Vec::new(),
 });
+read_object!(JsonMark, { "commit" => commit or required!("commit"), "at" => at or required!("at") });
 read_object!(JsonLayer, { "blob" => blob or required!("blob"), "parent" => parent or 0 });
 read_object!(JsonRecord, {
     "layers" => results or Vec::new(),
@@ -80,9 +103,18 @@ read_object!(JsonRecord, {
     "digest" => digest or Text::default(),
     "inputs" => inputs or JsonInputs::default(),
     "used" => used or None,
+    "probation" => probation or None,
 });
-read_object!(JsonResult, { "layer" => layer or 0, "createdAt" => created_at or Time::default() });
-read_object!(JsonChain, { "layers" => layers or Vec::new(), "createdAt" => created_at or Time::default() });
+read_object!(JsonResult, {
+    "layer" => layer or 0,
+    "createdAt" => created_at or Time::default(),
+    "probation" => probation or None,
+});
+read_object!(JsonChain, {
+    "layers" => layers or Vec::new(),
+    "createdAt" => created_at or Time::default(),
+    "probation" => probation or None,
+});
 
 /// An alternative without its place. Nobody can say what an unknown field would mean for its record's identity, so
 /// none is kept.
@@ -165,12 +197,17 @@ impl Serialize for CanonicalConfig<'_> {
             // The latest: pruning keeps what was used last. Where one record has none, it would be taken for that one's.
             let uses: Option<Vec<Seconds>> = cache.records.iter().map(|record| record.used).collect();
             let common = uses.and_then(|uses| uses.into_iter().max());
+            let marks: BTreeSet<&Mark> = cache.records.iter().flat_map(Record::marks).collect();
+            let marks: Vec<&Mark> = marks.into_iter().collect();
             let sink = cache.sink();
-            let record = |record| CanonicalRecord(record, common);
+            let record = |record| CanonicalRecord { record, common, marks: &marks };
             let records: Vec<_> = cache.records.iter().chain(&sink).map(record).collect();
             map.serialize_entry("records", &records)?;
             if let Some(used) = &common {
                 map.serialize_entry("used", used)?;
+            }
+            if !marks.is_empty() {
+                map.serialize_entry("probation", &Each(&marks, |&mark| CanonicalMark(mark)))?;
             }
         }
         write_extra(&mut map, &cache.extra)?;
@@ -195,18 +232,47 @@ impl Serialize for CanonicalLayer<'_> {
     }
 }
 
-/// A record, and the use that need not be said.
-struct CanonicalRecord<'a>(&'a Record, Option<Seconds>);
+/// A merge that something is on probation for.
+struct CanonicalMark<'a>(&'a Mark);
+
+impl Serialize for CanonicalMark<'_> {
+    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        let mut map = out.serialize_map(None)?;
+        map.serialize_entry("commit", self.0.commit())?;
+        map.serialize_entry("at", &Seconds::from(self.0.at()))?;
+        map.end()
+    }
+}
+
+/// A record, the use that need not be said, and the marks in the order in which they are written.
+struct CanonicalRecord<'a> {
+    record: &'a Record,
+    common: Option<Seconds>,
+    marks: &'a [&'a Mark],
+}
+
+impl CanonicalRecord<'_> {
+    fn index(&self, probation: Option<&Arc<Mark>>) -> Option<usize> {
+        self.marks.binary_search(&&**probation?).ok()
+    }
+
+    /// What is to be said of a result: that of the record holds for it, too.
+    fn index_of<L>(&self, made: &Made<L>) -> Option<usize> {
+        self.index(made.probation.as_ref().filter(|_| made.probation != self.record.probation))
+    }
+}
 
 impl Serialize for CanonicalRecord<'_> {
     fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
-        let Self(record, common) = self;
+        let Self { record, common, .. } = self;
         let mut map = out.serialize_map(None)?;
         if !record.results.is_empty() {
-            map.serialize_entry("layers", &Each(&record.results, |made| CanonicalResult("layer", made)))?;
+            let result = |made| CanonicalResult("layer", made, self.index_of(made));
+            map.serialize_entry("layers", &Each(&record.results, result))?;
         }
         if !record.chains.is_empty() {
-            map.serialize_entry("chains", &Each(&record.chains, |made| CanonicalResult("layers", made)))?;
+            let chain = |made| CanonicalResult("layers", made, self.index_of(made));
+            map.serialize_entry("chains", &Each(&record.chains, chain))?;
         }
         if !record.digest.is_empty() {
             map.serialize_entry("digest", &record.digest)?;
@@ -217,20 +283,26 @@ impl Serialize for CanonicalRecord<'_> {
         if let Some(used) = record.used.filter(|_| record.used != *common) {
             map.serialize_entry("used", &used)?;
         }
+        if let Some(mark) = self.index(record.probation.as_ref()) {
+            map.serialize_entry("probation", &mark)?;
+        }
         write_extra(&mut map, &record.extra)?;
         map.end()
     }
 }
 
-/// A result, its layers under the given name.
-struct CanonicalResult<'a, L>(&'static str, &'a Made<L>);
+/// A result, its layers under the given name, and its mark where it is not its record's.
+struct CanonicalResult<'a, L>(&'static str, &'a Made<L>, Option<usize>);
 
 impl<L: Serialize> Serialize for CanonicalResult<'_, L> {
     fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
-        let Self(name, made) = self;
+        let Self(name, made, mark) = self;
         let mut map = out.serialize_map(None)?;
         map.serialize_entry(name, &made.layers)?;
         map.serialize_entry("createdAt", &made.at)?;
+        if let Some(mark) = mark {
+            map.serialize_entry("probation", mark)?;
+        }
         write_extra(&mut map, &made.extra)?;
         map.end()
     }

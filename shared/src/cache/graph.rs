@@ -17,6 +17,7 @@ use super::config::{
 };
 use super::json::{Seconds, Sha, Text, Time};
 use super::limits::{self, TooMany};
+use super::probation::{self, Mark, Probation};
 use super::{Descriptor, Extra, IMPORT_LIMIT, Manifest, to_json};
 use crate::names::Digest;
 
@@ -75,6 +76,8 @@ pub(super) struct Record {
     pub(super) chains: Vec<Made<Vec<usize>>>,
     /// When a build last used it, if that is known.
     pub(super) used: Option<Seconds>,
+    /// A merge that brought it, or something that was made from it; none where it is the cache's own.
+    pub(super) probation: Probation,
     pub(super) extra: Extra,
 }
 
@@ -93,6 +96,7 @@ pub(super) struct Link {
 pub(super) struct Made<L> {
     pub(super) layers: L,
     pub(super) at: Time,
+    pub(super) probation: Probation,
     pub(super) extra: Extra,
 }
 
@@ -153,6 +157,14 @@ pub enum InvalidCache {
     NoSink {
         /// The record's index.
         record: usize,
+    },
+    /// A record, or a result of it, is on probation for a merge that is not there.
+    #[error("record {record} is on probation for merge {mark}, which does not exist")]
+    NoSuchMark {
+        /// The record's index.
+        record: usize,
+        /// The merge's index.
+        mark: i64,
     },
     /// A record needs itself.
     #[error("record {record} is on a cycle")]
@@ -224,7 +236,12 @@ impl Cache {
         });
         let (blobs, _) = sort_and_join(blobs.collect(), |_| true, Blob::order);
         let layers = read_layers(config.layers, &blobs)?;
-        let mut records = read_records(config.records, &layers)?;
+        let marks: Vec<Arc<Mark>> = config
+            .probation
+            .into_iter()
+            .map(|mark| Arc::new(Mark::new(mark.commit, mark.at.into())))
+            .collect();
+        let mut records = read_records(config.records, layers.len(), &marks)?;
         let sinks = sinks(&records)?;
         for record in &mut records {
             record.used = record.used.or(config.used);
@@ -255,6 +272,7 @@ impl Cache {
             results: Vec::new(),
             chains: Vec::new(),
             used: None,
+            probation: None,
             extra: Extra::new(),
         })
     }
@@ -326,7 +344,8 @@ impl Cache {
     /// The union of caches: whatever steps one of them spares a build, this spares it.
     ///
     /// A record or layer that several hold stays one. Its results are united; a result that several hold keeps the
-    /// earliest time, at which it was really made, and a record the latest time of its use. Of two descriptors of a
+    /// earliest time, at which it was really made, and a record the latest time of its use. What one of them has as its own
+    /// is on no probation, be it a record or a result; of two [marks](Mark) the later counts. Of two descriptors of a
     /// blob, and of two values of a field that Stoker does not know, the one whose JSON sorts first stays: arbitrary,
     /// but the same whichever comes first.
     #[must_use]
@@ -526,11 +545,15 @@ fn read_layers(layers: Vec<JsonLayer>, blobs: &[Blob]) -> Result<Vec<Layer>, Inv
     Ok(read)
 }
 
-fn read_records(records: Vec<JsonRecord>, layers: &[Layer]) -> Result<Vec<Record>, InvalidCache> {
+fn read_records(
+    records: Vec<JsonRecord>,
+    layers: usize,
+    marks: &[Arc<Mark>],
+) -> Result<Vec<Record>, InvalidCache> {
     let count = records.len();
     let mut read = Vec::with_capacity(count);
     for (index, record) in records.into_iter().enumerate() {
-        read.push(read_record(record, index, count, layers.len())?);
+        read.push(read_record(record, index, count, layers, marks)?);
     }
     identify(&mut read).map_err(|record| InvalidCache::RecordCycle { record })?;
     Ok(read)
@@ -581,11 +604,13 @@ fn read_record(
     index: usize,
     records: usize,
     layers: usize,
+    marks: &[Arc<Mark>],
 ) -> Result<Record, InvalidCache> {
     if record.digest.with(|text| text.starts_with("random:")) {
         return Err(InvalidCache::RandomRecord { record: index });
     }
-    let JsonRecord { results, chains, digest, inputs: JsonInputs { count, links }, used, extra } = record;
+    let JsonRecord { results, chains, digest, inputs: JsonInputs { count, links }, used, probation, extra } =
+        record;
     // Each list is read in place: there are many, and what is read is as large as what was.
     let mut inputs = 0;
     let link = |JsonLink { input, selector, record: link }| {
@@ -601,16 +626,23 @@ fn read_record(
         return Err(InvalidCache::EmptyInput { record: index, input: inputs });
     }
     let layer = |layer| position(layer, layers).ok_or(InvalidCache::NoSuchLayer { record: index, layer });
-    let result = |JsonResult { layer: place, created_at, extra }| {
-        layer(place).map(|layers| Made { layers, at: created_at, extra })
+    let mark = |mark: Option<i64>| match mark.map(|mark| (mark, position(mark, marks.len()))) {
+        None => Ok(None),
+        Some((_, Some(place))) => Ok(Some(Arc::clone(&marks[place]))),
+        Some((mark, None)) => Err(InvalidCache::NoSuchMark { record: index, mark }),
     };
-    let chain = |JsonChain { layers, created_at, extra }| {
-        let layers: Result<_, _> = layers.into_iter().map(layer).collect();
-        layers.map(|layers| Made { layers, at: created_at, extra })
+    let result = |JsonResult { layer: place, created_at, probation: own, extra }| -> Result<_, InvalidCache> {
+        let probation = mark(own.or(probation))?;
+        Ok(Made { layers: layer(place)?, at: created_at, probation, extra })
+    };
+    let chain = |JsonChain { layers, created_at, probation: own, extra }| -> Result<_, InvalidCache> {
+        let layers = layers.into_iter().map(layer).collect::<Result<_, _>>()?;
+        Ok(Made { layers, at: created_at, probation: mark(own.or(probation))?, extra })
     };
     let results = results.into_iter().map(result).collect::<Result<_, _>>()?;
     let chains = chains.into_iter().map(chain).collect::<Result<_, _>>()?;
-    Ok(Record { id: Id([0; 32]), digest, links, results, chains, used, extra })
+    let probation = mark(probation)?;
+    Ok(Record { id: Id([0; 32]), digest, links, results, chains, used, probation, extra })
 }
 
 fn position(index: i64, len: usize) -> Option<usize> {
@@ -625,32 +657,32 @@ pub(super) fn needed_first(
     nth_need: impl Fn(usize, usize) -> Option<usize>,
 ) -> Result<Vec<usize>, usize> {
     #[derive(Clone, Copy)]
-    enum Mark {
+    enum Visit {
         New,
         Open,
         Done,
     }
-    let mut marks = vec![Mark::New; nodes];
+    let mut visits = vec![Visit::New; nodes];
     let mut order = Vec::with_capacity(nodes);
     let mut path = Vec::new();
     for root in 0..nodes {
-        if let Mark::New = marks[root] {
-            marks[root] = Mark::Open;
+        if let Visit::New = visits[root] {
+            visits[root] = Visit::Open;
             path.push((root, 0));
         }
         while let Some((node, nth)) = path.last_mut() {
             let Some(need) = nth_need(*node, *nth) else {
-                marks[*node] = Mark::Done;
+                visits[*node] = Visit::Done;
                 order.push(*node);
                 path.pop();
                 continue;
             };
             *nth += 1;
-            match marks[need] {
-                Mark::Done => {}
-                Mark::Open => return Err(need),
-                Mark::New => {
-                    marks[need] = Mark::Open;
+            match visits[need] {
+                Visit::Done => {}
+                Visit::Open => return Err(need),
+                Visit::New => {
+                    visits[need] = Visit::Open;
                     path.push((need, 0));
                 }
             }
@@ -768,6 +800,7 @@ impl Join for Record {
         self.chains.extend(other.chains);
         sort_results(&mut self.chains);
         self.used = self.used.max(other.used);
+        probation::join(&mut self.probation, other.probation);
         join_extras(&mut self.extra, other.extra);
     }
 }
@@ -791,6 +824,7 @@ impl Join for Blob {
 impl<L> Made<L> {
     fn join_with(&mut self, other: &mut Self) {
         self.at = self.at.min(other.at);
+        probation::join(&mut self.probation, other.probation.take());
         join_extras(&mut self.extra, std::mem::take(&mut other.extra));
     }
 }

@@ -13,6 +13,7 @@ mod graph;
 mod json;
 mod limits;
 mod manifest;
+mod probation;
 mod prune;
 mod steps;
 #[cfg(test)]
@@ -26,6 +27,7 @@ pub use diff::{Diff, Side};
 pub use graph::{Cache, InvalidCache};
 pub use limits::TooMany;
 pub use manifest::{Descriptor, Kind, MANIFEST_MEDIA_TYPE, Manifest, classify, classify_within};
+pub use probation::Mark;
 pub use prune::{Cause, Dropped, Limits, Pruned};
 pub use steps::Step;
 pub use warmth::Warmth;

@@ -9,8 +9,8 @@ use proptest::test_runner::TestCaseResult;
 use super::buildkit::{Asks, Found, Imported, Need, Version, Vertex};
 use super::raw::{Config, Input, Layer, LayerResult, NO_PARENT, Record};
 use super::{Export, ONE, TWO, model, moment, read, written};
-use crate::cache::{Cache, Descriptor, Extra};
-use crate::names::Digest;
+use crate::cache::{Cache, Descriptor, Extra, Mark};
+use crate::names::{Commit, Digest};
 
 const VERSIONS: [Version; 2] = [Version::Plain, Version::Joined];
 const ASKS: [Asks; 2] = [Asks::Late, Asks::Always];
@@ -191,7 +191,8 @@ impl Cacheable {
                 descriptors.push(described(&blob, 1));
                 config.layers.push(Layer { blob, parent: NO_PARENT, extra: Extra::new() });
                 let layer = i64::try_from(config.layers.len()).unwrap() - 1;
-                results.push(LayerResult { layer, created_at: moment(*time), extra: Extra::new() });
+                let created_at = moment(*time);
+                results.push(LayerResult { layer, created_at, probation: None, extra: Extra::new() });
             }
             let link = |(selector, record): &(String, usize)| Input {
                 selector: selector.clone(),
@@ -204,6 +205,7 @@ impl Cacheable {
                 results,
                 chains: Vec::new(),
                 used: None,
+                probation: None,
                 extra: Extra::new(),
             });
         }
@@ -332,6 +334,37 @@ proptest! {
         // Once more, it brings nothing.
         prop_assert!(Cache::merge([&grown, &grown.admit(&foreign)]) == grown);
         prop_assert!(Cache::merge([&main, &main.admit(&main)]) == main);
+    }
+
+    #[test]
+    fn what_is_on_probation_gives_way_to_what_main_makes_itself(choices in vec(any::<u8>(), 0..200)) {
+        let mut dice = Dice(choices.iter());
+        let world = World::any(&mut dice);
+        let marks = ["a", "b"].map(|commit| Mark::new(Commit::new(commit.repeat(40)).unwrap(), moment(1)));
+        let chosen = world.some(&mut dice);
+        let main = world.export(&chosen, "main", 0, &mut dice, false);
+        let mut forged = main.clone();
+        forged.forge(&world, &mut dice);
+        let main = main.cache();
+        let mut line = Cache::merge([&main, &main.admit(&forged.cache().on_probation(&marks[0]))]);
+        prop_assert_eq!(&line.own(), &main);
+        let branch = world.export(&world.some(&mut dice), "branch", 50, &mut dice, true).cache();
+        line = Cache::merge([&line, &line.admit(&branch.on_probation(&marks[1]))]);
+        prop_assert_eq!(&line.own(), &main);
+        prop_assert_eq!(&Cache::merge([&line.own(), &line.on_probation_for(|_| true)]), &line);
+
+        // Main's own build of steps of any of these: what came before it on probation does not change its answers.
+        let own = world.export(&world.some(&mut dice), "main again", 100, &mut dice, true).cache();
+        let own = Cache::merge([&line.own(), &own]);
+        for stays in [vec![], vec![&marks[0]], vec![&marks[1]], vec![&marks[0], &marks[1]]] {
+            let kept = own.admit(&line.on_probation_for(|mark| stays.contains(&mark)));
+            let after = Cache::merge([&own, &kept]);
+            prop_assert_eq!(&after.own(), &own);
+            prop_assert!(after.probations().keys().all(|mark| stays.contains(&mark)));
+            let evil = |blob: &Descriptor| (0..8).any(|n| blob.digest == Digest::of(format!("evil {n}").as_bytes()));
+            prop_assert!(stays.contains(&&marks[0]) || !after.blobs().any(evil));
+            assert_answers_stay(&own, &after, &world)?;
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ use serde_json::json;
 
 mod admit;
 mod buildkit;
+mod probation;
 mod raw;
 
 use raw::{ChainResult, Config, Input, Layer, LayerResult, NO_PARENT, Record};
@@ -65,6 +66,17 @@ fn moment(n: u8) -> Timestamp {
     Timestamp::new(1_795_000_000 + i64::from(n), i32::from(n) + 1).unwrap()
 }
 
+/// Marks that generated caches name by their places.
+fn raw_marks() -> Vec<raw::Mark> {
+    let mark =
+        |(commit, time): (&str, u8)| raw::Mark { commit: commit.repeat(40), at: moment(time).as_second() };
+    [("c", 0), ("a", 1), ("b", 1)].map(mark).to_vec()
+}
+
+fn any_mark() -> impl Strategy<Value = Option<usize>> {
+    prop_oneof![2 => Just(None), 1 => (0..3_usize).prop_map(Some)]
+}
+
 fn nth(index: Index, len: usize) -> i64 {
     i64::try_from(index.index(len)).unwrap()
 }
@@ -82,39 +94,47 @@ fn any_layers() -> impl Strategy<Value = Vec<Layer>> {
 
 fn any_records(layers: usize) -> impl Strategy<Value = Vec<Record>> {
     let input = vec((prop_oneof!["", "", "s"], any::<Index>()), 1..3);
-    let results = vec((any::<Index>(), 0..3_u8, 0..3_u8), 0..3);
-    let chains = vec((vec(any::<Index>(), 0..3), 0..3_u8), 0..2);
+    let results = vec((any::<Index>(), 0..3_u8, 0..3_u8, any_mark()), 0..3);
+    let chains = vec((vec(any::<Index>(), 0..3), 0..3_u8, any_mark()), 0..2);
     let used = option::of(0..3_u8);
-    vec((0..3_u8, vec(input, 0..3), results, chains, (used, 0..3_u8)), 0..7).prop_map(move |records| {
-        let mut made = Vec::new();
-        for (place, (digest, inputs, results, chains, (used, variant))) in records.into_iter().enumerate() {
-            let input = |(selector, link)| Input { selector, link: nth(link, place), extra: Extra::new() };
-            let inputs = if place == 0 { Vec::new() } else { inputs };
-            made.push(Record {
-                digest: format!("sha256:{digest}"),
-                inputs: inputs.into_iter().map(|links| links.into_iter().map(input).collect()).collect(),
-                results: results
-                    .into_iter()
-                    .map(|(layer, time, variant)| LayerResult {
-                        layer: nth(layer, layers),
-                        created_at: moment(time),
-                        extra: extra(variant),
-                    })
-                    .collect(),
-                chains: chains
-                    .into_iter()
-                    .map(|(chain, time)| ChainResult {
-                        layers: chain.into_iter().map(|layer| nth(layer, layers)).collect(),
-                        created_at: moment(time),
-                        extra: Extra::new(),
-                    })
-                    .collect(),
-                used: used.map(|time| moment(time).as_second()),
-                extra: extra(variant),
-            });
-        }
-        made
-    })
+    vec((0..3_u8, vec(input, 0..3), results, chains, (used, 0..3_u8, any_mark())), 0..7).prop_map(
+        move |records| {
+            let mut made = Vec::new();
+            for (place, (digest, inputs, results, chains, (used, variant, probation))) in
+                records.into_iter().enumerate()
+            {
+                let input =
+                    |(selector, link)| Input { selector, link: nth(link, place), extra: Extra::new() };
+                let inputs = if place == 0 { Vec::new() } else { inputs };
+                made.push(Record {
+                    digest: format!("sha256:{digest}"),
+                    inputs: inputs.into_iter().map(|links| links.into_iter().map(input).collect()).collect(),
+                    results: results
+                        .into_iter()
+                        .map(|(layer, time, variant, probation)| LayerResult {
+                            layer: nth(layer, layers),
+                            created_at: moment(time),
+                            probation,
+                            extra: extra(variant),
+                        })
+                        .collect(),
+                    chains: chains
+                        .into_iter()
+                        .map(|(chain, time, probation)| ChainResult {
+                            layers: chain.into_iter().map(|layer| nth(layer, layers)).collect(),
+                            created_at: moment(time),
+                            probation,
+                            extra: Extra::new(),
+                        })
+                        .collect(),
+                    used: used.map(|time| moment(time).as_second()),
+                    probation,
+                    extra: extra(variant),
+                });
+            }
+            made
+        },
+    )
 }
 
 fn any_export() -> impl Strategy<Value = Export> {
@@ -128,6 +148,7 @@ fn any_export() -> impl Strategy<Value = Export> {
                 layers: layers.clone(),
                 records: records.clone(),
                 used,
+                probation: raw_marks(),
                 extra: Extra::new(),
             });
             (config, descriptors.clone(), 0..3_u8)
@@ -699,13 +720,14 @@ fn a_deep_graph_needs_no_stack() {
     let record = |n| Record {
         digest: "d".to_owned(),
         inputs: need(n).into_iter().map(link).collect(),
-        results: vec![LayerResult { layer: n, created_at: moment(0), extra: Extra::new() }],
+        results: vec![LayerResult { layer: n, created_at: moment(0), probation: None, extra: Extra::new() }],
         chains: Vec::new(),
         used: None,
+        probation: None,
         extra: Extra::new(),
     };
     let (layers, records) = ((0..DEPTH).map(layer).collect(), (0..DEPTH).map(record).collect());
-    let config = Config { layers, records, used: None, extra: Extra::new() };
+    let config = Config { layers, records, ..Config::default() };
     let cache = Export { config, descriptors: vec![descriptor(0, 0)] }.cache();
     assert_eq!((cache.records(), cache.layers()), (100_000, 100_000));
     assert_eq!(Cache::merge([&cache, &cache]), cache);

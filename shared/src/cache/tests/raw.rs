@@ -17,8 +17,17 @@ pub(super) struct Config {
     pub(super) records: Vec<Record>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) used: Option<i64>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) probation: Vec<Mark>,
     #[serde(flatten)]
     pub(super) extra: Extra,
+}
+
+/// A merge that something is on probation for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Mark {
+    pub(super) commit: String,
+    pub(super) at: i64,
 }
 
 /// A blob on top of a parent layer.
@@ -44,6 +53,8 @@ pub(super) struct Record {
     pub(super) inputs: Vec<Vec<Input>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) used: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) probation: Option<usize>,
     #[serde(flatten)]
     pub(super) extra: Extra,
 }
@@ -56,6 +67,8 @@ pub(super) struct LayerResult {
     pub(super) layer: i64,
     #[serde(default)]
     pub(super) created_at: Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) probation: Option<usize>,
     #[serde(flatten)]
     pub(super) extra: Extra,
 }
@@ -68,6 +81,8 @@ pub(super) struct ChainResult {
     pub(super) layers: Vec<i64>,
     #[serde(default)]
     pub(super) created_at: Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) probation: Option<usize>,
     #[serde(flatten)]
     pub(super) extra: Extra,
 }
