@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::Serialize;
 use stoker::cache::{IMPORT_LIMIT, SAFE_SIZE, Step};
-use stoker::names::Digest;
+use stoker::names::{Commit, Digest};
+use stoker::provenance::Provenance;
 
 use crate::Answer;
 use crate::cache::{Amount, ROWS};
@@ -23,6 +24,9 @@ Examples:
   stoker cache inspect --json registry.example/app/cache:main | jq '.caches[0].bytes'
 
 A step is a layer that some instruction resulted in. A cache stores no command lines, so steps have digests for names.
+
+What a merge brought to main is on probation until a build of main has used it: PROBATION lists the merged commits, and when \
+what is left of each leaves at the latest.
 
 BuildKit imports no cache whose config or manifest is over 1 MiB: it then builds cold, and says so only in its log.")]
 pub(crate) struct Args {
@@ -71,7 +75,22 @@ struct One {
     /// An index, the form in which BuildKit exports when it is told nothing; otherwise an image manifest.
     is_index: bool,
     annotations: BTreeMap<String, String>,
+    /// What merges brought that no build of main has used yet, the oldest first.
+    probation: Vec<OneMerge>,
     steps: Vec<OneStep>,
+}
+
+/// A merge whose cache is on probation.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct OneMerge {
+    commit: Commit,
+    /// Number of its records.
+    keys: usize,
+    since: Timestamp,
+    /// When the last of it leaves, where the cache says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    until: Option<Timestamp>,
 }
 
 #[derive(Debug, Serialize)]
@@ -122,6 +141,14 @@ impl One {
             steps.map(|(id, step)| OneStep { step: step.clone(), also_in: others(id) }).collect();
         steps.sort_by_key(|OneStep { step, .. }| std::cmp::Reverse((step.bytes, step.made_at)));
         let part = |bytes| Part { bytes, import_limit: IMPORT_LIMIT };
+        let longest = Provenance::read(&held.annotations).probation;
+        let longest = longest.map(|probation| probation.until.duration_since(probation.since));
+        let probation = held.cache.probations().into_iter().map(|(mark, keys)| OneMerge {
+            commit: mark.commit().clone(),
+            keys,
+            since: mark.at(),
+            until: longest.and_then(|longest| mark.at().checked_add(longest).ok()),
+        });
         Self {
             reference: held.reference.to_string(),
             digest: held.digest.clone(),
@@ -132,6 +159,7 @@ impl One {
             manifest: part(held.manifest_size),
             is_index: held.is_index,
             annotations: held.annotations.clone(),
+            probation: probation.collect(),
             steps,
         }
     }
@@ -154,6 +182,10 @@ fn render(report: &Report, now: Timestamp, rows: usize) -> String {
         }
         text += &summary(cache, now);
         text.push('\n');
+        if !cache.probation.is_empty() {
+            text += &probation(&cache.probation, now);
+            text.push('\n');
+        }
         text += &steps(cache, now, rows, is_one);
         text.push('\n');
     }
@@ -203,6 +235,17 @@ fn summary(cache: &One, now: Timestamp) -> String {
         rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect();
     rows.extend(provenance.map(|(name, value)| vec![plain(name), plain(value)]));
     table("  ", &[Align::Left, Align::Left], &rows)
+}
+
+fn probation(merges: &[OneMerge], now: Timestamp) -> String {
+    let head = ["PROBATION", "KEYS", "SINCE", "UNTIL"].map(str::to_owned).to_vec();
+    let line = |merge: &OneMerge| {
+        let until = merge.until.map_or_else(|| "unknown".to_owned(), |until| until.to_string());
+        let since = ago(now, Some(merge.since), "unknown");
+        vec![merge.commit.short().to_owned(), merge.keys.to_string(), since, until]
+    };
+    let lines: Vec<_> = std::iter::once(head).chain(merges.iter().map(line)).collect();
+    table("  ", &[Align::Left, Align::Right, Align::Right, Align::Left], &lines)
 }
 
 fn steps(cache: &One, now: Timestamp, rows: usize, is_one: bool) -> String {
@@ -255,6 +298,8 @@ fn sharing(report: &Report) -> String {
 
 #[cfg(test)]
 mod tests {
+    use stoker::cache::{Cache, Mark};
+
     use super::*;
     use crate::cache::tests::cache;
 
@@ -294,6 +339,44 @@ registry.example/app:main
   and 1 smaller step of 0 B together: see them with --all
 "
         );
+    }
+
+    #[test]
+    fn what_is_on_probation_is_shown_by_its_merge() {
+        let now = "2026-11-21T10:00:00Z".parse().unwrap();
+        let at = |text: &str| text.parse::<Timestamp>().unwrap();
+        let mark = |digit: &str, time: &str| Mark::new(Commit::new(digit.repeat(40)).unwrap(), at(time));
+        let merges = [
+            cache(&["c"]).on_probation(&mark("d", "2026-11-21T09:30:00Z")),
+            cache(&["b", "bc"]).on_probation(&mark("e", "2026-11-21T08:00:00Z")),
+        ];
+        let mut held = held("main", &["a"]);
+        held.cache = Cache::merge([&held.cache].into_iter().chain(&merges));
+        let known = Report::of(std::slice::from_ref(&held));
+        assert!(
+            render(&known, now, 2).contains("2 h ago  unknown\n"),
+            "who wrote it does not say until when"
+        );
+        held.annotations.insert("stoker.probation-since".to_owned(), "2026-11-21T08:00:00Z".to_owned());
+        held.annotations.insert("stoker.probation-until".to_owned(), "2026-11-28T08:00:00Z".to_owned());
+        let report = Report::of(&[held]);
+        let text = render(&report, now, 2);
+        assert!(
+            text.contains(
+                "
+  PROBATION     KEYS       SINCE  UNTIL
+  eeeeeeeeeeee     4     2 h ago  2026-11-28T08:00:00Z
+  dddddddddddd     2  30 min ago  2026-11-28T09:30:00Z
+
+  STEP"
+            ),
+            "{text}"
+        );
+        let json = serde_json::to_value(&report).unwrap();
+        let first = serde_json::json!({
+            "commit": "e".repeat(40), "keys": 4, "since": "2026-11-21T08:00:00Z", "until": "2026-11-28T08:00:00Z",
+        });
+        assert_eq!(json["caches"][0]["probation"][0], first);
     }
 
     #[test]

@@ -215,6 +215,8 @@ impl Origin {
 struct Holds {
     steps: usize,
     keys: usize,
+    /// How many of the keys are on probation.
+    on_probation: usize,
     /// Compressed bytes of all blobs.
     bytes: u64,
     /// Bytes of the config or the manifest, whichever has more.
@@ -227,6 +229,7 @@ impl Holds {
         Self {
             steps: held.cache.steps().len(),
             keys: held.cache.records(),
+            on_probation: held.cache.probations().into_values().sum(),
             bytes: held.cache.blob_bytes(),
             import_bytes: held.config_size.max(held.manifest_size),
             import_limit: IMPORT_LIMIT,
@@ -292,7 +295,7 @@ fn holds(entry: &Entry, say: impl Fn(&Holds) -> String) -> String {
 }
 
 /// What is told of every cache.
-const COLUMNS: [Column; 11] = [
+const COLUMNS: [Column; 12] = [
     Column { head: "DIGEST", align: Align::Left, cell: |entry, _| entry.digest.short() },
     Column {
         head: "STEPS",
@@ -303,6 +306,11 @@ const COLUMNS: [Column; 11] = [
         head: "KEYS",
         align: Align::Right,
         cell: |entry, _| holds(entry, |holds| holds.keys.to_string()),
+    },
+    Column {
+        head: "PROBATION",
+        align: Align::Right,
+        cell: |entry, _| holds(entry, |holds| holds.on_probation.to_string()),
     },
     Column { head: "SIZE", align: Align::Right, cell: |entry, _| holds(entry, |holds| size(holds.bytes)) },
     Column {

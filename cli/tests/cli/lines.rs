@@ -108,6 +108,7 @@ async fn lines_are_listed_with_what_is_known_of_them() {
         "keys",
         "line",
         "merged",
+        "onProbation",
         "project",
         "scope",
         "steps",
