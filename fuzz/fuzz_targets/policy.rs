@@ -4,7 +4,9 @@
 use std::collections::HashSet;
 
 use libfuzzer_sys::fuzz_target;
-use stoker::policy::{ForkBuilds, MINIMUM_REFRESH, Policy, Project, Target};
+use stoker::policy::{
+    ForkBuilds, MAXIMUM_PROBATION, MINIMUM_PROBATION, MINIMUM_REFRESH, Policy, Project, Target,
+};
 
 fuzz_target!(|text: &str| match Policy::parse("p", text) {
     Ok(policy) => {
@@ -41,6 +43,7 @@ fn check_values(project: &Project) {
     let builds = &project.builds;
     assert!(builds.on_push || builds.on_tag || !builds.on_pull_request.is_empty());
     assert!(project.warm.refresh.is_none_or(|every| every >= MINIMUM_REFRESH));
+    assert!((MINIMUM_PROBATION..=MAXIMUM_PROBATION).contains(&project.probation));
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "._:/@=,+-".contains(c);
     assert!(project.builder_image.chars().all(is_plain));
     assert!(project.more_sources.len() <= 4);

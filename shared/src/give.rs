@@ -121,7 +121,7 @@ async fn join(
         let config = config.map_err(|error| chain(&error))?;
         let mut cache = Cache::parse(&manifest, &config).map_err(|error| chain(&error))?;
         if let Some(built) = built {
-            cache = cache.made_by(now).used_at(built.at);
+            cache = cache.made_by(now).used_at(built.at).unmarked();
             // As in a promotion: a branch adds to main, and never says what a step of main results in.
             if *line == Line::Main {
                 cache = joined.admit(&cache);

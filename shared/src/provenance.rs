@@ -22,6 +22,8 @@ const ROLLED_BACK: &str = "stoker.rolled-back-at";
 const REFRESHED: &str = "stoker.refreshed-at";
 const BASES: &str = "stoker.bases";
 const REUSED: &str = "stoker.reused-percent";
+const PROBATION_SINCE: &str = "stoker.probation-since";
+const PROBATION_UNTIL: &str = "stoker.probation-until";
 const SHARED: &str = "stoker.shared";
 const COLD_AT: &str = "stoker.cold-at";
 const COLD_SECONDS: &str = "stoker.cold-seconds";
@@ -49,6 +51,8 @@ pub struct Provenance {
     pub reused_percent: Option<u8>,
     /// The newest build of the line that found nothing in the cache.
     pub cold: Option<Cold>,
+    /// Of main's line: what of it has been on probation for longest.
+    pub probation: Option<Probation>,
     /// Of a commit's cache: whether another line has built the commit, too.
     pub shared: Option<bool>,
 }
@@ -60,6 +64,15 @@ pub struct Cold {
     pub at: Timestamp,
     /// How long it took.
     pub seconds: u64,
+}
+
+/// The time that what a merge brought may stay without a build of main.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Probation {
+    /// When it was merged.
+    pub since: Timestamp,
+    /// When it leaves the line at the latest, by the policy of the day on which the line was written.
+    pub until: Timestamp,
 }
 
 /// A build whose export a line holds.
@@ -107,6 +120,10 @@ impl Provenance {
         annotations.extend(self.bases.iter().map(|bases| (BASES.to_owned(), bases.clone())));
         annotations.extend(self.reused_percent.iter().map(|share| (REUSED.to_owned(), share.to_string())));
         annotations.extend(self.shared.iter().map(|shared| (SHARED.to_owned(), shared.to_string())));
+        if let Some(Probation { since, until }) = self.probation {
+            annotations.insert(PROBATION_SINCE.to_owned(), since.to_string());
+            annotations.insert(PROBATION_UNTIL.to_owned(), until.to_string());
+        }
         if let Some(cold) = self.cold {
             annotations.insert(COLD_AT.to_owned(), cold.at.to_string());
             annotations.insert(COLD_SECONDS.to_owned(), cold.seconds.to_string());
@@ -136,17 +153,20 @@ impl Provenance {
         };
         let cold =
             || Some(Cold { at: value(COLD_AT)?.parse().ok()?, seconds: value(COLD_SECONDS)?.parse().ok()? });
+        let time = |name: &str| value(name).and_then(|time| time.parse().ok());
+        let probation = || Some(Probation { since: time(PROBATION_SINCE)?, until: time(PROBATION_UNTIL)? });
         Self {
             project: value(PROJECT).and_then(|name| ProjectName::new(name.as_str()).ok()),
             built: built(),
             merged: value(MERGED).and_then(|commit| Commit::new(commit).ok()),
-            merged_at: value(MERGED_AT).and_then(|time| time.parse().ok()),
+            merged_at: time(MERGED_AT),
             parent: value(PARENT).and_then(|digest| Digest::new(digest).ok()),
-            rolled_back: value(ROLLED_BACK).and_then(|time| time.parse().ok()),
-            refreshed: value(REFRESHED).and_then(|time| time.parse().ok()),
+            rolled_back: time(ROLLED_BACK),
+            refreshed: time(REFRESHED),
             bases: value(BASES).cloned(),
             reused_percent: value(REUSED).and_then(|share| share.parse().ok()),
             cold: cold(),
+            probation: probation(),
             shared: value(SHARED).and_then(|shared| shared.parse().ok()),
         }
     }

@@ -1,11 +1,11 @@
 //! What an attacker tries, and what comes of it. docs/threat-model.md has a row for each.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use jiff::SignedDuration;
 use serde_json::{Value, json};
-use stoker::cache::{CONFIG_MEDIA_TYPE, MANIFEST_MEDIA_TYPE};
+use stoker::cache::{CONFIG_MEDIA_TYPE, Cache, Kind, MANIFEST_MEDIA_TYPE, classify};
 use stoker::event::{Envelope, Event, TagPushed};
 use stoker::handout::Handed;
 use stoker::names::{Branch, Commit, Digest, Line, ProjectName, Repository, Scope, Tag, TagKind};
@@ -43,6 +43,15 @@ async fn malicious_branch(world: &mut World, manifest: Bytes, blobs: Vec<Bytes>)
     world.end(&build.id, BuildStatus::Succeeded, &head);
     world.settle().await;
     head
+}
+
+/// A branch is merged into main, whose build starts: after what the merge brings has been promoted, or without it.
+async fn merge(world: &mut World, branch: &str, head: &Commit, versions: [u32; 4], promotes_first: bool) {
+    let merge = world.commit(versions);
+    world.loses_promotions = !promotes_first;
+    world.pull_request("merged", branch, head, Some(&merge)).await;
+    world.push("main", &[head, &merge]).await;
+    world.settle().await;
 }
 
 fn text(bytes: &Bytes) -> Value {
@@ -277,6 +286,85 @@ async fn attack_a_trusted_step_of_the_build_that_comes_before_the_promotion() {
     }
 }
 
+/// An honest export of a branch, and beside it what it says that steps result in which nobody has built yet.
+fn with_forged_future(world: &World, honest: [u32; 4], future: [u32; 4]) -> (Bytes, Vec<Bytes>) {
+    let now = world.account.now();
+    let exports = [
+        exported(&Source { versions: honest }, |_| now),
+        exported_with(&Source { versions: future }, |_| now, |key| format!("evil {key}")),
+    ];
+    let caches = exports.each_ref().map(|(manifest, blobs)| {
+        let Kind::Cache(manifest) = classify(manifest) else { panic!("no cache") };
+        Cache::parse(&manifest, &blobs[0]).unwrap()
+    });
+    let both = Cache::merge(&caches).serialise(BTreeMap::new());
+    let layers = exports.into_iter().flat_map(|(_, blobs)| blobs.into_iter().skip(1));
+    (Bytes::from(both.manifest), [Bytes::from(both.config)].into_iter().chain(layers).collect())
+}
+
+fn evil_blobs(world: &World, layers: &[Value]) -> usize {
+    let digests = layers.iter().map(|layer| Digest::new(layer["digest"].as_str().unwrap()).unwrap());
+    digests.filter(|digest| blob_is_evil(world, digest)).count()
+}
+
+/// A branch forges the result of a step that main will only have next month. It comes along with the merge, and leaves as
+/// soon as main's build of the merge is promoted; nothing that comes late or again brings it back.
+#[tokio::test]
+async fn attack_a_forged_result_for_next_month_does_not_outlive_the_merges_own_build() {
+    for policy in [POLICY, ISOLATED] {
+        for promotes_first in [true, false] {
+            let mut world = warm_main(policy).await;
+            let (manifest, blobs) = with_forged_future(&world, [1, 1, 2, 1], [1, 1, 9, 9]);
+            let head = malicious_branch(&mut world, manifest, blobs).await;
+            world.wait(SignedDuration::from_mins(10));
+            merge(&mut world, "evil", &head, [1, 1, 2, 1], promotes_first).await;
+            assert_eq!(evil_blobs(&world, &given_layers(&world)), 3, "so far it is there");
+            world.build().await;
+            assert_eq!(evil_blobs(&world, &line_layers(&world)), 0, "{promotes_first}");
+            assert_eq!(world.holds("main", [1, 1, 2, 1]).len(), 5);
+            world.loses_promotions = false;
+            world.wait(SignedDuration::from_hours(1));
+            world.replay(true).await;
+            world.night().await;
+            world.build().await;
+            assert_eq!(evil_blobs(&world, &line_layers(&world)), 0, "{promotes_first}: late hints");
+            world.wait(SignedDuration::from_hours(30 * 24));
+            let next = world.commit([1, 1, 9, 9]);
+            world.push("main", &[&next]).await;
+            world.settle().await;
+            assert_eq!(evil_blobs(&world, &given_layers(&world)), 0);
+            let ran = world.build().await;
+            assert_eq!(ran[0].ran, ["deps-b", "compile-b", "link"], "main's own build makes them");
+        }
+    }
+}
+
+/// An export that says of itself that it is on probation, for a merge that has not been or for ever, says nothing.
+#[tokio::test]
+async fn attack_an_export_with_marks_of_its_own() {
+    for policy in [POLICY, ISOLATED] {
+        for promotes_first in [true, false] {
+            let mut world = warm_main(policy).await;
+            let (manifest, blobs) = forged(&world, |config, _| {
+                config["probation"] = json!([{"commit": "f".repeat(40), "at": 4_000_000_000_u64}]);
+                for record in config["records"].as_array_mut().unwrap() {
+                    record["probation"] = json!(0);
+                }
+            });
+            let head = malicious_branch(&mut world, manifest, blobs).await;
+            assert!(world.line("branch/evil").unwrap().1.probations().is_empty());
+            world.wait(SignedDuration::from_mins(10));
+            merge(&mut world, "evil", &head, [1, 1, 2, 1], promotes_first).await;
+            let marks = world.line("main").unwrap().1.probations();
+            let expected = if promotes_first { vec![head] } else { Vec::new() };
+            assert_eq!(marks.into_keys().map(|mark| mark.commit().clone()).collect::<Vec<_>>(), expected);
+            world.build().await;
+            assert!(world.line("main").unwrap().1.probations().is_empty());
+            assert_eq!(world.holds("main", [1, 1, 2, 1]).len(), 5);
+        }
+    }
+}
+
 /// An honest export of a branch, and in it what somebody made of its config and of the descriptors of its layers.
 fn forged(world: &World, forge: impl FnOnce(&mut Value, &mut Vec<Value>)) -> (Bytes, Vec<Bytes>) {
     let (manifest, mut blobs) = exported(&Source { versions: [1, 1, 2, 1] }, |_| world.account.now());
@@ -337,11 +425,7 @@ async fn attack_a_step_of_mains_with_one_key_more() {
             });
             blobs.push(layer);
             let head = malicious_branch(&mut world, manifest, blobs).await;
-            let merge = world.commit([1, 1, 2, 1]);
-            world.loses_promotions = !promotes_first;
-            world.pull_request("merged", "evil", &head, Some(&merge)).await;
-            world.push("main", &[&head, &merge]).await;
-            world.settle().await;
+            merge(&mut world, "evil", &head, [1, 1, 2, 1], promotes_first).await;
             let given = given_layers(&world);
             assert!(given.len() > 5, "what is new comes along");
             assert!(!names(&given, &evil), "{promotes_first}");
@@ -377,17 +461,9 @@ async fn attack_the_same_commit_on_two_branches() {
                 world.push("feature-a", &[&head]).await;
                 world.build().await;
             }
-            let merge = world.commit([2, 2, 1, 1]);
-            world.loses_promotions = !promotes_first;
-            world.pull_request("merged", "feature-a", &head, Some(&merge)).await;
-            world.push("main", &[&head, &merge]).await;
-            world.settle().await;
+            merge(&mut world, "feature-a", &head, [2, 2, 1, 1], promotes_first).await;
             let case = format!("{evil_comes_first} {promotes_first}");
-            let is_evil = |layers: &[Value]| {
-                let digests =
-                    layers.iter().map(|layer| Digest::new(layer["digest"].as_str().unwrap()).unwrap());
-                digests.filter(|digest| blob_is_evil(&world, digest)).count()
-            };
+            let is_evil = |layers: &[Value]| evil_blobs(&world, layers);
             assert_eq!((is_evil(&given_layers(&world)), is_evil(&line_layers(&world))), (0, 0), "{case}");
             if promotes_first {
                 assert_eq!(
@@ -415,11 +491,7 @@ async fn attack_the_size_of_a_layer_of_mains() {
                 }
             });
             let head = malicious_branch(&mut world, manifest, blobs).await;
-            let merge = world.commit([1, 1, 2, 1]);
-            world.loses_promotions = !promotes_first;
-            world.pull_request("merged", "evil", &head, Some(&merge)).await;
-            world.push("main", &[&head, &merge]).await;
-            world.settle().await;
+            merge(&mut world, "evil", &head, [1, 1, 2, 1], promotes_first).await;
             let (given, line) = (given_layers(&world), line_layers(&world));
             assert!(
                 before.iter().all(|layer| given.contains(layer) && line.contains(layer)),

@@ -18,6 +18,7 @@ mod giving;
 mod last_use;
 mod metrics;
 mod night;
+mod probation;
 mod promotion;
 mod push_to_main;
 mod retention;

@@ -192,6 +192,8 @@ async fn ten_merges_in_one_batch_are_one_read_and_one_write_of_main() {
         world.push(&format!("feature-{i}"), &[head]).await;
         world.build().await;
     }
+    // A merge that is no younger than main's newest build has been built.
+    world.wait(SignedDuration::from_mins(10));
     for (i, head) in heads.iter().enumerate() {
         let merge = world.commit([10, 1, 1, 1]);
         world.pull_request("merged", &format!("feature-{i}"), head, Some(&merge)).await;

@@ -92,7 +92,7 @@ pub async fn handle(
                 };
                 let at = [event.signed_at(), envelope.time].into_iter().flatten().min();
                 messages.push(Message { id, span, again: receives(message) > 1, at });
-                hints.push(hint);
+                hints.push(hint.known_at(at));
             }
         }
     }
@@ -241,11 +241,11 @@ fn tell_all(answer: &Answer, again: bool, now: Timestamp) -> bool {
 
 fn tell(outcome: &Outcome, now: Timestamp) {
     match outcome {
-        Outcome::Moved { line, to, project, records, size, merged, builds } => {
+        Outcome::Moved { line, to, project, records, size, merged, on_probation, builds } => {
             let merged = merged.iter().map(Commit::as_str).collect::<Vec<_>>().join(" ");
             tracing::info!(
                 %line, project.name = %project, cache.digest = %to, cache.records = records, cache.import_bytes = size,
-                git.merged = merged, "line moved"
+                cache.probation_records = on_probation, git.merged = merged, "line moved"
             );
             for Warmed { build, commit, warmth, saved_seconds, .. } in builds {
                 tracing::info!(
@@ -362,6 +362,7 @@ mod tests {
             records: 1,
             size: 1,
             merged: merged.to_vec(),
+            on_probation: 0,
             builds: Vec::new(),
         }
     }
@@ -373,6 +374,7 @@ mod tests {
             line: Line::Main,
             commits: commits.to_vec(),
             head: None,
+            at: None,
         };
         let (a, b) = (commit("aa"), commit("bb"));
         let outcomes = [moved_to(Line::Main, "1", std::slice::from_ref(&a))];

@@ -24,7 +24,9 @@ use crate::event::Change;
 use crate::names::{Branch, CacheRepository, Line, Platform, ProjectName, Repository, Scope, TargetName};
 pub use document::{MAX_BYTES, MAX_INDENT, Mistake, Mistakes};
 pub use settings::DEFAULT_BUILDER_IMAGE;
-pub use values::{MAXIMUM_DURATION, MINIMUM_DURATION, MINIMUM_LEASE, MINIMUM_REFRESH};
+pub use values::{
+    MAXIMUM_DURATION, MAXIMUM_PROBATION, MINIMUM_DURATION, MINIMUM_LEASE, MINIMUM_PROBATION, MINIMUM_REFRESH,
+};
 
 use pattern::{Names, Template};
 
@@ -63,6 +65,8 @@ pub struct Project {
     pub more_sources: Vec<String>,
     /// What a merge does to main's cache.
     pub promotion: Promotion,
+    /// How long what a merge brought stays in main's cache, unless a build of main makes it main's own before.
+    pub probation: SignedDuration,
     /// Most bytes of layers in the cache of one line, compressed; `None` is no limit.
     pub line_budget: Option<u64>,
     /// How main's cache is filled.
@@ -424,6 +428,7 @@ struct Settings {
     builder_image: String,
     more_sources: Vec<String>,
     promotion: Promotion,
+    probation: SignedDuration,
     line_budget: Option<u64>,
     warm: Warm,
     retention: Retention,
@@ -468,6 +473,7 @@ impl Rule {
             builder_image: self.settings.builder_image.clone(),
             more_sources: self.settings.more_sources.clone(),
             promotion: self.settings.promotion,
+            probation: self.settings.probation,
             line_budget: self.settings.line_budget,
             warm: self.settings.warm.clone(),
             retention: self.settings.retention.clone(),

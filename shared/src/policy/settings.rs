@@ -30,6 +30,7 @@ pub(super) const SETTINGS: &[&str] = &[
     "builder",
     "more-sources",
     "promotion",
+    "probation",
     "line-budget",
     "warm",
     "retention",
@@ -101,6 +102,7 @@ pub(super) fn built_in() -> Result<Settings, String> {
         builder_image: DEFAULT_BUILDER_IMAGE.to_owned(),
         more_sources: Vec::new(),
         promotion: Promotion::Merged,
+        probation: SignedDuration::from_hours(7 * 24),
         line_budget: None,
         warm: Warm {
             after_merge: true,
@@ -147,6 +149,7 @@ pub(super) fn settings(fields: &Fields<'_>, mut base: Settings, found: &mut Vec<
     builder.set("image", values::builder_image, &mut base.builder_image, found);
     fields.set_list("more-sources", MAX_SOURCES, values::more_source, &mut base.more_sources, found);
     fields.set("promotion", values::promotion, &mut base.promotion, found);
+    fields.set("probation", values::probation, &mut base.probation, found);
     fields.set("line-budget", values::line_budget, &mut base.line_budget, found);
     let warm = fields.section("warm", WARM, found);
     warm.set_flag("after-merge", &mut base.warm.after_merge, found);

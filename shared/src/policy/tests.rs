@@ -135,6 +135,7 @@ fn what_a_document_leaves_out_has_the_built_in_value() {
         builder_image: "moby/buildkit:v0.25.2".to_owned(),
         more_sources: Vec::new(),
         promotion: Promotion::Merged,
+        probation: DAY * 7,
         line_budget: None,
         warm: Warm { after_merge: true, stale_after: DAY * 7, refresh: None, base_images: Vec::new() },
         retention: Retention {
@@ -678,6 +679,7 @@ const EVERY_SETTING: &str = r#"
     - type=registry,ref=example.com/app:latest
     - localhost:5000/team/app
   promotion: rebuild
+  probation: 2d
   line-budget: 10GB
   warm: { after-merge: false, stale-after: 1d, refresh: 14d, base-images: ["library/python:3.12", "base:1"] }
   retention: { mode: apply, lease: 2d, idle-branch: 3d }
@@ -738,6 +740,7 @@ fn project_with_every_setting() -> Project {
             "type=registry,ref=localhost:5000/team/app".to_owned(),
         ],
         promotion: Promotion::Rebuild,
+        probation: DAY * 2,
         line_budget: Some(10_000_000_000),
         warm: Warm {
             after_merge: false,
@@ -1443,6 +1446,17 @@ fn main_is_refreshed_no_more_than_once_a_day() {
          `none` for never"
     );
     policy("version: 1\ndefaults: { warm: { refresh: 1d } }");
+}
+
+#[test]
+fn probation_is_at_least_an_hour_and_at_most_thirty_days() {
+    let probation = |text: &str| mistake_in_defaults(&format!("probation: {text}"));
+    assert_eq!(probation("59m"), "probation: `59m` is too short: at least 1h");
+    assert_eq!(probation("31d"), "probation: `31d` is too long: at most 30d");
+    assert!(probation("none").starts_with("probation: `none` is not a duration"));
+    for text in ["1h", "30d"] {
+        policy(&format!("version: 1\ndefaults: {{ probation: {text} }}"));
+    }
 }
 
 #[test]

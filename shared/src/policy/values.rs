@@ -19,6 +19,11 @@ pub const MINIMUM_DURATION: SignedDuration = SignedDuration::from_mins(1);
 pub const MAXIMUM_DURATION: SignedDuration = SignedDuration::from_hours(3650 * 24);
 /// Shortest lease, if that is more than [`MINIMUM_DURATION`].
 pub const MINIMUM_LEASE: SignedDuration = SignedDuration::ZERO;
+/// The shortest probation of what a merge brought: main's build has to begin before it ends.
+pub const MINIMUM_PROBATION: SignedDuration = SignedDuration::from_hours(1);
+/// The longest.
+pub const MAXIMUM_PROBATION: SignedDuration = SignedDuration::from_hours(30 * 24);
+
 /// Shortest time between two builds from scratch.
 pub const MINIMUM_REFRESH: SignedDuration = SignedDuration::from_hours(24);
 
@@ -177,6 +182,11 @@ pub(super) fn lease(text: &str) -> Result<SignedDuration, String> {
     duration_from(MINIMUM_LEASE.max(MINIMUM_DURATION), text)
 }
 
+/// How long what a merge brought may wait for a build of main.
+pub(super) fn probation(text: &str) -> Result<SignedDuration, String> {
+    duration_between(MINIMUM_PROBATION, MAXIMUM_PROBATION, text)
+}
+
 /// How often; `none` is never.
 pub(super) fn refresh(text: &str) -> Result<Option<SignedDuration>, String> {
     if text == "none" {
@@ -208,6 +218,14 @@ pub(super) fn pin(text: &str) -> Result<String, String> {
 }
 
 fn duration_from(shortest: SignedDuration, text: &str) -> Result<SignedDuration, String> {
+    duration_between(shortest, MAXIMUM_DURATION, text)
+}
+
+fn duration_between(
+    shortest: SignedDuration,
+    longest: SignedDuration,
+    text: &str,
+) -> Result<SignedDuration, String> {
     let rule = "write a number and `m`, `h` or `d`, such as `30m`, `24h` or `7d`";
     let wrong = || format!("`{}` is not a duration: {rule}", shown(text));
     let unit = text.chars().last().ok_or_else(wrong)?;
@@ -223,8 +241,8 @@ fn duration_from(shortest: SignedDuration, text: &str) -> Result<SignedDuration,
     let value = SignedDuration::from_secs(number.saturating_mul(seconds));
     if value < shortest {
         Err(format!("`{}` is too short: at least {shortest:#}", shown(text)))
-    } else if value > MAXIMUM_DURATION {
-        Err(format!("`{}` is too long: at most 3650d", shown(text)))
+    } else if value > longest {
+        Err(format!("`{}` is too long: at most {}d", shown(text), longest.as_hours() / 24))
     } else {
         Ok(value)
     }

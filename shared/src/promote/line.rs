@@ -8,9 +8,10 @@ use futures_util::future::{try_join, try_join_all};
 use futures_util::stream;
 use jiff::Timestamp;
 
+use super::probation::{self, Ends};
 use super::room::{self, Room};
 use super::{Cause, Error, Move, Outcome, Ports, Told, Warmed};
-use crate::cache::{self, Cache, Kind, Limits, Manifest, Warmth};
+use crate::cache::{self, Cache, Kind, Limits, Manifest, Mark, Warmth};
 use crate::error::CallError;
 use crate::handout::importable;
 use crate::names::{CacheRepository, Commit, Digest, Line, Scope, Tag};
@@ -33,6 +34,14 @@ impl Source {
     /// When it was built, if that was from scratch.
     fn refreshed_at(&self) -> Option<Timestamp> {
         matches!(&self.cause, Cause::Built(_, _, told) if told.refresh).then_some(self.built.at)
+    }
+
+    /// The merge that brings it.
+    fn mark(&self) -> Option<&Mark> {
+        match &self.cause {
+            Cause::Merged(mark, _) => Some(mark),
+            _ => None,
+        }
     }
 }
 
@@ -66,10 +75,19 @@ pub(super) async fn advance(
     let before = current.as_ref().map(|(content, _)| Provenance::read(&content.manifest.annotations));
     let sources = believed(ports, &project, before.as_ref(), sources).await?;
     let mut sources = brought(ports, &project, &mut present, sources).await?;
-    if sources.is_empty() {
-        return Ok(Outcome::Nothing {
-            why: format!("there is no cache for {line} under any of {asked} tags"),
-        });
+    let ends = (line == Line::Main).then(|| ends(&project, before.as_ref(), &sources, now));
+    if let Some(ends) = &ends {
+        sources.retain(|source| source.mark().is_none_or(|mark| !ends.has_ended(mark)));
+    }
+    let held = current.as_ref().map(|(content, _)| &content.cache);
+    let is_due = held.is_some_and(|held| is_due(held, before.as_ref(), ends.as_ref()));
+    if sources.is_empty() && !is_due {
+        let why = if asked == 0 {
+            format!("nothing has been on probation in {line} for too long")
+        } else {
+            format!("there is no cache for {line} under any of {asked} tags, or main has been built since")
+        };
+        return Ok(Outcome::Nothing { why });
     }
 
     let mut provenance = before.clone().unwrap_or_default();
@@ -81,11 +99,14 @@ pub(super) async fn advance(
         sources.retain(|source| source.built.at >= at);
     }
     let is_replaced = provenance.refreshed != before.as_ref().and_then(|before| before.refreshed);
-    let known = current.as_ref().map(|(content, _)| &content.cache).filter(|_| !is_replaced);
-    let own = prepare(&mut sources, known, &line, now);
-    let mut adds = known.is_none();
+    let known = held.filter(|_| !is_replaced);
+    let own = known.map(Cache::own);
+    let joined = join(&mut sources, known, ends.as_ref(), now);
+    let mut adds = known.is_none() || is_due;
     let (mut builds, mut brought) = (Vec::new(), Vec::new());
     for Source { cause, content, .. } in &sources {
+        // What main has on probation is new where its own build brings it.
+        let known = if matches!(cause, Cause::Built(..)) { own.as_ref() } else { known };
         let is_new = known.is_none_or(|known| !known.contains(&content.cache));
         adds |= is_new;
         match cause {
@@ -103,13 +124,14 @@ pub(super) async fn advance(
                 }
                 note(&mut provenance, built, told, &warmth);
             }
-            Cause::Merged(commit, _) if is_new => {
+            Cause::Merged(mark, _) if is_new => {
+                let commit = mark.commit();
                 brought.retain(|known| known != commit);
                 brought.push(commit.clone());
                 provenance.merged = Some(commit.clone());
                 provenance.merged_at = Some(now);
             }
-            Cause::Merged(..) => {}
+            Cause::Merged(..) | Cause::Overdue => {}
         }
     }
     // Only other branches' builds need a commit's cache: what is on main is in main's line. It comes last, as the sweep takes
@@ -122,12 +144,10 @@ pub(super) async fn advance(
         keep_commits().await?;
         return Ok(Outcome::Unchanged { line });
     }
-    // What builds made is part of `own`.
-    let merged = sources.iter().filter(|source| matches!(source.cause, Cause::Merged(..)));
-    let merged = Cache::merge([&own].into_iter().chain(merged.map(|source| &source.content.cache)));
     let limits = Limits { bytes: project.line_budget, ..Limits::default() };
-    let merged = within(&merged, &limits, &line, repository);
-    let records = merged.records();
+    let merged = within(&joined, &limits, &line, repository);
+    let (records, on_probation) = (merged.records(), merged.probations().into_values().sum());
+    provenance.probation = probation::of(&merged, &project);
     let parent = current.as_ref().map(|(_, image)| image.digest.clone());
     let merged = merged.serialise(Provenance { parent, ..provenance.clone() }.annotations(&line));
     let holds_config =
@@ -152,7 +172,7 @@ pub(super) async fn advance(
     ports.put_image(repository, &line_tag, cache::MANIFEST_MEDIA_TYPE, Bytes::from(merged.manifest)).await?;
     keep_commits().await?;
     let (to, project) = (merged.manifest_digest, project.name);
-    Ok(Outcome::Moved { line, to, project, records, size, merged: brought, builds })
+    Ok(Outcome::Moved { line, to, project, records, size, merged: brought, on_probation, builds })
 }
 
 /// What the line holds; what is none of Stoker's caches is not Stoker's to replace.
@@ -222,11 +242,14 @@ async fn read(
     for Move { cause, .. } in moves {
         match &cause {
             Cause::Built(tag, ..) => _ = built.insert(tag.clone(), cause),
-            Cause::Merged(commit, None) => _ = merged.insert(Tag::commit(scope, commit), (None, cause)),
-            Cause::Merged(commit, Some(of)) => {
-                let [own, first] = Tag::commit_of(scope, commit, of);
+            Cause::Merged(mark, None) => {
+                merged.insert(Tag::commit(scope, mark.commit()), (None, cause));
+            }
+            Cause::Merged(mark, Some(of)) => {
+                let [own, first] = Tag::commit_of(scope, mark.commit(), of);
                 merged.insert(own, (Some(first), cause));
             }
+            Cause::Overdue => {}
         }
     }
     let commit_of = |cause: &Cause| match cause {
@@ -317,7 +340,7 @@ async fn believed(
     let read = sources.into_iter().map(|(cause, image)| async move {
         let repository = match &cause {
             Cause::Built(..) => project.exports(),
-            Cause::Merged(..) => &project.cache_repository,
+            Cause::Merged(..) | Cause::Overdue => &project.cache_repository,
         };
         let content = read_cache(ports, repository, &image).await?;
         let believed = content.and_then(|mut content| {
@@ -334,7 +357,10 @@ async fn believed(
                     }
                     built.clone()
                 }
-                Cause::Merged(commit, line) => built_of(&content.manifest, project, commit, line.as_ref())?,
+                Cause::Merged(mark, line) => {
+                    built_of(&content.manifest, project, mark.commit(), line.as_ref())?
+                }
+                Cause::Overdue => return Err("nobody asked for it".to_owned()),
             };
             match rolled_back {
                 Some(time) if built.at < time => Err(format!("it was built before the line was rolled back, at {time}")),
@@ -462,23 +488,47 @@ async fn keep_commit(
     put(tag, own).await
 }
 
-/// Says in each source when its build used it, and leaves of what merges bring to main only what main [admits](Cache::admit):
-/// a branch may add to main, and never say what a step of main results in. Answers what is main's own, or any other line's.
-fn prepare(sources: &mut [Source], known: Option<&Cache>, line: &Line, now: Timestamp) -> Cache {
+/// What ends probation on main's line, when these sources come to it.
+fn ends(project: &Project, before: Option<&Provenance>, sources: &[Source], now: Timestamp) -> Ends {
+    let built = sources.iter().filter_map(|source| match &source.cause {
+        Cause::Built(_, built, told) => Some((built, told)),
+        _ => None,
+    });
+    let commits = built.clone().flat_map(|(built, told)| [&built.commit].into_iter().chain(&told.merged));
+    let newest = before.and_then(|before| before.built.as_ref());
+    Ends {
+        commits: commits.cloned().collect(),
+        built: built.map(|(built, _)| built).chain(newest).map(|built| built.at).max(),
+        expired: now - probation::longest(project),
+    }
+}
+
+/// Whether something leaves main's line, or is not on it any more though its manifest says so.
+fn is_due(line: &Cache, before: Option<&Provenance>, ends: Option<&Ends>) -> bool {
+    let Some(ends) = ends else { return false };
+    let marks = line.probations();
+    let said = before.and_then(|before| before.probation).map(|probation| probation.since);
+    marks.keys().any(|mark| ends.has_ended(mark)) || marks.keys().next().map(Mark::at) != said
+}
+
+/// Says in each source when its build used it, and joins all to what the line holds: to main as far as [`probation::join`]
+/// lets them, of which the sources of merges keep what they add.
+fn join(sources: &mut [Source], known: Option<&Cache>, ends: Option<&Ends>, now: Timestamp) -> Cache {
     for source in &mut *sources {
-        source.content.cache = source.content.cache.made_by(now).used_at(source.built.at);
+        source.content.cache = source.content.cache.made_by(now).used_at(source.built.at).unmarked();
     }
-    let is_built = |source: &&Source| matches!(source.cause, Cause::Built(..));
-    let built = sources.iter().filter(is_built).map(|source| &source.content.cache);
-    let own = Cache::merge(known.into_iter().chain(built));
-    if *line == Line::Main {
-        let mut main = own.clone();
-        for source in sources.iter_mut().filter(|source| matches!(source.cause, Cause::Merged(..))) {
-            source.content.cache = main.admit(&source.content.cache);
-            main = Cache::merge([&main, &source.content.cache]);
-        }
-    }
-    own
+    let Some(ends) = ends else {
+        return Cache::merge(known.into_iter().chain(sources.iter().map(|source| &source.content.cache)));
+    };
+    sources.sort_by(|a, b| a.mark().cmp(&b.mark()));
+    let (built, merged): (Vec<&mut Source>, Vec<&mut Source>) =
+        sources.iter_mut().partition(|source| matches!(source.cause, Cause::Built(..)));
+    let built: Vec<&Cache> = built.into_iter().map(|source| &source.content.cache).collect();
+    let merged = merged.into_iter().filter_map(|source| match &source.cause {
+        Cause::Merged(mark, _) => Some((mark, &mut source.content.cache)),
+        _ => None,
+    });
+    probation::join(known, &built, merged, ends)
 }
 
 /// What of a line's cache fits. What does not is told in the log.

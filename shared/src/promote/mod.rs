@@ -2,6 +2,7 @@
 //! to. It is a join, so a hint that comes twice, late or out of order changes nothing that matters.
 
 mod line;
+mod probation;
 mod room;
 pub mod sweep;
 
@@ -17,7 +18,7 @@ use jiff::Timestamp;
 use tokio::time::{Instant, timeout};
 
 use self::room::Room;
-use crate::cache::Warmth;
+use crate::cache::{Mark, Warmth};
 use crate::error::{CallError, Disposition};
 use crate::event::{BuildFailed, Event};
 use crate::handout::MAX_COMMITS;
@@ -73,6 +74,13 @@ pub enum Hint {
         commits: Vec<Commit>,
         /// The line of the branch that was merged and its head, or the start of its hash: that line's cache of it counts.
         head: Option<(Line, Revision)>,
+        /// When they came, by the forge's clock or the bus's; `None` where neither says.
+        at: Option<Timestamp>,
+    },
+    /// Something may have been on probation for too long in a project's main lines.
+    Overdue {
+        /// The project.
+        project: ProjectName,
     },
 }
 
@@ -82,6 +90,7 @@ impl fmt::Display for Hint {
             Self::Built { build } | Self::Failed { build, .. } => f.write_str(build),
             Self::Exported { repository, tag } => write!(f, "{repository}:{tag}"),
             Self::Merged { repository, line, .. } => write!(f, "what was merged into {line} of {repository}"),
+            Self::Overdue { project } => write!(f, "what is on probation in main of {project}"),
         }
     }
 }
@@ -112,6 +121,7 @@ impl Hint {
                     line: Line::of_branch(&pull.base, &pull.default_branch),
                     head: Some((branch, pull.commit.clone())),
                     commits: Vec::new(),
+                    at: event.signed_at(),
                 })
             }
             Event::BranchPushed(push) if push.to_default_branch => Some(Self::Merged {
@@ -119,9 +129,19 @@ impl Hint {
                 line: Line::Main,
                 commits: push.commits.clone(),
                 head: None,
+                at: event.signed_at(),
             }),
             _ => None,
         }
+    }
+
+    /// The same hint, where it is of a merge: one that was known at this time.
+    #[must_use]
+    pub fn known_at(mut self, time: Option<Timestamp>) -> Self {
+        if let Self::Merged { at, .. } = &mut self {
+            *at = time;
+        }
+        self
     }
 }
 
@@ -142,6 +162,8 @@ pub enum Outcome {
         size: usize,
         /// The commits that a merge brought.
         merged: Vec<Commit>,
+        /// Records that are on probation in it.
+        on_probation: usize,
         /// The builds that moved it. Where several hints moved a line at once, the first tells of all.
         builds: Vec<Warmed>,
     },
@@ -260,8 +282,10 @@ struct Move {
 enum Cause {
     /// A build's export, under this tag of the repository that builds write to.
     Built(Tag, Built, Told),
-    /// A commit's cache: as this line built it, or as the only one that has.
-    Merged(Commit, Option<Line>),
+    /// A commit's cache, and when it was merged: as this line built it, or as the only one that has.
+    Merged(Mark, Option<Line>),
+    /// Nothing is: what has been on probation for too long is to leave.
+    Overdue,
 }
 
 /// What else is known of a build.
@@ -273,6 +297,8 @@ struct Told {
     bases: Option<String>,
     /// How long it took.
     seconds: Option<u64>,
+    /// The commits that came to its line with what it built.
+    merged: Vec<Commit>,
     /// A build of the commit by another line is promoted at the same time.
     is_shared: bool,
 }
@@ -284,7 +310,7 @@ type Moves = BTreeMap<(ProjectName, Scope, Line), Vec<Move>>;
 /// of a line is the answer to every hint for it.
 pub async fn promote(ports: &impl Ports, policy: &Policy, hints: &[Hint], now: Timestamp) -> Vec<Answer> {
     let mut answers: Vec<Answer> = hints.iter().map(|_| Ok(Vec::new())).collect();
-    let mut moves = gather(ports, policy, hints, &mut answers).await;
+    let mut moves = gather(ports, policy, hints, &mut answers, now).await;
     note_shared(&mut moves);
     let (room, begun) = (Room::new(), Instant::now());
     let moved = stream::iter(moves).map(|((_, _, line), moves)| async {
@@ -337,7 +363,13 @@ fn note_shared(moves: &mut Moves) {
 }
 
 /// Turns hints into moves: finds the projects, and asks CodeBuild what the builds really were.
-async fn gather(ports: &impl Ports, policy: &Policy, hints: &[Hint], answers: &mut [Answer]) -> Moves {
+async fn gather(
+    ports: &impl Ports,
+    policy: &Policy,
+    hints: &[Hint],
+    answers: &mut [Answer],
+    now: Timestamp,
+) -> Moves {
     let mut moves = Moves::new();
     // Every build of the account comes by here; Stoker may, and need, ask only about the policy's.
     let is_served = |build: &str| {
@@ -369,10 +401,13 @@ async fn gather(ports: &impl Ports, policy: &Policy, hints: &[Hint], answers: &m
                 Some(build) => built_moves(policy, build),
             }),
             (Hint::Exported { repository, tag }, _) => exported_moves(policy, repository, tag, &exported),
-            (Hint::Merged { repository, line, commits, head }, _) => {
-                let moves = merged_moves(ports, policy, repository, line, commits, head.as_ref()).await;
+            (Hint::Merged { repository, line, commits, head, at }, _) => {
+                // A forge's clock may be ahead.
+                let at = at.map_or(now, |at| at.min(now));
+                let moves = merged_moves(ports, policy, repository, line, commits, head.as_ref(), at).await;
                 moves.map(Ok).map_err(|error| Arc::new(error.into()))
             }
+            (Hint::Overdue { project }, _) => Ok(overdue_moves(policy, project)),
         };
         match gathered {
             Err(error) => answers[index] = Err(error),
@@ -431,7 +466,8 @@ fn built_moves(policy: &Policy, build: &Build) -> Result<Vec<Found>, String> {
     let told = if build.claims {
         Told { seconds, ..Told::default() }
     } else {
-        Told { refresh: handed.refresh, bases: handed.bases.clone(), seconds, ..Told::default() }
+        let (bases, merged) = (handed.bases.clone(), handed.merged.clone());
+        Told { refresh: handed.refresh, bases, seconds, merged, is_shared: false }
     };
     // Each target of a build has one; more would only cost what reading them costs.
     let scopes: BTreeSet<_> =
@@ -528,6 +564,7 @@ async fn merged_moves(
     line: &Line,
     commits: &[Commit],
     head: Option<&(Line, Revision)>,
+    at: Timestamp,
 ) -> Result<Vec<Found>, CallError> {
     let mut moves = Vec::new();
     for project in policy.projects_of(repository) {
@@ -540,11 +577,11 @@ async fn merged_moves(
                     Some(commit) => Some(commit),
                     None => whole(ports, &project, branch, head).await?,
                 };
-                commit.map(|commit| Cause::Merged(commit, Some(branch.clone())))
+                commit.map(|commit| Cause::Merged(Mark::new(commit, at), Some(branch.clone())))
             }
             None => None,
         };
-        let unnamed = commits.iter().rev().map(|commit| Cause::Merged(commit.clone(), None));
+        let unnamed = commits.iter().rev().map(|commit| Cause::Merged(Mark::new(commit.clone(), at), None));
         for cause in named.into_iter().chain(unnamed).take(MAX_COMMITS) {
             moves.extend(project.scopes().map(|scope| Found {
                 project: project.clone(),
@@ -555,6 +592,17 @@ async fn merged_moves(
         }
     }
     Ok(moves)
+}
+
+fn overdue_moves(policy: &Policy, project: &ProjectName) -> Result<Vec<Found>, String> {
+    let project = policy.project(project).ok_or("the policy does not name the project")?;
+    let found = |scope: &Scope| Found {
+        project: project.clone(),
+        scope: scope.clone(),
+        line: Line::Main,
+        cause: Cause::Overdue,
+    };
+    Ok(project.scopes().map(found).collect())
 }
 
 /// The commit whose hash begins like this, if it is the newest that the branch's line holds a build of.

@@ -9,6 +9,7 @@ use futures_util::future::join_all;
 use jiff::{SignedDuration, Timestamp};
 
 use super::line::{blobs, read_cache};
+use super::probation;
 use super::{Answer, Error, Hint, Outcome, promote};
 use crate::cache::{self, Cache, Kind, Manifest};
 use crate::handout::Handed;
@@ -27,11 +28,11 @@ impl<P: super::Ports + CheckBlobs + Catalogue> Ports for P {}
 /// Whether a project has lost what [`sweep`] makes good. It only reads.
 pub async fn is_wanted(ports: &impl Ports, project: &Project, now: Timestamp) -> Result<bool, Error> {
     let Found { built, merged, broken } = look(ports, project, now).await?;
-    Ok(!built.is_empty() || merged.is_some() || !broken.is_empty())
+    Ok(!built.is_empty() || !merged.is_empty() || !broken.is_empty())
 }
 
-/// Promotes what builds of the last two days exported and merges brought, as if each event came now, and mends lines that
-/// have lost a layer. Answers in the projects' order what came of each hint and line; a project that fails does not keep the others
+/// Promotes what builds of the last two days exported and merges brought, as if each event came now, lets go what has been on
+/// probation for too long, and mends lines that have lost a layer. Answers in the projects' order what came of each hint and line; a project that fails does not keep the others
 /// from their turn.
 pub async fn sweep(
     ports: &impl Ports,
@@ -67,7 +68,8 @@ pub async fn sweep(
 /// What there is to do for one project.
 struct Found {
     built: Vec<Hint>,
-    merged: Option<Hint>,
+    /// What was merged, and what has been on probation for too long.
+    merged: Vec<Hint>,
     broken: Vec<Broken>,
 }
 
@@ -137,17 +139,33 @@ async fn look(ports: &impl Ports, project: &Project, now: Timestamp) -> Result<F
         build.status == BuildStatus::Succeeded && !handed.exports.is_empty() && !is_known(build, handed)
     });
     let built = exported.map(|(build, _)| Hint::Built { build: build.id.clone() }).collect();
+    // A build of main that is promoted has made what was merged before it main's own. Each commit came with the first.
+    let on_main = recent
+        .iter()
+        .rev()
+        .filter(|(build, handed)| !build.claims && handed.line == Line::Main && !is_known(build, handed));
     let mut commits = BTreeSet::new();
-    let on_main = recent.iter().rev().filter(|(build, handed)| !build.claims && handed.line == Line::Main);
-    let merged =
-        on_main.flat_map(|(_, handed)| handed.merged.clone()).filter(|commit| commits.insert(commit.clone()));
-    let merged: Vec<Commit> = merged.collect();
-    let merged = (!merged.is_empty()).then(|| Hint::Merged {
-        repository: project.repository.clone(),
-        line: Line::Main,
-        commits: merged,
-        head: None,
-    });
+    let mut merged = Vec::new();
+    for (build, handed) in on_main {
+        let new = handed.merged.iter().filter(|commit| commits.insert((*commit).clone()));
+        let new: Vec<Commit> = new.cloned().collect();
+        if !new.is_empty() {
+            merged.push(Hint::Merged {
+                repository: project.repository.clone(),
+                line: Line::Main,
+                commits: new,
+                head: None,
+                at: Some(build.started_at),
+            });
+        }
+    }
+    let since = |scope: &Scope| {
+        let main = known.get(&Tag::line(scope, &Line::Main))?;
+        Some(Provenance::of_manifest(&main.manifest)?.probation?.since)
+    };
+    if project.scopes().filter_map(since).any(|since| since <= now - probation::longest(project)) {
+        merged.push(Hint::Overdue { project: project.name.clone() });
+    }
     Ok(Found { built, merged, broken: broken(ports, project).await? })
 }
 
