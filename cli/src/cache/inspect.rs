@@ -364,9 +364,9 @@ registry.example/app:main
         assert!(
             text.contains(
                 "
-  PROBATION     KEYS       SINCE  UNTIL
-  eeeeeeeeeeee     4     2 h ago  2026-11-28T08:00:00Z
-  dddddddddddd     2  30 min ago  2026-11-28T09:30:00Z
+  PROBATION  KEYS       SINCE  UNTIL
+  eeeeeeee      4     2 h ago  2026-11-28T08:00:00Z
+  dddddddd      2  30 min ago  2026-11-28T09:30:00Z
 
   STEP"
             ),
