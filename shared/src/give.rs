@@ -129,6 +129,10 @@ async fn join(
         }
         joined = Cache::merge([&joined, &cache]);
     }
+    if *line != Line::Main {
+        // What the branch's own builds made after main's counts, and what main has made anew since then does, too.
+        joined = joined.newest_results();
+    }
     let joined = joined.prune(&Limits::default()).cache;
     let provenance = Provenance { project: Some(project.name.clone()), ..Provenance::default() };
     let joined = joined.serialise(provenance.annotations(line));

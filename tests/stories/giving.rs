@@ -7,9 +7,9 @@ use jiff::SignedDuration;
 use stoker::cache::{self, Cache, Kind};
 use stoker::error::Failure;
 use stoker::names::{Commit, Digest};
-use stoker::ports::Build;
+use stoker::ports::{Build, BuildStatus};
 use stories::account::Fault;
-use stories::world::{ISOLATED, POLICY, World};
+use stories::world::{ISOLATED, POLICY, Source, World, exported_with};
 
 /// Main is built, and a branch off it that has changed one stage; then main has changed another. Their lines differ.
 async fn two_lines(policy: &str) -> World {
@@ -83,6 +83,38 @@ async fn of_two_lines_a_build_is_given_the_join() {
         assert_eq!(world.told(&build, "STOKER_JOINED"), joined);
         let ran = world.run(&build);
         assert_eq!(ran.ran, ["link"], "only the last step needs both");
+    }
+}
+
+/// A build of this branch makes every step anew, with other bytes, as `--no-cache` does.
+async fn built_anew(world: &mut World, branch: &str) {
+    let source = Source { versions: [1, 1, 1, 1] };
+    let commit = world.commit(source.versions);
+    world.push(branch, &[&commit]).await;
+    world.settle().await;
+    let build = world.running().pop().expect("its build");
+    let now = world.account.now();
+    let (manifest, blobs) = exported_with(&source, |_| now, |key| format!("{branch} {key}"));
+    world.push_cache(&world.told(&build, "STOKER_EXPORT"), manifest, blobs);
+    world.end(&build.id, BuildStatus::Succeeded, &commit);
+    world.settle().await;
+    world.wait(SignedDuration::from_mins(10));
+}
+
+/// Main's result counts for the branch, too, unless the branch has made the step after it.
+#[tokio::test]
+async fn of_a_step_that_both_lines_have_a_branch_is_given_what_was_made_last() {
+    for [first, last] in [["feature-a", "main"], ["main", "feature-a"]] {
+        let mut world = World::with_policy(ISOLATED);
+        built_anew(&mut world, first).await;
+        built_anew(&mut world, last).await;
+        let build = push(&mut world).await;
+        let given = cache(&world, &refs(&world, &build)[0]);
+        assert_eq!(given.blobs().len(), 5);
+        for blob in given.blobs() {
+            let bytes = world.account.raw_blob(&blob.digest).expect("a layer");
+            assert!(bytes.starts_with(last.as_bytes()), "{last}: {bytes:?}");
+        }
     }
 }
 

@@ -445,6 +445,20 @@ impl Cache {
         cache
     }
 
+    /// The same cache, each record with those results only that were made last. Of several, BuildKit from 0.25 on takes the
+    /// newest, and 0.13 the one that the config lists last.
+    #[must_use]
+    pub fn newest_results(mut self) -> Self {
+        for record in &mut self.records {
+            let made = record.results.iter().map(|made| made.at);
+            if let Some(newest) = made.chain(record.chains.iter().map(|made| made.at)).max() {
+                record.results.retain(|made| made.at == newest);
+                record.chains.retain(|made| made.at == newest);
+            }
+        }
+        self.canonical()
+    }
+
     /// When its newest result was made. The build that exported the cache ran then, or later.
     #[must_use]
     pub fn newest(&self) -> Option<Timestamp> {

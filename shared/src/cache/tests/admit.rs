@@ -604,6 +604,31 @@ fn attack_comparisons_without_end() {
     assert!(grown.contains(&main));
 }
 
+/// A branch and main have both made the same steps, one of them later.
+#[test]
+fn of_a_branch_and_main_a_build_finds_what_was_made_last() {
+    let made = |who: &str, time: u8| {
+        let mut cache = main_of_steps();
+        for (name, at) in cache.results.iter_mut().flatten() {
+            (*name, *at) = (name.replace("main", who), *at + time);
+        }
+        cache
+    };
+    for (of_branch, of_main, last) in [(50, 100, "main"), (100, 50, "branch")] {
+        let (branch, main) = (made("branch", of_branch), made("main", of_main));
+        let joined = Cache::merge([&branch.cache(), &main.cache()]).newest_results();
+        let expected = if last == "main" { main } else { branch };
+        let expected: Vec<Digest> =
+            expected.results.iter().flatten().map(|(name, _)| Digest::of(name.as_bytes())).collect();
+        for version in VERSIONS {
+            for found in found(&imported(&joined, version), &steps(), Asks::Late) {
+                let result = found.result.expect("both have it");
+                assert!(result.iter().all(|blob| expected.contains(blob)), "{version:?} {last}: {result:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_real_branch_brings_all_that_it_made() {
     for (main, branch) in [(ONE.cache(), TWO.cache()), (TWO.cache(), ONE.cache())] {
