@@ -150,7 +150,7 @@ async fn without_a_build_of_main_probation_ends_by_time() {
         world.wait(SignedDuration::from_hours(hours) - SignedDuration::from_mins(2));
         world.night().await;
         world.end_all(BuildStatus::Stopped);
-        assert_eq!(merges(&world), [head.clone()], "{hours}");
+        assert_eq!(merges(&world), std::slice::from_ref(&head), "{hours}");
         let before = world.line("main").unwrap().0;
         world.wait(SignedDuration::from_mins(2));
         world.night().await;

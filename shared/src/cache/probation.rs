@@ -101,12 +101,10 @@ impl Cache {
 
     /// The records and results with such a mark, or without one, and all that they were made from.
     fn part(&self, is_of: impl Fn(Option<&Mark>) -> bool) -> Self {
-        fn results<'a, L>(
-            of: &'a mut Vec<Made<L>>,
-            is_of: impl Fn(Option<&Mark>) -> bool,
-        ) -> impl Iterator<Item = Arc<Mark>> + 'a {
-            of.retain(|made| is_of(made.probation.as_deref()));
-            of.iter().filter_map(|made| made.probation.clone())
+        // Keeps the results of it, and answers the latest mark of these.
+        fn latest<L>(results: &mut Vec<Made<L>>, is_of: impl Fn(Option<&Mark>) -> bool) -> Probation {
+            results.retain(|made| is_of(made.probation.as_deref()));
+            results.iter().filter_map(|made| made.probation.clone()).max()
         }
         let mut whole = self.clone();
         let order = needed_first(self.records.len(), |place, nth| {
@@ -118,8 +116,7 @@ impl Cache {
         // A cache has no cycle. Were there one, nothing would be kept.
         for place in order.unwrap_or_default().into_iter().rev() {
             let record = &mut whole.records[place];
-            let latest = results(&mut record.results, &is_of).max();
-            let latest = latest.max(results(&mut record.chains, &is_of).max());
+            let latest = latest(&mut record.results, &is_of).max(latest(&mut record.chains, &is_of));
             let is_of_it = is_of(record.probation.as_deref());
             kept[place] |= is_of_it || record.has_result();
             if !kept[place] {

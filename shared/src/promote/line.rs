@@ -82,31 +82,20 @@ pub(super) async fn advance(
     let held = current.as_ref().map(|(content, _)| &content.cache);
     let is_due = held.is_some_and(|held| is_due(held, before.as_ref(), ends.as_ref()));
     if sources.is_empty() && !is_due {
-        let why = if asked == 0 {
-            format!("nothing has been on probation in {line} for too long")
-        } else {
-            format!("there is no cache for {line} under any of {asked} tags, or main has been built since")
-        };
-        return Ok(Outcome::Nothing { why });
+        return Ok(nothing(&line, asked));
     }
 
     let mut provenance = before.clone().unwrap_or_default();
     provenance.project = Some(project.name.clone());
-    // A build from scratch takes the place of what the line held before it: otherwise nothing in it would ever be new.
-    let refreshed = sources.iter().filter_map(Source::refreshed_at).max();
-    if let Some(at) = refreshed.filter(|at| provenance.refreshed.is_none_or(|known| known < *at)) {
-        provenance.refreshed = Some(at);
-        sources.retain(|source| source.built.at >= at);
-    }
-    let is_replaced = provenance.refreshed != before.as_ref().and_then(|before| before.refreshed);
+    let is_replaced = replaces(&mut provenance, &mut sources);
     let known = held.filter(|_| !is_replaced);
-    let own = known.map(Cache::own);
-    let joined = join(&mut sources, known, ends.as_ref(), now);
+    // What main has on probation is new where its own build brings it.
+    let own = ends.as_ref().and(known).map(Cache::own);
+    let joined = join(&mut sources, (known, own.as_ref()), ends.as_ref(), now);
     let mut adds = known.is_none() || is_due;
     let (mut builds, mut brought) = (Vec::new(), Vec::new());
     for Source { cause, content, .. } in &sources {
-        // What main has on probation is new where its own build brings it.
-        let known = if matches!(cause, Cause::Built(..)) { own.as_ref() } else { known };
+        let known = if matches!(cause, Cause::Built(..)) { own.as_ref().or(known) } else { known };
         let is_new = known.is_none_or(|known| !known.contains(&content.cache));
         adds |= is_new;
         match cause {
@@ -173,6 +162,27 @@ pub(super) async fn advance(
     keep_commits().await?;
     let (to, project) = (merged.manifest_digest, project.name);
     Ok(Outcome::Moved { line, to, project, records, size, merged: brought, on_probation, builds })
+}
+
+/// Why a line does not move.
+fn nothing(line: &Line, asked: usize) -> Outcome {
+    let why = if asked == 0 {
+        format!("nothing has been on probation in {line} for too long")
+    } else {
+        format!("there is no cache for {line} under any of {asked} tags, or main has been built since")
+    };
+    Outcome::Nothing { why }
+}
+
+/// Whether a build from scratch comes, which takes the place of what the line held before it: otherwise nothing in it would
+/// ever be new. Leaves out what was built before.
+fn replaces(provenance: &mut Provenance, sources: &mut Vec<Source>) -> bool {
+    let refreshed = sources.iter().filter_map(Source::refreshed_at).max();
+    let is_newer = |at: &Timestamp| provenance.refreshed.is_none_or(|known| known < *at);
+    let Some(at) = refreshed.filter(is_newer) else { return false };
+    provenance.refreshed = Some(at);
+    sources.retain(|source| source.built.at >= at);
+    true
 }
 
 /// What the line holds; what is none of Stoker's caches is not Stoker's to replace.
@@ -511,9 +521,14 @@ fn is_due(line: &Cache, before: Option<&Provenance>, ends: Option<&Ends>) -> boo
     marks.keys().any(|mark| ends.has_ended(mark)) || marks.keys().next().map(Mark::at) != said
 }
 
-/// Says in each source when its build used it, and joins all to what the line holds: to main as far as [`probation::join`]
-/// lets them, of which the sources of merges keep what they add.
-fn join(sources: &mut [Source], known: Option<&Cache>, ends: Option<&Ends>, now: Timestamp) -> Cache {
+/// Says in each source when its build used it, and joins all to what the line holds: to main, and what is its own of that, as
+/// far as [`probation::join`] lets them. The sources of merges into main keep what they add.
+fn join(
+    sources: &mut [Source],
+    (known, own): (Option<&Cache>, Option<&Cache>),
+    ends: Option<&Ends>,
+    now: Timestamp,
+) -> Cache {
     for source in &mut *sources {
         source.content.cache = source.content.cache.made_by(now).used_at(source.built.at).unmarked();
     }
@@ -528,7 +543,8 @@ fn join(sources: &mut [Source], known: Option<&Cache>, ends: Option<&Ends>, now:
         Cause::Merged(mark, _) => Some((mark, &mut source.content.cache)),
         _ => None,
     });
-    probation::join(known, &built, merged, ends)
+    let empty = Cache::default();
+    probation::join(known.unwrap_or(&empty), own.unwrap_or(&empty), &built, merged, ends)
 }
 
 /// What of a line's cache fits. What does not is told in the log.

@@ -34,29 +34,23 @@ impl Ends {
     }
 }
 
-/// Main's line after a move: main's own; then what of the line stays on probation; then what merges bring, in the order of their
+/// Main's line after a move: main's `own`; then what of the line stays on probation; then what merges bring, in the order of their
 /// marks, each as far as the line [admits](Cache::admit) it by then. So main's own export counts before all that was on
 /// probation when it came, and what was merged first before what was merged later.
 ///
 /// Leaves of each merge's cache what it adds to the line.
 pub(super) fn join<'a>(
-    line: Option<&Cache>,
+    line: &Cache,
+    own: &Cache,
     built: &[&Cache],
     merged: impl IntoIterator<Item = (&'a Mark, &'a mut Cache)>,
     ends: &Ends,
 ) -> Cache {
-    let empty = Cache::default();
-    let line = line.unwrap_or(&empty);
-    let own = line.own();
-    let mut stays = line.on_probation_for(|mark| !ends.has_ended(mark));
-    let own = if built.is_empty() {
-        own
-    } else {
-        let own = Cache::merge([&own].into_iter().chain(built.iter().copied()));
-        stays = own.admit(&stays);
-        own
-    };
-    let mut joined = Cache::merge([&own, &stays]);
+    let stays = line.on_probation_for(|mark| !ends.has_ended(mark));
+    let own = Cache::merge([own].into_iter().chain(built.iter().copied()));
+    // What was admitted before need not be again where main's own is what it was then.
+    let stays = if built.is_empty() { stays } else { own.admit(&stays) };
+    let mut joined = if stays.records() == 0 { own } else { Cache::merge([&own, &stays]) };
     for (mark, cache) in merged {
         *cache = joined.admit(&std::mem::take(cache).on_probation(mark));
         joined = Cache::merge([&joined, cache]);
