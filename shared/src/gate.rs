@@ -63,7 +63,7 @@ fn pushed(project: &Project, push: &BranchPushed) -> Gated {
         subject: Subject::Commit(push.commit.clone()),
         reason: "push".to_owned(),
         built_by: project.name.clone(),
-        reference: None,
+        reference: push.reference.clone(),
         pushed_at: push.pushed_at,
         overtakes: push.before.clone(),
     })

@@ -32,7 +32,7 @@ pub struct Request {
     pub reason: String,
     /// The `CodeBuild` project that runs it: another than the caches' own for a fork's code.
     pub built_by: ProjectName,
-    /// The git reference to fetch: of a commit that no branch of the repository holds, or of a head.
+    /// The git reference to fetch: one that holds the commit, where CodeBuild takes one beside it, or that of a head.
     pub reference: Option<String>,
     /// When the forge got the push, where it says so.
     pub pushed_at: Option<Timestamp>,

@@ -161,7 +161,7 @@ async fn one_query_tells_a_pushs_whole_story() {
     step("main wants no warming", "/project.name", "app");
     step("planned", "/cache.tags", &format!("app.commit.{a}"));
     let builds = world.account.builds.borrow();
-    let build = builds.iter().find(|build| build.source_version.as_deref() == Some(a.as_str()));
+    let build = builds.iter().find(|build| build.resolved_commit.as_deref() == Some(a.as_str()));
     step("build started", "/build.id", &build.expect("the build").id);
     let told_of_other = story.iter().any(|(_, line)| line.to_string().contains(other.as_str()));
     assert!(!told_of_other, "another push's story is its own");

@@ -352,8 +352,18 @@ async fn json_is_for_programs() {
     assert_eq!(keys(decision), expected);
     assert_eq!(decision["policyEntry"], "projects[0] (`app`)");
     let build = &decision["build"];
-    let expected =
-        ["commit", "environment", "line", "readsFrom", "reason", "runBy", "targets", "trust", "writesTo"];
+    let expected = [
+        "commit",
+        "environment",
+        "line",
+        "readsFrom",
+        "reason",
+        "reference",
+        "runBy",
+        "targets",
+        "trust",
+        "writesTo",
+    ];
     assert_eq!(keys(build), expected);
     assert_eq!((&build["trust"], &build["runBy"]), (&json!("branch"), &json!("app")));
     assert_eq!(build["readsFrom"], "registry.example/stoker/app");

@@ -119,6 +119,7 @@ impl RefChange {
         };
         Ok(Some(Event::BranchPushed(BranchPushed {
             repository,
+            reference: Some(payload::reference(&branch)),
             to_default_branch: branch == default_branch,
             branch,
             commits: self.commits.into_iter().rev().map(|commit| commit.hash).collect(),

@@ -112,6 +112,7 @@ fn read_reference(
     let commit = detail.commit_id.ok_or_else(no_commit)?;
     Ok(Meaning::one(Event::BranchPushed(BranchPushed {
         repository,
+        reference: Some(payload::reference(&branch)),
         to_default_branch: branch == default_branch,
         branch,
         commits: vec![commit.clone()],

@@ -104,6 +104,7 @@ fn read_push(body: &[u8]) -> Result<Meaning, serde_json::Error> {
     let message = push.head_commit.and_then(|head| head.message);
     Ok(Meaning::one(Event::BranchPushed(BranchPushed {
         repository,
+        reference: Some(push.reference),
         to_default_branch: branch == default_branch,
         branch,
         commit: Commit::new(push.after).map_err(serde_json::Error::custom)?,

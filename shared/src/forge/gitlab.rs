@@ -203,6 +203,7 @@ fn read_push(body: &[u8]) -> Result<Meaning, serde_json::Error> {
         actor: push.user_id.0,
         message,
         pushed_at: None,
+        reference: None,
     })))
 }
 

@@ -73,6 +73,11 @@ pub(super) fn repository(web_address: &str) -> Result<Repository, serde_json::Er
     Repository::new(path).map_err(serde_json::Error::custom)
 }
 
+/// The git reference of a branch.
+pub(super) fn reference(branch: &Branch) -> String {
+    format!("refs/heads/{branch}")
+}
+
 /// The branch that a git reference names, unless it is a tag or anything else.
 pub(super) fn branch(reference: &str) -> Result<Option<Branch>, serde_json::Error> {
     let branch = reference.strip_prefix("refs/heads/").map(Branch::new).transpose();

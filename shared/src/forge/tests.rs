@@ -94,6 +94,13 @@ fn pushed(repository: &str, own: Value) -> Value {
     event("BranchPushed", common, own)
 }
 
+/// A push with the reference beside which CodeBuild takes the commit.
+fn referred(mut push: Value) -> Value {
+    let branch = push["detail"]["branch"].as_str().unwrap();
+    push["detail"]["reference"] = json!(format!("refs/heads/{branch}"));
+    push
+}
+
 fn deleted(repository: &str, own: Value) -> Value {
     event(
         "BranchDeleted",
@@ -135,7 +142,7 @@ fn pushes_to_github() {
     let pushed = |own: Value| {
         let mut event = pushed("github.com/example/app", own);
         event["detail"]["pushed_at"] = json!("2026-11-21T08:00:00Z");
-        vec![by("1", says(MESSAGE, event))]
+        vec![by("1", says(MESSAGE, referred(event)))]
     };
     let one = json!([commit(1)]);
     let paths = json!(["Dockerfile", "images/api/Dockerfile", "old.txt"]);
@@ -306,7 +313,7 @@ fn gitlab_heeds_marks_in_the_message_and_in_the_title_of_a_merge_request() {
 #[test]
 fn pushes_to_bitbucket() {
     let id = "557058:00000000-ABCD-0000-0000-000000000000";
-    let pushed = |own: Value| by(id, says(MESSAGE, pushed("bitbucket.org/example/app", own)));
+    let pushed = |own: Value| by(id, says(MESSAGE, referred(pushed("bitbucket.org/example/app", own))));
     let gone = deleted("bitbucket.org/example/app", json!({}));
     let tag = by(id, says(MESSAGE, tagged("bitbucket.org/example/app", json!({}))));
     let one = json!([commit(1)]);
@@ -364,7 +371,7 @@ fn events_of_codecommit() {
         told(codecommit::read(&event, &default_branch_of).unwrap())
     };
     let time = "2026-11-21T08:00:00Z";
-    let pushed = |own: Value| by(CALLER, pushed(APP, own));
+    let pushed = |own: Value| by(CALLER, referred(pushed(APP, own)));
     let created = json!({"commits": [commit(1)], "before": null, "pushed_at": time});
     assert_eq!(received("branch-created"), [pushed(created)]);
     let main =

@@ -39,6 +39,7 @@ fn push() -> BranchPushed {
         actor: Some("1".to_owned()),
         message: Some("Fix it\n\nFor good".to_owned()),
         pushed_at: None,
+        reference: None,
     }
 }
 
