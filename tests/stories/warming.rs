@@ -75,6 +75,22 @@ async fn a_build_of_mains_head_is_of_its_branch_whatever_the_project_names() {
 }
 
 #[tokio::test]
+async fn a_build_of_mains_head_that_was_of_another_branch_fills_nothing() {
+    let policy = format!("{}    default-branch: main\n", not_started_here(""));
+    for (built, is_filled) in [("main", true), ("develop", false), ("refs/heads/develop", false)] {
+        let mut world = World::with_policy(&policy);
+        let head = world.commit([1, 1, 1, 1]);
+        world.push("main", &[&head]).await;
+        world.settle().await;
+        for build in world.account.builds.borrow_mut().iter_mut() {
+            build.source_version = Some(built.to_owned());
+        }
+        world.build().await;
+        assert_eq!(world.line("main").is_some(), is_filled, "{built}");
+    }
+}
+
+#[tokio::test]
 async fn an_ordinary_build_of_main_is_as_good() {
     let mut world = World::new();
     let base = world.commit([1, 1, 1, 1]);

@@ -218,11 +218,12 @@ pub enum Error {
         /// What it holds.
         why: String,
     },
-    /// The registry does not make a blob of one repository one of another.
+    /// The registry has not made a blob of one repository one of another: it never does, or no manifest refers to the blob.
     #[error(
-        "the registry does not mount blobs: layers of {from} cannot be had in {to} without moving their bytes. In ECR switch it on with `aws \
-         ecr put-account-setting --name BLOB_MOUNTING --value ENABLED`, and encrypt both repositories with the same key; \
-         otherwise leave `builds-repository` out of the policy"
+        "the registry did not mount a layer in {to}, although {from} has it. ECR mounts where `aws ecr get-account-setting \
+         --name BLOB_MOUNTING` says ENABLED (`aws ecr put-account-setting --name BLOB_MOUNTING --value ENABLED` makes it \
+         so), both repositories are encrypted with the same key, and an image of {from} still refers to the blob (where none \
+         does, the next build's export will do). For a registry that mounts nothing leave `builds-repository` out of the policy"
     )]
     NotMounted {
         /// The builds repository.
@@ -451,6 +452,14 @@ fn built_moves(policy: &Policy, build: &Build) -> Result<Vec<Found>, String> {
             handed.line
         ));
     }
+    if handed.line == Line::Main
+        && handed.commit.is_none()
+        && let Some(other) = other_branch(&project, build.source_version.as_deref())
+    {
+        return Err(format!(
+            "CodeBuild says that the build was of `{other}`, which is not the default branch"
+        ));
+    }
     if handed.exports.is_empty() {
         return Err("the build was not to write a cache".to_owned());
     }
@@ -492,6 +501,15 @@ fn is_of_branch(source_version: Option<&str>, line: &Line) -> bool {
     let (Some(version), Line::Branch(branch)) = (source_version, line) else { return false };
     let version = version.split_once("^{").map_or(version, |(reference, _)| reference);
     version.strip_prefix("refs/heads/") == Some(branch.as_str())
+}
+
+/// The branch that CodeBuild says was built instead of the project's default branch, where the policy names that: a build of
+/// main's head may have found another one in its project. One that was given a commit of main has built that commit.
+fn other_branch<'a>(project: &Project, source_version: Option<&'a str>) -> Option<&'a str> {
+    let default = project.named_default_branch.as_ref()?;
+    let version = source_version.filter(|version| !version.is_empty())?;
+    let branch = version.strip_prefix("refs/heads/").unwrap_or(version);
+    (branch != default.as_str()).then_some(branch)
 }
 
 /// A failure that concerns Stoker's users: of a build that Stoker started.
