@@ -1,5 +1,7 @@
 //! The `CodeBuild` API: AWS JSON 1.1, the actions that Stoker uses.
 
+use std::fs::File;
+use std::io::Write as _;
 use std::sync::Arc;
 
 use axum::body::Bytes;
@@ -28,6 +30,8 @@ pub struct Api {
     pub bus: Arc<Bus>,
     /// Who knows the functions that ask.
     pub aws: Aws,
+    /// Where Stoker's requests are written down, for whoever holds them against AWS's models.
+    pub requests: Option<Arc<File>>,
 }
 
 /// An error as AWS answers it.
@@ -53,6 +57,7 @@ fn invalid(message: impl Into<String>) -> Fault {
 /// Answers `POST /`.
 pub async fn handle(State(api): State<Api>, headers: HeaderMap, body: Bytes) -> Response {
     let target = headers.get("x-amz-target").and_then(|v| v.to_str().ok()).unwrap_or_default();
+    api.record(target, &headers, &body);
     let initiator = if target.ends_with(".StartBuild") { api.initiator(&headers).await } else { None };
     let (status, value) = match api.answer(target, &body, initiator) {
         Ok(value) => (StatusCode::OK, value),
@@ -93,6 +98,18 @@ struct List {
 }
 
 impl Api {
+    /// Writes down what an SDK for Rust asks, as the functions and the command line do.
+    fn record(&self, target: &str, headers: &HeaderMap, body: &[u8]) {
+        let agent = headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok());
+        let Some(mut file) = self.requests.as_deref() else { return };
+        if agent.is_some_and(|agent| agent.contains("aws-sdk-rust")) {
+            let line = json!({"target": target, "body": String::from_utf8_lossy(body)});
+            if let Err(error) = file.write_all(format!("{line}\n").as_bytes()) {
+                tracing::error!(%error, "a request cannot be written down");
+            }
+        }
+    }
+
     /// Who asks, as CodeBuild tells it of a function: the role that it runs as, and its name for the session.
     async fn initiator(&self, headers: &HeaderMap) -> Option<String> {
         let agent = headers.get(header::USER_AGENT)?.to_str().ok()?;
@@ -246,7 +263,7 @@ mod tests {
     fn api() -> Api {
         let aws = Aws::new("http://127.0.0.1:1");
         let (bus, _) = Bus::new(aws.clone(), None, Arc::new(Storm::new(aws.clone())));
-        Api { ledger: Arc::new(ledger()), bus: Arc::new(bus), aws }
+        Api { ledger: Arc::new(ledger()), bus: Arc::new(bus), aws, requests: None }
     }
 
     fn call(api: &Api, action: &str, body: &Value) -> Result<Value, (&'static str, String)> {

@@ -139,6 +139,8 @@ impl Local {
                 }
             }
         }
+        let requests = std::fs::File::create(state.join("requests.jsonl"))
+            .map_err(|source| ServeError::State { path: state.clone(), source })?;
         let (listener, address) = listen(options.listen).await?;
         let proxy = match options.proxy {
             Some(proxy) => Some(listen(proxy).await?),
@@ -161,7 +163,12 @@ impl Local {
             |builder| Arc::new(Machine::new(Arc::clone(&ledger), Arc::clone(&bus), builder, world.clone()));
         let machines: Vec<Arc<Machine>> = builders.into_iter().map(machine).collect();
 
-        let api = Api { ledger: Arc::clone(&ledger), bus: Arc::clone(&bus), aws: aws.clone() };
+        let api = Api {
+            ledger: Arc::clone(&ledger),
+            bus: Arc::clone(&bus),
+            aws: aws.clone(),
+            requests: Some(Arc::new(requests)),
+        };
         let looks = Arc::new(AtomicU64::new(0));
         let control = Control {
             ledger,

@@ -1,5 +1,7 @@
 //! An AWS account in memory: every port, each call under the policy of the acting function's role, and faults on demand.
 
+mod requests;
+
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::{pending, poll_fn};
@@ -22,6 +24,7 @@ use stoker::ports::{
     ReadSecrets, StartBuilds, StopBuilds, WriteImages,
 };
 
+use self::requests::record;
 use crate::iam::{self, Deployed};
 
 /// How one call goes wrong.
@@ -462,6 +465,7 @@ impl ReadImages for Account {
         tags: &[Tag],
     ) -> Result<Vec<Option<Image>>, CallError> {
         self.let_others_go().await;
+        record(async |aws| ReadImages::images(aws, repository, tags).await.is_ok());
         self.call("ecr:BatchGetImage", &[repository.as_str()], || {
             assert!(tags.len() <= 100, "one request names at most 100 images");
             Ok(tags.iter().map(|tag| self.image(repository, tag.as_str())).collect())
@@ -554,6 +558,7 @@ impl CheckBlobs for Account {
         repository: &CacheRepository,
         digests: &[Digest],
     ) -> Result<Vec<Digest>, CallError> {
+        record(async |aws| aws.unavailable(repository, digests).await.is_ok());
         self.call("ecr:BatchCheckLayerAvailability", &[repository.as_str()], || {
             Ok(digests.iter().filter(|digest| !self.has_blob(repository, digest)).cloned().collect())
         })
@@ -569,6 +574,7 @@ impl ReadManifests for Account {
         longest: usize,
     ) -> Result<Option<Vec<(Digest, Bytes)>>, CallError> {
         self.let_others_go().await;
+        record(async |aws| aws.manifests(repository, digests).await.is_ok());
         self.call("ecr:BatchGetImage", &[repository.as_str()], || {
             assert!(digests.len() <= 100, "one request names at most 100 images");
             let images = self.images.borrow();
@@ -608,6 +614,7 @@ fn listed(stored: &Stored) -> ListedImage {
 impl Catalogue for Account {
     async fn list(&self, repository: &CacheRepository) -> Result<Vec<ListedImage>, CallError> {
         self.let_others_go().await;
+        record(async |aws| aws.list(repository).await.is_ok());
         self.call("ecr:DescribeImages", &[repository.as_str()], || {
             let images = self.images.borrow();
             Ok(images.get(repository).into_iter().flatten().map(listed).collect())
@@ -621,6 +628,7 @@ impl Catalogue for Account {
         digests: &[Digest],
     ) -> Result<Vec<ListedImage>, CallError> {
         self.let_others_go().await;
+        record(async |aws| aws.describe(repository, digests).await.is_ok());
         self.call("ecr:DescribeImages", &[repository.as_str()], || {
             assert!(digests.len() <= 100, "one request names at most 100 images");
             let images = self.images.borrow();
@@ -636,6 +644,7 @@ impl Catalogue for Account {
         digests: &[Digest],
     ) -> Result<Vec<(Digest, String)>, CallError> {
         self.let_others_go().await;
+        record(async |aws| aws.delete(repository, digests).await.is_ok());
         self.call("ecr:BatchDeleteImage", &[repository.as_str()], || {
             assert!(digests.len() <= 100, "one request names at most 100 images");
             self.remember();
@@ -656,6 +665,7 @@ impl Catalogue for Account {
 
 impl StartBuilds for Account {
     async fn start(&self, order: &BuildOrder) -> Result<Ordered, CallError> {
+        record(async |aws| aws.start(order).await.is_ok());
         self.call("codebuild:StartBuild", &[order.project.as_str()], || {
             if !self.projects.borrow().contains(&order.project) {
                 return Ok(Ordered::NoSuchProject);
@@ -715,6 +725,7 @@ fn project_of(id: &str) -> &str {
 
 impl StopBuilds for Account {
     async fn stop(&self, id: &str) -> Result<(), CallError> {
+        record(async |aws| aws.stop(id).await.is_ok());
         self.call("codebuild:StopBuild", &[project_of(id)], || {
             self.remember();
             let mut builds = self.builds.borrow_mut();
@@ -731,6 +742,7 @@ impl StopBuilds for Account {
 
 impl FindDigests for Account {
     async fn digest_of(&self, repository: &CacheRepository, tag: &str) -> Result<Option<Digest>, CallError> {
+        record(async |aws| aws.digest_of(repository, tag).await.is_ok());
         self.call("ecr:DescribeImages", &[repository.as_str()], || {
             Ok(self.image(repository, tag).map(|image| image.digest))
         })
@@ -745,6 +757,7 @@ impl ReadBuilds for Account {
         since: Option<Timestamp>,
     ) -> Result<Vec<Arc<Build>>, CallError> {
         self.let_others_go().await;
+        record(async |aws| aws.recent(project, since).await.is_ok());
         self.call("codebuild:ListBuildsForProject", &[project.as_str()], || {
             let builds = self.builds.borrow();
             let newest = builds.iter().rev().filter(|build| build.project == *project).take(MAX_BUILDS);
@@ -757,6 +770,7 @@ impl ReadBuilds for Account {
     }
 
     async fn get(&self, ids: &[String]) -> Result<Vec<Build>, CallError> {
+        record(async |aws| aws.get(ids).await.is_ok());
         let projects: BTreeSet<&str> = ids.iter().map(|id| project_of(id)).collect();
         let projects: Vec<&str> = projects.into_iter().collect();
         self.call("codebuild:BatchGetBuilds", &projects, || {
@@ -769,12 +783,14 @@ impl ReadBuilds for Account {
 
 impl ListProjects for Account {
     async fn projects(&self) -> Result<Vec<ProjectName>, CallError> {
+        record(async |aws| aws.projects().await.is_ok());
         self.call("codebuild:ListProjects", &["*"], || Ok(self.projects.borrow().clone())).await
     }
 }
 
 impl Publish for Account {
     async fn publish(&self, events: &[Event]) -> Result<(), CallError> {
+        record(async |aws| aws.publish(events).await.is_ok());
         for events in events.chunks(10) {
             self.call("events:PutEvents", &["Bus"], || {
                 let (put, left) = events.split_at(self.part(events.len()));
@@ -794,6 +810,7 @@ impl ReadSecrets for Account {
         if anew {
             return Ok(self.secrets.borrow().clone()); // it was read a moment ago
         }
+        record(async |aws| aws.webhook_secrets(anew).await.is_ok());
         self.call("secretsmanager:GetSecretValue", &["WebhookSecret"], || Ok(self.secrets.borrow().clone()))
             .await
     }

@@ -12,6 +12,7 @@ mod fuzz;
 mod guard;
 mod process;
 mod release;
+mod requests;
 mod simulated;
 mod site;
 mod stack;

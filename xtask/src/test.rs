@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, ensure};
 
-use crate::{arm64, check, commands, demo, deployed, fuzz, stack, storm, tools};
+use crate::{arm64, check, commands, demo, deployed, fuzz, requests, stack, storm, tools};
 
 /// How often the random tests on a builder are done in a run that is not `--full`; otherwise they say themselves.
 const FEWER: [(&str, &str); 2] = [("STOKER_AGAIN", "4"), ("STOKER_ROUNDS", "25")];
@@ -42,12 +42,19 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     }
     if !args.builder {
         run.stage("units, properties, stories");
-        let status = cargo_test().args(["--workspace", "--quiet"]).status();
+        let asked = requests::of_tests()?;
+        let status = cargo_test().args(["--workspace", "--quiet"]).env(requests::VARIABLE, &asked).status();
         ensure!(status.context("cannot run cargo")?.success(), "cargo test failed");
         if args.fast {
-            println!("LEFT OUT, as --fast asks: checks, the deployed stack, and what needs a builder");
+            println!("LEFT OUT, as --fast asks: all that needs more than cargo");
             return run.end();
         }
+        run.stage("what AWS would refuse of what was asked");
+        tools::install()?;
+        requests::check_validator()?;
+        requests::check(&[asked])?;
+        run.stage("what Stoker takes for granted of AWS, asked of what stands in for it");
+        contracts()?;
         run.stage("what is checked without compiling");
         check::without_compiling()?;
         if args.full {
@@ -108,6 +115,8 @@ fn deployed(stage: &mut demo::Stage, full: bool, run: &mut Run) -> anyhow::Resul
         run.stage("the documentation's commands");
         failed.extend(commands::check(stage)?);
     }
+    run.stage("what AWS would refuse of what was asked");
+    requests::check(&stage.world.recorded())?;
     Ok(failed)
 }
 
@@ -137,6 +146,19 @@ fn cargo_test() -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(crate::root()).arg("test");
     command
+}
+
+/// The adapters' contracts, on ministack and on moto.
+fn contracts() -> anyhow::Result<()> {
+    let mut command = cargo_test();
+    tools::without_aws_settings(&mut command)
+        // With all packages, as before: what they share is then compiled already.
+        .args(["--workspace", "--quiet", "--test", "contract"])
+        .env("STOKER_TEST_MINISTACK", tools::world_bin().join("hypercorn"))
+        .env("STOKER_TEST_MOTO", tools::world_bin().join("moto_server"));
+    let status = command.status().context("cannot run cargo")?;
+    ensure!(status.success(), "a stand-in for AWS does not keep a contract");
+    Ok(())
 }
 
 /// Merged and pruned caches against `BuildKit` and registries that others wrote, then builds beside retention.

@@ -12,7 +12,7 @@ use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::aws::{self, Aws};
-use crate::{process, tools};
+use crate::{process, requests, tools};
 
 /// Where the local AWS listens if nobody else does.
 const PORT: u16 = 4567;
@@ -24,6 +24,10 @@ const PROXY_PORT: u16 = 4569;
 const START_TIMEOUT: Duration = Duration::from_mins(1);
 /// The file with the requests that an AWS has answered.
 const ACCESS_LOG: &str = "access.log";
+/// The file with those that Stoker made, as it made them. The local CodeBuild has one, too.
+const REQUESTS: &str = "requests.jsonl";
+/// The local AWS, as hypercorn finds it: ministack, and what writes the requests down.
+const APP: &str = "recorded:app";
 /// Separates the fields of the access log.
 const FIELD: char = '\t';
 
@@ -175,6 +179,12 @@ impl World {
         Ok(text.lines().filter_map(Request::parse).collect())
     }
 
+    /// The files with what Stoker asked in it so far, as it asked.
+    pub(crate) fn recorded(&self) -> Vec<PathBuf> {
+        let files = [self.dir.join(REQUESTS), self.dir.join("codebuild").join(REQUESTS)];
+        files.into_iter().filter(|file| file.exists()).collect()
+    }
+
     /// Starts another AWS beside it, in which nothing is yet, and which ends with it. Answers its address.
     pub(crate) fn start_another_aws(&mut self, name: &str) -> anyhow::Result<String> {
         let port = free_port(0)?;
@@ -194,12 +204,15 @@ impl World {
         let fields = ["%(t)s", "%(m)s", "%(U)s", "%(s)s", "%({x-amz-target}i)s", "%(L)s", "%(a)s"];
         let mut command = Command::new(tools::world_bin().join("hypercorn"));
         tools::without_aws_settings(&mut command)
-            .args(["ministack.app:app", "--bind", &format!("127.0.0.1:{port}")])
+            .args([APP, "--bind", &format!("127.0.0.1:{port}")])
             .arg("--access-logfile")
             .arg(dir.join(ACCESS_LOG))
             .args(["--access-logformat", &fields.join(&FIELD.to_string())])
             // It unpacks functions into the temporary directory, and two of it would delete each other's.
             .env("TMPDIR", dir.join("tmp"))
+            .env("PYTHONPATH", requests::scripts())
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .env(requests::VARIABLE, dir.join(REQUESTS))
             .env("GATEWAY_PORT", port.to_string())
             .env("MINISTACK_HOST", "127.0.0.1")
             // No containers, and no listeners but the one.
@@ -216,7 +229,7 @@ impl World {
             .env("STOKER_POLICY", self.opt().join("stoker.yaml"))
             .env("STOKER_LOG_DIR", self.dir().join("logs"))
             .envs(settings.environment.iter().map(|(name, value)| (name, value)));
-        self.spawn(name, "ministack.app:app", &mut command)?;
+        self.spawn(name, APP, &mut command)?;
         let aws = Aws::new(&endpoint);
         while !aws.answers() {
             if !self.is_running(name) || begun.elapsed() > START_TIMEOUT {

@@ -1,6 +1,7 @@
 //! ECR, CodeBuild, IAM, SQS and stacks in memory, as their JSON and query APIs.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -182,9 +183,18 @@ impl Account {
     }
 }
 
+/// `cargo xtask test` holds what is asked against AWS's own models.
+fn record(target: Option<&str>, body: &[u8]) {
+    let Some(file) = std::env::var_os("STOKER_TEST_REQUESTS") else { return };
+    let line = json!({ "target": target, "body": std::str::from_utf8(body).unwrap() });
+    let mut file = std::fs::File::options().create(true).append(true).open(file).unwrap();
+    file.write_all(format!("{line}\n").as_bytes()).unwrap();
+}
+
 async fn answer(State(world): State<Arc<Mutex<World>>>, headers: HeaderMap, body: Bytes) -> Response {
-    let Some(target) = headers.get("x-amz-target") else { return answer_query(&world, &body) };
-    let target = target.to_str().unwrap().to_owned();
+    let target = headers.get("x-amz-target").map(|target| target.to_str().unwrap().to_owned());
+    record(target.as_deref(), &body);
+    let Some(target) = target else { return answer_query(&world, &body) };
     let asked: Value = serde_json::from_slice(&body).unwrap();
     let name = target.rsplit_once('.').unwrap().1;
     // What `apply` looks at once more is another call to the tests.

@@ -24,7 +24,7 @@ use crate::aws::Aws;
 use crate::demo::forge::sign;
 use crate::site::{NEVER, Plan, QUEUES, Site, build_local};
 use crate::world::{Settings, World};
-use crate::{stack, tools};
+use crate::{requests, stack, tools};
 use life::{Dice, Life, MAIN, Step};
 
 /// What the storm can be asked.
@@ -158,7 +158,10 @@ fn live(args: &Args, program: &Path) -> anyhow::Result<Vec<String>> {
         .map(|seed| Life::new(seed, args.steps, &dir))
         .collect::<Result<_, _>>()?;
     let told = open(world, &lives, program).and_then(|sky| {
-        let failed = sky.tell(args);
+        let failed = sky.tell(args).and_then(|failed| {
+            requests::check(&sky.site.world.recorded())?;
+            Ok(failed)
+        });
         if args.keep {
             println!("the world is still up, with its logs in {}", sky.site.world.dir().display());
             return failed;
