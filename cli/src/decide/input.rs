@@ -82,8 +82,14 @@ type Read = Result<(Given, Asked), Problem>;
 /// Reads the file of the command line.
 pub(super) fn read(args: &Args, policy: &Policy, now: Timestamp) -> Read {
     let bytes = bytes(&args.file)?;
-    let json: Value = serde_json::from_slice(&bytes)
-        .map_err(|error| Problem::usage(format!("this is no JSON: {}", plain(&error.to_string())), SHAPES))?;
+    let json: Value = match (serde_json::from_slice(&bytes), args.forge) {
+        (Ok(json), _) => json,
+        // receive-webhook knows why a forge would send something else.
+        (Err(_), Some(Sender::Webhook(forge))) => return payload(args, forge, &bytes, policy, now),
+        (Err(error), _) => {
+            return Err(Problem::usage(format!("this is no JSON: {}", plain(&error.to_string())), SHAPES));
+        }
+    };
     let shape = shape(&json);
     match (shape, args.forge) {
         (Shape::Unknown, Some(Sender::Webhook(forge))) => payload(args, forge, &bytes, policy, now),

@@ -220,7 +220,12 @@ async fn answer(
     policy: &Policy,
     question: serde_json::Value,
 ) -> Result<Told, Problem> {
-    let (project, build) = lookup::answered(registry, remotes, policy, question).await?;
+    let (project, build) = lookup::answered(registry, remotes, policy, question.clone()).await?;
+    let mut text =
+        "tells a build that somebody else starts which caches to read and where to export".to_owned();
+    if let Some(why) = resolve_cache::why_it_only_reads(&question, &project) {
+        text += &format!("; this one only reads: {why}");
+    }
     let summary = format!("answer {}", build.line());
     let entry = Choice {
         function: "resolve-cache",
@@ -230,7 +235,7 @@ async fn answer(
         action: "answer".to_owned(),
         rule: "event",
         summary: summary.clone(),
-        text: "tells a build that somebody else starts which caches to read and where to export".to_owned(),
+        text,
         build: Some(build),
     };
     let repository = Some(project.repository.to_string());

@@ -131,6 +131,11 @@ async fn what_is_not_understood_says_what_to_do() {
         ("", r#"{"pull_request":{},"repository":{}}"#, "--event pull_request"),
         ("--forge github", &push, "--event, such as push"),
         ("--forge github --event push", "{}", "this is not what github calls `push`"),
+        (
+            "--forge github --event push",
+            "payload=%7B%22ref%22%3A%22%22%7D",
+            "set its content type in the forge to application/json",
+        ),
         ("--forge github --event push", &request, "leave --forge and --event out"),
         ("--forge codecommit", &push, "no event of CodeCommit's"),
         ("--forge sourceforge", &push, "expected github, gitlab, bitbucket or codecommit"),
@@ -423,5 +428,33 @@ async fn names_from_outside_do_nothing_to_a_terminal() {
     for words in [&["--json"][..], &[]] {
         let ran = decide(POLICY, words, &request.to_string()).await;
         assert!(ran.code == 0 && !ran.out.contains(token) && !ran.err.contains(token), "{}", ran.out);
+    }
+}
+
+#[tokio::test]
+async fn a_build_that_asks_is_told_why_it_only_reads() {
+    let main_only = format!("{POLICY}    export: {{ builds: main }}\n");
+    let commit = "ab".repeat(20);
+    for (policy, question, why) in [
+        (POLICY, json!({"project": "app", "branch": "release/1.x"}), "names no commit"),
+        (POLICY, json!({"project": "app", "branch": "main", "commit": commit}), "builds that Stoker starts"),
+        (
+            POLICY,
+            json!({"project": "app", "fork-pull-request": 7, "commit": commit}),
+            "a fork's pull request",
+        ),
+        (
+            main_only.as_str(),
+            json!({"project": "app", "branch": "topic", "commit": commit}),
+            "`export.builds`",
+        ),
+        (POLICY, json!({"project": "app", "branch": "topic", "commit": commit}), ""),
+    ] {
+        let decided = json_of(&decide(policy, &["--json"], &question.to_string()).await);
+        let text = decided["events"][0]["decisions"][0]["text"].as_str().unwrap();
+        assert_eq!(text.contains("this one only reads"), !why.is_empty(), "{text}");
+        assert!(text.contains(why), "{text}");
+        let exports = &decided["events"][0]["decisions"][0]["build"]["targets"][0]["exportsTo"];
+        assert_eq!(exports.is_null(), !why.is_empty(), "{question}");
     }
 }

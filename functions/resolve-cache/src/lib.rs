@@ -83,15 +83,10 @@ pub async fn handle(
     let mut project = project.ok_or_else(|| Error::UnknownProject(question.project.clone()))?;
     project.targets = asked_for(&project, &question)?;
     let line_of = |branch: &Branch| Line::of_branch(branch, &project.default_branch());
-    let (line, trust) = match (question.fork_pull_request, &question.branch) {
-        (Some(number), _) => (Line::PullRequest(number), Trust::Fork),
-        (None, Some(branch)) => (line_of(branch), Trust::of(&line_of(branch))),
-        (None, None) => (Line::Main, Trust::Trusted),
-    };
+    let line = question.line(&project);
     let wanted = Wanted { line: line.clone(), base: question.base.as_ref().map(line_of), merged: Vec::new() };
     let reads = give(ports, &project, &wanted, now).await?;
-    // Main is filled only by builds that Stoker started: what another build exports there would be in vain.
-    let exports = line != Line::Main && exports(&project, &line, trust);
+    let exports = reads_only(&question, &project).is_none();
     let subject = question.commit.clone().filter(|_| exports).map(Subject::Commit);
     let parts = project.targets.iter().zip(reads).map(|(target, reads)| Part {
         export: subject.as_ref().and_then(|subject| export_tag(&target.scope, subject)),
@@ -117,6 +112,44 @@ pub async fn handle(
     let exports: Vec<String> =
         environment.iter().map(|(name, value)| format!("export {name}={}\n", quoted(value))).collect();
     Ok(Answer { environment, shell: exports.concat() })
+}
+
+/// Why the build that asks is told nowhere to export to; `None` where it is told, and where the question is not valid.
+#[must_use]
+pub fn why_it_only_reads(question: &serde_json::Value, project: &Project) -> Option<&'static str> {
+    let question: Question = serde_json::from_value(plain(question.clone())).ok()?;
+    reads_only(&question, project)
+}
+
+fn reads_only(question: &Question, project: &Project) -> Option<&'static str> {
+    let line = question.line(project);
+    if question.fork_pull_request.is_some() {
+        return Some("a fork's pull request fills no cache");
+    }
+    if line == Line::Main {
+        // What another build exports there would be in vain.
+        return Some("main's cache is filled only by builds that Stoker starts");
+    }
+    if !exports(project, &line, Trust::of(&line)) {
+        return Some("`export.builds` of the policy lets only main's builds write");
+    }
+    if question.commit.is_none() {
+        return Some(
+            "the question names no commit: a build whose branch and commit CodeBuild does not tell, as in CodePipeline and \
+             other CIs, can only read (docs/ci.md)",
+        );
+    }
+    None
+}
+
+impl Question {
+    fn line(&self, project: &Project) -> Line {
+        match (self.fork_pull_request, &self.branch) {
+            (Some(number), _) => Line::PullRequest(number),
+            (None, Some(branch)) => Line::of_branch(branch, &project.default_branch()),
+            (None, None) => Line::Main,
+        }
+    }
 }
 
 /// The question as a shell asks it: without what is empty, and with numbers that may be words.
