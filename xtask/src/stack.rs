@@ -116,7 +116,7 @@ pub(crate) fn build_for_release() -> anyhow::Result<()> {
     let mut command = tools::sam()?;
     command
         .current_dir(crate::root())
-        .args(["build", "--beta-features", "--no-cached", "--build-dir"])
+        .args(["build", "--no-cached", "--build-dir"])
         .arg(&dir)
         .args(["--parameter-overrides", &format!("Architecture={}", architecture()?)])
         .env("CARGO_TARGET_DIR", &target);
