@@ -18,7 +18,7 @@ const COMMANDS: &str = "xtask/src/commands/read.rs";
 const HERE: &str = "tests/stories/documents.rs";
 
 /// The blocks that there are: of which document, in which language, how many, and what checks them.
-const BLOCKS: [(&str, &str, usize, &str); 15] = [
+const BLOCKS: [(&str, &str, usize, &str); 16] = [
     ("ARCHITECTURE.md", "mermaid", 1, HERE),
     ("README.md", "console", 2, COMMANDS),
     ("README.md", "text", 1, HERE),
@@ -26,7 +26,8 @@ const BLOCKS: [(&str, &str, usize, &str); 15] = [
     ("cli/README.md", "console", 8, COMMANDS),
     ("cli/README.md", "json", 1, HERE),
     ("docs/ci.md", "json", 1, "tests/stories/snippets.rs"),
-    ("docs/ci.md", "sh", 5, "tests/stories/snippets.rs"),
+    ("docs/ci.md", "hcl", 1, "tests/stories/snippets.rs"),
+    ("docs/ci.md", "sh", 8, "tests/stories/snippets.rs"),
     ("docs/ci.md", "yaml", 7, "tests/stories/snippets.rs"),
     ("docs/events.md", "yaml", 41, "tests/stories/table.rs"),
     ("docs/metrics.md", "", 1, "tests/stories/metrics.rs"),

@@ -577,7 +577,15 @@ fn every_snippet_of_the_document_is_known_here() {
         let times = if ci == Ci::CodePipeline { 2 } else { 1 };
         known.extend(vec![(ci.heading().to_owned(), language.to_owned()); times]);
     }
-    known.extend(["docker buildx bake", "The builder"].map(|heading| (heading.to_owned(), "sh".to_owned())));
+    let more = [
+        ("docker buildx bake", "sh"),
+        ("docker compose", "sh"),
+        ("Several platforms", "sh"),
+        ("Several platforms", "hcl"),
+        ("Several platforms", "sh"),
+        ("The builder", "sh"),
+    ];
+    known.extend(more.map(|(heading, language)| (heading.to_owned(), language.to_owned())));
     assert_eq!(found, known);
 }
 
@@ -783,6 +791,84 @@ fn a_builder_is_of_the_policys_buildkit_or_of_the_mirrors() {
             assert_eq!(said, format!("docker buildx create --use {called}\n"), "{shell}: {flags:?}");
         }
     }
+}
+
+/// The words that `docker` is called with, a line for each call; it fails where it is to make an image of two.
+fn called(script: &str, shell: &str, variables: &[(&str, &str)], fails: bool) -> Vec<String> {
+    let ends = if fails { "[ \"$2\" != imagetools ]" } else { "true" };
+    let script = format!("docker() {{ echo \"docker $*\"; {ends}; }}\n{script}");
+    let mut command = Command::new(shell);
+    command.args(["-eu", "-c", &script]).env_clear().envs(variables.iter().copied());
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{shell}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
+}
+
+/// The blocks for `sh` under a heading.
+fn shell_snippets(heading: &str) -> Vec<String> {
+    let of_it = snippets().into_iter().filter(|(of, language, _)| of == heading && language == "sh");
+    of_it.map(|(_, _, text)| text).collect()
+}
+
+#[test]
+fn each_platform_is_built_with_its_own_flags_and_joined() {
+    let [by_targets, natively] = &shell_snippets("Several platforms")[..] else { panic!("two ways") };
+    let targets = "targets: [{ name: api, platforms: [linux/amd64, linux/arm64] }]";
+    let document = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/ci.md")).unwrap();
+    assert!(document.contains(&format!("`{targets}`")));
+    let policy =
+        format!("version: 1\nprojects: [{{ name: app, repository: github.com/example/app, {targets} }}]");
+    let project = Policy::parse("policy", &policy).unwrap().named_projects().remove(0);
+    let bake = snippet("Several platforms", "hcl");
+    for target in &project.targets {
+        let flags = format!("${{STOKER_CACHE_FLAGS{}-}}", target.suffix());
+        let platform = target.platform.as_ref().unwrap();
+        assert!(by_targets.contains(&format!("docker buildx build {flags} --platform {platform} ")));
+        let head = format!("target \"{}\" {{\n  platforms = [\"{platform}\"]\n", target.bake_name());
+        assert!(bake.contains(&head), "{head}");
+    }
+    let flags = ("STOKER_CACHE_FLAGS_API_LINUX_ARM64", "--cache-from a");
+    let of_one = [
+        ("STOKER_CACHE_FLAGS", "--cache-from a"),
+        ("STOKER_COMMIT", "c"),
+        ("PROCESSOR", "arm64"),
+        ("IMAGE", "i"),
+    ];
+    for shell in ["dash", "bash"] {
+        assert_eq!(
+            called(by_targets, shell, &[flags, ("IMAGE", "i")], false),
+            [
+                "docker buildx build --platform linux/amd64 -t i-amd64 --push .",
+                "docker buildx build --cache-from a --platform linux/arm64 -t i-arm64 --push .",
+                "docker buildx imagetools create -t i i-amd64 i-arm64",
+            ]
+        );
+        let build = "docker buildx build --cache-from a -t i:c-arm64 --push .";
+        let join = "docker buildx imagetools create -t i:c i:c-amd64 i:c-arm64";
+        assert_eq!(called(natively, shell, &of_one, false), [build, join]);
+        let waits = "the other processor's image is not there yet";
+        assert_eq!(called(natively, shell, &of_one, true), [build, join, waits]);
+    }
+}
+
+#[test]
+fn compose_is_built_by_bake_and_only_run_by_compose() {
+    let [compose] = &shell_snippets("docker compose")[..] else { panic!("one way") };
+    let file =
+        PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("compose-{}.json", std::process::id()));
+    let file = file.to_str().unwrap();
+    for shell in ["dash", "bash"] {
+        let calls = called(
+            &compose.replace("/tmp/stoker-bake.json", file),
+            shell,
+            &[("STOKER_BAKE", "{\"a\":1}")],
+            false,
+        );
+        let build = format!("docker buildx bake -f compose.yaml -f {file} --load");
+        assert_eq!(calls, [build.as_str(), "docker compose up --no-build --detach"]);
+        assert_eq!(fs::read_to_string(file).unwrap(), "{\"a\":1}");
+    }
+    fs::remove_file(file).unwrap();
 }
 
 #[test]

@@ -1,9 +1,11 @@
-//! What a buildspec does, as far as it can be told from its text: it is shell in YAML, and hostile.
+//! What a buildspec does, as far as its text tells: it is shell in YAML, and hostile.
 
 use stoker::handout::variable;
-use stoker::policy::Project;
+use stoker::policy::{Project, Target};
 
-use super::{Finding, commands};
+use super::Finding;
+use super::commands::{Build, Chosen, Done, Tool, values};
+use super::spec::{self, Spec};
 use crate::text::plain;
 
 /// What the documents show: a builder that exports registry caches, of the BuildKit that the policy names.
@@ -12,39 +14,20 @@ const CREATE: &str = "docker buildx create --use $STOKER_BUILDER_FLAGS";
 const LONGEST: usize = 256 * 1024;
 /// BuildKit writes a cache as an image manifest, which is all that ECR takes, from this version on.
 const FIRST_VERSION: (u32, u32) = (0, 12);
-
-/// What was found in a buildspec's text.
-#[derive(Debug, Default, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a command that is in it or not")]
-struct Seen {
-    /// `docker buildx build` or `docker buildx bake`.
-    builds: bool,
-    /// `docker build` and the like, by which nobody knows the builder.
-    plain_build: bool,
-    makes_builder: bool,
-    /// BuildKit's own client builds.
-    buildctl: bool,
-    driver: Option<String>,
-    /// The version of BuildKit that the builder is made of.
-    version: Option<String>,
-    /// A `--cache-from` or `--cache-to` that is not Stoker's.
-    by_hand: Vec<String>,
-    text: String,
-}
+/// How a file for bake is written in any shell.
+const WRITE_BAKE: &str =
+    "printf %s \"${STOKER_BAKE:-{\\}}\" >/tmp/stoker-bake.json, then -f /tmp/stoker-bake.json";
 
 /// Whether CodeBuild reads this as a buildspec itself, and not as the place of one.
 pub(super) fn is_inline(buildspec: &str) -> bool {
     buildspec.contains('\n') || buildspec.trim_start().starts_with('{') || buildspec.contains(": ")
 }
 
-/// Whether an inline buildspec says how a batch is built: by a key of YAML's top level, or of JSON.
+/// Whether an inline buildspec says how a batch is built.
 pub(super) fn has_batch(buildspec: &str) -> bool {
-    let is_key = |rest: &str| rest.trim_start_matches(['"', '\'']).trim_start().starts_with(':');
-    let of_yaml = |line: &str| line.trim_start_matches(['"', '\'']).strip_prefix("batch").is_some_and(is_key);
-    let json = buildspec.trim_start().starts_with('{');
-    let of_json =
-        || buildspec.match_indices("\"batch\"").any(|(at, key)| is_key(&buildspec[at + key.len()..]));
-    if json { of_json() } else { buildspec.lines().any(of_yaml) }
+    is_inline(buildspec)
+        && buildspec.len() <= LONGEST
+        && spec::read(buildspec).is_some_and(|spec| spec.has_batch)
 }
 
 /// What is to be said of a project's buildspec. `None` is the file `buildspec.yml` of the source.
@@ -66,182 +49,357 @@ pub(super) fn check(project: &Project, buildspec: Option<&str>, image: &str, is_
     if inline.len() > LONGEST {
         return vec![Finding::unknown("buildspec", "it is too long to be read", "look at it yourself")];
     }
-    let seen = Seen::read(&commands::text(inline), &project.builder_image);
-    if let Some(finding) = buildctl(&seen) {
+    let Some(spec) = spec::read(inline) else {
+        return vec![Finding::unknown(
+            "buildspec",
+            "it is no YAML that can be read here",
+            "see in a build's log whether CodeBuild reads it, and that it does what docs/ci.md says",
+        )];
+    };
+    let done = Done::read(project, &spec);
+    if let Some(finding) = buildctl(&done) {
         return vec![finding];
     }
-    let mut findings = vec![variables(project, &seen), builder(&seen, image, is_forks)];
-    findings.extend(commands::check(project, &seen.text, is_forks));
-    findings.extend(shell(&seen));
-    findings.extend(by_hand(&seen));
-    findings.extend(exported(project, &seen, is_forks));
+    let mut findings = vec![variables(project, &done), builder(&done, inline, image, is_forks)];
+    findings.extend(not_text(&spec));
+    findings.extend(unread(&done));
+    findings.extend(quotes(&done));
+    findings.extend(chosen(&done).filter(|_| !is_forks));
+    findings.extend(platforms(&done));
+    findings.extend(bake_targets(project, &done));
+    findings.extend(shell(&spec, &done));
+    findings.extend(by_hand(&done));
+    findings.extend(exported(project, &spec, is_forks));
     findings
 }
 
 /// BuildKit's own client has flags of its own, and asks a daemon that is started elsewhere.
-fn buildctl(seen: &Seen) -> Option<Finding> {
+fn buildctl(done: &Done) -> Option<Finding> {
     const CHECK: &str = "buildctl";
-    if !seen.buildctl || seen.makes_builder {
+    let is_buildctl = |build: &Build| build.tool == Tool::Buildctl;
+    if done.builds.is_empty() || !done.builds.iter().all(is_buildctl) {
         return None;
     }
-    let uses = seen.text.contains("STOKER_CACHE_FROM") || seen.text.contains("STOKER_CACHE_TO");
-    Some(if uses {
+    let of_stoker = |build: &Build| {
+        let names = build.variables.iter().map(|variable| variable.name.as_str());
+        names.into_iter().any(|name| [variable::FROM, variable::TO].iter().any(|ours| name.starts_with(ours)))
+    };
+    let all = done.builds.iter().all(of_stoker);
+    let flags = done.uses(variable::FLAGS, is_buildctl);
+    let mend = "its flags are ${STOKER_CACHE_FROM:+--import-cache $STOKER_CACHE_FROM} and ${STOKER_CACHE_TO:+--export-cache \
+                $STOKER_CACHE_TO}; the daemon that it asks has to be of BuildKit 0.12 or newer";
+    Some(if flags {
+        Finding::wrong(
+            CHECK,
+            "inline, and $STOKER_CACHE_FLAGS are flags of Docker's, which `buildctl build` does not know",
+            mend,
+        )
+    } else if all {
         Finding::ok(CHECK, "inline: `buildctl build` is given Stoker's caches")
     } else {
         Finding::wrong(
             CHECK,
             "inline, and `buildctl build` is given none of Stoker's caches: every build is cold",
-            "its flags are ${STOKER_CACHE_FROM:+--import-cache $STOKER_CACHE_FROM} and ${STOKER_CACHE_TO:+--export-cache \
-             $STOKER_CACHE_TO}; the daemon that it asks has to be of BuildKit 0.12 or newer",
+            mend,
         )
     })
 }
 
-fn variables(project: &Project, seen: &Seen) -> Finding {
+fn variables(project: &Project, done: &Done) -> Finding {
     const CHECK: &str = "buildspec";
-    let has = |word: &str| seen.names(word);
-    if has("STOKER_BAKE") {
+    const COMPOSE: &str = "build with `docker buildx bake -f compose.yaml -f /tmp/stoker-bake.json`, which reads the same file \
+                           (docs/ci.md, \"docker compose\")";
+    let any = |name: &str| done.uses(name, |_| true);
+    let bakes = done.builds.iter().any(|build| build.tool == Tool::Bake);
+    // The file may be written by any command before.
+    if bakes && done.names(variable::BAKE) {
         return Finding::ok(CHECK, "inline: `docker buildx bake` is given $STOKER_BAKE");
     }
-    let names = ["STOKER_CACHE_FLAGS", "STOKER_CACHE_FROM", "STOKER_CACHE_REFS"];
-    let suffixes: Vec<String> = project.targets.iter().map(stoker::policy::Target::suffix).collect();
-    let missing: Vec<String> = suffixes
-        .iter()
-        .filter(|suffix| !names.iter().any(|name| has(&format!("{name}{suffix}"))))
-        .map(|suffix| format!("$STOKER_CACHE_FLAGS{suffix}"))
-        .collect();
+    let names = [variable::FLAGS, variable::FROM, variable::REFS];
+    let suffixes: Vec<String> = project.targets.iter().map(Target::suffix).collect();
+    let is_missing = |given: &dyn Fn(&str) -> bool| -> Vec<String> {
+        let missing =
+            suffixes.iter().filter(|suffix| !names.iter().any(|name| given(&format!("{name}{suffix}"))));
+        missing.map(|suffix| format!("$STOKER_CACHE_FLAGS{suffix}")).collect()
+    };
+    let missing = is_missing(&any);
     if missing.is_empty() {
         return Finding::ok(CHECK, "inline: it uses the variables of every target");
     }
-    // A script of the source, or a variable put together at run time, cannot be seen.
-    let uses_some = names.iter().any(|name| seen.text.contains(name));
-    if !uses_some && !seen.builds && !seen.plain_build {
+    let passed_on = |name: &str| any(name) || done.passed_on.iter().any(|passed| passed == name);
+    if is_missing(&passed_on).is_empty() {
+        return Finding::unknown(
+            CHECK,
+            "inline, and Stoker's variables are given to a command that is not known here",
+            format!("see that it gives {} to `docker buildx build`", missing.join(" ")),
+        );
+    }
+    let uses_some = done
+        .builds
+        .iter()
+        .flat_map(|build| &build.variables)
+        .any(|of| names.iter().any(|name| of.name.starts_with(name)));
+    if done.builds.is_empty() {
         return Finding::unknown(
             CHECK,
             "inline, and no `docker buildx build` is in it: a script may do it",
             format!("see that the script uses {}", missing.join(" ")),
         );
     }
-    let mend =
-        format!("give `docker buildx build` the variables: docker buildx build {} ...", missing.join(" "));
-    let found = if uses_some {
-        format!("inline, and {} is not used: that target is built cold", missing.join(" and "))
-    } else {
-        "inline, and Stoker's variables are not used: every build is cold".to_owned()
+    if done.builds.iter().all(|build| build.tool == Tool::Compose) {
+        return Finding::wrong(
+            CHECK,
+            "inline, and `docker compose build` takes no flags of caches: every build is cold",
+            COMPOSE,
+        );
+    }
+    let command = |flags: &String| format!("docker buildx build {flags} ...");
+    let mend = match missing.as_slice() {
+        [one] => format!("give `docker buildx build` the variables: {}", command(one)),
+        [first, second, ..] => format!(
+            "build each target by a command of its own ({}; {}; ...), or all with `docker buildx bake` (docs/ci.md)",
+            command(first),
+            command(second)
+        ),
+        [] => String::new(),
+    };
+    let found = match missing.as_slice() {
+        [one] if uses_some => format!("inline, and {one} is not used: that target is built cold"),
+        _ if uses_some => {
+            format!("inline, and {} are not used: those targets are built cold", missing.join(" and "))
+        }
+        _ => "inline, and Stoker's variables are not used: every build is cold".to_owned(),
     };
     Finding::wrong(CHECK, found, mend)
 }
 
-fn builder(seen: &Seen, image: &str, is_forks: bool) -> Finding {
+fn builder(done: &Done, text: &str, image: &str, is_forks: bool) -> Finding {
     const CHECK: &str = "builder";
     let make = || format!("make one before building: {CREATE}");
-    if let Some(version) = &seen.version
+    // Of several the one that builds; where none of them does, `chosen` tells so.
+    let by = done
+        .builds
+        .iter()
+        .find_map(|build| if let Chosen::Made(made) = build.builder { Some(made) } else { None });
+    let is_elsewhere = done.builds.iter().any(|build| build.builder == Chosen::Elsewhere);
+    let made =
+        by.map_or_else(|| done.builders.last().filter(|_| !is_elsewhere), |made| done.builders.get(made));
+    let Some(made) = made else {
+        return match done.builds.first() {
+            _ if is_elsewhere => Finding::unknown(
+                CHECK,
+                "a builder is chosen that is made elsewhere",
+                "see that its driver is docker-container",
+            ),
+            _ if text.contains("containerd-snapshotter") => {
+                Finding::ok(CHECK, "Docker's own, with the containerd image store")
+            }
+            _ if is_forks => Finding::ok(CHECK, "Docker's own, which is enough to read caches"),
+            None => {
+                Finding::unknown(CHECK, "no builder is made in the buildspec: a script may do it", make())
+            }
+            Some(_) if !image.starts_with("aws/codebuild/") => Finding::unknown(
+                CHECK,
+                format!(
+                    "Docker's own, of {}: it exports caches only with the containerd image store",
+                    plain(image)
+                ),
+                make(),
+            ),
+            Some(build) => {
+                let what = match build.tool {
+                    Tool::Buildx | Tool::Bake => "`docker buildx build`",
+                    Tool::Compose => "`docker compose build`",
+                    Tool::Docker | Tool::Buildctl => "`docker build`",
+                };
+                Finding::wrong(
+                    CHECK,
+                    format!(
+                        "{what} by Docker's own builder, which fails when it is asked to export a registry cache"
+                    ),
+                    make(),
+                )
+            }
+        };
+    };
+    let version = made.image.as_deref().and_then(tag_of);
+    if let Some(version) = version
         && is_too_old(version)
     {
         let (major, minor) = FIRST_VERSION;
         return Finding::wrong(
             CHECK,
             format!("BuildKit is pinned to {}, which writes caches that ECR does not take", plain(version)),
-            format!("pin v{major}.{minor}.0 or newer: {CREATE}"),
+            format!("pin v{major}.{minor}.0 or newer: {CREATE}, by the policy's `builder.image`"),
         );
     }
-    let made = |driver: &str| match seen.version.as_deref() {
-        Some(version) => Finding::ok(CHECK, format!("driver {}, BuildKit {}", plain(driver), plain(version))),
-        None => Finding::warn(
-            CHECK,
-            format!(
-                "driver {}, and its BuildKit is whichever is the newest when a build runs",
-                plain(driver)
-            ),
-            format!("pin one that is known to read caches whole: {CREATE} (docs/ci.md, \"The builder\")"),
-        ),
-    };
-    match (seen.makes_builder, seen.driver.as_deref()) {
-        (true, Some("docker-container") | None) => made("docker-container"),
-        (true, Some("kubernetes")) => made("kubernetes"),
-        (true, Some("remote")) => {
-            Finding::ok(CHECK, "driver remote: whoever runs that builder chooses its BuildKit")
+    match made.driver.as_deref() {
+        driver @ (Some("docker-container" | "kubernetes") | None) => {
+            let driver = driver.unwrap_or("docker-container");
+            match version {
+                Some(version) => Finding::ok(CHECK, format!("driver {driver}, BuildKit {}", plain(version))),
+                None => Finding::warn(
+                    CHECK,
+                    format!("driver {driver}, and its BuildKit is whichever is the newest when a build runs"),
+                    format!(
+                        "let the policy pin one that is known to read caches whole: {CREATE} (docs/ci.md, \"The builder\")"
+                    ),
+                ),
+            }
         }
-        (true, Some(driver)) => Finding::wrong(
+        Some(driver @ ("remote" | "cloud")) => {
+            Finding::ok(CHECK, format!("driver {driver}: whoever runs that builder chooses its BuildKit"))
+        }
+        Some(driver) if driver.contains('$') => Finding::unknown(
+            CHECK,
+            format!("the driver is what {} says", plain(driver)),
+            "see that it is docker-container",
+        ),
+        Some(driver) => Finding::wrong(
             CHECK,
             format!("the driver `{}` cannot be made a builder that exports a registry cache", plain(driver)),
             make(),
         ),
-        (false, _)
-            if seen.names("BUILDX_BUILDER")
-                || seen.text.contains("--builder")
-                || seen.names("BUILDKIT_HOST") =>
-        {
-            Finding::unknown(
-                CHECK,
-                "a builder is chosen that is made elsewhere",
-                "see that its driver is docker-container",
-            )
-        }
-        (false, _) if seen.text.contains("containerd-snapshotter") => {
-            Finding::ok(CHECK, "Docker's own, with the containerd image store")
-        }
-        (false, _) if is_forks => Finding::ok(CHECK, "Docker's own, which is enough to read caches"),
-        (false, _) if !seen.builds && !seen.plain_build => {
-            Finding::unknown(CHECK, "no builder is made in the buildspec: a script may do it", make())
-        }
-        (false, _) if !image.starts_with("aws/codebuild/") => Finding::unknown(
-            CHECK,
-            format!(
-                "Docker's own, of {}: it exports caches only with the containerd image store",
-                plain(image)
-            ),
-            make(),
-        ),
-        (false, _) => {
-            let what = if seen.builds { "`docker buildx build`" } else { "`docker build`" };
-            Finding::wrong(
-                CHECK,
-                format!(
-                    "{what} by Docker's own builder, which fails when it is asked to export a registry cache"
-                ),
-                make(),
-            )
-        }
     }
 }
 
-/// CodeBuild runs commands with `sh` unless the buildspec names another shell.
-fn shell(seen: &Seen) -> Option<Finding> {
-    let names_bash = |(at, key): (usize, &str)| {
-        let value = seen.text[at + key.len()..].trim_start_matches(|c: char| "\"': ".contains(c));
-        value.starts_with("bash")
-    };
-    let is_bash = seen.text.match_indices("shell").any(names_bash);
-    (seen.text.contains("<(") && !is_bash).then(|| {
+/// A command that is no text is one that CodeBuild refuses, and with it the whole buildspec.
+fn not_text(spec: &Spec) -> Option<Finding> {
+    spec.has_other_commands.then(|| {
         Finding::wrong(
-            "shell",
-            "`<( )` is bash's, and CodeBuild runs commands with `sh`: the command is a syntax error",
-            "write the file first: printf %s \"${STOKER_BAKE:-{\\}}\" >/tmp/stoker-bake.json, then -f /tmp/stoker-bake.json \
-             (docs/ci.md); or say `shell: bash` under `env`",
+            "commands",
+            "a command is no text to YAML, as one with `: ` in it without quotes: CodeBuild refuses the buildspec",
+            "put the command in quotes, or after `|` on lines of its own",
         )
     })
 }
 
-fn by_hand(seen: &Seen) -> Option<Finding> {
-    let first = seen.by_hand.first()?;
+fn unread(done: &Done) -> Option<Finding> {
+    let first = done.unread.as_deref()?;
+    Some(Finding::unknown(
+        "commands",
+        format!("a command cannot be read as shell, and what it does is not known: {}", plain(first)),
+        "see in a build's log that the shell reads it",
+    ))
+}
+
+/// `"$STOKER_CACHE_FLAGS"` is one word to the shell: a flag that nobody knows, or an empty context.
+fn quotes(done: &Done) -> Option<Finding> {
+    let is_quoted = |build: &Build| {
+        build
+            .variables
+            .iter()
+            .any(|variable| variable.is_quoted && variable.name.starts_with(variable::FLAGS))
+    };
+    done.builds.iter().any(is_quoted).then(|| {
+        Finding::wrong(
+            "quotes",
+            "\"$STOKER_CACHE_FLAGS\" in quotes is one word, which Docker takes for an unknown flag, or for the context",
+            "write it without quotes: its words are the flags",
+        )
+    })
+}
+
+/// Whether the builder that is made is the one that builds.
+fn chosen(done: &Done) -> Option<Finding> {
+    let is_docker = |build: &&Build| build.builder == Chosen::Docker && build.tool != Tool::Buildctl;
+    let build = done.builds.iter().find(is_docker)?;
+    if done.builders.is_empty() {
+        return None;
+    }
+    let found = match build.tool {
+        Tool::Docker | Tool::Compose => {
+            "a builder is made, and `docker build` is by Docker's own, which exports no registry cache"
+        }
+        _ => {
+            "a builder is made, and Docker's own builds, which exports no registry cache: the one that is made is not chosen, or another is after it"
+        }
+    };
+    Some(Finding::wrong(
+        "chosen builder",
+        found,
+        "give `docker buildx create` the flag --use before `docker buildx build`, and choose no other after it",
+    ))
+}
+
+/// Platforms that are built by one command share its flags, and so one cache.
+fn platforms(done: &Done) -> Option<Finding> {
+    let several = |build: &Build| -> Option<String> {
+        let uses = build.variables.iter().any(|variable| variable.name.starts_with("STOKER_CACHE_"));
+        let texts = build.command.texts();
+        let value =
+            values(&texts).into_iter().find(|(option, value)| *option == "--platform" && value.contains(','));
+        value.filter(|_| uses).map(|(_, value)| value.to_owned())
+    };
+    let value = done.builds.iter().find_map(several)?;
+    Some(Finding::warn(
+        "platforms",
+        format!(
+            "one command builds several platforms ({}): they share one cache, and the last that is exported is all of it",
+            plain(&value)
+        ),
+        "name the platforms in the policy (`targets: [{ platforms: [linux/amd64, linux/arm64] }]`) and build each by a command of \
+         its own with its own flags, then join the images by `docker buildx imagetools create`; a builder of several native nodes \
+         needs the same, as each command runs on one",
+    ))
+}
+
+/// `STOKER_BAKE` sets caches of targets by their names, which have the platform in them where the policy names one.
+fn bake_targets(project: &Project, done: &Done) -> Option<Finding> {
+    let bakes = done.builds.iter().any(|build| build.tool == Tool::Bake) && done.names(variable::BAKE);
+    let mut names = project.targets.iter().filter(|target| target.platform.is_some());
+    let name = names.next().filter(|_| bakes)?.bake_name();
+    Some(Finding::unknown(
+        "bake targets",
+        format!(
+            "$STOKER_BAKE sets the caches of `{name}` and its like: a bake file with one target for several platforms has none"
+        ),
+        format!(
+            "see that the bake file has a target `{name}` for each platform of the policy, each with one platform \
+             (docs/ci.md, \"Several platforms\")"
+        ),
+    ))
+}
+
+/// CodeBuild runs commands with `sh` unless the buildspec names another shell.
+fn shell(spec: &Spec, done: &Done) -> Option<Finding> {
+    (done.substitutes_processes && !spec.is_bash).then(|| {
+        Finding::wrong(
+            "shell",
+            "`<( )` is bash's, and CodeBuild runs commands with `sh`: the command is a syntax error",
+            format!("write the file first: {WRITE_BAKE} (docs/ci.md); or say `shell: bash` under `env`"),
+        )
+    })
+}
+
+fn by_hand(done: &Done) -> Option<Finding> {
+    let is_ours = |value: &str| value.contains("$STOKER_") || value.contains("${STOKER_");
+    let first = done.builds.iter().find_map(|build| {
+        let texts = build.command.texts();
+        let found = values(&texts).into_iter().find(|(option, value)| {
+            let is_cache = ["--cache-from", "--cache-to"].contains(option)
+                || (*option == "--set" && (value.contains(".cache-from") || value.contains(".cache-to")));
+            is_cache && !is_ours(value)
+        });
+        found.map(|(option, value)| format!("{option} {value}"))
+    })?;
     Some(Finding::warn(
         "cache flags",
         format!(
             "`{}` is written by hand: Stoker neither checks nor promotes nor deletes that cache",
-            plain(first)
+            plain(&first)
         ),
         "leave it out: $STOKER_CACHE_FLAGS has both flags; a cache of others is `more-sources` in the policy",
     ))
 }
 
 /// Where others start the builds, promotion learns of their exports from the variables that they export.
-fn exported(project: &Project, seen: &Seen, is_forks: bool) -> Option<Finding> {
-    const NAMES: [&str; 3] = ["STOKER_LINE", "STOKER_COMMIT", "STOKER_EXPORT"];
+fn exported(project: &Project, spec: &Spec, is_forks: bool) -> Option<Finding> {
+    const NAMES: [&str; 3] = [variable::LINE, variable::COMMIT, variable::EXPORT];
     if project.builds.start || is_forks {
         return None;
     }
-    let tells = seen.text.contains("exported-variables") && NAMES.iter().all(|name| seen.names(name));
+    let tells = NAMES.iter().all(|name| spec.exported.iter().any(|exported| exported == name));
     Some(if tells {
         Finding::ok("exported variables", NAMES.join(" "))
     } else {
@@ -253,71 +411,9 @@ fn exported(project: &Project, seen: &Seen, is_forks: bool) -> Option<Finding> {
     })
 }
 
-impl Seen {
-    /// `image` is what `$STOKER_BUILDER_FLAGS` has builders made of.
-    fn read(text: &str, image: &str) -> Self {
-        let lines = text.lines().map(str::trim_end).filter(|line| {
-            let line = line.trim_start().trim_start_matches("- ").trim_start();
-            !line.starts_with('#')
-        });
-        // Commands go on after a backslash.
-        let text: String = lines
-            .map(|line| line.strip_suffix('\\').map_or(format!("{line}\n"), |l| format!("{l} ")))
-            .collect();
-        let mut seen = Self::default();
-        for line in text.lines() {
-            let words: Vec<&str> =
-                line.split(|c: char| c.is_whitespace() || "\"';|&(){}`".contains(c)).collect();
-            seen.learn(&words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>());
-        }
-        seen.text = text;
-        if seen.makes_builder && seen.version.is_none() && seen.names(variable::BUILDER) {
-            seen.version = tag_of(image);
-        }
-        seen
-    }
-
-    fn learn(&mut self, words: &[&str]) {
-        let at = |n: usize| words.get(n).copied().unwrap_or_default();
-        for (n, word) in words.iter().enumerate() {
-            match (*word, at(n + 1), at(n + 2)) {
-                ("docker", "buildx", "build" | "bake" | "b") => self.builds = true,
-                ("buildctl", "build", _) => self.buildctl = true,
-                ("docker", "build", _) | ("docker", "image" | "compose", "build") => {
-                    self.plain_build = true;
-                }
-                ("buildx", "create", _) => self.makes_builder = true,
-                _ => {}
-            }
-            let value = word.split_once('=').map_or(at(n + 1), |(_, value)| value);
-            match word.split('=').next().unwrap_or_default() {
-                "--driver" if self.makes_builder => self.driver = Some(value.to_owned()),
-                "--driver-opt" if self.makes_builder => {
-                    let image = value.split(',').find_map(|option| option.strip_prefix("image="));
-                    self.version = image.and_then(tag_of).or(self.version.take());
-                }
-                "--cache-from" | "--cache-to" if !value.contains("STOKER_") => {
-                    self.by_hand.push((*word).to_owned());
-                }
-                _ => {}
-            }
-        }
-    }
-
-    /// Whether a variable of exactly this name is in it.
-    fn names(&self, name: &str) -> bool {
-        let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
-        self.text.match_indices(name).any(|(at, _)| {
-            let before = self.text[..at].chars().next_back().is_some_and(is_part);
-            let after = self.text[at + name.len()..].chars().next().is_some_and(is_part);
-            !before && !after
-        })
-    }
-}
-
 /// The tag of an image, or the digest that pins it.
-fn tag_of(image: &str) -> Option<String> {
-    image.rsplit_once(':').map(|(_, tag)| tag.to_owned())
+fn tag_of(image: &str) -> Option<&str> {
+    image.rsplit_once(':').map(|(_, tag)| tag).filter(|tag| !tag.contains('/'))
 }
 
 /// Whether a tag of BuildKit's image is of a version too old; tags that are no versions are as new as can be.
@@ -459,6 +555,76 @@ mod tests {
         assert_eq!(states(&app, &spec(&[CREATE, ours]), false), ALL_OK);
     }
 
+    /// Checks that are not ok.
+    fn told(keys: &str, commands: &[&str]) -> Vec<(&'static str, State)> {
+        let mut told = states(&project(keys), &spec(commands), false);
+        told.retain(|(_, state)| *state != State::Ok);
+        told
+    }
+
+    #[test]
+    fn what_a_word_does_counts_and_not_that_it_is_there() {
+        use State::{Unknown, Wrong};
+        let named = "docker buildx create --name b --driver docker-container --driver-opt image=moby/buildkit:v0.25.2";
+        let chosen = [("chosen builder", Wrong)];
+        assert_eq!(told("", &[named, BUILD]), chosen);
+        assert_eq!(told("", &[CREATE, "docker buildx use default", BUILD]), chosen);
+        assert_eq!(
+            told("", &[CREATE, "docker build $STOKER_CACHE_FLAGS ."]),
+            chosen,
+            "`docker build` goes past it"
+        );
+        assert_eq!(told("", &[named, "docker buildx use b", BUILD]), []);
+        assert_eq!(told("", &[CREATE, "sh -c 'docker buildx build $STOKER_CACHE_FLAGS .'"]), []);
+        for flags in
+            ["\"$STOKER_CACHE_FLAGS\"", "\"${STOKER_CACHE_FLAGS:-}\"", "\"$STOKER_CACHE_FLAGS --pull\""]
+        {
+            let build = format!("docker buildx build {flags} .").replace('"', "\\\"");
+            assert_eq!(told("", &[CREATE, &format!("\"{build}\"")]), [("quotes", Wrong)], "{flags}");
+        }
+        let cold = [("buildspec", Wrong)];
+        assert_eq!(told("", &[CREATE, "echo $STOKER_CACHE_FLAGS", "docker buildx build ."]), cold);
+        assert_eq!(told("", &[CREATE, "|\n        docker buildx build . # $STOKER_CACHE_FLAGS"]), cold);
+        assert_eq!(
+            told("", &[CREATE, "\"docker buildx build '$STOKER_CACHE_FLAGS' .\""]),
+            cold,
+            "no variable"
+        );
+        let passed = told("", &[CREATE, "make image FLAGS=\"$STOKER_CACHE_FLAGS\""]);
+        assert_eq!(passed, [("buildspec", Unknown)]);
+        let several = "docker buildx build --platform=linux/amd64,linux/arm64 $STOKER_CACHE_FLAGS .";
+        assert_eq!(told("", &[CREATE, several]), [("platforms", State::Warn)]);
+        let two = check(
+            &project("    targets: [{ name: a }, { name: b }]\n"),
+            Some(&spec(&[CREATE, BUILD])),
+            IMAGE,
+            false,
+        );
+        let mend = two[0].mend.as_deref().unwrap();
+        assert!(
+            mend.contains(
+                "docker buildx build $STOKER_CACHE_FLAGS_A ...; docker buildx build $STOKER_CACHE_FLAGS_B"
+            ),
+            "{mend}"
+        );
+        let mapping = ["docker buildx create --use $STOKER_BUILDER_FLAGS", BUILD, "echo done: yes"];
+        assert_eq!(told("", &mapping), [("commands", Wrong)]);
+        assert_eq!(told("", &[CREATE, BUILD, "echo 'a"]), [("commands", Unknown)]);
+        let compose = told("", &[CREATE, "docker compose -f c.yaml build --push"]);
+        assert_eq!(compose, cold);
+    }
+
+    #[test]
+    fn bake_is_given_names_that_its_file_may_not_have() {
+        let bake = "docker buildx bake -f docker-bake.hcl -f $STOKER_BAKE";
+        let with_platforms =
+            "    targets: [{ name: api, platforms: [linux/amd64, linux/arm64] }, { name: worker }]\n";
+        assert_eq!(told(with_platforms, &[CREATE, bake]), [("bake targets", State::Unknown)]);
+        assert_eq!(told("    targets: [{ name: api }, { name: worker }]\n", &[CREATE, bake]), []);
+        let by_hand = "docker buildx bake -f $STOKER_BAKE --set '*.cache-from=type=inline'";
+        assert_eq!(told("", &[CREATE, by_hand]), [("cache flags", State::Warn)]);
+    }
+
     #[test]
     fn other_forms_of_a_buildspec_are_read() {
         let app = project("");
@@ -468,6 +634,8 @@ mod tests {
         assert_eq!(states(&app, &cold, false), [("buildspec", State::Wrong), ("builder", State::Ok)]);
         let buildctl = "buildctl build --frontend dockerfile.v0 --output type=image,push=true";
         assert_eq!(states(&app, &spec(&[buildctl]), false), [("buildctl", State::Wrong)]);
+        let of_docker = format!("{buildctl} $STOKER_CACHE_FLAGS");
+        assert_eq!(states(&app, &spec(&[&of_docker]), false), [("buildctl", State::Wrong)]);
         let warm = format!("{buildctl} ${{STOKER_CACHE_FROM:+--import-cache $STOKER_CACHE_FROM}}");
         assert_eq!(states(&app, &spec(&[&warm]), false), [("buildctl", State::Ok)]);
     }

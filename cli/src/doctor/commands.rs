@@ -1,222 +1,398 @@
-//! What the commands of a buildspec do that a word in them does not tell: which builder builds, and what a flag becomes.
+//! What the commands of a buildspec do: which builders they make and choose, and what builds with which.
 
-use serde_json::Value;
+use std::collections::BTreeMap;
+
+use stoker::handout::variable;
 use stoker::policy::Project;
 
-use super::Finding;
-use crate::text::plain;
+use super::shell::{self, Command, Variable, base_name};
+use super::spec::Spec;
 
-/// The text of a buildspec, line by line: of one in JSON, what its strings say. In those `\n` ends a line.
-pub(super) fn text(buildspec: &str) -> String {
-    let Ok(Value::Object(document)) = serde_json::from_str(buildspec) else { return buildspec.to_owned() };
-    let mut text = String::new();
-    spell(&Value::Object(document), &mut text);
-    text
+/// Options of `docker buildx create` that have a value of their own word.
+const CREATE_VALUES: [&str; 8] = [
+    "--name",
+    "--driver",
+    "--driver-opt",
+    "--node",
+    "--platform",
+    "--buildkitd-flags",
+    "--buildkitd-config",
+    "--config",
+];
+
+/// What builds images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tool {
+    /// `docker buildx build`.
+    Buildx,
+    /// `docker buildx bake`.
+    Bake,
+    /// `docker build` and the like, by which nobody knows the builder.
+    Docker,
+    /// `docker compose build`, which takes no flags of caches.
+    Compose,
+    /// BuildKit's own client.
+    Buildctl,
 }
 
-fn spell(value: &Value, text: &mut String) {
-    match value {
-        Value::Object(fields) => {
-            for (key, value) in fields {
-                let is_word = !value.is_object() && !value.is_array();
-                *text += &format!("{key}:{}", if is_word { " " } else { "\n" });
-                spell(value, text);
+/// The builder that a command builds with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Chosen {
+    /// Docker's own.
+    Docker,
+    /// The one that this command made.
+    Made(usize),
+    /// One that is made elsewhere.
+    Elsewhere,
+}
+
+/// A builder that is made.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Builder {
+    name: Option<String>,
+    pub(super) driver: Option<String>,
+    /// The image that it is made of, where the command names one.
+    pub(super) image: Option<String>,
+}
+
+/// A command that builds.
+#[derive(Debug)]
+pub(super) struct Build {
+    pub(super) tool: Tool,
+    pub(super) command: Command,
+    /// The variables that its words need, those included that other variables were set to.
+    pub(super) variables: Vec<Variable>,
+    pub(super) builder: Chosen,
+}
+
+/// What all commands do.
+#[derive(Debug)]
+pub(super) struct Done {
+    pub(super) builders: Vec<Builder>,
+    pub(super) builds: Vec<Build>,
+    /// Names of the variables that other commands are given, but for those that only print.
+    pub(super) passed_on: Vec<String>,
+    /// Names of all variables that any command needs.
+    mentioned: Vec<String>,
+    pub(super) substitutes_processes: bool,
+    /// The start of a command that cannot be read.
+    pub(super) unread: Option<String>,
+    current: Chosen,
+    /// The builder that `BUILDX_BUILDER` chooses over the current one.
+    by_variable: Option<Chosen>,
+    /// Whether `docker buildx install` has made `docker build` the same as `docker buildx build`.
+    is_installed: bool,
+    /// What variables were set to.
+    set: BTreeMap<String, Vec<Variable>>,
+}
+
+impl Done {
+    pub(super) fn read(project: &Project, spec: &Spec) -> Self {
+        let mut done = Self {
+            builders: Vec::new(),
+            builds: Vec::new(),
+            passed_on: Vec::new(),
+            mentioned: Vec::new(),
+            substitutes_processes: false,
+            unread: None,
+            current: Chosen::Docker,
+            by_variable: None,
+            is_installed: false,
+            set: BTreeMap::new(),
+        };
+        for (name, value) in &spec.variables {
+            done.learn_builder(name, value);
+        }
+        for script in &spec.commands {
+            match shell::commands(script) {
+                Some(commands) => commands.into_iter().for_each(|command| done.run(project, command)),
+                None if done.unread.is_none() => done.unread = script.lines().next().map(str::to_owned),
+                None => {}
             }
         }
-        Value::Array(items) => items.iter().for_each(|item| spell(item, text)),
-        Value::String(word) => *text += &format!("{word}\n"),
-        other => *text += &format!("{other}\n"),
+        done
     }
-}
 
-/// Mistakes in the commands of a buildspec, given without comments and with continued lines joined.
-pub(super) fn check(project: &Project, text: &str, is_forks: bool) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    findings.extend(quoted(text));
-    findings.extend(chosen(text).filter(|_| !is_forks));
-    findings.extend(platforms(text));
-    findings.extend(bake_targets(project, text));
-    findings
-}
+    /// Whether any command needs a variable of this name, or another variable is set to it.
+    pub(super) fn names(&self, name: &str) -> bool {
+        self.mentioned.iter().any(|mentioned| mentioned == name)
+    }
 
-/// `"$STOKER_CACHE_FLAGS"` is one word to the shell: a flag that nobody knows, or an empty context.
-fn quoted(text: &str) -> Option<Finding> {
-    const FLAGS: &str = "STOKER_CACHE_FLAGS";
-    let is_quoted = |at: usize| {
-        let before = text[..at].trim_end_matches('{');
-        let rest =
-            text[at + FLAGS.len()..].trim_start_matches(|c: char| c.is_ascii_alphanumeric() || c == '_');
-        let rest = rest.trim_start_matches(['}', '\\', '-', ':']);
-        before.strip_suffix('$').is_some_and(|before| before.ends_with('"')) && rest.starts_with('"')
-    };
-    text.match_indices(FLAGS).any(|(at, _)| is_quoted(at)).then(|| {
-        Finding::wrong(
-            "quotes",
-            "\"$STOKER_CACHE_FLAGS\" in quotes is one word, which Docker takes for an unknown flag, or for the context",
-            "write it without quotes: its words are the flags",
-        )
-    })
-}
+    /// Whether a variable of exactly this name is needed by one of these builds.
+    pub(super) fn uses(&self, name: &str, is_of: impl Fn(&Build) -> bool) -> bool {
+        let mut builds = self.builds.iter().filter(|build| is_of(build));
+        builds.any(|build| build.variables.iter().any(|variable| variable.name == name))
+    }
 
-/// Whether the builder that is made is the one that builds, where the commands tell: the last that is chosen before.
-fn chosen(text: &str) -> Option<Finding> {
-    let (mut makes, mut chooses) = (false, None);
-    for line in text.lines() {
-        let words: Vec<&str> = line.split(|c: char| c.is_whitespace() || "\"';|&()".contains(c)).collect();
-        let words: Vec<&str> = words.into_iter().filter(|word| !word.is_empty()).collect();
-        let is_builder = |word: &&str| word.starts_with("--builder") || word.contains("BUILDX_BUILDER");
-        if words.iter().any(is_builder) {
-            return None;
+    fn run(&mut self, project: &Project, command: Command) {
+        self.substitutes_processes |= command.substitutes_processes;
+        let set = command.sets.iter().flat_map(|(_, value)| &value.variables);
+        self.mentioned.extend(command.variables().chain(set).map(|variable| variable.name.clone()));
+        for (name, value) in &command.sets {
+            let variables = self.resolved(&value.variables);
+            self.set.insert(name.clone(), variables);
         }
-        for (n, word) in words.iter().enumerate() {
-            if *word != "buildx" {
-                continue;
+        let texts = command.texts();
+        let only_sets = texts.is_empty() || texts.first() == Some(&"export");
+        if only_sets {
+            for (name, value) in &command.sets {
+                self.learn_builder(name, &value.text);
             }
-            let after = words.get(n + 1..).unwrap_or_default();
-            match after {
-                ["create", options @ ..] => {
-                    makes = true;
-                    let is_used = options.iter().any(|option| matches!(*option, "--use" | "--use=true"));
-                    chooses = if is_used { Some("the one that is made") } else { chooses };
+        }
+        let Some((name, arguments)) = texts.split_first() else { return };
+        match (base_name(name), arguments) {
+            ("docker" | "podman", ["buildx", rest @ ..]) | ("docker-buildx" | "buildx", rest) => {
+                let rest: Vec<String> = rest.iter().map(|word| (*word).to_owned()).collect();
+                self.buildx(project, command, &rest);
+            }
+            ("docker", ["build", ..] | ["image" | "builder", "build", ..]) => {
+                self.builds(Tool::Docker, command)
+            }
+            ("docker", ["compose", rest @ ..]) | ("docker-compose", rest)
+                if rest.iter().any(|word| ["build", "--build"].contains(word)) =>
+            {
+                self.builds(Tool::Compose, command);
+            }
+            ("buildctl" | "buildctl-daemonless.sh", arguments) if arguments.contains(&"build") => {
+                self.builds(Tool::Buildctl, command);
+            }
+            ("set", _) => {
+                let variables = self.resolved(&command.variables().cloned().collect::<Vec<_>>());
+                self.set.insert("@".to_owned(), variables);
+            }
+            ("echo" | "printf" | "[" | "test" | ":" | "export" | "true", _) => {}
+            _ => self.passed_on.extend(command.variables().map(|variable| variable.name.clone())),
+        }
+    }
+
+    fn buildx(&mut self, project: &Project, command: Command, words: &[String]) {
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        match words.as_slice() {
+            ["create", options @ ..] => self.create(project, &command, options),
+            ["use", options @ ..] => {
+                if let Some(name) = options.iter().find(|option| !option.starts_with('-')) {
+                    self.current = self.named(name);
                 }
-                ["use", options @ ..] => {
-                    let name = options.iter().find(|option| !option.starts_with("--"));
-                    chooses = if name == Some(&"default") { Some("default") } else { Some("another") };
+            }
+            ["rm", names @ ..] => {
+                if let Chosen::Made(made) = self.current
+                    && self
+                        .builders
+                        .get(made)
+                        .is_some_and(|of| names.iter().any(|name| of.name.as_deref() == Some(*name)))
+                {
+                    self.current = Chosen::Docker;
                 }
-                ["build" | "bake" | "b", ..] if makes && matches!(chooses, None | Some("default")) => {
-                    let found = match chooses {
-                        None => {
-                            "a builder is made, and none is chosen: Docker's own builds, and exports no registry cache"
-                        }
-                        Some(_) => {
-                            "a builder is made, and `docker buildx use default` chooses Docker's own, which exports no registry cache"
-                        }
-                    };
-                    let mend = "give `docker buildx create` the flag --use, and choose no other after it";
-                    return Some(Finding::wrong("chosen builder", found, mend));
+            }
+            ["install", ..] => self.is_installed = true,
+            ["build" | "b", ..] => self.builds(Tool::Buildx, command),
+            ["bake" | "f", ..] => self.builds(Tool::Bake, command),
+            // Options of `docker buildx` itself, such as `--builder b build`.
+            [option, ..] if option.starts_with("--") && words.contains(&"bake") => {
+                self.builds(Tool::Bake, command)
+            }
+            [option, ..] if option.starts_with("--") && words.contains(&"build") => {
+                self.builds(Tool::Buildx, command)
+            }
+            _ => {}
+        }
+    }
+
+    fn create(&mut self, project: &Project, command: &Command, options: &[&str]) {
+        let mut builder = Builder::default();
+        let flags = command
+            .variables()
+            .any(|of| of.name == variable::BUILDER || self.stands_for(&of.name, variable::BUILDER));
+        if flags {
+            builder.driver = Some("docker-container".to_owned());
+            builder.image = Some(project.builder_image.clone());
+        }
+        let is_used = options.iter().any(|option| matches!(*option, "--use" | "--use=true"));
+        for (option, value) in values(options) {
+            match option {
+                "--name" => builder.name = Some(value.to_owned()),
+                "--driver" => builder.driver = Some(value.to_owned()),
+                "--driver-opt" => {
+                    let unquoted = value.trim_matches('"');
+                    let image = unquoted.split(',').find_map(|option| option.strip_prefix("image="));
+                    builder.image = image.map(str::to_owned).or(builder.image);
                 }
                 _ => {}
             }
         }
+        self.builders.push(builder);
+        if is_used {
+            self.current = Chosen::Made(self.builders.len() - 1);
+        }
     }
-    None
+
+    fn builds(&mut self, tool: Tool, command: Command) {
+        let texts = command.texts();
+        let named =
+            values(&texts).into_iter().find(|(option, _)| *option == "--builder").map(|(_, name)| name);
+        let by_prefix =
+            command.sets.iter().find(|(name, _)| name == "BUILDX_BUILDER").map(|(_, value)| &value.text);
+        let builder = named.map(|name| self.named(name)).or_else(|| by_prefix.map(|name| self.named(name)));
+        let variables = self.resolved(&command.variables().cloned().collect::<Vec<_>>());
+        // `docker build` is by Docker's own builder, whichever buildx has chosen, unless a variable says otherwise.
+        let is_own = tool == Tool::Docker && !self.is_installed;
+        let current = if is_own { Chosen::Docker } else { self.current };
+        let builder = builder.or(self.by_variable).unwrap_or(current);
+        self.builds.push(Build { tool, variables, builder, command });
+    }
+
+    fn named(&self, name: &str) -> Chosen {
+        let made = self.builders.iter().rposition(|builder| builder.name.as_deref() == Some(name));
+        match made {
+            Some(made) => Chosen::Made(made),
+            None if name == "default" => Chosen::Docker,
+            None => Chosen::Elsewhere,
+        }
+    }
+
+    /// `BUILDX_BUILDER` and `BUILDKIT_HOST` choose what builds.
+    fn learn_builder(&mut self, name: &str, value: &str) {
+        match name {
+            "BUILDX_BUILDER" => self.by_variable = Some(self.named(value)),
+            "BUILDKIT_HOST" => self.by_variable = Some(Chosen::Elsewhere),
+            _ => {}
+        }
+    }
+
+    fn stands_for(&self, name: &str, wanted: &str) -> bool {
+        self.set.get(name).is_some_and(|variables| variables.iter().any(|variable| variable.name == wanted))
+    }
+
+    /// These variables, and those that they were set to.
+    fn resolved(&self, variables: &[Variable]) -> Vec<Variable> {
+        let mut all = variables.to_vec();
+        for variable in variables {
+            for inner in self.set.get(&variable.name).into_iter().flatten() {
+                let is_quoted = variable.is_quoted || inner.is_quoted;
+                all.push(Variable { name: inner.name.clone(), is_quoted });
+            }
+        }
+        all.truncate(1000);
+        all
+    }
 }
 
-/// Platforms that are built by one command share its flags, and so one cache.
-fn platforms(text: &str) -> Option<Finding> {
-    let of_several = |line: &&str| {
-        let value =
-            line.split("--platform").nth(1).unwrap_or_default().trim_start_matches(['=', ' ', '"', '\'']);
-        let value = value.split(|c: char| c.is_whitespace() || "\"'".contains(c)).next().unwrap_or_default();
-        value.contains(',') && line.contains("STOKER_CACHE_")
-    };
-    let line = text.lines().find(of_several)?;
-    let value = line.split("--platform").nth(1).unwrap_or_default().trim();
-    Some(Finding::warn(
-        "platforms",
-        format!(
-            "one command builds several platforms ({}): they share one cache, and the last that is exported is all of it",
-            plain(value.split_whitespace().next().unwrap_or_default())
-        ),
-        "name the platforms in the policy (`targets: [{ platforms: [linux/amd64, linux/arm64] }]`) and build each by a command of \
-         its own with its own flags, then join the images by `docker buildx imagetools create`; a builder of several native nodes \
-         needs the same, as each command runs on one",
-    ))
-}
-
-/// `STOKER_BAKE` sets caches of targets by their names, which have the platform in them where the policy names one.
-fn bake_targets(project: &Project, text: &str) -> Option<Finding> {
-    let mut names = project.targets.iter().filter(|target| target.platform.is_some());
-    let name = names.next().filter(|_| text.contains("STOKER_BAKE"))?.bake_name();
-    Some(Finding::unknown(
-        "bake targets",
-        format!(
-            "$STOKER_BAKE sets the caches of `{name}` and its like: a bake file with one target for several platforms has none"
-        ),
-        format!(
-            "see that the bake file has a target `{name}` for each platform of the policy, each with one platform"
-        ),
-    ))
+/// The options that have values, as `--option value` or `--option=value`.
+pub(super) fn values<'w>(words: &[&'w str]) -> Vec<(&'w str, &'w str)> {
+    let mut found = Vec::new();
+    for (at, word) in words.iter().enumerate() {
+        if let Some((option, value)) = word.split_once('=').filter(|(option, _)| option.starts_with("--")) {
+            found.push((option, value));
+        } else if word.starts_with("--")
+            && (CREATE_VALUES.contains(word)
+                || ["--builder", "--cache-from", "--cache-to", "--set", "--import-cache", "--export-cache"]
+                    .contains(word))
+        {
+            found.push((*word, words.get(at + 1).copied().unwrap_or_default()));
+        }
+    }
+    found
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::{State, projects};
+    use super::super::projects;
     use super::*;
 
-    fn told(keys: &str, commands: &str) -> Vec<(&'static str, State)> {
-        let found = check(&projects(keys).remove(0), commands, false);
-        found.iter().map(|finding| (finding.check, finding.state)).collect()
-    }
-
-    const CREATE: &str = "docker buildx create --use $STOKER_BUILDER_FLAGS\n";
-    const BUILD: &str = "docker buildx build $STOKER_CACHE_FLAGS -t $IMAGE --push .\n";
-
-    #[test]
-    fn strings_of_json_are_lines() {
-        let spec = r#"{"version":"0.2","env":{"shell":"bash"},"phases":{"build":{"commands":["set -eu\ndocker buildx build \\\n ."]}}}"#;
-        let text = text(spec);
-        for line in ["env:", "shell: bash", "set -eu", "docker buildx build \\", " ."] {
-            assert!(text.lines().any(|of| of == line), "{line}: {text}");
-        }
-        for other in ["version: 0.2", "{", "[\"a\"]", "\"a\""] {
-            assert_eq!(super::text(other), other);
-        }
+    fn done(commands: &[&str]) -> Done {
+        let commands = commands.iter().map(|command| (*command).to_owned()).collect();
+        Done::read(&projects("").remove(0), &Spec { commands, ..Spec::default() })
     }
 
     #[test]
-    fn flags_in_quotes_are_one_word() {
-        let wrong = [("quotes", State::Wrong)];
-        for flags in [
-            "\"$STOKER_CACHE_FLAGS\"",
-            "\"${STOKER_CACHE_FLAGS_API}\"",
-            "\"${STOKER_CACHE_FLAGS:-}\"",
-            "\\\"$STOKER_CACHE_FLAGS\\\"",
+    fn a_build_is_by_the_builder_that_was_chosen_before_it() {
+        let made = Chosen::Made(0);
+        let build = "docker buildx build .";
+        for (before, chosen) in [
+            ("", Chosen::Docker),
+            ("docker buildx create", Chosen::Docker),
+            ("docker buildx create --use", made),
+            ("docker buildx create --use=true --name b", made),
+            ("docker buildx create --name b && docker buildx use b", made),
+            ("docker buildx create --name \"$B\"; docker buildx use \"$B\"", made),
+            ("docker buildx create --use --name b || docker buildx use b", made),
+            ("docker buildx create --use; docker buildx use default", Chosen::Docker),
+            ("docker buildx use default; docker buildx create --use", made),
+            ("docker buildx create --use --name b; docker buildx rm b", Chosen::Docker),
+            ("docker buildx use theirs", Chosen::Elsewhere),
+            ("docker buildx create --name=b; export BUILDX_BUILDER=b", made),
+            ("export BUILDX_BUILDER=theirs", Chosen::Elsewhere),
+            ("docker buildx create --use; docker buildx create --use --driver remote", Chosen::Made(1)),
+            ("sh -c 'docker buildx create --use'", made),
+            ("if ! docker buildx inspect b; then docker buildx create --name b --use; fi", made),
+            ("# docker buildx create --use", Chosen::Docker),
+            ("echo docker buildx create --use", Chosen::Docker),
+            ("NAME=\"docker buildx create --use\"", Chosen::Docker),
         ] {
-            assert_eq!(told("", &format!("{CREATE}docker buildx build {flags} .\n")), wrong, "{flags}");
+            let found = done(&[before, build]);
+            assert_eq!(found.builds[0].builder, chosen, "{before}");
         }
-        for line in [
-            "\"docker buildx build $STOKER_CACHE_FLAGS .\"",
-            "docker buildx build ${STOKER_CACHE_FLAGS-} -t \"$IMAGE\" .",
+        let create = "docker buildx create --name b";
+        for build in [
+            "docker buildx build --builder b .",
+            "docker buildx --builder=b build .",
+            "BUILDX_BUILDER=b docker buildx bake",
         ] {
-            assert_eq!(told("", &format!("{CREATE}{line}\n")), [], "{line}");
-        }
-    }
-
-    #[test]
-    fn the_builder_that_is_made_is_the_one_that_builds_or_it_is_told() {
-        let wrong = [("chosen builder", State::Wrong)];
-        let create = "docker buildx create --name b --driver docker-container\n";
-        assert_eq!(told("", &format!("{create}{BUILD}")), wrong);
-        assert_eq!(told("", &format!("{CREATE}docker buildx use default\n{BUILD}")), wrong);
-        assert_eq!(told("", &format!("{CREATE}docker buildx use --global default && {BUILD}")), wrong);
-        assert_eq!(told("", &format!("{create}docker buildx use b\n{BUILD}")), []);
-        assert_eq!(told("", &format!("{create}docker buildx build --builder b $STOKER_CACHE_FLAGS .\n")), []);
-        assert_eq!(told("", &format!("{create}export BUILDX_BUILDER=b\n{BUILD}")), []);
-        assert_eq!(told("", &format!("docker buildx use default\n{CREATE}{BUILD}")), []);
-        assert_eq!(told("", BUILD), [], "that none is made is told elsewhere");
-        let forks = check(&projects("").remove(0), &format!("{create}{BUILD}"), true);
-        assert!(forks.is_empty(), "Docker's own is enough to read");
-    }
-
-    #[test]
-    fn platforms_of_one_command_share_a_cache() {
-        for flag in ["--platform linux/amd64,linux/arm64", "--platform=\"linux/amd64,linux/arm64\""] {
-            let line = format!("{CREATE}docker buildx build {flag} $STOKER_CACHE_FLAGS .\n");
-            assert_eq!(told("", &line), [("platforms", State::Warn)], "{flag}");
+            assert_eq!(done(&[create, build]).builds[0].builder, made, "{build}");
         }
         assert_eq!(
-            told("", &format!("{CREATE}docker buildx build --platform linux/arm64 $STOKER_CACHE_FLAGS .\n")),
-            []
+            done(&[build, "docker buildx create --use"]).builds[0].builder,
+            Chosen::Docker,
+            "too late"
         );
+        let of_docker = |before: &str| {
+            done(&["docker buildx create --use --name b", before, "docker build ."]).builds[0].builder
+        };
+        assert_eq!(of_docker(""), Chosen::Docker);
+        assert_eq!(of_docker("docker buildx install"), made);
+        assert_eq!(of_docker("export BUILDX_BUILDER=b"), made);
     }
 
     #[test]
-    fn bake_is_given_names_that_its_file_may_not_have() {
-        let bake = format!("{CREATE}docker buildx bake -f docker-bake.hcl -f $STOKER_BAKE\n");
-        let with_platforms =
-            "    targets: [{ name: api, platforms: [linux/amd64, linux/arm64] }, { name: worker }]\n";
-        assert_eq!(told(with_platforms, &bake), [("bake targets", State::Unknown)]);
-        assert_eq!(told("    targets: [{ name: api }, { name: worker }]\n", &bake), []);
+    fn a_builder_is_made_of_what_its_options_say() {
+        let of = |command: &str| done(&[command]).builders.remove(0);
+        let plain = of("docker buildx create --use");
+        assert_eq!((plain.driver, plain.image), (None, None));
+        let ours = of("docker buildx create --use $STOKER_BUILDER_FLAGS");
+        assert_eq!(ours.image.as_deref(), Some(stoker::policy::DEFAULT_BUILDER_IMAGE));
+        let own = of(
+            "docker buildx create --driver=remote --driver-opt network=host,image=a/b:1 --driver-opt 'env.X=\"y\"'",
+        );
+        assert_eq!((own.driver.as_deref(), own.image.as_deref()), (Some("remote"), Some("a/b:1")));
+    }
+
+    #[test]
+    fn variables_are_followed_from_where_they_are_set() {
+        for build in [
+            "docker buildx build $STOKER_CACHE_FLAGS .",
+            "FLAGS=\"$STOKER_CACHE_FLAGS\"; docker buildx build $FLAGS .",
+            "set -- $STOKER_CACHE_FLAGS -t x; docker buildx build \"$@\" .",
+            "args=($STOKER_CACHE_FLAGS); docker build \"${args[@]}\" .",
+            "export A=$STOKER_CACHE_FLAGS\ndocker image build $A .",
+        ] {
+            let found = done(&[build]);
+            let flags = found.builds[0].variables.iter().find(|of| of.name == "STOKER_CACHE_FLAGS");
+            assert!(flags.is_some_and(|of| !of.is_quoted), "{build}: {found:?}");
+        }
+        for build in [
+            "docker buildx build \"$STOKER_CACHE_FLAGS\" .",
+            "F=$STOKER_CACHE_FLAGS; docker buildx build \"$F\" .",
+            "a=(\"$STOKER_CACHE_FLAGS\"); docker buildx build \"${a[@]}\" .",
+        ] {
+            let found = done(&[build]);
+            assert!(
+                found.builds[0].variables.iter().any(|of| of.name == "STOKER_CACHE_FLAGS" && of.is_quoted),
+                "{build}"
+            );
+        }
+        assert_eq!(
+            done(&["./build.sh $STOKER_CACHE_FLAGS", "echo $STOKER_BAKE"]).passed_on,
+            ["STOKER_CACHE_FLAGS"]
+        );
     }
 }

@@ -30,6 +30,8 @@ mod project;
 mod read;
 mod repository;
 mod roles;
+mod shell;
+mod spec;
 mod stack;
 
 use read::Reader;

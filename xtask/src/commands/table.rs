@@ -34,6 +34,7 @@ pub(super) const ROWS: &[(&str, &str, Way)] = &[
         "docker buildx create --use ${*",
         Elsewhere("tests/stories/snippets.rs", "\"The builder\""),
     ),
+    ("docs/ci.md", "docker buildx build $*", Elsewhere("tests/stories/snippets.rs", "\"Several platforms\"")),
     ("docs/ci.md", "REGISTRY=*", Elsewhere("tests/stories/snippets.rs", "docs/ci.md")),
     (
         "README.md",
