@@ -8,7 +8,7 @@ use brush_parser::ast::{
     CompoundCommand, CompoundList, IoFileRedirectTarget, IoRedirect, Pipeline, RedirectList, SimpleCommand,
 };
 use brush_parser::word::{Parameter, ParameterExpr, SpecialParameter, WordPiece, WordPieceWithSource};
-use brush_parser::{Parser, ParserOptions, word};
+use brush_parser::{Parser, ParserOptions, SourceInfo, word};
 
 /// Longest command that is read, in bytes.
 const LONGEST: usize = 32 * 1024;
@@ -99,7 +99,8 @@ impl Reader {
             return None;
         }
         let options = ParserOptions::default();
-        let program = Parser::new(script.as_bytes(), &options).parse_program().ok()?;
+        let program =
+            Parser::new(script.as_bytes(), &options, &SourceInfo::default()).parse_program().ok()?;
         self.depth += 1;
         for list in &program.complete_commands {
             self.list(list)?;
@@ -156,7 +157,6 @@ impl Reader {
                 self.list(&of.0)?;
                 self.list(&of.1.list)
             }
-            CompoundCommand::Coprocess(of) => self.command(&of.body),
             CompoundCommand::Arithmetic(_) => Some(()),
         }
     }
@@ -254,7 +254,7 @@ impl Reader {
                 WordPiece::DoubleQuotedSequence(inner) | WordPiece::GettextDoubleQuotedSequence(inner) => {
                     self.pieces(inner, true, word)?;
                 }
-                WordPiece::TildeExpansion(_) => word.text += "~",
+                WordPiece::TildePrefix(user) => word.text += &format!("~{user}"),
                 WordPiece::ParameterExpansion(expansion) => self.expansion(expansion, is_quoted, word)?,
                 WordPiece::CommandSubstitution(script) | WordPiece::BackquotedCommandSubstitution(script) => {
                     word.text += "$()";
