@@ -26,7 +26,7 @@ const START_TIMEOUT: Duration = Duration::from_mins(1);
 const ACCESS_LOG: &str = "access.log";
 /// The file with those that Stoker made, as it made them. The local CodeBuild has one, too.
 const REQUESTS: &str = "requests.jsonl";
-/// The local AWS, as hypercorn finds it: ministack, and what writes the requests down.
+/// The local AWS, as hypercorn finds it: ministack, what it lacks, and what writes the requests down.
 const APP: &str = "recorded:app";
 /// Separates the fields of the access log.
 const FIELD: char = '\t';
