@@ -146,7 +146,7 @@ impl Done {
                 self.buildx(project, command, &rest);
             }
             ("docker", ["build", ..] | ["image" | "builder", "build", ..]) => {
-                self.builds(Tool::Docker, command)
+                self.builds(Tool::Docker, command);
             }
             ("docker", ["compose", rest @ ..]) | ("docker-compose", rest)
                 if rest.iter().any(|word| ["build", "--build"].contains(word)) =>
@@ -189,10 +189,10 @@ impl Done {
             ["bake" | "f", ..] => self.builds(Tool::Bake, command),
             // Options of `docker buildx` itself, such as `--builder b build`.
             [option, ..] if option.starts_with("--") && words.contains(&"bake") => {
-                self.builds(Tool::Bake, command)
+                self.builds(Tool::Bake, command);
             }
             [option, ..] if option.starts_with("--") && words.contains(&"build") => {
-                self.builds(Tool::Buildx, command)
+                self.builds(Tool::Buildx, command);
             }
             _ => {}
         }
@@ -238,7 +238,7 @@ impl Done {
         let is_own = tool == Tool::Docker && !self.is_installed;
         let current = if is_own { Chosen::Docker } else { self.current };
         let builder = builder.or(self.by_variable).unwrap_or(current);
-        self.builds.push(Build { tool, variables, builder, command });
+        self.builds.push(Build { tool, command, variables, builder });
     }
 
     fn named(&self, name: &str) -> Chosen {

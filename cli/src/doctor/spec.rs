@@ -130,8 +130,10 @@ mod tests {
 
     #[test]
     fn attack_a_document_that_nobody_would_write_is_not_read() {
-        let bomb: String = (1..20).map(|n| format!("a{n}: &a{n} [*a{0}, *a{0}]\n", n - 1)).collect();
-        let deep: String = (0..5000).map(|n| format!("{}a:\n", " ".repeat(n))).collect();
+        let level = |n: usize| format!("a{n}: &a{n} [*a{0}, *a{0}]\n", n - 1);
+        let bomb: String = (1..20).map(level).collect();
+        let block = |n: usize| format!("{}a:\n", " ".repeat(n));
+        let deep: String = (0..5000).map(block).collect();
         for text in
             [format!("a0: &a0 [x]\n{bomb}"), deep, "[".repeat(5000), "{".repeat(5000), "a: b: c".to_owned()]
         {
