@@ -1,18 +1,16 @@
 //! One pusher never stops the others: the worst that builds can export, handled by as many lines at once as there are, in the
 //! memory of a function. A process of its own, as memory is that of all tests in one.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test")]
+#![expect(clippy::unwrap_used, reason = "a test")]
 
-use std::fmt::Write as _;
 use std::fs;
 
 use bytes::Bytes;
-use serde_json::json;
-use stoker::cache::{CONFIG_MEDIA_TYPE, IMPORT_LIMIT, MANIFEST_MEDIA_TYPE};
-use stoker::names::Digest;
+use stoker::cache::{IMPORT_LIMIT, MANIFEST_MEDIA_TYPE};
 use stoker::policy::Policy;
 use stoker::ports::BuildStatus;
 use stoker::promote::{Hint, promote};
 use stories::world::{ISOLATED, World};
+use stories::worst::{KINDS, manifest_of, worst};
 
 /// As many lines as are moved at once.
 const LINES: usize = 12;
@@ -24,64 +22,6 @@ fn memory(what: &str) -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix(what)).unwrap();
     line.trim_start_matches(':').split_whitespace().next().unwrap().parse().unwrap()
-}
-
-/// As many entries as fit, between a start and an end; `salt` makes the config another's.
-fn filled(start: &str, entry: impl Fn(usize) -> String, end: &str) -> String {
-    let mut config = start.to_owned();
-    for n in 0.. {
-        let next = entry(n);
-        if config.len() + next.len() + end.len() + 1 > IMPORT_LIMIT {
-            break;
-        }
-        config.push_str(&next);
-        config.push(',');
-    }
-    config.pop();
-    config.push_str(end);
-    config
-}
-
-fn digest(salt: usize, n: usize) -> Digest {
-    Digest::of(&[salt.to_le_bytes(), n.to_le_bytes()].concat())
-}
-
-/// Configs of just below a mebibyte.
-fn worst(kind: &str, salt: usize) -> String {
-    match kind {
-        "tiny records" => filled("{\"records\":[", |n| format!("{{\"digest\":\"{salt}-{n}\"}}"), "]}"),
-        "zeros" => filled(&format!("{{\"x\":[{salt},"), |_| "0".to_owned(), "]}"),
-        "deep" => filled(
-            &format!("{{\"records\":[{{\"digest\":\"{}\"}},", digest(salt, 0)),
-            |n| format!("{{\"digest\":\"{}\",\"inputs\":[[{{\"link\":{n}}}]]}}", digest(salt, n + 1)),
-            "]}",
-        ),
-        _ => panic!("{kind}?"),
-    }
-}
-
-const KINDS: [&str; 3] = ["tiny records", "zeros", "deep"];
-
-/// A manifest of just below a mebibyte around a config.
-fn manifest_of(config: &str, salt: usize) -> Bytes {
-    let mut layers = String::new();
-    for n in 0.. {
-        let digest = digest(salt + 1, n);
-        let layer = format!(
-            "{{\"mediaType\":\"x\",\"digest\":\"{digest}\",\"size\":1,\"annotations\":{{\"a\":\"{}\"}}}},",
-            "y".repeat(180)
-        );
-        if layers.len() + layer.len() > IMPORT_LIMIT - 2000 {
-            break;
-        }
-        write!(layers, "{layer}").unwrap();
-    }
-    layers.pop();
-    let described = json!({"mediaType": CONFIG_MEDIA_TYPE, "digest": Digest::of(config.as_bytes()), "size": config.len()});
-    let text = format!(
-        "{{\"schemaVersion\":2,\"mediaType\":\"{MANIFEST_MEDIA_TYPE}\",\"config\":{described},\"layers\":[{layers}]}}"
-    );
-    Bytes::from(text)
 }
 
 #[tokio::test]

@@ -15,3 +15,4 @@ pub mod iam;
 pub mod rules;
 pub mod template;
 pub mod world;
+pub mod worst;

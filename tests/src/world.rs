@@ -135,6 +135,8 @@ pub struct World {
     refusals: Refusals,
     /// The one instance of `start-build`.
     starter: start_build::Instance,
+    /// And that of `promote-cache`.
+    promoter: promote_cache::Instance,
     /// Each branch's head.
     heads: HashMap<String, Commit>,
     next: u32,
@@ -215,6 +217,7 @@ impl World {
             refusals: Refusals::default(),
             heads: HashMap::new(),
             starter: start_build::Instance::default(),
+            promoter: promote_cache::Instance::default(),
             next: 0,
         }
     }
@@ -590,7 +593,7 @@ impl World {
         let promote = async {
             tokio::time::sleep(delay).await;
             let batch = sqs(&promotions);
-            let handled = promote_cache::handle(&batch, policy, account, now);
+            let handled = promote_cache::handle(&batch, policy, account, &self.promoter, now);
             account.invoke("promote-cache", Some("PromotionQueue"), handled).await
         };
         let batch = sqs(&starts);
@@ -605,9 +608,10 @@ impl World {
     pub async fn promote_each_at_once(&mut self) {
         let promotions = std::mem::take(&mut self.promotions);
         let (account, policy, now) = (&self.account, &self.policy, self.account.now());
+        let promoter = &self.promoter;
         let handled = promotions.iter().map(|message| async move {
             let batch = sqs(std::slice::from_ref(message));
-            let handled = promote_cache::handle(&batch, policy, account, now);
+            let handled = promote_cache::handle(&batch, policy, account, promoter, now);
             account.invoke("promote-cache", Some("PromotionQueue"), handled).await
         });
         for response in futures_util::future::join_all(handled).await {
@@ -681,7 +685,7 @@ impl World {
         let now = self.account.now();
         for one in batch.chunks(1) {
             let event = sqs(one);
-            let handled = promote_cache::handle(&event, &self.policy, &self.account, now);
+            let handled = promote_cache::handle(&event, &self.policy, &self.account, &self.promoter, now);
             let response = self.account.invoke("promote-cache", Some("SweepQueue"), handled).await;
             let again = self.failed(one, response.as_ref(), 5);
             self.sweeps.extend(again);
@@ -694,7 +698,7 @@ impl World {
         let batch: Vec<Message> = self.promotions.drain(..take).collect();
         let now = self.account.now();
         let event = sqs(&batch);
-        let handled = promote_cache::handle(&event, &self.policy, &self.account, now);
+        let handled = promote_cache::handle(&event, &self.policy, &self.account, &self.promoter, now);
         let response = self.account.invoke("promote-cache", Some("PromotionQueue"), handled).await;
         let again = self.failed(&batch, response.as_ref(), 5);
         self.promotions.extend(again);

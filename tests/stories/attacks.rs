@@ -9,7 +9,9 @@ use stoker::cache::{CONFIG_MEDIA_TYPE, Cache, Kind, MANIFEST_MEDIA_TYPE, classif
 use stoker::event::{Envelope, Event, TagPushed};
 use stoker::handout::Handed;
 use stoker::names::{Branch, Commit, Digest, Line, ProjectName, Repository, Scope, Tag, TagKind};
+use stoker::policy::Policy;
 use stoker::ports::{Build, BuildStatus};
+use stoker::promote::{Hint, Outcome, Shares, promote_in_turn};
 use stories::account::Fault;
 use stories::rules::matches;
 use stories::template::{RULE_OF_FUNCTION, events};
@@ -873,6 +875,38 @@ async fn attack_a_line_that_takes_longer_than_the_function_has() {
     assert!(world.dead.is_empty());
     let told = |event: &Event| matches!(event, Event::PromotionFailed(failed) if failed.why.contains("given up half way"));
     assert!(world.notices.iter().any(told), "with a notice: {:?}", world.notices);
+}
+
+#[tokio::test(start_paused = true)]
+async fn attack_a_project_that_takes_the_time_of_all_others() {
+    let mut world = warm_main(ISOLATED).await;
+    let policy = Policy::parse("the test's policy", ISOLATED).unwrap();
+    let mut hints = Vec::new();
+    for number in 0..2 {
+        let head = world.commit([2 + number, 1, 1, 1]);
+        world.push(&format!("evil-{number}"), &[&head]).await;
+        world.settle_starts().await;
+        let build = world.running().pop().unwrap();
+        let (manifest, blobs) = layered(320, number as usize);
+        world.push_cache(&world.told(&build, "STOKER_EXPORT"), manifest, blobs);
+        world.end(&build.id, BuildStatus::Succeeded, &head);
+        hints.push([Hint::Built { build: build.id }]);
+    }
+    let (shares, now) = (Shares::default(), world.account.now());
+    let promote = async |hints: &[Hint], is_late| {
+        let promoted = promote_in_turn(&world.account, &policy, hints, (&shares, is_late), now);
+        world.account.invoke("promote-cache", Some("PromotionQueue"), promoted).await.unwrap().remove(0)
+    };
+    let slow = Fault::Slow(std::time::Duration::from_secs(4));
+    world.account.outages.borrow_mut().insert(("promote-cache", "registry:MountBlob"), slow);
+    let begun = tokio::time::Instant::now();
+    assert!(promote(&hints[0], false).await.is_err());
+    assert_eq!(begun.elapsed().as_secs(), 15, "that is all it may take at once");
+    world.account.outages.borrow_mut().clear();
+    let left = promote(&hints[1], true).await.unwrap();
+    assert!(matches!(&left[..], [Outcome::Nothing { why }] if why.contains("share")), "{left:?}");
+    let moved = promote(&hints[1], false).await.unwrap();
+    assert!(matches!(moved[..], [Outcome::Moved { .. }]), "while nobody waits it goes on: {moved:?}");
 }
 
 /// Whatever of a batch kills the function, the others do not die with it twice in one go.

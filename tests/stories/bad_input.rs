@@ -137,7 +137,8 @@ async fn events_that_are_no_events_are_dropped() {
         batch.records.push(message);
     }
     let policy = Policy::parse("policy", POLICY).unwrap();
-    let response = promote_cache::handle(&batch, &policy, &world.account, world.account.now()).await;
+    let (promoter, now) = (promote_cache::Instance::default(), world.account.now());
+    let response = promote_cache::handle(&batch, &policy, &world.account, &promoter, now).await;
     assert!(response.batch_item_failures.is_empty());
     assert!(world.account.calls.borrow().is_empty());
 }
@@ -251,7 +252,8 @@ async fn a_build_of_a_project_that_is_not_stokers_is_not_even_asked_about() {
     let mut batch = SqsEvent::default();
     batch.records.push(message);
     let policy = Policy::parse("policy", POLICY).unwrap();
-    let response = promote_cache::handle(&batch, &policy, &world.account, world.account.now()).await;
+    let (promoter, now) = (promote_cache::Instance::default(), world.account.now());
+    let response = promote_cache::handle(&batch, &policy, &world.account, &promoter, now).await;
     assert!(response.batch_item_failures.is_empty());
     assert!(world.account.calls.borrow().is_empty());
 }

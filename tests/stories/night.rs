@@ -60,7 +60,8 @@ async fn handle(account: &Account, policy: &Policy, event: Event) -> bool {
             account.invoke("enforce-retention", Some("NightlyRetentionQueue"), handled).await
         }
         _ => {
-            let handled = promote_cache::handle(&batch, policy, account, now);
+            let promoter = promote_cache::Instance::default();
+            let handled = promote_cache::handle(&batch, policy, account, &promoter, now);
             account.invoke("promote-cache", Some("SweepQueue"), handled).await
         }
     };

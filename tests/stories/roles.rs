@@ -57,7 +57,8 @@ async fn bad_hour(account: &Account, policy: &Policy) {
     let arn = format!("arn:aws:codebuild:us-east-1:123456789012:build/{failed}");
     let ended = json!({"build-status": "FAILED", "project-name": "app", "build-id": arn});
     let batch = message("aws.codebuild", "CodeBuild Build State Change", &ended, 1);
-    let handled = promote_cache::handle(&batch, policy, account, now);
+    let promoter = promote_cache::Instance::default();
+    let handled = promote_cache::handle(&batch, policy, account, &promoter, now);
     account.invoke("promote-cache", Some("PromotionQueue"), handled).await;
 }
 

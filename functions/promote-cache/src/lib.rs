@@ -17,7 +17,7 @@ use stoker::night;
 use stoker::policy::{Policy, Project};
 use stoker::ports::{ListProjects, Publish};
 use stoker::promote::sweep::{self, sweep};
-use stoker::promote::{self, Answer, Hint, Outcome, Warmed, promote};
+use stoker::promote::{self, Answer, Hint, Outcome, Shares, Warmed, promote_in_turn};
 use tracing::Span;
 
 /// The ports that promotion needs, those of the sweep included.
@@ -33,6 +33,15 @@ const TIME: Duration = Duration::from_secs(70);
 /// Projects that have lost something, each with the messages that say so.
 type Sweeps = BTreeMap<ProjectName, (Project, Vec<String>)>;
 
+/// Behind a message that has waited for so long others wait, too.
+const LATE: SignedDuration = SignedDuration::from_secs(10);
+
+/// What an instance of the function remembers between batches.
+#[derive(Debug, Default)]
+pub struct Instance {
+    shares: Shares,
+}
+
 /// The message of a hint.
 struct Message {
     id: String,
@@ -42,6 +51,8 @@ struct Message {
     again: bool,
     /// When the forge, or else the bus, knew of what it tells.
     at: Option<Timestamp>,
+    /// When it came to the queue.
+    sent_at: Option<Timestamp>,
 }
 
 /// Handles a batch; answers the messages that are to be tried again.
@@ -49,6 +60,7 @@ pub async fn handle(
     batch: &SqsEvent,
     policy: &Policy,
     ports: &impl Ports,
+    instance: &Instance,
     now: Timestamp,
 ) -> SqsBatchResponse {
     let begun = Instant::now();
@@ -91,12 +103,18 @@ pub async fn handle(
                     continue;
                 };
                 let at = [event.signed_at(), envelope.time].into_iter().flatten().min();
-                messages.push(Message { id, span, again: receives(message) > 1, at });
+                messages.push(Message {
+                    id,
+                    span,
+                    again: receives(message) > 1,
+                    at,
+                    sent_at: sent_at(message),
+                });
                 hints.push(hint.known_at(at));
             }
         }
     }
-    let answers = promote_all(ports, policy, &messages, &hints, now).await;
+    let answers = promote_all(ports, policy, instance, (&messages, &hints), now).await;
     notify(ports, &answers, &hints, &messages).await;
     let done = now + SignedDuration::try_from(begun.elapsed()).unwrap_or_default();
     measure_lines(&answers, done);
@@ -119,23 +137,30 @@ fn receives(message: &SqsMessage) -> u32 {
     count.and_then(|count| count.parse().ok()).unwrap_or(1)
 }
 
+/// When SQS got a message, which it says in milliseconds.
+fn sent_at(message: &SqsMessage) -> Option<Timestamp> {
+    Timestamp::from_millisecond(message.attributes.get("SentTimestamp")?.parse().ok()?).ok()
+}
+
 /// Promotes what hints say: all at once, but for those that come again, each of which goes by itself. Whichever of a batch
 /// takes more time or memory than there is, the others do not fail with it a second time.
 async fn promote_all(
     ports: &impl Ports,
     policy: &Policy,
-    messages: &[Message],
-    hints: &[Hint],
+    instance: &Instance,
+    (messages, hints): (&[Message], &[Hint]),
     now: Timestamp,
 ) -> Vec<Answer> {
     let begun = tokio::time::Instant::now();
+    let waited = |message: &Message| message.sent_at.map(|sent_at| now.duration_since(sent_at));
+    let turn = (&instance.shares, messages.iter().filter_map(waited).max() > Some(LATE));
     let mut answers: Vec<Answer> = hints.iter().map(|_| Ok(Vec::new())).collect();
     let (again, first): (Vec<usize>, Vec<usize>) = (0..hints.len()).partition(|&place| messages[place].again);
     let alone = again.into_iter().map(|place| vec![place]);
     for places in [first].into_iter().chain(alone).filter(|places| !places.is_empty()) {
         let group: Vec<Hint> = places.iter().map(|&place| hints[place].clone()).collect();
         let promoted = if begun.elapsed() < TIME {
-            promote(ports, policy, &group, now).await
+            promote_in_turn(ports, policy, &group, turn, now).await
         } else {
             group.iter().map(|hint| Err(Arc::new(promote::Error::NoTime { of: hint.to_string() }))).collect()
         };
@@ -212,10 +237,13 @@ fn notices(outcome: &Outcome) -> Vec<Event> {
     }
 }
 
-/// Whether trying again is of no use. While a message of the queue is tried again, all others wait; what takes too long even
-/// by itself would go on doing so.
+/// Whether trying again is of no use. Until a message of the queue is tried again, all others wait for three minutes. So a branch that takes
+/// too long is let go at once, and main where it does even by itself.
 fn is_hopeless(error: &promote::Error, again: bool) -> bool {
-    error.disposition() == Disposition::Alarm || (again && matches!(error, promote::Error::TooSlow { .. }))
+    match error {
+        promote::Error::TooSlow { line } => again || *line != Line::Main,
+        _ => error.disposition() == Disposition::Alarm,
+    }
 }
 
 /// Tells what came of a hint; false if it has to be tried again. What is of no use to try is let go: people are told, and the

@@ -10,8 +10,9 @@ async fn main() -> Result<(), Error> {
     stoker::lambda::init_logs(name);
     let policy = &stoker::lambda::policy()?;
     let aws = &stoker::lambda::aws(name);
+    let instance = &promote_cache::Instance::default();
     run(service_fn(|event: LambdaEvent<SqsEvent>| async move {
-        Ok::<_, Error>(promote_cache::handle(&event.payload, policy, aws, Timestamp::now()).await)
+        Ok::<_, Error>(promote_cache::handle(&event.payload, policy, aws, instance, Timestamp::now()).await)
     }))
     .await
 }

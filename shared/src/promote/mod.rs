@@ -4,8 +4,10 @@
 mod line;
 mod probation;
 mod room;
+mod share;
 pub mod sweep;
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
@@ -15,9 +17,10 @@ use futures_util::future::join_all;
 use futures_util::{StreamExt as _, stream};
 use jiff::Timestamp;
 
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout_at};
 
 use self::room::Room;
+pub use self::share::Shares;
 use crate::cache::{Mark, Warmth};
 use crate::error::{CallError, Disposition};
 use crate::event::{BuildFailed, Event};
@@ -33,8 +36,10 @@ use crate::provenance::{Built, Provenance};
 
 /// How many lines are moved at once, where there is [room](room::Room).
 const LINES_AT_ONCE: usize = 16;
-/// How long one line may take. A batch takes a second; what takes longer than this keeps all others waiting.
+/// How long main's line may take: its first build may bring thousands of layers, of which ECR mounts a hundred in a second.
 const LINE_DEADLINE: Duration = Duration::from_secs(40);
+/// When the lines of branches have to be done, from the batch's start. A batch takes a second; what takes longer keeps everybody waiting.
+const BRANCHES_DEADLINE: Duration = Duration::from_secs(15);
 /// After so long no other line is begun: the function has two minutes, and what it has done counts only if it ends well.
 const BATCH_DEADLINE: Duration = Duration::from_secs(75);
 
@@ -232,7 +237,7 @@ pub enum Error {
         to: CacheRepository,
     },
     /// The line took too long.
-    #[error("moving {line} was given up half way, after {} seconds", LINE_DEADLINE.as_secs())]
+    #[error("moving {line} was given up half way, as it took too long")]
     TooSlow {
         /// The line.
         line: Line,
@@ -310,20 +315,55 @@ type Moves = BTreeMap<(ProjectName, Scope, Line), Vec<Move>>;
 /// Handles a batch of hints; answers each in its place. Lines are handled at the same time and fail apart; an error
 /// of a line is the answer to every hint for it.
 pub async fn promote(ports: &impl Ports, policy: &Policy, hints: &[Hint], now: Timestamp) -> Vec<Answer> {
+    promote_in_turn(ports, policy, hints, (&Shares::default(), false), now).await
+}
+
+/// [`promote`], where others may wait. The branches of a project that has taken more than its share are let go while anybody else waits, in
+/// this batch or, as `is_late` says, behind it: the night's sweep promotes them.
+pub async fn promote_in_turn(
+    ports: &impl Ports,
+    policy: &Policy,
+    hints: &[Hint],
+    (shares, is_late): (&Shares, bool),
+    now: Timestamp,
+) -> Vec<Answer> {
     let mut answers: Vec<Answer> = hints.iter().map(|_| Ok(Vec::new())).collect();
+    let begun = Instant::now();
     let mut moves = gather(ports, policy, hints, &mut answers, now).await;
     note_shared(&mut moves);
-    let (room, begun) = (Room::new(), Instant::now());
-    let moved = stream::iter(moves).map(|((_, _, line), moves)| async {
-        let hints: BTreeSet<usize> = moves.iter().map(|one| one.hint).collect();
-        if begun.elapsed() > BATCH_DEADLINE {
-            return (hints, Err(Arc::new(Error::NoTime { of: line.to_string() })));
+    let room = Room::new();
+    let lines = in_turn(moves);
+    let others_wait =
+        is_late || lines.iter().any(|(project, ..)| Some(project) != lines.first().map(|line| &line.0));
+    let (taken, room) = (RefCell::new(BTreeMap::new()), &room);
+    let moved = stream::iter(lines).map(|(project, line, moves)| {
+        let taken = &taken;
+        async move {
+            let hints: BTreeSet<usize> = moves.iter().map(|one| one.hint).collect();
+            if begun.elapsed() > BATCH_DEADLINE {
+                return (hints, Err(Arc::new(Error::NoTime { of: line.to_string() })));
+            }
+            let deadline = if line == Line::Main {
+                Instant::now() + LINE_DEADLINE
+            } else if others_wait && shares.is_exceeded(&project, now) {
+                tracing::warn!(project.name = %project, %line, "left to the night, as the project has taken more than its share");
+                let why = "others wait, and the project has taken more than its share".to_owned();
+                return (hints, Ok(Outcome::Nothing { why }));
+            } else {
+                begun + BRANCHES_DEADLINE
+            };
+            let advance = line::advance(ports, room, line.clone(), moves, now);
+            let advanced = timeout_at(deadline, advance).await;
+            if line != Line::Main {
+                taken.borrow_mut().insert(project, begun.elapsed());
+            }
+            (hints, advanced.unwrap_or(Err(Error::TooSlow { line })).map_err(Arc::new))
         }
-        let advance = line::advance(ports, &room, line.clone(), moves, now);
-        let advanced = timeout(LINE_DEADLINE, advance).await;
-        (hints, advanced.unwrap_or(Err(Error::TooSlow { line })).map_err(Arc::new))
     });
     let moved: Vec<_> = moved.buffered(LINES_AT_ONCE).collect().await;
+    for (project, took) in taken.take() {
+        shares.add(&project, took, now);
+    }
     for (hints, result) in moved {
         let mut result = result;
         for hint in hints {
@@ -340,6 +380,18 @@ pub async fn promote(ports: &impl Ports, policy: &Policy, hints: &[Hint], now: T
         }
     }
     answers
+}
+
+/// The lines in the order in which they are begun: main's before branches, and the projects with the fewest lines first.
+fn in_turn(moves: Moves) -> Vec<(ProjectName, Line, Vec<Move>)> {
+    let mut counts: BTreeMap<ProjectName, usize> = BTreeMap::new();
+    for (project, ..) in moves.keys() {
+        *counts.entry(project.clone()).or_default() += 1;
+    }
+    let lines = moves.into_iter().map(|((project, _, line), moves)| (project, line, moves));
+    let mut lines: Vec<_> = lines.collect();
+    lines.sort_by_key(|(project, line, _)| (*line != Line::Main, counts.get(project).copied()));
+    lines
 }
 
 /// Says in the moves by builds which commits several lines have built: lines move at the same time, and do not see each
