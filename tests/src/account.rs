@@ -574,7 +574,7 @@ impl ReadManifests for Account {
         longest: usize,
     ) -> Result<Option<Vec<(Digest, Bytes)>>, CallError> {
         self.let_others_go().await;
-        record(async |aws| aws.manifests(repository, digests).await.is_ok());
+        record(async |aws| aws.manifests(repository, digests, longest).await.is_ok());
         self.call("ecr:BatchGetImage", &[repository.as_str()], || {
             assert!(digests.len() <= 100, "one request names at most 100 images");
             let images = self.images.borrow();
