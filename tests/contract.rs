@@ -90,7 +90,8 @@ async fn ecr_keeps_images(
 
     let gone = Digest::of(b"gone");
     let asked = [digests[0].clone(), gone.clone(), digests[1].clone()];
-    let manifests: BTreeSet<_> = aws.manifests(&app, &asked).await.unwrap().into_iter().collect();
+    let manifests = aws.manifests(&app, &asked, 1 << 20).await.unwrap().unwrap();
+    let manifests: BTreeSet<_> = manifests.into_iter().collect();
     assert_eq!(manifests, [of_a, of_b].into(), "what is not there is left out");
     let described = aws.describe(&app, &asked).await.unwrap();
     let described: BTreeSet<_> = described.into_iter().map(|image| image.digest).collect();
