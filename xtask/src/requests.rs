@@ -29,8 +29,12 @@ pub(crate) fn check_validator() -> anyhow::Result<()> {
     validate(&["--breaches".as_ref()])
 }
 
-/// AWS would take all requests in these files.
+/// AWS would take all requests in these files, and there are some in each.
 pub(crate) fn check(files: &[PathBuf]) -> anyhow::Result<()> {
+    for file in files {
+        let written = fs::metadata(file).map_or(0, |file| file.len());
+        ensure!(written > 0, "nobody has written down what was asked: {} is empty", file.display());
+    }
     let files: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
     validate(&files)
 }
