@@ -341,6 +341,30 @@ async fn attack_a_forged_result_for_next_month_does_not_outlive_the_merges_own_b
     }
 }
 
+/// A branch is merged while main makes a step whose result it forges: main's own counts as soon as it is there, and the rest
+/// of the merge waits for its own build.
+#[tokio::test]
+async fn attack_a_forged_result_of_a_step_that_main_is_building() {
+    for policy in [POLICY, ISOLATED] {
+        let mut world = warm_main(policy).await;
+        let (manifest, blobs) = with_forged_future(&world, [1, 1, 2, 1], [1, 1, 9, 9]);
+        let head = malicious_branch(&mut world, manifest, blobs).await;
+        let next = world.commit([1, 1, 9, 9]);
+        world.push("main", &[&next]).await;
+        world.settle().await;
+        let build = world.running().pop().expect("main's build");
+        world.wait(SignedDuration::from_mins(1));
+        merge(&mut world, "evil", &head, [1, 1, 2, 1], true).await;
+        assert_eq!(evil_blobs(&world, &line_layers(&world)), 3, "so far main has no answer of its own");
+        world.run(&build);
+        world.settle().await;
+        assert_eq!(evil_blobs(&world, &line_layers(&world)), 0);
+        let marks = world.line("main").unwrap().1.probations();
+        assert!(marks.keys().all(|mark| *mark.commit() == head) && marks.len() == 1, "{marks:?}");
+        assert_eq!(world.holds("main", [1, 1, 2, 1]).len(), 5, "what the branch has made stays as well");
+    }
+}
+
 /// An export that says of itself that it is on probation, for a merge that has not been or for ever, says nothing.
 #[tokio::test]
 async fn attack_an_export_with_marks_of_its_own() {

@@ -121,6 +121,44 @@ async fn a_merge_that_is_told_after_its_build_brings_nothing() {
     }
 }
 
+/// The queue is slow: main's build of the merge runs already when the line gets what was merged.
+#[tokio::test]
+async fn probation_counts_from_the_merge_and_not_from_its_promotion() {
+    let (mut world, head) = branch(ISOLATED).await;
+    // Squashed: the push does not name the branch's head. The branch's last step is no step of the merge, and no build of main makes it main's own.
+    let squashed = world.commit([2, 2, 2, 1]);
+    world.pull_request("merged", "feature-a", &head, Some(&squashed)).await;
+    world.push("main", &[&squashed]).await;
+    world.settle_starts().await;
+    let build = world.running().pop().expect("main's build");
+    world.wait(SignedDuration::from_mins(5));
+    world.settle_promotions().await;
+    assert_eq!(merges(&world), [head]);
+    world.run(&build);
+    world.settle().await;
+    assert_all_is_own(&world);
+}
+
+/// By its time the merge is younger than main's build of it, as where clocks disagree.
+#[tokio::test]
+async fn a_build_ends_the_probation_of_the_commits_that_it_was_told_of() {
+    let (mut world, head) = branch(ISOLATED).await;
+    // The branch's last step is no step of the merge, and no build of main makes it main's own.
+    let squashed = world.commit([2, 2, 2, 1]);
+    world.loses_promotions = true;
+    world.push("main", &[&head, &squashed]).await;
+    world.settle().await;
+    let build = world.running().pop().expect("main's build");
+    world.loses_promotions = false;
+    world.wait(SignedDuration::from_mins(1));
+    world.pull_request("merged", "feature-a", &head, Some(&squashed)).await;
+    world.settle_promotions().await;
+    assert_eq!(merges(&world), [head]);
+    world.run(&build);
+    world.settle().await;
+    assert_all_is_own(&world);
+}
+
 #[tokio::test]
 async fn a_build_of_main_that_fails_ends_no_probation_and_the_next_one_does() {
     let (mut world, head) = branch(ISOLATED).await;
