@@ -309,8 +309,8 @@ fn evil_blobs(world: &World, layers: &[Value]) -> usize {
     digests.filter(|digest| blob_is_evil(world, digest)).count()
 }
 
-/// A branch forges the result of a step that main will only have next month. It comes along with the merge, and leaves as
-/// soon as main's build of the merge is promoted; nothing that comes late or again brings it back.
+/// A branch forges the result of a step that main will only have next month. It comes along with the merge, and leaves
+/// as soon as main's build of the merge is promoted; nothing that comes late or again brings it back.
 #[tokio::test]
 async fn attack_a_forged_result_for_next_month_does_not_outlive_the_merges_own_build() {
     for policy in [POLICY, ISOLATED] {
@@ -341,8 +341,8 @@ async fn attack_a_forged_result_for_next_month_does_not_outlive_the_merges_own_b
     }
 }
 
-/// A branch is merged while main makes a step whose result it forges: main's own counts as soon as it is there, and the rest
-/// of the merge waits for its own build.
+/// A branch is merged while main makes a step whose result it forges: main's own counts as soon as it is there, and the
+/// rest of the merge waits for its own build.
 #[tokio::test]
 async fn attack_a_forged_result_of_a_step_that_main_is_building() {
     for policy in [POLICY, ISOLATED] {

@@ -125,7 +125,8 @@ async fn a_merge_that_is_told_after_its_build_brings_nothing() {
 #[tokio::test]
 async fn probation_counts_from_the_merge_and_not_from_its_promotion() {
     let (mut world, head) = branch(ISOLATED).await;
-    // Squashed: the push does not name the branch's head. The branch's last step is no step of the merge, and no build of main makes it main's own.
+    // Squashed: the push does not name the branch's head. The branch's last step is no step of the merge, and no build
+    // of main makes it main's own.
     let squashed = world.commit([2, 2, 2, 1]);
     world.pull_request("merged", "feature-a", &head, Some(&squashed)).await;
     world.push("main", &[&squashed]).await;

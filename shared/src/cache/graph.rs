@@ -344,9 +344,9 @@ impl Cache {
     /// The union of caches: whatever steps one of them spares a build, this spares it.
     ///
     /// A record or layer that several hold stays one. Its results are united; a result that several hold keeps the
-    /// earliest time, at which it was really made, and a record the latest time of its use. What one of them has as its own
-    /// is on no probation, be it a record or a result; of two [marks](Mark) the later counts. Of two descriptors of a
-    /// blob, and of two values of a field that Stoker does not know, the one whose JSON sorts first stays: arbitrary,
+    /// earliest time, at which it was really made, and a record the latest time of its use. What one of them has as its
+    /// own is on no probation, be it a record or a result; of two [marks](Mark) the later counts. Of two descriptors of
+    /// a blob, and of two values of a field that Stoker does not know, the one whose JSON sorts first stays: arbitrary,
     /// but the same whichever comes first.
     #[must_use]
     pub fn merge<'a>(caches: impl IntoIterator<Item = &'a Self>) -> Self {
@@ -445,8 +445,8 @@ impl Cache {
         cache
     }
 
-    /// The same cache, each record with those results only that were made last. Of several, BuildKit from 0.25 on takes the
-    /// newest, and 0.13 the one that the config lists last.
+    /// The same cache, each record with those results only that were made last. Of several, BuildKit from 0.25 on takes
+    /// the newest, and 0.13 the one that the config lists last.
     #[must_use]
     pub fn newest_results(mut self) -> Self {
         for record in &mut self.records {

@@ -1,7 +1,7 @@
 //! Probation: a record that a merge brought to main's line stays apart from what main's own builds vouch for.
 //!
-//! A record on probation has a mark, which names the merge; one of main's own has none. A cache that several hold is joined
-//! mark by mark: what one of them has as its own is its own, and of two marks the later counts.
+//! A record on probation has a mark, which names the merge; one of main's own has none. A cache that several hold is
+//! joined mark by mark: what one of them has as its own is its own, and of two marks the later counts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -55,8 +55,8 @@ impl Cache {
         self.marked(&Some(Arc::new(mark.clone())))
     }
 
-    /// The same cache without marks. A mark counts in a line, which nobody but Stoker writes; what a build exported may name
-    /// any, and is judged by whose build it was.
+    /// The same cache without marks. A mark counts in a line, which nobody but Stoker writes; what a build exported may
+    /// name any, and is judged by whose build it was.
     #[must_use]
     pub fn unmarked(self) -> Self {
         if self.has_marks() { self.marked(&None) } else { self }
@@ -68,7 +68,8 @@ impl Cache {
         if self.has_marks() { self.part(|mark| mark.is_none()) } else { self.clone() }
     }
 
-    /// What is on probation for merges that still count, with the records that it was made from, these without their results.
+    /// What is on probation for merges that still count, with the records that it was made from, these without their
+    /// results.
     #[must_use]
     pub fn on_probation_for(&self, counts: impl Fn(&Mark) -> bool) -> Self {
         if self.has_marks() { self.part(|mark| mark.is_some_and(&counts)) } else { Self::default() }

@@ -40,7 +40,7 @@ impl Source {
     fn mark(&self) -> Option<&Mark> {
         match &self.cause {
             Cause::Merged(mark, _) => Some(mark),
-            _ => None,
+            Cause::Built(..) => None,
         }
     }
 }
@@ -120,7 +120,7 @@ pub(super) async fn advance(
                 provenance.merged = Some(commit.clone());
                 provenance.merged_at = Some(now);
             }
-            Cause::Merged(..) | Cause::Overdue => {}
+            Cause::Merged(..) => {}
         }
     }
     // Only other branches' builds need a commit's cache: what is on main is in main's line. It comes last, as the sweep takes
@@ -174,8 +174,8 @@ fn nothing(line: &Line, asked: usize) -> Outcome {
     Outcome::Nothing { why }
 }
 
-/// Whether a build from scratch comes, which takes the place of what the line held before it: otherwise nothing in it would
-/// ever be new. Leaves out what was built before.
+/// Whether a build from scratch comes, which takes the place of what the line held before it: otherwise nothing in it
+/// would ever be new. Leaves out what was built before.
 fn replaces(provenance: &mut Provenance, sources: &mut Vec<Source>) -> bool {
     let refreshed = sources.iter().filter_map(Source::refreshed_at).max();
     let is_newer = |at: &Timestamp| provenance.refreshed.is_none_or(|known| known < *at);
@@ -249,7 +249,7 @@ async fn read(
 ) -> Result<Read, Error> {
     let mut built: BTreeMap<Tag, Cause> = BTreeMap::new();
     let mut merged: BTreeMap<Tag, (Option<Tag>, Cause)> = BTreeMap::new();
-    for Move { cause, .. } in moves {
+    for cause in moves.into_iter().filter_map(|one| one.cause) {
         match &cause {
             Cause::Built(tag, ..) => _ = built.insert(tag.clone(), cause),
             Cause::Merged(mark, None) => {
@@ -259,7 +259,6 @@ async fn read(
                 let [own, first] = Tag::commit_of(scope, mark.commit(), of);
                 merged.insert(own, (Some(first), cause));
             }
-            Cause::Overdue => {}
         }
     }
     let commit_of = |cause: &Cause| match cause {
@@ -350,7 +349,7 @@ async fn believed(
     let read = sources.into_iter().map(|(cause, image)| async move {
         let repository = match &cause {
             Cause::Built(..) => project.exports(),
-            Cause::Merged(..) | Cause::Overdue => &project.cache_repository,
+            Cause::Merged(..) => &project.cache_repository,
         };
         let content = read_cache(ports, repository, &image).await?;
         let believed = content.and_then(|mut content| {
@@ -370,7 +369,6 @@ async fn believed(
                 Cause::Merged(mark, line) => {
                     built_of(&content.manifest, project, mark.commit(), line.as_ref())?
                 }
-                Cause::Overdue => return Err("nobody asked for it".to_owned()),
             };
             match rolled_back {
                 Some(time) if built.at < time => Err(format!("it was built before the line was rolled back, at {time}")),
@@ -502,7 +500,7 @@ async fn keep_commit(
 fn ends(project: &Project, before: Option<&Provenance>, sources: &[Source], now: Timestamp) -> Ends {
     let built = sources.iter().filter_map(|source| match &source.cause {
         Cause::Built(_, built, told) => Some((built, told)),
-        _ => None,
+        Cause::Merged(..) => None,
     });
     let commits = built.clone().flat_map(|(built, told)| [&built.commit].into_iter().chain(&told.merged));
     let newest = before.and_then(|before| before.built.as_ref());
@@ -521,8 +519,8 @@ fn is_due(line: &Cache, before: Option<&Provenance>, ends: Option<&Ends>) -> boo
     marks.keys().any(|mark| ends.has_ended(mark)) || marks.keys().next().map(Mark::at) != said
 }
 
-/// Says in each source when its build used it, and joins all to what the line holds: to main, and what is its own of that, as
-/// far as [`probation::join`] lets them. The sources of merges into main keep what they add.
+/// Says in each source when its build used it, and joins all to what the line holds: to main, and what is its own of
+/// that, as far as [`probation::join`] lets them. The sources of merges into main keep what they add.
 fn join(
     sources: &mut [Source],
     (known, own): (Option<&Cache>, Option<&Cache>),
@@ -536,13 +534,13 @@ fn join(
         return Cache::merge(known.into_iter().chain(sources.iter().map(|source| &source.content.cache)));
     };
     sources.sort_by(|a, b| a.mark().cmp(&b.mark()));
-    let (built, merged): (Vec<&mut Source>, Vec<&mut Source>) =
-        sources.iter_mut().partition(|source| matches!(source.cause, Cause::Built(..)));
-    let built: Vec<&Cache> = built.into_iter().map(|source| &source.content.cache).collect();
-    let merged = merged.into_iter().filter_map(|source| match &source.cause {
-        Cause::Merged(mark, _) => Some((mark, &mut source.content.cache)),
-        _ => None,
-    });
+    let (mut built, mut merged) = (Vec::new(), Vec::new());
+    for Source { cause, content, .. } in sources {
+        match cause {
+            Cause::Built(..) => built.push(&content.cache),
+            Cause::Merged(mark, _) => merged.push((&*mark, &mut content.cache)),
+        }
+    }
     let empty = Cache::default();
     probation::join(known.unwrap_or(&empty), own.unwrap_or(&empty), &built, merged, ends)
 }

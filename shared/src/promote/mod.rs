@@ -280,7 +280,8 @@ struct Move {
     hint: usize,
     project: Project,
     scope: Scope,
-    cause: Cause,
+    /// `None` where nothing is to be merged, and only what has been on probation for too long is to leave.
+    cause: Option<Cause>,
 }
 
 /// Why a line is to move: what is to be merged into it.
@@ -290,8 +291,6 @@ enum Cause {
     Built(Tag, Built, Told),
     /// A commit's cache, and when it was merged: as this line built it, or as the only one that has.
     Merged(Mark, Option<Line>),
-    /// Nothing is: what has been on probation for too long is to leave.
-    Overdue,
 }
 
 /// What else is known of a build.
@@ -400,14 +399,14 @@ fn note_shared(moves: &mut Moves) {
     let mut lines: BTreeMap<(Scope, Commit), BTreeSet<Line>> = BTreeMap::new();
     for ((_, scope, line), moves) in &*moves {
         for one in moves {
-            if let Cause::Built(_, built, _) = &one.cause {
+            if let Some(Cause::Built(_, built, _)) = &one.cause {
                 lines.entry((scope.clone(), built.commit.clone())).or_default().insert(line.clone());
             }
         }
     }
     for ((_, scope, _), moves) in moves {
         for one in moves {
-            if let Cause::Built(_, built, told) = &mut one.cause {
+            if let Some(Cause::Built(_, built, told)) = &mut one.cause {
                 let lines = lines.get(&(scope.clone(), built.commit.clone()));
                 told.is_shared = lines.is_some_and(|lines| lines.len() > 1);
             }
@@ -481,7 +480,7 @@ struct Found {
     project: Project,
     scope: Scope,
     line: Line,
-    cause: Cause,
+    cause: Option<Cause>,
 }
 
 /// The moves that a build's end asks for, one for each target that it exported, if it is a build that Stoker handed
@@ -539,7 +538,7 @@ fn built_moves(policy: &Policy, build: &Build) -> Result<Vec<Found>, String> {
     let moves = handed.exports.iter().map(|export| match Tag::parse(export) {
         Some((scope, TagKind::Export(key))) if project.has_scope(&scope) => {
             let cause = Cause::Built(Tag::export(&scope, &key), built.clone(), told.clone());
-            Ok(Found { project: project.clone(), scope, line: handed.line.clone(), cause })
+            Ok(Found { project: project.clone(), scope, line: handed.line.clone(), cause: Some(cause) })
         }
         _ => Err("the build's export tag is not one of its project's".to_owned()),
     });
@@ -657,7 +656,7 @@ async fn merged_moves(
                 project: project.clone(),
                 scope: scope.clone(),
                 line: line.clone(),
-                cause: cause.clone(),
+                cause: Some(cause.clone()),
             }));
         }
     }
@@ -670,7 +669,7 @@ fn overdue_moves(policy: &Policy, project: &ProjectName) -> Result<Vec<Found>, S
         project: project.clone(),
         scope: scope.clone(),
         line: Line::Main,
-        cause: Cause::Overdue,
+        cause: None,
     };
     Ok(project.scopes().map(found).collect())
 }

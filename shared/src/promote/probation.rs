@@ -9,8 +9,8 @@ use crate::names::{Commit, Line};
 use crate::policy::Project;
 use crate::provenance::Probation;
 
-/// How long what a merge brought to main's line may stay there without a build of main. Where merges bring nothing any more,
-/// what they brought before goes at once.
+/// How long what a merge brought to main's line may stay there without a build of main. Where merges bring nothing any
+/// more, what they brought before goes at once.
 pub(super) fn longest(project: &Project) -> SignedDuration {
     if project.promotion.into_line(&Line::Main) { project.probation } else { SignedDuration::ZERO }
 }
@@ -34,9 +34,9 @@ impl Ends {
     }
 }
 
-/// Main's line after a move: main's `own`; then what of the line stays on probation; then what merges bring, in the order of their
-/// marks, each as far as the line [admits](Cache::admit) it by then. So main's own export counts before all that was on
-/// probation when it came, and what was merged first before what was merged later.
+/// Main's line after a move: main's `own`; then what of the line stays on probation; then what merges bring, in the
+/// order of their marks, each as far as the line [admits](Cache::admit) it by then. So main's own export counts before
+/// all that was on probation when it came, and what was merged first before what was merged later.
 ///
 /// Leaves of each merge's cache what it adds to the line.
 pub(super) fn join<'a>(

@@ -31,9 +31,9 @@ pub async fn is_wanted(ports: &impl Ports, project: &Project, now: Timestamp) ->
     Ok(!built.is_empty() || !merged.is_empty() || !broken.is_empty())
 }
 
-/// Promotes what builds of the last two days exported and merges brought, as if each event came now, lets go what has been on
-/// probation for too long, and mends lines that have lost a layer. Answers in the projects' order what came of each hint and line; a project that fails does not keep the others
-/// from their turn.
+/// Promotes what builds of the last two days exported and merges brought, as if each event came now, lets go what has
+/// been on probation for too long, and mends lines that have lost a layer. Answers in the projects' order what came of
+/// each hint and line; a project that fails does not keep the others from their turn.
 pub async fn sweep(
     ports: &impl Ports,
     policy: &Policy,
