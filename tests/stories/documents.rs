@@ -247,3 +247,42 @@ fn every_belief_of_aws_has_a_verdict() {
         assert!(["confirmed", "unknown", "refuted"].contains(&word), "{row}");
     }
 }
+
+/// The Rust sources below a folder, one behind the other.
+fn sources(dir: &Path, text: &mut String) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, text);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            text.push_str(&fs::read_to_string(path).unwrap());
+        }
+    }
+}
+
+#[test]
+fn every_attack_of_the_threat_model_is_a_test_and_every_such_test_is_in_it() {
+    let mut text = String::new();
+    for dir in ["cli", "functions", "local", "shared", "tests"] {
+        sources(&Path::new(ROOT).join(dir), &mut text);
+    }
+    let names = text.split("fn ").skip(1).filter_map(|rest| rest.split_once('(').map(|(name, _)| name));
+    let tests: BTreeSet<&str> = names.collect();
+    let page = read("docs/threat-model.md");
+    let table = page.split_once("\n## Attacks\n").unwrap().1.split_once("\n## What remains\n").unwrap().0;
+    let rows = table.lines().filter(|line| line.starts_with("| ")).skip(1);
+    let is_name =
+        |word: &&str| word.contains('_') && word.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+    let mut named = BTreeSet::new();
+    for row in rows {
+        let last = row.trim_end_matches(" |").rsplit(" | ").next().unwrap();
+        let own: Vec<&str> = last.split('`').filter(is_name).collect();
+        assert!(!own.is_empty() || last.contains("cargo xtask test"), "no test in: {row}");
+        named.extend(own);
+    }
+    let missing: Vec<_> = named.iter().filter(|name| !tests.contains(*name)).collect();
+    assert!(missing.is_empty(), "no such tests: {missing:?}");
+    let untold: Vec<_> =
+        tests.iter().filter(|name| name.starts_with("attack_") && !named.contains(*name)).collect();
+    assert!(untold.is_empty(), "attacks without a row: {untold:?}");
+}

@@ -467,3 +467,18 @@ fn the_costs_are_added_up_and_within_their_budgets() {
     }
     panic!("the table has no sum");
 }
+
+/// At `trace` the SDK logs the bodies of answers, and ECR's token is one.
+#[test]
+fn attack_a_log_level_that_shows_answers() {
+    let template = template();
+    let levels = template["Parameters"]["LogLevel"]["AllowedValues"].as_array().expect("levels").clone();
+    assert_eq!(levels, ["error", "warn", "info", "debug"].map(Value::from));
+    assert_eq!(template["Globals"]["Function"]["Environment"]["Variables"]["STOKER_LOG"]["Ref"], "LogLevel");
+    for (name, properties) in of_type(&template, FUNCTION) {
+        assert!(
+            properties["Environment"]["Variables"]["STOKER_LOG"].is_null(),
+            "{name} has a level of its own"
+        );
+    }
+}

@@ -9,7 +9,7 @@ use proptest::test_runner::TestCaseResult;
 use super::buildkit::{Asks, Found, Imported, Need, Version, Vertex};
 use super::raw::{Config, Input, Layer, LayerResult, NO_PARENT, Record};
 use super::{Export, ONE, TWO, model, moment, read, written};
-use crate::cache::{Cache, Descriptor, Extra, Mark};
+use crate::cache::{Cache, Descriptor, Extra, Limits, Mark};
 use crate::names::{Commit, Digest};
 
 const VERSIONS: [Version; 2] = [Version::Plain, Version::Joined];
@@ -637,4 +637,28 @@ fn a_real_branch_brings_all_that_it_made() {
         assert_eq!(grown, Cache::merge([&main, &branch]));
         assert_eq!(Cache::default().admit(&branch), branch);
     }
+}
+
+#[test]
+fn attack_sizes_whose_sum_wraps() {
+    let mut config = Config::default();
+    let mut descriptors = Vec::new();
+    for number in 0..2 {
+        let blob = Digest::of(&[number]);
+        descriptors.push(Descriptor { size: u64::MAX - 1, ..described(&blob, 1) });
+        config.layers.push(Layer { blob, parent: NO_PARENT, extra: Extra::new() });
+        let result = LayerResult { layer: number.into(), created_at: moment(number), extra: Extra::new() };
+        config.records.push(Record {
+            digest: digest(&format!("step {number}")),
+            inputs: Vec::new(),
+            results: vec![result],
+            chains: Vec::new(),
+            used: None,
+            extra: Extra::new(),
+        });
+    }
+    let cache = Export { config, descriptors }.cache();
+    assert_eq!((cache.blobs().len(), cache.blob_bytes()), (2, u64::MAX));
+    let pruned = cache.prune(&Limits { bytes: Some(1 << 40), ..Limits::default() });
+    assert_eq!(pruned.cache.blobs().len(), 0, "none of them fits");
 }
