@@ -7,7 +7,7 @@ use crate::cache::{diff, inspect, merge, prune, verify};
 use crate::lines::{history, list, rollback};
 use crate::report;
 use crate::retain::{apply, check, explain, plan_command};
-use crate::{decide, doctor, redrive, story};
+use crate::{decide, doctor, forecast, redrive, story};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -46,6 +46,7 @@ pub(crate) enum Command {
     Apply(apply::Args),
     Explain(explain::Args),
     Report(report::Args),
+    Forecast(forecast::Args),
     Doctor(doctor::Args),
     Story(story::Args),
     Redrive(redrive::Args),

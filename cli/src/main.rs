@@ -7,6 +7,7 @@ mod cache;
 mod decide;
 mod deployed;
 mod doctor;
+mod forecast;
 mod lines;
 mod problem;
 mod progress;
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
         Command::Apply(args) => run(retain::apply::run(&args)),
         Command::Explain(args) => run(retain::explain::run(&args)),
         Command::Report(args) => run(report::run(&args)),
+        Command::Forecast(args) => run(std::future::ready(forecast::run(&args))),
         Command::Doctor(args) => run(doctor::run(&args)),
         Command::Story(args) => run(story::run(&args)),
         Command::Redrive(args) => run(redrive::run(&args)),

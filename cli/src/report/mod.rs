@@ -52,7 +52,8 @@ pub(crate) struct Args {
     json: bool,
 }
 
-fn price(text: &str) -> Result<f64, String> {
+/// Reads a price in dollars.
+pub(crate) fn price(text: &str) -> Result<f64, String> {
     let price = text.parse::<f64>().ok().filter(|price| (0.0..=1000.0).contains(price));
     price.ok_or_else(|| format!("`{text}` is no price: write it like 0.005"))
 }

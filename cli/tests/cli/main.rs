@@ -8,6 +8,8 @@ mod aws;
 mod decide;
 #[cfg(test)]
 mod doctor;
+#[cfg(test)]
+mod forecast;
 mod hostile;
 #[cfg(test)]
 mod lines;

@@ -45,6 +45,19 @@ pub struct HereDocument {
     pub content: String,
 }
 
+impl Instruction {
+    /// The whole instruction on one line, and its here-documents after that.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let words = [&self.name].into_iter().chain(&self.flags).chain([&self.rest]);
+        let mut text = words.map(String::as_str).collect::<Vec<_>>().join(" ");
+        for document in &self.here_documents {
+            text.extend(["\n", &document.content, &document.name]);
+        }
+        text
+    }
+}
+
 impl HereDocument {
     /// The content without leading tabs, if its operator says so.
     #[must_use]

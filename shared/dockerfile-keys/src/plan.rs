@@ -55,6 +55,11 @@ pub struct Node {
 }
 
 impl Node {
+    /// The nodes that have to be there before this one can be made.
+    pub fn rests_on(&self) -> impl Iterator<Item = usize> {
+        self.parent.into_iter().chain(self.layer()).chain(self.inputs.iter().copied())
+    }
+
     /// The layer that is put upon the parent, if that is what the node does.
     pub(crate) fn layer(&self) -> Option<usize> {
         match self.made {
@@ -75,7 +80,7 @@ pub struct Step {
     pub place: usize,
     /// Its kind.
     pub kind: StepKind,
-    /// The instruction with its variables expanded, but for a `RUN`, whose shell does that.
+    /// The instruction with its variables expanded, but for a `RUN`, whose shell does that; with here-documents.
     pub text: String,
 }
 
@@ -340,7 +345,7 @@ impl Planner<'_> {
             stage: stage.to_owned(),
             place,
             kind: StepKind::Unknown,
-            text: text(instruction),
+            text: instruction.text(),
         };
         let done = match instruction.name.as_str() {
             "RUN" => {
@@ -643,11 +648,6 @@ fn not_there(path: &str) -> Refusal {
 
 fn is_step(name: &str) -> bool {
     ["RUN", "COPY", "ADD", "WORKDIR"].contains(&name)
-}
-
-fn text(instruction: &Instruction) -> String {
-    let words = [&*instruction.name].into_iter().chain(instruction.flags.iter().map(String::as_str));
-    words.chain([&*instruction.rest]).collect::<Vec<_>>().join(" ")
 }
 
 fn is_remote(path: &str) -> bool {

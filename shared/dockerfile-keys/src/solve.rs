@@ -49,7 +49,7 @@ impl<H: Fn(&Key) -> bool> Solver<'_, H> {
             self.outcome.found.insert(number);
             return;
         }
-        for below in node.parent.into_iter().chain(node.layer()).chain(node.inputs.iter().copied()) {
+        for below in node.rests_on() {
             self.produce(below);
         }
         if node.step.is_some() {

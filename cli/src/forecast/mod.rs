@@ -1,0 +1,423 @@
+//! `stoker forecast`: what caches would have saved a repository, by replaying its history.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use dockerfile_keys::{Id, Options, TreeError, find};
+use jiff::Timestamp;
+use serde::Serialize;
+use stoker::error::chain;
+use stoker::names::{Platform, ProjectName, Scope};
+
+use crate::Answer;
+use crate::cache::to_json;
+use crate::problem::Problem;
+use crate::progress::{Progress, Unit};
+use crate::text::plain;
+
+mod advice;
+mod edit;
+mod figures;
+mod git;
+mod history;
+mod render;
+mod replay;
+mod strategy;
+mod times;
+
+use advice::{Advice, Candidate, candidates};
+use figures::{Figures, Often, Range, figures, often};
+use git::Repository;
+use history::{History, Ways};
+use replay::{Planned, Planner, Setup, Skip, replay};
+use strategy::Strategy;
+use times::Times;
+
+const SECONDS_OF_A_DAY: f64 = 86_400.0;
+/// The share of all hours that an advice has to save to be told.
+const WORTH: f64 = 0.02;
+
+/// Says what caches would have saved a repository, by replaying its history
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  stoker forecast                                        # in a checkout
+  stoker forecast --dockerfile api/Dockerfile --context api --target api --merges 500
+  stoker forecast --log build.log                        # step times from `docker build --progress=plain`
+  stoker forecast --build-arg-per-commit GIT_SHA         # what a commit's hash in an argument costs
+  stoker forecast --json | jq .strategies
+
+Nothing is built, and nothing but git is asked. For each commit the cache key of every step of the Dockerfile is computed
+from the commit's tree as BuildKit computes it; then the pushes are built one after the other, as each way of keeping
+caches would have had them:
+  no cache                    every build runs every step
+  one shared tag              all builds read and overwrite --cache-to type=registry,ref=REF,mode=max
+  a tag per branch, and main  a build reads its branch's tag and main's, and overwrites its branch's
+  GitHub's scopes             a branch's own cache, or else main's; gone when nobody reads it for a week
+  Stoker                      lines that keep what was built before; a merge brings main what its branch built
+  a disk without limit        one builder that keeps everything: no cache can do better
+
+What git does not keep is guessed, and said: commits of a branch within five minutes are one push; the tree of a branch
+that was squashed is gone, so its figures are a range between a branch that was up to date and one that was not; a tag of
+a base image never moves; what a command leaves behind changes whenever the command does. Times are assumed by what a
+step does unless --log tells them; steps re-run do not depend on them.")]
+pub(crate) struct Args {
+    /// A directory of the repository
+    #[arg(long, value_name = "DIRECTORY", default_value = ".")]
+    repository: PathBuf,
+    /// The branch into which people merge; found unless given
+    #[arg(long, value_name = "NAME")]
+    branch: Option<String>,
+    /// The Dockerfile's path in the repository; found unless given
+    #[arg(long, value_name = "PATH")]
+    dockerfile: Option<String>,
+    /// The build context's path in the repository
+    #[arg(long, value_name = "PATH", default_value = ".")]
+    context: String,
+    /// The stage that is built; the last one unless given
+    #[arg(long, value_name = "STAGE")]
+    target: Option<String>,
+    /// The platform that is built for
+    #[arg(long, value_name = "PLATFORM", default_value = "linux/amd64", value_parser = platform)]
+    platform: Platform,
+    /// A build argument
+    #[arg(long, value_name = "NAME=VALUE", value_parser = argument)]
+    build_arg: Vec<(String, String)>,
+    /// A build argument whose value is the commit's hash
+    #[arg(long, value_name = "NAME")]
+    build_arg_per_commit: Vec<String>,
+    /// How many of the newest commits of the branch's first-parent line are replayed, with the branches merged by them
+    #[arg(long, value_name = "NUMBER", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
+    merges: u32,
+    /// A log of `docker build --progress=plain` of the newest commit, for the steps' times
+    #[arg(long, value_name = "FILE")]
+    log: Option<PathBuf>,
+    /// The context has no directory `.git`, as it is no clone: an archive, or CodePipeline's
+    #[arg(long)]
+    no_git_directory: bool,
+    /// What a minute of a build costs; unless given, general1.small on Linux
+    #[arg(long, value_name = "DOLLARS", default_value = "0.005", value_parser = crate::report::price)]
+    dollars_per_minute: f64,
+    /// Print the figures as JSON, for programs
+    #[arg(long)]
+    json: bool,
+}
+
+fn platform(text: &str) -> Result<Platform, String> {
+    Platform::new(text).map_err(|error| error.to_string())
+}
+
+fn argument(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err(format!("`{text}` is no build argument: write it like VERSION=1.2")),
+    }
+}
+
+/// What a replay says.
+#[derive(Debug, Serialize)]
+struct Forecast {
+    branch: String,
+    dockerfile: String,
+    context: String,
+    target: Option<String>,
+    /// The first and the last push that was replayed.
+    from: Timestamp,
+    to: Timestamp,
+    days: f64,
+    builds_of_main: usize,
+    builds_of_branches: usize,
+    ways: Ways,
+    /// Pushes that were not built, by the reason.
+    skipped: BTreeMap<String, usize>,
+    /// Steps of the newest commit's build.
+    steps: usize,
+    /// How many of them have times that are measured.
+    measured: usize,
+    strategies: Vec<Row>,
+    /// The steps that run under Stoker.
+    often: Vec<Often>,
+    unknown: Vec<NotUnderstood>,
+    /// What saves most first.
+    advice: Vec<Advice>,
+}
+
+/// A strategy's figures.
+#[derive(Debug, Serialize)]
+struct Row {
+    label: &'static str,
+    /// Squashed branches held the default branch's newest commit.
+    #[serde(flatten)]
+    figures: Figures,
+    /// Squashed branches were as far behind as their first commit is old; absent where nothing was squashed.
+    behind: Option<Figures>,
+}
+
+/// A line that counts as never cached.
+#[derive(Debug, Serialize)]
+struct NotUnderstood {
+    line: usize,
+    problem: String,
+    /// In how many builds.
+    builds: usize,
+    /// Whether the newest commit still has it.
+    is_current: bool,
+}
+
+pub(crate) fn run(args: &Args) -> Result<Answer, Problem> {
+    let forecast = forecast(args)?;
+    let text = if args.json { to_json(&forecast) } else { render::text(&forecast) };
+    Ok(Answer::yes(text))
+}
+
+fn forecast(args: &Args) -> Result<Forecast, Problem> {
+    let log = args.log.as_deref().map(read_log).transpose()?;
+    let repository = Repository::open(&args.repository)?;
+    let branch = repository.default_branch(args.branch.as_deref())?;
+    let line = repository.first_parents(&branch, args.merges as usize)?;
+    let (Some(head), Some(oldest)) = (line.first(), line.last()) else {
+        return Err(Problem::usage(
+            format!("{} has no commit", plain(&branch)),
+            "name another with --branch",
+        ));
+    };
+    let base = oldest.parents.first().map(String::as_str);
+    let history = history::read(&line, &repository.since(&branch, base)?);
+
+    let dockerfile = match &args.dockerfile {
+        Some(path) => path.trim_start_matches("./").to_owned(),
+        None => find_dockerfile(&repository, &head.tree).map_err(|error| unreadable(&error))??,
+    };
+    let setup = Setup {
+        dockerfile,
+        context: args
+            .context
+            .split('/')
+            .filter(|part| !["", "."].contains(part))
+            .collect::<Vec<_>>()
+            .join("/"),
+        options: Options {
+            target: args.target.clone(),
+            arguments: args.build_arg.iter().cloned().collect(),
+            platform: args.platform.as_str().to_owned(),
+        },
+        per_commit: args.build_arg_per_commit.clone(),
+        git_directory: !args.no_git_directory,
+        behind: false,
+        edit: None,
+    };
+    let planner = Planner::new(&repository);
+    let newest = planner.plan_tree(&setup, &head.tree, &head.id).map_err(|error| unreadable(&error))?;
+    let newest = newest.map_err(|skip| not_built(&skip, &setup, &branch))?;
+    let times = log.map_or_else(Times::default, |log| Times::of_log(&log, &newest));
+
+    let (builds, skipped) = plan_all(&planner, &setup, &history)?;
+    let (Some(first), Some(last)) = (builds.first(), builds.last()) else {
+        return Err(not_built(&Skip::Missing, &setup, &branch));
+    };
+    let seconds = u32::try_from(last.push.time - first.push.time).unwrap_or(u32::MAX);
+    // Of less than a day no month can be told.
+    let days = (f64::from(seconds) / SECONDS_OF_A_DAY).max(1.0);
+    let behind = if history.ways.squashes > 0 {
+        Some(plan_all(&planner, &Setup { behind: true, ..setup.clone() }, &history)?.0)
+    } else {
+        None
+    };
+    let project = ProjectName::new("forecast")
+        .map_err(|error| Problem::failed(format!("cannot name a scope: {}", chain(&error)), "report this"))?;
+    let scope = Scope::of(&project);
+    let figures_of = |strategy, builds: &[Planned<'_>]| {
+        let ran = replay(strategy, &scope, builds, &times);
+        (figures(strategy, builds, &ran, days, args.dollars_per_minute), ran)
+    };
+    let mut rows = Vec::new();
+    let mut steps_of_stoker = Vec::new();
+    for strategy in Strategy::ALL {
+        let (figures, ran) = figures_of(strategy, &builds);
+        if strategy == Strategy::Stoker {
+            steps_of_stoker = often(&builds, &ran, &times);
+        }
+        let behind = behind.as_deref().map(|builds| figures_of(strategy, builds).0);
+        rows.push(Row { label: strategy.label(), figures, behind });
+    }
+    let mut advice = Vec::new();
+    let stoker = |builds: &[Planned<'_>]| {
+        let (figures, ran) = figures_of(Strategy::Stoker, builds);
+        (figures, often(builds, &ran, &times))
+    };
+    let before = stoker(&builds);
+    for candidate in advised(&repository, &planner, &setup, &head.tree).map_err(|error| unreadable(&error))? {
+        let after = stoker(&plan_all(&planner, &candidate.setup, &history)?.0);
+        advice.extend(worth(candidate, &before, &after));
+    }
+    advice.sort_by(|a, b| b.hours_per_month.usual.total_cmp(&a.hours_per_month.usual));
+    let steps: Vec<_> = newest.nodes.iter().filter_map(|node| node.step.as_ref()).collect();
+    Ok(Forecast {
+        from: timestamp(first.push.time),
+        to: timestamp(last.push.time),
+        days,
+        builds_of_main: builds.iter().filter(|build| build.push.is_to_main()).count(),
+        builds_of_branches: builds.iter().filter(|build| !build.push.is_to_main()).count(),
+        ways: history.ways,
+        skipped,
+        steps: steps.len(),
+        measured: times.known(),
+        strategies: rows,
+        often: steps_of_stoker,
+        unknown: not_understood(&builds, &newest),
+        advice,
+        branch,
+        dockerfile: setup.dockerfile,
+        context: args.context.clone(),
+        target: args.target.clone(),
+    })
+}
+
+/// What might save time, by the newest commit.
+fn advised(
+    repository: &Repository,
+    planner: &Planner<'_>,
+    setup: &Setup,
+    tree: &Id,
+) -> Result<Vec<Candidate>, TreeError> {
+    let Some(file) = repository.file(tree, &setup.dockerfile)? else { return Ok(Vec::new()) };
+    let context = find(repository, tree, &setup.context)?;
+    let (Ok(file), Some(context)) = (planner.dockerfile(file, None)?, context) else { return Ok(Vec::new()) };
+    candidates(repository, setup, &file, &context.id)
+}
+
+/// What following an advice saves; nothing if it saves too little to be told.
+fn worth(
+    candidate: Candidate,
+    before: &(Figures, Vec<Often>),
+    after: &(Figures, Vec<Often>),
+) -> Option<Advice> {
+    let hours = |of: fn(&Range) -> f64| of(&before.0.hours_per_month) - of(&after.0.hours_per_month);
+    let saved = Range { least: hours(|h| h.least), usual: hours(|h| h.usual), most: hours(|h| h.most) };
+    if saved.usual <= before.0.hours_per_month.usual * WORTH {
+        return None;
+    }
+    let runs = candidate.step.map(|step| {
+        [before, after]
+            .map(|(_, often)| often.iter().filter(|often| often.step == step).map(|often| often.runs).sum())
+    });
+    let steps = i64::try_from(before.0.all_steps).ok()? - i64::try_from(after.0.all_steps).ok()?;
+    let Candidate { kind, line, text, .. } = candidate;
+    Some(Advice { kind, line, text, steps, runs, hours_per_month: saved })
+}
+
+fn timestamp(seconds: i64) -> Timestamp {
+    Timestamp::from_second(seconds).unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
+fn read_log(path: &Path) -> Result<String, Problem> {
+    let bytes = std::fs::read(path).map_err(|error| {
+        Problem::usage(
+            format!("cannot read {}: {error}", path.display()),
+            "name the file into which `docker build --progress=plain ... 2> FILE` wrote",
+        )
+    })?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn unreadable(error: &TreeError) -> Problem {
+    Problem::failed(
+        format!("cannot read the repository: {}", plain(&chain(error))),
+        "try `git fsck`; in a partial clone, `git fetch --refetch --filter=blob:none` or a whole clone",
+    )
+}
+
+fn not_built(skip: &Skip, setup: &Setup, branch: &str) -> Problem {
+    match skip {
+        Skip::Missing => Problem::usage(
+            format!(
+                "{} has no {} with context {}",
+                plain(branch),
+                plain(&setup.dockerfile),
+                context_name(setup)
+            ),
+            "name them with --dockerfile and --context, as paths from the repository's root",
+        ),
+        Skip::Unreadable(problem) => {
+            Problem::usage(plain(problem), "name another with --dockerfile or --target")
+        }
+    }
+}
+
+fn context_name(setup: &Setup) -> &str {
+    if setup.context.is_empty() { "." } else { &setup.context }
+}
+
+/// The one Dockerfile of a tree, or the one at its root.
+fn find_dockerfile(repository: &Repository, tree: &Id) -> Result<Result<String, Problem>, TreeError> {
+    const ROOT: &str = "Dockerfile";
+    if repository.file(tree, ROOT)?.is_some() {
+        return Ok(Ok(ROOT.to_owned()));
+    }
+    let mut found = Vec::new();
+    repository.files(tree, "", &mut |path| {
+        if path.rsplit('/').next() == Some(ROOT) {
+            found.push(path.to_owned());
+        }
+    })?;
+    let next = "name one with --dockerfile, as a path from the repository's root";
+    Ok(match found.as_slice() {
+        [one] => Ok(one.clone()),
+        [] => Err(Problem::usage("there is no Dockerfile in the newest commit".to_owned(), next)),
+        several => {
+            let names: Vec<String> = several.iter().take(8).map(|path| plain(path)).collect();
+            let more = if several.len() > names.len() { ", ..." } else { "" };
+            Err(Problem::usage(format!("there are several Dockerfiles: {}{more}", names.join(", ")), next))
+        }
+    })
+}
+
+/// Plans the builds of all pushes; and how many pushes are not built, by the reason.
+fn plan_all<'a>(
+    planner: &Planner<'_>,
+    setup: &Setup,
+    history: &'a History,
+) -> Result<(Vec<Planned<'a>>, BTreeMap<String, usize>), Problem> {
+    let progress = Progress::new("Replaying", Unit::Things, history.pushes.len() as u64);
+    let mut builds = Vec::new();
+    let mut skipped = BTreeMap::new();
+    for push in &history.pushes {
+        progress.add(1);
+        match planner.plan(setup, push).map_err(|error| unreadable(&error))? {
+            Ok(plan) => builds.push(Planned { push, plan }),
+            Err(skip) => *skipped.entry(reason(&skip)).or_default() += 1,
+        }
+    }
+    Ok((builds, skipped))
+}
+
+fn reason(skip: &Skip) -> String {
+    match skip {
+        Skip::Missing => "the commit has no such Dockerfile or context".to_owned(),
+        Skip::Unreadable(problem) => problem.clone(),
+    }
+}
+
+/// The lines that count as never cached, those of the most builds first.
+fn not_understood(builds: &[Planned<'_>], newest: &dockerfile_keys::Plan) -> Vec<NotUnderstood> {
+    let mut all: BTreeMap<(usize, &str), usize> = BTreeMap::new();
+    for build in builds {
+        let lines: BTreeSet<_> = build.plan.unknown.iter().map(|u| (u.line, u.problem.as_str())).collect();
+        for line in lines {
+            *all.entry(line).or_default() += 1;
+        }
+    }
+    let is_current =
+        |line: usize, problem: &str| newest.unknown.iter().any(|u| u.line == line && u.problem == problem);
+    let mut all: Vec<NotUnderstood> = all
+        .into_iter()
+        .map(|((line, problem), builds)| NotUnderstood {
+            line,
+            problem: problem.to_owned(),
+            builds,
+            is_current: is_current(line, problem),
+        })
+        .collect();
+    all.sort_by_key(|line| (!line.is_current, std::cmp::Reverse(line.builds)));
+    all
+}

@@ -1,0 +1,193 @@
+//! The builds of a history under one strategy: which steps ran, and how long that took.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::rc::Rc;
+
+use dockerfile_keys::{
+    Context, Dockerfile, Id, Ignore, Key, Kind, Memory, Options, Plan, TreeError, find, parse, plan, solve,
+};
+use sha2::{Digest as _, Sha256};
+use stoker::names::Scope;
+
+use super::edit::Edit;
+use super::git::Repository;
+use super::history::{Content, Push};
+use super::strategy::{Caches, Strategy};
+use super::times::{Level, Times};
+
+/// What is built, and how.
+#[derive(Debug, Clone)]
+pub(super) struct Setup {
+    /// The Dockerfile's path in the repository.
+    pub(super) dockerfile: String,
+    /// The build context's path in the repository.
+    pub(super) context: String,
+    pub(super) options: Options,
+    /// Build arguments whose value is the commit's hash.
+    pub(super) per_commit: Vec<String>,
+    /// Whether the context has the directory `.git`, as a clone does.
+    pub(super) git_directory: bool,
+    /// Whether squashed branches were behind the default branch.
+    pub(super) behind: bool,
+    /// A change of every commit's Dockerfile.
+    pub(super) edit: Option<Edit>,
+}
+
+impl Setup {
+    /// The same with a change of every commit's Dockerfile.
+    pub(super) fn edited(&self, edit: Edit) -> Self {
+        Self { edit: Some(edit), ..self.clone() }
+    }
+}
+
+/// A push with the steps that its build may have to run.
+pub(super) struct Planned<'a> {
+    pub(super) push: &'a Push,
+    pub(super) plan: Rc<Plan>,
+}
+
+/// Why a commit is not built.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Skip {
+    /// It has no such Dockerfile, or no such directory for the context.
+    Missing,
+    /// Its Dockerfile cannot be read, or has no such target.
+    Unreadable(String),
+}
+
+/// Plans builds, and keeps what it has read.
+pub(super) struct Planner<'a> {
+    repository: &'a Repository,
+    memory: Memory,
+    dockerfiles: RefCell<Dockerfiles>,
+    ignores: RefCell<HashMap<Id, Read<Ignore>>>,
+}
+
+/// A file that was read, or why it cannot be.
+type Read<T> = Result<Rc<T>, String>;
+
+type Dockerfiles = HashMap<(Id, Option<Edit>), Read<Dockerfile>>;
+
+/// The plan of one commit, or why there is none.
+pub(super) type PlanOf = Result<Rc<Plan>, Skip>;
+
+impl<'a> Planner<'a> {
+    pub(super) fn new(repository: &'a Repository) -> Self {
+        let (dockerfiles, ignores) = (RefCell::default(), RefCell::default());
+        Self { repository, memory: Memory::default(), dockerfiles, ignores }
+    }
+
+    /// Plans the build of a push.
+    pub(super) fn plan(&self, setup: &Setup, push: &Push) -> Result<PlanOf, TreeError> {
+        let tree = match push.content {
+            Content::Tree(tree) => tree,
+            Content::Squashed { to, .. } if !setup.behind => to,
+            Content::Squashed { base, from, to } => self.repository.graft(&base, &from, &to)?,
+        };
+        self.plan_tree(setup, &tree, &push.commit)
+    }
+
+    /// Plans the build of a commit's tree.
+    pub(super) fn plan_tree(&self, setup: &Setup, tree: &Id, commit: &str) -> Result<PlanOf, TreeError> {
+        let repository = self.repository;
+        let Some(file) = repository.file(tree, &setup.dockerfile)? else { return Ok(Err(Skip::Missing)) };
+        let context = find(repository, tree, &setup.context)?.filter(|entry| entry.kind == Kind::Directory);
+        let Some(context) = context else { return Ok(Err(Skip::Missing)) };
+        let file = match self.dockerfile(file, setup.edit.as_ref())? {
+            Ok(file) => file,
+            Err(problem) => return Ok(Err(Skip::Unreadable(format!("{}: {problem}", setup.dockerfile)))),
+        };
+        // Docker looks beside the Dockerfile first.
+        let beside = repository.file(tree, &format!("{}.dockerignore", setup.dockerfile))?;
+        let ignore = match beside {
+            Some(id) => Some(id),
+            None => repository.file(&context.id, ".dockerignore")?,
+        };
+        let ignore = match ignore.map(|id| self.ignore(id)).transpose()? {
+            Some(Ok(ignore)) => ignore,
+            Some(Err(problem)) => return Ok(Err(Skip::Unreadable(format!(".dockerignore: {problem}")))),
+            None => Rc::default(),
+        };
+        let build = Key::from(<[u8; 32]>::from(Sha256::digest(commit)));
+        let mut options = setup.options.clone();
+        for name in &setup.per_commit {
+            options.arguments.insert(name.clone(), commit.to_owned());
+        }
+        let git_directory = setup.git_directory.then_some(build).filter(|_| setup.context.is_empty());
+        let context = Context {
+            tree: repository,
+            root: context.id,
+            ignore: &ignore,
+            memory: &self.memory,
+            git_directory,
+        };
+        Ok(match plan(&file, &options, context, build) {
+            Ok(plan) => Ok(Rc::new(plan)),
+            Err(dockerfile_keys::PlanError::Tree(error)) => return Err(error),
+            Err(error) => Err(Skip::Unreadable(format!("{}: {error}", setup.dockerfile))),
+        })
+    }
+
+    /// A Dockerfile, changed if the change applies to it.
+    pub(super) fn dockerfile(&self, id: Id, edit: Option<&Edit>) -> Result<Read<Dockerfile>, TreeError> {
+        let name = (id, edit.cloned());
+        if let Some(known) = self.dockerfiles.borrow().get(&name) {
+            return Ok(known.clone());
+        }
+        let text = self.repository.text(&id)?;
+        let text = edit.and_then(|edit| edit.apply(&text)).unwrap_or(text);
+        let read = parse(&text).map(Rc::new).map_err(|error| error.to_string());
+        self.dockerfiles.borrow_mut().insert(name, read.clone());
+        Ok(read)
+    }
+
+    fn ignore(&self, id: Id) -> Result<Read<Ignore>, TreeError> {
+        if let Some(known) = self.ignores.borrow().get(&id) {
+            return Ok(known.clone());
+        }
+        let read = Ignore::parse(&self.repository.text(&id)?).map(Rc::new).map_err(|error| error.to_string());
+        self.ignores.borrow_mut().insert(id, read.clone());
+        Ok(read)
+    }
+}
+
+/// What one build ran.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Ran {
+    /// The numbers of the plan's nodes.
+    pub(super) steps: BTreeSet<usize>,
+    /// At best, mostly, at worst: from the first step's start to the last one's end.
+    pub(super) seconds: [f64; 3],
+}
+
+/// Builds every push after the other, as a strategy has its caches.
+pub(super) fn replay(strategy: Strategy, scope: &Scope, builds: &[Planned<'_>], times: &Times) -> Vec<Ran> {
+    let mut caches = Caches::new(strategy, scope.clone());
+    let mut all = Vec::with_capacity(builds.len());
+    for build in builds {
+        let given = caches.given(build.push);
+        let outcome = solve(&build.plan, |key| caches.has(&given, key));
+        caches.built(build.push, build.plan.nodes.iter().map(|node| node.key));
+        let seconds = [Level::Least, Level::Usual, Level::Most]
+            .map(|level| lasts(&build.plan, &outcome.ran, times, level));
+        all.push(Ran { steps: outcome.ran, seconds });
+    }
+    all
+}
+
+/// How long a build lasts whose stages run beside each other as far as they can.
+fn lasts(plan: &Plan, ran: &BTreeSet<usize>, times: &Times, level: Level) -> f64 {
+    let mut ends: BTreeMap<Key, f64> = BTreeMap::new();
+    let mut last = 0.0_f64;
+    for (number, node) in plan.nodes.iter().enumerate() {
+        let starts = node.rests_on().filter_map(|below| plan.nodes.get(below));
+        let start = starts.filter_map(|below| ends.get(&below.key)).fold(0.0_f64, |a, b| a.max(*b));
+        let takes = node.step.as_ref().filter(|_| ran.contains(&number));
+        let end = start + takes.map_or(0.0, |step| times.of(step).at(level));
+        // A step that two stages share runs once: the first of them says when it ends.
+        let end = *ends.entry(node.key).or_insert(end);
+        last = last.max(end);
+    }
+    last
+}

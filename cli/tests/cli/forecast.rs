@@ -1,0 +1,288 @@
+//! `stoker forecast` on repositories that are made for it.
+
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use crate::run::{Home, Ran};
+
+/// A repository, written as `git fast-import` reads it.
+struct Repository {
+    home: Home,
+    stream: String,
+    marks: usize,
+}
+
+impl Repository {
+    fn new() -> Self {
+        Self { home: Home::new(), stream: String::new(), marks: 0 }
+    }
+
+    /// Commits files upon other commits, and gives the new one's mark.
+    fn commit(&mut self, subject: &str, time: u32, parents: &[usize], files: &[(&str, &str)]) -> usize {
+        self.marks += 1;
+        let (mark, length) = (self.marks, subject.len());
+        let who = format!("A <a@example.com> {time} +0000");
+        let mut text = format!("commit refs/heads/main\nmark :{mark}\nauthor {who}\ncommitter {who}\n");
+        text.extend([format!("data {length}\n{subject}\n")]);
+        text.extend(parents.iter().take(1).map(|parent| format!("from :{parent}\n")));
+        text.extend(parents.iter().skip(1).map(|parent| format!("merge :{parent}\n")));
+        text.extend(
+            files.iter().map(|(path, content)| {
+                format!("M 100644 inline {path}\ndata {}\n{content}\n", content.len())
+            }),
+        );
+        self.stream.push_str(&text);
+        self.stream.push('\n');
+        self.marks
+    }
+
+    fn git(&self, arguments: &[&str], given: &str) -> String {
+        let mut command = Command::new("git");
+        command.arg("-C").arg(self.home.path()).args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(given.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn write(&self) {
+        self.git(&["init", "--quiet", "--initial-branch=main"], "");
+        self.git(&["fast-import", "--quiet"], &self.stream);
+    }
+
+    async fn forecast(&self, flags: &[&str]) -> Ran {
+        let path = [("PATH", std::env::var("PATH").unwrap())];
+        let directory = self.home.path().to_str().unwrap();
+        self.home.stoker_in(&path, &[&["forecast", "--repository", directory], flags].concat(), "").await
+    }
+
+    async fn json(&self, flags: &[&str]) -> Value {
+        let ran = self.forecast(&[flags, &["--json"]].concat()).await;
+        assert_eq!(ran.code, 0, "{}", ran.err);
+        serde_json::from_str(&ran.out).unwrap()
+    }
+}
+
+/// Steps that main's builds after a merge ran in all, and those of branches, by the strategy.
+fn steps(forecast: &Value, behind: bool) -> Vec<(String, u64, u64)> {
+    let rows = forecast["strategies"].as_array().unwrap();
+    let row = |row: &Value| {
+        let figures = if behind { &row["behind"] } else { row };
+        let steps = |side: &str| figures[side]["steps"].as_u64().unwrap();
+        (row["strategy"].as_str().unwrap().to_owned(), steps("main"), steps("branches"))
+    };
+    rows.iter().map(row).collect()
+}
+
+fn named(rows: [(&str, u64, u64); 6]) -> Vec<(String, u64, u64)> {
+    rows.map(|(name, main, branches)| (name.to_owned(), main, branches)).to_vec()
+}
+
+const DOCKERFILE: &str = "\
+FROM node:20
+WORKDIR /app
+COPY package.json ./
+RUN npm ci
+COPY src src
+RUN npm run build
+";
+
+/// Main, and two branches made from it, each with a file of its own: the second is merged behind the first.
+fn two_branches() -> Repository {
+    let mut repository = Repository::new();
+    let files = [("Dockerfile", DOCKERFILE), ("package.json", "1"), ("src/a", "1"), ("src/b", "1")];
+    let begin = repository.commit("Begin", 1000, &[], &files);
+    let a = repository.commit("a", 2000, &[begin], &[("src/a", "2")]);
+    let b = repository.commit("b", 3000, &[begin], &[("src/b", "2")]);
+    let first = repository.commit("Merge pull request #1 from me/a", 4000, &[begin, a], &[("src/a", "2")]);
+    let both = [("src/a", "2"), ("src/b", "2")];
+    repository.commit("Merge pull request #2 from me/b", 5000, &[first, b], &both);
+    repository.write();
+    repository
+}
+
+#[tokio::test]
+async fn merges_are_replayed_under_every_strategy() {
+    let forecast = two_branches().json(&["--no-git-directory"]).await;
+    // Each branch changes `src`: two steps of five. The first merge is what its branch built; the second is neither.
+    let expected = [
+        ("no-cache", 10, 10),
+        // The second branch was built last, so main finds nothing of the first.
+        ("shared-tag", 4, 4),
+        ("tag-per-branch", 4, 4),
+        ("github-scopes", 4, 4),
+        ("stoker", 2, 4),
+        ("local-disk", 2, 4),
+    ];
+    assert_eq!(steps(&forecast, false), named(expected));
+    assert_eq!(forecast["ways"], serde_json::json!({"merge_commits": 2, "squashes": 0, "others": 1}));
+    assert_eq!(forecast["builds_of_branches"], 2);
+    assert_eq!(forecast["unknown"], serde_json::json!([]));
+    let most = &forecast["often"][0];
+    assert_eq!((most["step"].as_str(), most["runs"].as_u64()), (Some("RUN npm run build"), Some(4)));
+}
+
+#[tokio::test]
+async fn a_squash_is_a_range_from_up_to_date_to_behind() {
+    let mut repository = Repository::new();
+    let files = [("Dockerfile", DOCKERFILE), ("package.json", "1"), ("src/a", "1"), ("src/b", "1")];
+    let begin = repository.commit("Begin", 1000, &[], &files);
+    let other = repository.commit("Push", 2000, &[begin], &[("src/b", "2")]);
+    repository.commit("Add it (#7)", 3000, &[other], &[("src/a", "2")]);
+    repository.write();
+    let forecast = repository.json(&["--no-git-directory"]).await;
+    let stoker = |behind| steps(&forecast, behind).into_iter().find(|row| row.0 == "stoker").unwrap();
+    assert_eq!(stoker(false), ("stoker".to_owned(), 0, 2));
+    // The branch built the change upon `Begin`, so main has what neither of them had.
+    assert_eq!(stoker(true), ("stoker".to_owned(), 2, 2));
+    let text = repository.forecast(&["--no-git-directory"]).await.out;
+    assert!(text.contains("1 squash,") && text.contains("0-2"), "{text}");
+}
+
+#[tokio::test]
+async fn a_commit_s_hash_in_an_argument_costs_what_comes_after_it() {
+    let mut repository = Repository::new();
+    let file = DOCKERFILE.replace("WORKDIR", "ARG SHA\nWORKDIR");
+    let files = [("Dockerfile", file.as_str()), ("package.json", "1"), ("src/a", "1"), ("docs/a", "1")];
+    let begin = repository.commit("Begin", 1000, &[], &files);
+    let docs = repository.commit("Docs", 2000, &[begin], &[("docs/a", "2")]);
+    repository.commit("Merge branch 'docs'", 3000, &[begin, docs], &[("docs/a", "2")]);
+    repository.write();
+    let stoker = |forecast: &Value| steps(forecast, false).remove(4);
+    let without = repository.json(&["--no-git-directory"]).await;
+    assert_eq!(stoker(&without), ("stoker".to_owned(), 0, 0));
+    // Both commands run again, and what is copied upon the first one.
+    let with = repository.json(&["--no-git-directory", "--build-arg-per-commit", "SHA"]).await;
+    assert_eq!(stoker(&with), ("stoker".to_owned(), 3, 3));
+}
+
+#[tokio::test]
+async fn the_directory_of_git_is_in_the_context_unless_it_is_ignored() {
+    let mut repository = Repository::new();
+    let files = [("Dockerfile", "FROM a\nCOPY . /x\nRUN make\n"), ("a", "1")];
+    let begin = repository.commit("Begin", 1000, &[], &files);
+    repository.commit("Nothing", 2000, &[begin], &[]);
+    repository.commit("Ignore", 3000, &[begin], &[(".dockerignore", ".git\n")]);
+    repository.write();
+    let all = |forecast: &Value| steps(forecast, false)[4].1;
+    assert_eq!(all(&repository.json(&["--merges", "1"]).await), 2);
+    let mut wide = Repository::new();
+    let begin = wide.commit("Begin", 1000, &[], &files);
+    wide.commit("Nothing", 2000, &[begin], &[]);
+    wide.write();
+    assert_eq!(all(&wide.json(&[]).await), 4);
+    assert_eq!(all(&wide.json(&["--no-git-directory"]).await), 2);
+}
+
+#[tokio::test]
+async fn a_log_tells_how_long_steps_take() {
+    let repository = two_branches();
+    let log = repository.home.path().join("build.log");
+    let text = "#1 [1/6] FROM node\n#1 DONE 1s\n#2 [6/6] RUN npm run build\n#2 0.1 x\n#2 DONE 3600.0s\n";
+    std::fs::write(&log, text).unwrap();
+    let forecast = repository.json(&["--no-git-directory", "--log", log.to_str().unwrap()]).await;
+    assert_eq!((forecast["steps"].as_u64(), forecast["measured"].as_u64()), (Some(5), Some(1)));
+    let often = forecast["often"].as_array().unwrap();
+    let build = often.iter().find(|often| often["step"] == "RUN npm run build").unwrap();
+    assert_eq!(build["hours"], serde_json::json!({"least": 4.0, "usual": 4.0, "most": 4.0}));
+    assert_eq!(build["is_assumed"], false);
+    let ran = repository.forecast(&["--no-git-directory", "--log", log.to_str().unwrap()]).await;
+    assert!(ran.out.contains("the times of 1 of 5 steps"), "{}", ran.out);
+}
+
+#[tokio::test]
+async fn a_history_begins_where_the_dockerfile_does() {
+    let mut repository = Repository::new();
+    let begin = repository.commit("Begin", 1000, &[], &[("src/a", "1")]);
+    let unreadable = repository.commit("Try", 2000, &[begin], &[("Dockerfile", "# nothing\n")]);
+    let files = [("Dockerfile", "FROM a\nFETCH b\nRUN c\n")];
+    repository.commit("Build", 3000, &[unreadable], &files);
+    repository.write();
+    let ran = repository.forecast(&[]).await;
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    for line in [
+        "1 push not built: Dockerfile: there is no instruction in it.",
+        "1 push not built: the commit has no such Dockerfile or context.",
+        "line 2: FETCH is not understood (1 build)",
+    ] {
+        assert!(ran.out.contains(line), "{line}: {}", ran.out);
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_replayed_is_said_with_what_to_do() {
+    let none = Repository::new();
+    let ran = none.forecast(&[]).await;
+    assert_eq!(ran.code, 2);
+    assert!(ran.err.contains("is in no git repository") && ran.err.contains("--repository"), "{}", ran.err);
+
+    let whole = two_branches();
+    let shallow = Repository::new();
+    let from = format!("file://{}", whole.home.path().display());
+    shallow.git(&["clone", "--quiet", "--depth=1", &from, "."], "");
+    let ran = shallow.forecast(&[]).await;
+    assert_eq!(ran.code, 2);
+    assert!(ran.err.contains("git fetch --unshallow"), "{}", ran.err);
+
+    for (flags, words) in [
+        (["--dockerfile", "x/Dockerfile"], "main has no x/Dockerfile with context ."),
+        (["--context", "no"], "main has no Dockerfile with context no"),
+        (["--branch", "no"], "there is no branch no"),
+        (["--target", "no"], "there is no stage `no` in it"),
+        (["--log", "/no/log"], "cannot read /no/log"),
+        (["--build-arg", "A"], "write it like VERSION=1.2"),
+        (["--platform", "x"], "`x`"),
+    ] {
+        let ran = whole.forecast(&flags).await;
+        assert_eq!(ran.code, 2, "{flags:?}");
+        assert!(ran.err.contains(words), "{flags:?}: {}", ran.err);
+    }
+
+    let mut several = Repository::new();
+    several.commit(
+        "Begin",
+        1,
+        &[],
+        &[("a/Dockerfile", "FROM a\nRUN b\n"), ("b/Dockerfile", "FROM a\nRUN b\n")],
+    );
+    several.write();
+    let ran = several.forecast(&[]).await;
+    assert_eq!(ran.code, 2);
+    assert!(ran.err.contains("several Dockerfiles: a/Dockerfile, b/Dockerfile"), "{}", ran.err);
+    assert_eq!(several.forecast(&["--dockerfile", "b/Dockerfile"]).await.code, 0);
+}
+
+#[tokio::test]
+async fn advice_is_what_a_replay_with_it_followed_saves() {
+    let file = "FROM node:20\nARG SHA\nWORKDIR /app\nCOPY . .\nRUN npm ci\nRUN echo $SHA > /sha\n";
+    let mut repository = Repository::new();
+    let files = [("Dockerfile", file), (".dockerignore", ".git\n"), ("package.json", "1"), ("src/a", "1")];
+    let begin = repository.commit("Begin", 1000, &[], &files);
+    let a = repository.commit("a", 2000, &[begin], &[("src/a", "2")]);
+    repository.commit("Merge branch 'a'", 3000, &[begin, a], &[("src/a", "2")]);
+    repository.write();
+    let advice = |forecast: &Value| {
+        let of = |advice: &Value| (advice["kind"].as_str().unwrap().to_owned(), advice["line"].as_u64());
+        forecast["advice"].as_array().unwrap().iter().map(of).collect::<Vec<_>>()
+    };
+    // The branch's build would not have installed again, as it changed no manifest; `.git` is ignored as it is.
+    let forecast = repository.json(&[]).await;
+    assert_eq!(advice(&forecast), [("copy-too-wide".to_owned(), Some(5))]);
+    assert_eq!(forecast["advice"][0]["runs"], serde_json::json!([2, 1]));
+    let with = repository.json(&["--build-arg-per-commit", "SHA"]).await;
+    assert!(advice(&with).contains(&("argument-too-early".to_owned(), Some(2))), "{with}");
+
+    let mut open = Repository::new();
+    let begin =
+        open.commit("Begin", 1000, &[], &[("Dockerfile", "FROM a\nCOPY . /x\nRUN make\n"), ("a", "1")]);
+    open.commit("Nothing", 2000, &[begin], &[]);
+    open.write();
+    let forecast = open.json(&[]).await;
+    assert_eq!(advice(&forecast), [("git-directory".to_owned(), None)]);
+    assert_eq!(forecast["advice"][0]["steps"], 2);
+    let text = open.forecast(&[]).await.out;
+    assert!(text.contains("add `.git` to .dockerignore") && text.contains("2 steps less"), "{text}");
+}
