@@ -61,8 +61,8 @@ pub(super) fn candidates(
             kind: Kind::GitDirectory,
             line: None,
             step: None,
-            text: "add `.git` to .dockerignore: no two clones have the same, so what copies or mounts it runs in every build, \
-                   and so does what rests on it (if nothing in the build reads it)"
+            text: "add `.git` to .dockerignore: no two clones have the same, so what copies or mounts it runs in every \
+                   build, and so does what rests on it (if nothing in the build reads it)"
                 .to_owned(),
             setup: Setup { git_directory: false, ..setup.clone() },
         });
@@ -99,8 +99,8 @@ pub(super) fn candidates(
             line: Some(run.line),
             step: Some(run.text()),
             text: format!(
-                "copy {} and run `{shown}` before `COPY {}` on line {}: it runs again with every change there (if it reads \
-                 nothing else of it)",
+                "copy {} and run `{shown}` before `COPY {}` on line {}: it runs again with every change there (if it \
+                 reads nothing else of it)",
                 manifests.join(", "),
                 copy.rest,
                 copy.line

@@ -117,10 +117,11 @@ mod tests {
     #[test]
     fn arguments_come_right_before_what_names_them() {
         let edit = Edit::ArgumentsLate { names: vec!["SHA".to_owned()] };
-        let text = "# escape=\\\nARG SHA\nFROM a\nARG SHA\nRUN x\nRUN y \\\n  z\nENV V=$SHA\nFROM b\nARG SHA=1\nRUN c\n";
-        let expected = "# escape=\\\nARG SHA\nFROM a\nRUN x\nRUN y \\\n  z\nARG SHA\nENV V=$SHA\nFROM b\nRUN c\nARG SHA=1\n";
-        assert_eq!(edit.apply(text).as_deref(), Some(expected));
-        assert_eq!(edit.apply(expected), None);
+        let head = "# escape=\\\nARG SHA\nFROM a\n";
+        let text = format!("{head}ARG SHA\nRUN x\nRUN y \\\n  z\nENV V=$SHA\nFROM b\nARG SHA=1\nRUN c\n");
+        let expected = format!("{head}RUN x\nRUN y \\\n  z\nARG SHA\nENV V=$SHA\nFROM b\nRUN c\nARG SHA=1\n");
+        assert_eq!(edit.apply(&text).as_ref(), Some(&expected));
+        assert_eq!(edit.apply(&expected), None);
         assert_eq!(edit.apply("FROM a\nARG SHA\nRUN x SHA\n"), None);
         assert!(!names("$SHAPE XSHA", "SHA"));
     }

@@ -1,8 +1,8 @@
 //! From commits to builds, in the order in which webhooks would have told of them.
 //!
-//! Git does not keep pushes. A push to the default branch is a commit of its first-parent line. What it brought tells how:
-//! a merge commit names the branch's last commit; a squash, known by the `(#123)` at its subject's end, does not. A
-//! branch's commits that were made within minutes count as one push.
+//! Git does not keep pushes. A push to the default branch is a commit of its first-parent line. What it brought tells
+//! how: a merge commit names the branch's last commit; a squash, known by the `(#123)` at its subject's end, does not.
+//! A branch's commits that were made within minutes count as one push.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 

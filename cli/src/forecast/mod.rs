@@ -47,9 +47,9 @@ Examples:
   stoker forecast --build-arg-per-commit GIT_SHA         # what a commit's hash in an argument costs
   stoker forecast --json | jq .strategies
 
-Nothing is built, and nothing but git is asked. For each commit the cache key of every step of the Dockerfile is computed
-from the commit's tree as BuildKit computes it; then the pushes are built one after the other, as each way of keeping
-caches would have had them:
+Nothing is built, and nothing but git is asked. For each commit the cache key of every step of the Dockerfile is
+computed from the commit's tree as BuildKit computes it; then the pushes are built one after the other, as each way of
+keeping caches would have had them:
   no cache                    every build runs every step
   one shared tag              all builds read and overwrite --cache-to type=registry,ref=REF,mode=max
   a tag per branch, and main  a build reads its branch's tag and main's, and overwrites its branch's
@@ -57,10 +57,10 @@ caches would have had them:
   Stoker                      lines that keep what was built before; a merge brings main what its branch built
   a disk without limit        one builder that keeps everything: no cache can do better
 
-What git does not keep is guessed, and said: commits of a branch within five minutes are one push; the tree of a branch
-that was squashed is gone, so its figures are a range between a branch that was up to date and one that was not; a tag of
-a base image never moves; what a command leaves behind changes whenever the command does. Times are assumed by what a
-step does unless --log tells them; steps re-run do not depend on them.")]
+What git does not keep is guessed: commits of a branch within five minutes are one push; the tree of a branch that was
+squashed is gone, so its figures are a range between a branch that was up to date and one that was not; a tag of a base
+image never moves; what a command leaves behind changes whenever the command does. Times are assumed by what a step
+does unless --log tells them; steps that ran again do not depend on them.")]
 pub(crate) struct Args {
     /// A directory of the repository
     #[arg(long, value_name = "DIRECTORY", default_value = ".")]

@@ -99,11 +99,12 @@ fn as_f64(number: usize) -> f64 {
 
 fn notes(forecast: &Forecast) -> String {
     let mut text = String::from(
-        "\n  Steps that ran again, and the seconds that they took: median and ninth decile (p90) of a build. Main's are the
-  builds that a merge started. Hours and dollars are those of all builds in a month.",
+        "\n  Steps that ran again, and the seconds that they took: median and ninth decile (p90) of a build. Main's \
+         are the\n  builds that a merge started. Hours and dollars are those of all builds in a month.",
     );
     if forecast.measured == 0 {
-        text += "\n  All seconds, hours and dollars are assumed by what a step does, hours with their range; --log FILE tells them.";
+        text += "\n  All seconds, hours and dollars are assumed by what a step does; --log FILE tells them. In \
+                 brackets: the range of\n  what is assumed.";
     } else if forecast.measured < forecast.steps {
         text += &format!(
             "\n  The log tells the times of {} of {}; the others are assumed.",

@@ -190,7 +190,9 @@ fn prune(cache: &mut Cache) {
 
 #[cfg(test)]
 mod tests {
-    use stoker::names::{Branch, ProjectName};
+    use serde_json::json;
+    use stoker::cache::{Kind, classify};
+    use stoker::names::{Branch, Digest, ProjectName};
 
     use super::super::history::Content;
     use super::*;
@@ -291,5 +293,84 @@ mod tests {
         prune(&mut cache);
         assert!(cache.steps.len() <= most && cache.steps.len() > most - 40, "{}", cache.steps.len());
         assert!(cache.steps.values().all(|used| *used >= 1));
+    }
+
+    /// A cache as a build of these steps exports it, each step made from the one before.
+    fn exported(steps: &[u8]) -> stoker::cache::Cache {
+        let digest = |step: &u8| Digest::from_bytes([*step; 32]).to_string();
+        let record = |(at, step): (usize, &u8)| {
+            let inputs = if at == 0 { json!([]) } else { json!([[{"link": at - 1}]]) };
+            let made = json!([{"layer": at, "createdAt": "2026-01-01T00:00:00Z"}]);
+            json!({"digest": digest(step), "inputs": inputs, "layers": made})
+        };
+        let layer = |(at, step): (usize, &u8)| json!({"blob": digest(step), "parent": at as i64 - 1});
+        let records: Vec<_> = steps.iter().enumerate().map(record).collect();
+        let layers: Vec<_> = steps.iter().enumerate().map(layer).collect();
+        let config = json!({"records": records, "layers": layers}).to_string().into_bytes();
+        let blob = |step: &u8| {
+            let media_type = "application/vnd.oci.image.layer.v1.tar+gzip";
+            json!({"mediaType": media_type, "digest": digest(step), "size": 1})
+        };
+        let manifest = json!({
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "config": {
+                "mediaType": "application/vnd.buildkit.cacheconfig.v0",
+                "digest": Digest::of(&config).to_string(),
+                "size": config.len(),
+            },
+            "layers": steps.iter().map(blob).collect::<Vec<_>>(),
+        });
+        let Kind::Cache(manifest) = classify(manifest.to_string().as_bytes()) else { panic!("no cache") };
+        stoker::cache::Cache::parse(&manifest, &config).unwrap()
+    }
+
+    /// How many of a build's steps no record of a cache stands for.
+    fn missing(cache: &stoker::cache::Cache, steps: &[u8]) -> usize {
+        let config = String::from_utf8(cache.serialise(BTreeMap::new()).config).unwrap();
+        let is_in = |step: &u8| config.contains(&Digest::from_bytes([*step; 32]).to_string());
+        steps.iter().filter(|step| !is_in(step)).count()
+    }
+
+    /// The forecast's lines hold what the lines hold that promotion makes with the algebra of caches.
+    #[test]
+    fn lines_hold_what_promotion_makes_of_them() {
+        let mut random = 7_u32;
+        let mut next = move |below: u32| {
+            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (random >> 16) % below
+        };
+        for _ in 0..30 {
+            let mut pushes: Vec<(Push, Vec<u8>)> = Vec::new();
+            let (mut main, mut branches) = (stoker::cache::Cache::default(), BTreeMap::new());
+            let mut expected = Vec::new();
+            for number in 1..13_u8 {
+                // A step is known by all before it: its number says what it is and what it rests on.
+                let (first, second) = (u8::try_from(next(2)).unwrap(), u8::try_from(next(3)).unwrap());
+                let steps = vec![1, 10 + first, 20 + first * 3 + second];
+                let branch = ["main", "a", "b"][next(3) as usize];
+                let others =
+                    pushes.iter().filter(|(push, _)| !push.is_to_main()).map(|(push, _)| push.commit.clone());
+                let others: Vec<String> = others.collect();
+                let mut push = push(branch, number, i64::from(number), &[]);
+                if branch == "main" {
+                    push.merged = others.iter().rev().take(next(2) as usize).cloned().collect();
+                    for merged in &push.merged {
+                        let (_, steps) = pushes.iter().find(|(push, _)| push.commit == *merged).unwrap();
+                        main = stoker::cache::Cache::merge([&main, &main.admit(&exported(steps))]);
+                    }
+                    expected.push(missing(&main, &steps));
+                    main = stoker::cache::Cache::merge([&main, &exported(&steps)]);
+                } else {
+                    let line: &mut stoker::cache::Cache = branches.entry(branch).or_default();
+                    expected.push(missing(&stoker::cache::Cache::merge([&*line, &main]), &steps));
+                    *line = stoker::cache::Cache::merge([&*line, &exported(&steps)]);
+                }
+                pushes.push((push, steps));
+            }
+            let built: Vec<(Push, &[u8])> =
+                pushes.iter().map(|(push, s)| (push.clone(), s.as_slice())).collect();
+            assert_eq!(runs(Strategy::Stoker, &built), expected);
+        }
     }
 }
