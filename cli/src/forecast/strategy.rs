@@ -303,7 +303,8 @@ mod tests {
             let made = json!([{"layer": at, "createdAt": "2026-01-01T00:00:00Z"}]);
             json!({"digest": digest(step), "inputs": inputs, "layers": made})
         };
-        let layer = |(at, step): (usize, &u8)| json!({"blob": digest(step), "parent": at as i64 - 1});
+        let parent = |at: usize| at.checked_sub(1).map_or_else(|| json!(-1), |below| json!(below));
+        let layer = |(at, step): (usize, &u8)| json!({"blob": digest(step), "parent": parent(at)});
         let records: Vec<_> = steps.iter().enumerate().map(record).collect();
         let layers: Vec<_> = steps.iter().enumerate().map(layer).collect();
         let config = json!({"records": records, "layers": layers}).to_string().into_bytes();

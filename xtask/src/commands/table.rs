@@ -101,7 +101,7 @@ pub(super) const ROWS: &[(&str, &str, Way)] = &[
     ("cli/README.md", "stoker completions SHELL", With(&[("SHELL", "bash")])),
     ("cli/README.md", "stoker lines", Named),
     ("cli/README.md", "stoker decide", Named),
-    ("cli/README.md", "stoker forecast", Named),
+    ("cli/README.md", "stoker forecast*", Named),
     ("cli/README.md", "stoker *", Run),
     ("docs/metrics.md", "stoker story COMMIT", With(&[("COMMIT", "$(git rev-parse HEAD)")])),
     (
