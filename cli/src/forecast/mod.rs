@@ -65,7 +65,7 @@ pub(crate) struct Args {
     /// A directory of the repository
     #[arg(long, value_name = "DIRECTORY", default_value = ".")]
     repository: PathBuf,
-    /// The branch into which people merge; found unless given
+    /// The branch into which people merge, or a commit of it; found unless given
     #[arg(long, value_name = "NAME")]
     branch: Option<String>,
     /// The Dockerfile's path in the repository; found unless given
@@ -149,7 +149,7 @@ struct Row {
     /// Squashed branches held the default branch's newest commit.
     #[serde(flatten)]
     figures: Figures,
-    /// Squashed branches were as far behind as their first commit is old; absent where nothing was squashed.
+    /// Squashed branches were as far behind as their first commit is old; null where nothing was squashed.
     behind: Option<Figures>,
 }
 
