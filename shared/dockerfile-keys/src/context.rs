@@ -137,18 +137,14 @@ impl Context<'_> {
                 matches.push(at.to_owned());
             }
         })?;
+        // Names count, too, and no file that matches is no error: nothing is copied.
         let mut maker = Maker::new("files");
-        let mut one = None;
         for at in &matches {
-            let Some(found) = self.at(at, selection)? else { continue };
-            maker.text(at.rsplit('/').next().unwrap_or(at)).key_of(&found.key);
-            one = Some(found);
+            if let Some(found) = self.at(at, selection)? {
+                maker.text(at.rsplit('/').next().unwrap_or(at)).key_of(&found.key);
+            }
         }
-        // No file that matches is no error: nothing is copied.
-        Ok(match one {
-            Some(found) if matches.len() == 1 && found.is_directory => Some(found),
-            _ => Some(Found { key: maker.key(), is_directory: false }),
-        })
+        Ok(Some(Found { key: maker.key(), is_directory: false }))
     }
 
     /// What lies at a path without wildcards. Links on the way are followed.
@@ -449,6 +445,8 @@ mod tests {
         assert_ne!(key(&files, "", "package*.json"), key(&changed, "", "package*.json"));
         assert_eq!(key(&files, "", "package*.json"), key(&elsewhere, "", "package*.json"));
         assert_ne!(key(&files, "", "*/package.json"), key(&elsewhere, "", "*/package.json"));
+        let one = |name: &str| key(&Files::new(&[(name, "1")]), "", "p/*");
+        assert_ne!(one("p/a/x"), one("p/b/x"));
         // A pattern without a match copies nothing, and is no error.
         assert!(key(&files, "", "*.lock").is_some());
     }
