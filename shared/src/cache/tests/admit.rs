@@ -647,13 +647,15 @@ fn attack_sizes_whose_sum_wraps() {
         let blob = Digest::of(&[number]);
         descriptors.push(Descriptor { size: u64::MAX - 1, ..described(&blob, 1) });
         config.layers.push(Layer { blob, parent: NO_PARENT, extra: Extra::new() });
-        let result = LayerResult { layer: number.into(), created_at: moment(number), extra: Extra::new() };
+        let created_at = moment(number);
+        let result = LayerResult { layer: number.into(), created_at, probation: None, extra: Extra::new() };
         config.records.push(Record {
             digest: digest(&format!("step {number}")),
             inputs: Vec::new(),
             results: vec![result],
             chains: Vec::new(),
             used: None,
+            probation: None,
             extra: Extra::new(),
         });
     }
