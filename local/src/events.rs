@@ -5,7 +5,6 @@
 //! are floats, and times inside `detail` are not ISO.
 
 use jiff::Timestamp;
-use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -101,7 +100,7 @@ fn phase(record: &PhaseRecord) -> Value {
 
 /// Such as `Sep 1, 2017 4:12:29 PM`.
 fn console_time(at: Timestamp) -> String {
-    at.to_zoned(TimeZone::UTC).strftime("%b %-d, %Y %-I:%M:%S %p").to_string()
+    at.strftime("%b %-d, %Y %-I:%M:%S %p").to_string()
 }
 
 /// "ECR Image Action" for an image that came or went.
