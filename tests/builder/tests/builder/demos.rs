@@ -15,9 +15,9 @@ use stoker::names::Digest;
 
 use crate::again::{Again, Group, ran};
 use crate::engine::{Built, Engine, Options};
-use crate::lines;
 use crate::registry::Registry;
 use crate::story::{Stage, beyond, reused_anything};
+use crate::{hostile, lines};
 
 /// Tells its story, and sums it up; what is to be built again may come of it.
 pub(crate) type Demo =
@@ -26,7 +26,8 @@ pub(crate) type Demo =
 /// Told for each registry.
 pub(crate) const EACH: [(&str, Demo); 2] = [("two platforms", platforms), ("import limit", import_limit)];
 /// Told once.
-pub(crate) const ONCE: [(&str, Demo); 2] = [("a long line", lines::long), ("joined lines", lines::joined)];
+pub(crate) const ONCE: [(&str, Demo); 3] =
+    [("a long line", lines::long), ("joined lines", lines::joined), ("forged caches", hostile::scenes)];
 
 const PLATFORMS: &str = "linux/amd64,linux/arm64";
 

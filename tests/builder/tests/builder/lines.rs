@@ -22,7 +22,7 @@ const LEAVES: [usize; 4] = [2, 10, 20, COMMITS];
 const LARGEST_STEP: u64 = 256 << 10;
 
 /// Where a line is built.
-struct Stage<'a> {
+pub(crate) struct Stage<'a> {
     base_image: String,
     registry: &'a Registry,
     dir: PathBuf,
@@ -32,19 +32,50 @@ struct Stage<'a> {
 }
 
 impl<'a> Stage<'a> {
-    fn new(seed: u64, engine: &Engine, registry: &'a Registry, dir: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn new(
+        seed: u64,
+        engine: &Engine,
+        registry: &'a Registry,
+        dir: &Path,
+    ) -> anyhow::Result<Self> {
         let token = format!("l{:012x}", Random::new(seed).number() >> 16);
         let group = Group { token: token.clone(), blobs: BTreeSet::new(), registry, builds: Vec::new() };
         let base_image = engine.own_base_image(&token, dir)?;
         Ok(Self { base_image, registry, dir: dir.to_owned(), token, group, builds: 0 })
     }
 
-    fn tag(&self, name: &str) -> String {
+    pub(crate) fn token(&self) -> &str {
+        &self.token
+    }
+
+    pub(crate) fn tag(&self, name: &str) -> String {
         format!("{}-{name}", self.token)
     }
 
     /// Builds on a builder that has nothing of the line.
-    fn build(&mut self, versions: Versions, imports: &[&str], export: Option<&str>) -> anyhow::Result<Built> {
+    pub(crate) fn build(
+        &mut self,
+        versions: Versions,
+        imports: &[&str],
+        export: Option<&str>,
+    ) -> anyhow::Result<Built> {
+        let built = self.run(versions, imports, export)?;
+        ensure!(built.imported_all(), "a cache was not imported:\n{}", built.log);
+        ensure!(are_in(&self.token, versions, &built), "it made other files:\n{}", built.log);
+        Ok(built)
+    }
+
+    /// The same, whatever it makes.
+    pub(crate) fn attempt(&mut self, versions: Versions, imports: &[&str]) -> anyhow::Result<Built> {
+        self.run(versions, imports, None)
+    }
+
+    /// Removes what builds left in the builder.
+    pub(crate) fn free(&self) -> anyhow::Result<()> {
+        Engine::free(&[&self.token], &self.group.blobs)
+    }
+
+    fn run(&mut self, versions: Versions, imports: &[&str], export: Option<&str>) -> anyhow::Result<Built> {
         Engine::free(&[&self.token], &self.group.blobs)?;
         let context = self.dir.join(format!("build-{}", self.builds));
         self.builds += 1;
@@ -52,10 +83,7 @@ impl<'a> Stage<'a> {
         let imports: Vec<String> =
             imports.iter().map(|name| self.registry.reference(&self.tag(name))).collect();
         let export = export.map(|name| self.registry.reference(&self.tag(name)));
-        let built = Engine::build(&context, &Options { imports: &imports, export, ..Options::default() })?;
-        ensure!(built.imported_all(), "a cache was not imported:\n{}", built.log);
-        ensure!(are_in(&self.token, versions, &built), "it made other files:\n{}", built.log);
-        Ok(built)
+        Engine::build(&context, &Options { imports: &imports, export, ..Options::default() })
     }
 
     fn write(&self, context: &Path, versions: Versions) -> anyhow::Result<()> {
@@ -96,7 +124,7 @@ impl<'a> Stage<'a> {
         u32::try_from(self.builds).unwrap_or_default() + 1
     }
 
-    fn exported(&mut self, name: &str) -> anyhow::Result<Cache> {
+    pub(crate) fn exported(&mut self, name: &str) -> anyhow::Result<Cache> {
         // Uses at different times, as builds have them.
         let used = Timestamp::from_second(2_000_000_000 + i64::try_from(self.builds)? * 1000)?;
         let cache = self.registry.read(&self.tag(name))?.used_at(used);
@@ -106,7 +134,7 @@ impl<'a> Stage<'a> {
         Ok(cache)
     }
 
-    fn put(&self, name: &str, cache: &Cache) -> anyhow::Result<()> {
+    pub(crate) fn put(&self, name: &str, cache: &Cache) -> anyhow::Result<()> {
         self.registry.write(&self.tag(name), cache)?;
         Ok(())
     }

@@ -3,8 +3,9 @@
 //! some lose parts of a cache at random. Then builds beside retention: none fails because of what it takes.
 //!
 //! `cargo xtask test` runs it. `STOKER_SEED` and `STOKER_CASES` choose the cases; case n of a seed is the first of
-//! the seed plus n. `STOKER_AGAIN` says how often they are built again, `STOKER_ROUNDS` how long builds run beside
-//! retention. `STOKER_TEST_NEW_BUILDER` is a shell command that ends with an engine whose builder has no state;
+//! the seed plus n. `STOKER_AGAIN` says how often they are built again, `STOKER_HOSTILE` how often main is built after each
+//! merge of a forged cache, `STOKER_ROUNDS` how long builds run beside retention; with `STOKER_ONLY` only what is told once runs whose name
+//! holds that. `STOKER_TEST_NEW_BUILDER` is a shell command that ends with an engine whose builder has no state;
 //! `STOKER_TEST_ENGINE` the least version of the engine.
 #![allow(
     clippy::expect_used,
@@ -18,6 +19,7 @@ mod again;
 mod demos;
 mod engine;
 mod graph;
+mod hostile;
 mod lines;
 mod registry;
 mod retention;
@@ -42,6 +44,8 @@ use crate::story::Figures;
 /// Set by `cargo xtask test`: the programs of the registries, where they are to be had.
 const MINISTACK: &str = "STOKER_TEST_MINISTACK";
 const DISTRIBUTION: &str = "STOKER_TEST_DOCKER_REGISTRY";
+
+const ONLY: &str = "STOKER_ONLY";
 
 const CASES: usize = 20;
 /// The cases of every run that asks for no others: what passed once must pass again. Other seeds are for exploring.
@@ -96,6 +100,9 @@ fn run_in(dir: &Path, engine: &Engine) -> anyhow::Result<bool> {
         return retention::tell(seed, rounds, engine, dir).map(|()| true);
     }
     let good = cases(dir, engine, seed)?;
+    if env::var_os(ONLY).is_some() {
+        return Ok(good);
+    }
     retention::tell_outside()?;
     Ok(good)
 }
@@ -123,7 +130,13 @@ fn cases(dir: &Path, engine: &Engine, seed: u64) -> anyhow::Result<bool> {
     // The longest first.
     let once = registries.iter().cycle().zip(demos::ONCE);
     let once = once.map(|(registry, demo)| Job::Demo(seed, registry, demo));
-    let jobs: Vec<Job<'_>> = once.chain((0..cases).map(case)).chain(each).collect();
+    let only = env::var(ONLY).ok();
+    let jobs: Vec<Job<'_>> = match &only {
+        Some(only) => once
+            .filter(|job| matches!(job, Job::Demo(.., (name, _)) if name.contains(only.as_str())))
+            .collect(),
+        None => once.chain((0..cases).map(case)).chain(each).collect(),
+    };
     let failed = AtomicUsize::new(0);
     side_by_side(&jobs, |job| {
         failed.fetch_add(usize::from(!teller.tell(job)), Ordering::Relaxed);
@@ -137,6 +150,9 @@ fn cases(dir: &Path, engine: &Engine, seed: u64) -> anyhow::Result<bool> {
         all.add(&figures);
     }
     println!("  all: {} cases, {all}", all.cases);
+    if only.is_some() {
+        return Ok(good && !jobs.is_empty());
+    }
     let rounds = number("STOKER_AGAIN")?.map_or(Ok(again::ROUNDS), usize::try_from)?;
     good &= again::build_again(engine, &teller.groups.into_inner().unwrap(), rounds)?;
     Ok(good)

@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
+use serde_json::Value;
 use stoker::cache::{Cache, Kind, MANIFEST_MEDIA_TYPE, Serialised, classify_within};
 
 const START_TIMEOUT: Duration = Duration::from_mins(1);
@@ -110,6 +111,14 @@ impl Registry {
     /// A blob's bytes.
     pub(crate) fn blob(&self, digest: &str) -> anyhow::Result<Vec<u8>> {
         self.get(&format!("blobs/{digest}"), "*/*")
+    }
+
+    /// Reads a cache's manifest and config as JSON.
+    pub(crate) fn raw(&self, tag: &str) -> anyhow::Result<(Value, Value)> {
+        let manifest = self.get(&format!("manifests/{tag}"), MANIFEST_MEDIA_TYPE)?;
+        let manifest: Value = serde_json::from_slice(&manifest)?;
+        let config = self.blob(manifest["config"]["digest"].as_str().context("no config")?)?;
+        Ok((manifest, serde_json::from_slice(&config)?))
     }
 
     /// Reads a cache.
