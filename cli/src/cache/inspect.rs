@@ -25,8 +25,8 @@ Examples:
 
 A step is a layer that some instruction resulted in. A cache stores no command lines, so steps have digests for names.
 
-What a merge brought to main is on probation until a build of main has used it: PROBATION lists the merged commits, and when \
-what is left of each leaves at the latest.
+What a merge brought to main is on probation until a build of main has used it: PROBATION lists the merged commits, \
+and when what is left of each leaves at the latest.
 
 BuildKit imports no cache whose config or manifest is over 1 MiB: it then builds cold, and says so only in its log.")]
 pub(crate) struct Args {
