@@ -22,8 +22,8 @@ Examples:
 
 A line is a mutable reference to a cache, like a git branch: `main`, `branch/<name>` or `pr/<number>`. COMMIT, BUILT and \
 BUILD are of the newest build in it, MERGED is the commit whose cache a merge brought in last. PROBATION is how many \
-of its keys a merge brought to main that no build of main has used yet: `stoker cache inspect` shows which. LIMIT is how \
-near it is to the size at which BuildKit imports it no more.
+of its keys a merge brought to main that no build of main has used yet: `stoker cache inspect` shows which. LIMIT is \
+how near it is to the size at which BuildKit imports it no more.
 
 A line whose manifest does not name it is shown as its tag spells it: `branch.<slug>`.")]
 pub(crate) struct Args {
