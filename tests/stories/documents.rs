@@ -18,18 +18,20 @@ const COMMANDS: &str = "xtask/src/commands/read.rs";
 const HERE: &str = "tests/stories/documents.rs";
 
 /// The blocks that there are: of which document, in which language, how many, and what checks them.
-const BLOCKS: [(&str, &str, usize, &str); 16] = [
+const BLOCKS: [(&str, &str, usize, &str); 18] = [
     ("ARCHITECTURE.md", "mermaid", 1, HERE),
     ("README.md", "console", 2, COMMANDS),
     ("README.md", "text", 1, HERE),
     ("README.md", "yaml", 2, HERE),
-    ("cli/README.md", "console", 8, COMMANDS),
+    ("cli/README.md", "console", 9, COMMANDS),
     ("cli/README.md", "json", 1, HERE),
     ("docs/ci.md", "json", 1, "tests/stories/snippets.rs"),
     ("docs/ci.md", "hcl", 1, "tests/stories/snippets.rs"),
     ("docs/ci.md", "sh", 8, "tests/stories/snippets.rs"),
     ("docs/ci.md", "yaml", 7, "tests/stories/snippets.rs"),
     ("docs/events.md", "yaml", 41, "tests/stories/table.rs"),
+    ("docs/forecast.md", "console", 2, COMMANDS),
+    ("docs/forecast.md", "text", 3, HERE),
     ("docs/metrics.md", "", 1, "tests/stories/metrics.rs"),
     ("docs/operate.md", "sh", 16, COMMANDS),
     ("docs/policy.md", "yaml", 1, "shared/src/policy/tests.rs"),
@@ -99,6 +101,18 @@ fn something_checks_every_block() {
             read(checker).contains(document)
         };
         assert!(is_named, "{checker} does not read {document}");
+    }
+}
+
+#[test]
+fn the_forecasts_tables_have_the_strategies_that_there_are() {
+    let source = read("cli/src/forecast/strategy.rs");
+    let names = source.split("Self::").filter_map(|rest| rest.split_once(" => \"")?.1.split_once('"'));
+    let names: Vec<&str> = names.map(|(name, _)| name).collect();
+    for table in in_language("docs/forecast.md", "text") {
+        let rows: Vec<&str> = table.lines().skip(1).map(|row| row[..29].trim_end()).collect();
+        let is_named = |row: &&str| names.iter().any(|name| row.starts_with(name));
+        assert!(rows.len() == 6 && rows.iter().all(is_named), "{rows:?}: {names:?}");
     }
 }
 
