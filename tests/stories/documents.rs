@@ -30,7 +30,7 @@ const BLOCKS: [(&str, &str, usize, &str); 18] = [
     ("docs/ci.md", "sh", 8, "tests/stories/snippets.rs"),
     ("docs/ci.md", "yaml", 7, "tests/stories/snippets.rs"),
     ("docs/events.md", "yaml", 41, "tests/stories/table.rs"),
-    ("docs/forecast.md", "console", 2, COMMANDS),
+    ("docs/forecast.md", "console", 3, COMMANDS),
     ("docs/forecast.md", "text", 3, HERE),
     ("docs/metrics.md", "", 1, "tests/stories/metrics.rs"),
     ("docs/operate.md", "sh", 16, COMMANDS),

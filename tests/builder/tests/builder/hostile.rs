@@ -187,7 +187,8 @@ impl Account {
     async fn merge(&self, line: &Line, head: &Commit) -> anyhow::Result<Cache> {
         let repository = Repository::new("github.com/example/app")?;
         let head = Some((line.clone(), head.clone().into()));
-        self.promote(Hint::Merged { repository, line: Line::Main, commits: Vec::new(), head }).await?;
+        let merged = Hint::Merged { repository, line: Line::Main, commits: Vec::new(), head, at: None };
+        self.promote(merged).await?;
         Ok(self.0.line("main").context("there is no line main")?.1)
     }
 }
