@@ -4,6 +4,7 @@ use stoker::handout::variable;
 use stoker::policy::{Project, Target};
 
 use super::Finding;
+use super::checkout::Checkout;
 use super::commands::{Build, Chosen, Done, Tool, values};
 use super::spec::{self, Spec};
 use crate::text::plain;
@@ -11,7 +12,7 @@ use crate::text::plain;
 /// What the documents show: a builder that exports registry caches, of the BuildKit that the policy names.
 const CREATE: &str = "docker buildx create --use $STOKER_BUILDER_FLAGS";
 /// CodeBuild takes shorter ones only.
-const LONGEST: usize = 256 * 1024;
+pub(super) const LONGEST: usize = 256 * 1024;
 /// BuildKit writes a cache as an image manifest, which is all that ECR takes, from this version on.
 const FIRST_VERSION: (u32, u32) = (0, 12);
 /// How a file for bake is written in any shell.
@@ -30,19 +31,34 @@ pub(super) fn has_batch(buildspec: &str) -> bool {
         && spec::read(buildspec).is_some_and(|spec| spec.has_batch)
 }
 
+/// The text of a buildspec that is a file of the source, where its checkout has it.
+pub(super) fn of_source(described: Option<&str>, checkout: &Checkout) -> Option<String> {
+    let place = described.filter(|text| !text.trim().is_empty()).unwrap_or("buildspec.yml");
+    if is_inline(place) { None } else { checkout.read(place) }
+}
+
 /// What is to be said of a project's buildspec. `None` is the file `buildspec.yml` of the source.
 ///
 /// Of CodeBuild's own images it is known that their Docker exports no registry cache; `image` may be another.
-pub(super) fn check(project: &Project, buildspec: Option<&str>, image: &str, is_forks: bool) -> Vec<Finding> {
+pub(super) fn check(
+    project: &Project,
+    buildspec: Option<&str>,
+    image: &str,
+    is_forks: bool,
+    checkout: Option<&Checkout>,
+) -> Vec<Finding> {
     let buildspec = buildspec.filter(|text| !text.trim().is_empty());
-    let inline = buildspec.filter(|text| is_inline(text));
-    let Some(inline) = inline else {
+    let Some(inline) = buildspec.filter(|text| is_inline(text)) else {
         let place = plain(buildspec.unwrap_or("buildspec.yml"));
         return vec![Finding::unknown(
             "buildspec",
-            format!("it is the file {place} of the source, which is not read here"),
+            match checkout {
+                Some(_) => format!("it is the file {place} of the source, which the checkout does not have"),
+                None => format!("it is the file {place} of the source, which is not read here"),
+            },
             format!(
-                "see that it makes a builder (`{CREATE}`), and that `docker buildx build` is given $STOKER_CACHE_FLAGS"
+                "run this with --checkout and a checkout of the source; or see yourself that it makes a builder (`{CREATE}`), and \
+                 that `docker buildx build` is given $STOKER_CACHE_FLAGS"
             ),
         )];
     };
@@ -66,7 +82,7 @@ pub(super) fn check(project: &Project, buildspec: Option<&str>, image: &str, is_
     findings.extend(quotes(&done));
     findings.extend(chosen(&done).filter(|_| !is_forks));
     findings.extend(platforms(&done));
-    findings.extend(bake_targets(project, &done));
+    findings.extend(bake_targets(project, &done, checkout));
     findings.extend(shell(&spec, &done));
     findings.extend(by_hand(&done));
     findings.extend(exported(project, &spec, is_forks));
@@ -91,17 +107,13 @@ fn buildctl(done: &Done) -> Option<Finding> {
     Some(if flags {
         Finding::wrong(
             CHECK,
-            "inline, and $STOKER_CACHE_FLAGS are flags of Docker's, which `buildctl build` does not know",
+            "$STOKER_CACHE_FLAGS are flags of Docker's, which `buildctl build` does not know",
             mend,
         )
     } else if all {
-        Finding::ok(CHECK, "inline: `buildctl build` is given Stoker's caches")
+        Finding::ok(CHECK, "`buildctl build` is given Stoker's caches")
     } else {
-        Finding::wrong(
-            CHECK,
-            "inline, and `buildctl build` is given none of Stoker's caches: every build is cold",
-            mend,
-        )
+        Finding::wrong(CHECK, "`buildctl build` is given none of Stoker's caches: every build is cold", mend)
     })
 }
 
@@ -113,7 +125,7 @@ fn variables(project: &Project, done: &Done) -> Finding {
     let bakes = done.builds.iter().any(|build| build.tool == Tool::Bake);
     // The file may be written by any command before.
     if bakes && done.names(variable::BAKE) {
-        return Finding::ok(CHECK, "inline: `docker buildx bake` is given $STOKER_BAKE");
+        return Finding::ok(CHECK, "`docker buildx bake` is given $STOKER_BAKE");
     }
     let names = [variable::FLAGS, variable::FROM, variable::REFS];
     let suffixes: Vec<String> = project.targets.iter().map(Target::suffix).collect();
@@ -124,13 +136,13 @@ fn variables(project: &Project, done: &Done) -> Finding {
     };
     let missing = is_missing(&any);
     if missing.is_empty() {
-        return Finding::ok(CHECK, "inline: it uses the variables of every target");
+        return Finding::ok(CHECK, "it uses the variables of every target");
     }
     let passed_on = |name: &str| any(name) || done.passed_on.iter().any(|passed| passed == name);
     if is_missing(&passed_on).is_empty() {
         return Finding::unknown(
             CHECK,
-            "inline, and Stoker's variables are given to a command that is not known here",
+            "Stoker's variables are given to a command that is not known here",
             format!("see that it gives {} to `docker buildx build`", missing.join(" ")),
         );
     }
@@ -142,14 +154,14 @@ fn variables(project: &Project, done: &Done) -> Finding {
     if done.builds.is_empty() {
         return Finding::unknown(
             CHECK,
-            "inline, and no `docker buildx build` is in it: a script may do it",
+            "no `docker buildx build` is in it: a script may do it",
             format!("see that the script uses {}", missing.join(" ")),
         );
     }
     if done.builds.iter().all(|build| build.tool == Tool::Compose) {
         return Finding::wrong(
             CHECK,
-            "inline, and `docker compose build` takes no flags of caches: every build is cold",
+            "`docker compose build` takes no flags of caches: every build is cold",
             COMPOSE,
         );
     }
@@ -164,11 +176,11 @@ fn variables(project: &Project, done: &Done) -> Finding {
         [] => String::new(),
     };
     let found = match missing.as_slice() {
-        [one] if uses_some => format!("inline, and {one} is not used: that target is built cold"),
+        [one] if uses_some => format!("{one} is not used: that target is built cold"),
         _ if uses_some => {
-            format!("inline, and {} are not used: those targets are built cold", missing.join(" and "))
+            format!("{} are not used: those targets are built cold", missing.join(" and "))
         }
-        _ => "inline, and Stoker's variables are not used: every build is cold".to_owned(),
+        _ => "Stoker's variables are not used: every build is cold".to_owned(),
     };
     Finding::wrong(CHECK, found, mend)
 }
@@ -345,20 +357,55 @@ fn platforms(done: &Done) -> Option<Finding> {
 }
 
 /// `STOKER_BAKE` sets caches of targets by their names, which have the platform in them where the policy names one.
-fn bake_targets(project: &Project, done: &Done) -> Option<Finding> {
-    let bakes = done.builds.iter().any(|build| build.tool == Tool::Bake) && done.names(variable::BAKE);
-    let mut names = project.targets.iter().filter(|target| target.platform.is_some());
-    let name = names.next().filter(|_| bakes)?.bake_name();
+fn bake_targets(project: &Project, done: &Done, checkout: Option<&Checkout>) -> Option<Finding> {
+    const CHECK: &str = "bake targets";
+    let bake = done.builds.iter().find(|build| build.tool == Tool::Bake)?;
+    if !done.names(variable::BAKE) {
+        return None;
+    }
+    let names: Vec<String> = project.targets.iter().map(Target::bake_name).collect();
+    let texts = bake.command.texts();
+    let files: Vec<&str> = bake_files(&texts);
+    if let Some((there, files)) = checkout.and_then(|checkout| checkout.bake_targets(&files)) {
+        let missing: Vec<&str> =
+            names.iter().map(String::as_str).filter(|name| !there.contains(*name)).collect();
+        let of_file = plain(&there.into_iter().collect::<Vec<_>>().join(", "));
+        return Some(if missing.is_empty() {
+            Finding::ok(CHECK, format!("{} has the targets that $STOKER_BAKE names", plain(&files)))
+        } else {
+            Finding::wrong(
+                CHECK,
+                format!(
+                    "$STOKER_BAKE sets the caches of {}, and {} has {of_file}: a target that it does not have is built cold, or not at all",
+                    missing.join(", "),
+                    plain(&files)
+                ),
+                "name the targets in the policy as the bake file does; for several platforms have a target for each platform, with \
+                 one platform (docs/ci.md, \"Several platforms\")",
+            )
+        });
+    }
+    let name = names.iter().zip(&project.targets).find(|(_, target)| target.platform.is_some())?.0;
     Some(Finding::unknown(
-        "bake targets",
+        CHECK,
         format!(
             "$STOKER_BAKE sets the caches of `{name}` and its like: a bake file with one target for several platforms has none"
         ),
         format!(
-            "see that the bake file has a target `{name}` for each platform of the policy, each with one platform \
-             (docs/ci.md, \"Several platforms\")"
+            "run this with --checkout and a checkout of the source; or see yourself that the bake file has a target `{name}` for \
+             each platform of the policy, each with one platform (docs/ci.md, \"Several platforms\")"
         ),
     ))
+}
+
+/// The files that bake is told to read, but for Stoker's own, which is none of the source.
+fn bake_files<'w>(words: &[&'w str]) -> Vec<&'w str> {
+    let named = words.windows(2).filter_map(|pair| match pair {
+        ["-f" | "--file", file] => Some(*file),
+        _ => None,
+    });
+    let joined = words.iter().filter_map(|word| word.strip_prefix("--file=").or(word.strip_prefix("-f=")));
+    named.chain(joined).filter(|file| !file.starts_with(['/', '<']) && !file.contains("STOKER")).collect()
 }
 
 /// CodeBuild runs commands with `sh` unless the buildspec names another shell.
@@ -441,7 +488,7 @@ mod tests {
     }
 
     fn states(project: &Project, spec: &str, is_forks: bool) -> Vec<(&'static str, State)> {
-        check(project, Some(spec), IMAGE, is_forks)
+        check(project, Some(spec), IMAGE, is_forks, None)
             .iter()
             .map(|finding| (finding.check, finding.state))
             .collect()
@@ -497,6 +544,31 @@ mod tests {
     }
 
     #[test]
+    fn bake_targets_are_those_of_the_checkouts_file() {
+        let dir = std::env::temp_dir().join(format!("stoker-bake-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let checkout = Checkout::open(&dir).unwrap();
+        let targets = project("    targets: [{ name: api, platforms: [linux/arm64] }, { name: worker }]\n");
+        let bake = "docker buildx bake -f docker-bake.hcl -f /tmp/stoker-bake.json";
+        let write = "printf %s \"${STOKER_BAKE:-{\\}}\" >/tmp/stoker-bake.json";
+        std::fs::write(dir.join("buildspec.yml"), spec(&[CREATE, write, bake])).unwrap();
+        for (file, state) in [
+            ("target \"api\" {}\ntarget \"worker\" {}\n", State::Wrong),
+            ("target \"api-linux-arm64\" {}\ntarget \"worker\" {}\n", State::Ok),
+            ("target \"${name}\" {}\n", State::Unknown),
+        ] {
+            std::fs::write(dir.join("docker-bake.hcl"), file).unwrap();
+            let text = of_source(None, &checkout);
+            let found = check(&targets, text.as_deref(), IMAGE, false, Some(&checkout));
+            let told =
+                found.iter().find(|finding| finding.check == "bake targets").map(|finding| finding.state);
+            assert_eq!(told, Some(state), "{file}: {found:?}");
+        }
+        assert_eq!(of_source(Some("version: 0.2"), &checkout), None, "inline");
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
     fn each_mistake_is_told() {
         let app = project("");
         let variables = |state| vec![("buildspec", state), ("builder", State::Ok)];
@@ -520,7 +592,7 @@ mod tests {
             builder(State::Wrong)
         );
         assert_eq!(states(&app, &spec(&[BUILD]), true), builder(State::Ok), "forks only read");
-        let other = check(&app, Some(&spec(&[BUILD])), "registry.example/ci\u{1b}:1", false);
+        let other = check(&app, Some(&spec(&[BUILD])), "registry.example/ci\u{1b}:1", false, None);
         assert_eq!(other[1].state, State::Unknown, "it may have the containerd image store");
         assert_eq!(
             states(&app, &spec(&["docker buildx create --use --driver=docker", BUILD]), false),
@@ -599,6 +671,7 @@ mod tests {
             Some(&spec(&[CREATE, BUILD])),
             IMAGE,
             false,
+            None,
         );
         let mend = two[0].mend.as_deref().unwrap();
         assert!(
@@ -644,12 +717,12 @@ mod tests {
     fn files_of_the_source_are_not_known() {
         let app = project("");
         for place in ["", "ci/build.yml", "arn:aws:s3:::bucket/build.yml", "ci\u{1b}[31m.yml"] {
-            let found = check(&app, Some(place), IMAGE, false);
+            let found = check(&app, Some(place), IMAGE, false, None);
             assert_eq!(found.len(), 1);
             assert_eq!(found[0].state, State::Unknown);
             assert!(!found[0].found.contains('\u{1b}'));
         }
-        assert_eq!(check(&app, None, IMAGE, false)[0].state, State::Unknown);
+        assert_eq!(check(&app, None, IMAGE, false, None)[0].state, State::Unknown);
     }
 
     #[test]
@@ -662,11 +735,11 @@ mod tests {
             "é: STOKER_BAKE\u{301}",
             "--driver=\n",
         ] {
-            for finding in check(&app, Some(text), IMAGE, false) {
+            for finding in check(&app, Some(text), IMAGE, false, None) {
                 assert!(!finding.found.contains('\u{1b}'), "{}", finding.found);
             }
         }
         let long = format!("version: 0.2\n{}", "a ".repeat(LONGEST));
-        assert_eq!(check(&app, Some(&long), IMAGE, false)[0].state, State::Unknown);
+        assert_eq!(check(&app, Some(&long), IMAGE, false, None)[0].state, State::Unknown);
     }
 }

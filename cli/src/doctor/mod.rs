@@ -24,6 +24,7 @@ use crate::text::{Align, count, plain, plain_whole, table};
 mod account;
 mod assumptions;
 mod buildspec;
+mod checkout;
 mod commands;
 mod lifecycle;
 mod project;
@@ -34,6 +35,7 @@ mod shell;
 mod spec;
 mod stack;
 
+use checkout::Checkout;
 use read::Reader;
 
 /// Repositories or projects that are asked for at once.
@@ -45,6 +47,7 @@ const AT_A_TIME: usize = 4;
 Examples:
   stoker doctor
   stoker doctor --project app
+  stoker doctor --project app --checkout ~/src/app
   stoker doctor --repository stoker/app --stack ci-stoker
   stoker doctor --json | jq -r '.groups[].checks[] | select(.state != \"ok\") | .found'
 
@@ -67,6 +70,9 @@ pub(crate) struct Args {
     /// Only this repository and the projects that use it, once for each
     #[arg(long = "repository", value_name = "NAME", value_parser = repository_name)]
     repositories: Vec<CacheRepository>,
+    /// A checkout of that project's source: a buildspec that is not inline and bake files are read in it
+    #[arg(long, value_name = "DIR", requires = "projects")]
+    checkout: Option<PathBuf>,
     /// The stack that Stoker was deployed as
     #[arg(long, value_name = "NAME", default_value = "stoker")]
     stack: String,
@@ -222,6 +228,16 @@ async fn examine(
     args: &Args,
     now: Timestamp,
 ) -> Result<Vec<Group>, Problem> {
+    let checkout = match &args.checkout {
+        None => None,
+        Some(dir) => Some(Checkout::open(dir).ok_or_else(|| {
+            Problem::usage(
+                format!("{} is no directory that can be read", plain(&dir.display().to_string())),
+                "--checkout takes the directory that `git clone` made of the project's source",
+            )
+        })?),
+    };
+    let checkout = &checkout;
     let settings = reader.settings().await?;
     let (projects, glob) = match all_projects(&reader.account, policy).await {
         Ok(projects) => (projects, None),
@@ -243,8 +259,12 @@ async fn examine(
     let repositories: BTreeMap<CacheRepository, repository::Facts> =
         repositories.buffered(AT_A_TIME).collect().await;
     let seen = stream::iter(project::built_by(&projects)).map(|(project, name, is_forks)| async move {
-        let seen = reader.project(project, &name, is_forks).await;
-        project::Facts { project, name, is_forks, seen }
+        let mut seen = reader.project(project, &name, is_forks).await;
+        if let (Ok(Some(described)), Some(checkout)) = (&mut seen.described, checkout) {
+            let text = buildspec::of_source(described.buildspec.as_deref(), checkout);
+            described.buildspec = text.or(described.buildspec.take());
+        }
+        project::Facts { project, name, is_forks, seen, checkout: checkout.clone() }
     });
     let seen: Vec<project::Facts<'_>> = seen.buffered(AT_A_TIME).collect().await;
 

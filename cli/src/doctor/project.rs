@@ -7,6 +7,7 @@ use stoker::handout::variable;
 use stoker::names::{CacheRepository, ProjectName, Repository};
 use stoker::policy::{ForkBuilds, Project};
 
+use super::checkout::Checkout;
 use super::repository::{Facts as RepositoryFacts, LineImage};
 use super::stack::Stack;
 use super::{Fact, Finding, buildspec, lifecycle, roles};
@@ -24,6 +25,8 @@ pub(super) struct Facts<'p> {
     /// Whether it builds forks' pull requests.
     pub(super) is_forks: bool,
     pub(super) seen: Seen,
+    /// The source, where it is at hand.
+    pub(super) checkout: Option<Checkout>,
 }
 
 /// What AWS says of a project.
@@ -104,7 +107,7 @@ pub(super) fn check(
     stack: Option<&Stack>,
     now: Timestamp,
 ) -> Vec<Finding> {
-    let Facts { project, name, is_forks, seen } = facts;
+    let Facts { project, name, is_forks, seen, checkout } = facts;
     let described = match &seen.described {
         Ok(Some(described)) => described,
         Ok(None) => {
@@ -126,7 +129,9 @@ pub(super) fn check(
         }
     };
     let mut findings = vec![environment(name, described)];
-    findings.extend(buildspec::check(project, described.buildspec.as_deref(), &described.image, *is_forks));
+    let checkout = checkout.as_ref();
+    let spec = described.buildspec.as_deref();
+    findings.extend(buildspec::check(project, spec, &described.image, *is_forks, checkout));
     findings.extend(buildx(name, described));
     findings.extend(network(project, described));
     findings.extend(docker_server(name, described));
@@ -639,8 +644,13 @@ mod tests {
     /// The checks of a project that are not ok.
     fn told(keys: &str, change: impl FnOnce(&mut Facts<'_>)) -> Vec<(&'static str, State)> {
         let project = project(keys);
-        let mut facts =
-            Facts { project: &project, name: project.name.clone(), is_forks: false, seen: seen(described()) };
+        let mut facts = Facts {
+            project: &project,
+            name: project.name.clone(),
+            is_forks: false,
+            seen: seen(described()),
+            checkout: None,
+        };
         change(&mut facts);
         let findings = check(&facts, &[], &BTreeMap::new(), None, Timestamp::now());
         assert!(findings.iter().all(|finding| (finding.state == State::Ok) == finding.mend.is_none()));
@@ -770,13 +780,18 @@ mod tests {
     fn a_forks_project_has_a_role_of_its_own_that_writes_nothing() {
         let keys = "    builds: { forks: { build: read-only, project: app-forks } }\n";
         let project = project(keys);
-        let of_project =
-            Facts { project: &project, name: project.name.clone(), is_forks: false, seen: seen(described()) };
+        let of_project = Facts {
+            project: &project,
+            name: project.name.clone(),
+            is_forks: false,
+            seen: seen(described()),
+            checkout: None,
+        };
         let judged = |change: &dyn Fn(&mut Seen)| {
             let mut seen = seen(Described { role: "arn:aws:iam::1:role/forks".into(), ..described() });
             change(&mut seen);
             let name = ProjectName::new("app-forks").unwrap();
-            let facts = Facts { project: &project, name, is_forks: true, seen };
+            let facts = Facts { project: &project, name, is_forks: true, seen, checkout: None };
             let of_project = std::slice::from_ref(&of_project);
             let findings = check(&facts, of_project, &BTreeMap::new(), None, Timestamp::now());
             findings.iter().filter(|f| f.state != State::Ok).map(|f| (f.check, f.state)).collect::<Vec<_>>()
