@@ -8,6 +8,7 @@ mod decide;
 mod deployed;
 mod doctor;
 mod forecast;
+mod html;
 mod lines;
 mod problem;
 mod progress;

@@ -20,6 +20,7 @@ mod edit;
 mod figures;
 mod git;
 mod history;
+mod page;
 mod render;
 mod replay;
 mod strategy;
@@ -45,6 +46,7 @@ Examples:
   stoker forecast --dockerfile api/Dockerfile --context api --target api --merges 500
   stoker forecast --log build.log                        # step times from `docker build --progress=plain`
   stoker forecast --build-arg-per-commit GIT_SHA         # what a commit's hash in an argument costs
+  stoker forecast --html forecast.html                   # the same as a page with charts
   stoker forecast --json | jq .strategies
 
 Nothing is built, and nothing but git is asked. For each commit the cache key of every step of the Dockerfile is
@@ -98,6 +100,9 @@ pub(crate) struct Args {
     /// What a minute of a build costs; unless given, general1.small on Linux
     #[arg(long, value_name = "DOLLARS", default_value = "0.005", value_parser = crate::report::price)]
     dollars_per_minute: f64,
+    /// Write a page with charts to this file, too: one file that needs no network
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
     /// Print the figures as JSON, for programs
     #[arg(long)]
     json: bool,
@@ -142,6 +147,22 @@ struct Forecast {
     advice: Vec<Advice>,
 }
 
+/// What only the page shows.
+#[derive(Debug, Default)]
+struct Drawn {
+    /// For each strategy the hours of all builds so far, after each build.
+    hours: Vec<Vec<f64>>,
+    strips: Vec<Strip>,
+}
+
+/// A step in main's builds.
+#[derive(Debug)]
+struct Strip {
+    step: String,
+    /// Whether each build ran it; nothing where the build had no such step.
+    builds: Vec<Option<bool>>,
+}
+
 /// A strategy's figures.
 #[derive(Debug, Serialize)]
 struct Row {
@@ -165,12 +186,20 @@ struct NotUnderstood {
 }
 
 pub(crate) fn run(args: &Args) -> Result<Answer, Problem> {
-    let forecast = forecast(args)?;
+    let (forecast, drawn) = forecast(args)?;
+    if let Some(file) = &args.html {
+        std::fs::write(file, page::page(&forecast, &drawn)).map_err(|error| {
+            Problem::failed(
+                format!("cannot write {}: {error}", plain(&file.display().to_string())),
+                "name a file in a directory that is there",
+            )
+        })?;
+    }
     let text = if args.json { to_json(&forecast) } else { render::text(&forecast) };
     Ok(Answer::yes(text))
 }
 
-fn forecast(args: &Args) -> Result<Forecast, Problem> {
+fn forecast(args: &Args) -> Result<(Forecast, Drawn), Problem> {
     let log = args.log.as_deref().map(read_log).transpose()?;
     let repository = Repository::open(&args.repository)?;
     let branch = repository.default_branch(args.branch.as_deref())?;
@@ -188,24 +217,7 @@ fn forecast(args: &Args) -> Result<Forecast, Problem> {
         Some(path) => path.trim_start_matches("./").to_owned(),
         None => find_dockerfile(&repository, &head.tree).map_err(|error| unreadable(&error))??,
     };
-    let setup = Setup {
-        dockerfile,
-        context: args
-            .context
-            .split('/')
-            .filter(|part| !["", "."].contains(part))
-            .collect::<Vec<_>>()
-            .join("/"),
-        options: Options {
-            target: args.target.clone(),
-            arguments: args.build_arg.iter().cloned().collect(),
-            platform: args.platform.as_str().to_owned(),
-        },
-        per_commit: args.build_arg_per_commit.clone(),
-        git_directory: !args.no_git_directory,
-        behind: false,
-        edit: None,
-    };
+    let setup = setup(args, dockerfile);
     let planner = Planner::new(&repository);
     let newest = planner.plan_tree(&setup, &head.tree, &head.id).map_err(|error| unreadable(&error))?;
     let newest = newest.map_err(|skip| not_built(&skip, &setup, &branch))?;
@@ -231,12 +243,18 @@ fn forecast(args: &Args) -> Result<Forecast, Problem> {
         (figures(strategy, builds, &ran, days, args.dollars_per_minute), ran)
     };
     let mut rows = Vec::new();
-    let mut steps_of_stoker = Vec::new();
+    let (mut steps_of_stoker, mut drawn) = (Vec::new(), Drawn::default());
     for strategy in Strategy::ALL {
         let (figures, ran) = figures_of(strategy, &builds);
         if strategy == Strategy::Stoker {
             steps_of_stoker = often(&builds, &ran, &times);
+            drawn.strips = strips(&builds, &ran, &steps_of_stoker);
         }
+        let hours = ran.iter().scan(0.0, |sum, ran| {
+            *sum += ran.seconds[1] / 3600.0;
+            Some(*sum)
+        });
+        drawn.hours.push(hours.collect());
         let behind = behind.as_deref().map(|builds| figures_of(strategy, builds).0);
         rows.push(Row { label: strategy.label(), figures, behind });
     }
@@ -252,7 +270,7 @@ fn forecast(args: &Args) -> Result<Forecast, Problem> {
     }
     advice.sort_by(|a, b| b.hours_per_month.usual.total_cmp(&a.hours_per_month.usual));
     let steps: Vec<_> = newest.nodes.iter().filter_map(|node| node.step.as_ref()).collect();
-    Ok(Forecast {
+    let forecast = Forecast {
         from: timestamp(first.push.time),
         to: timestamp(last.push.time),
         days,
@@ -270,7 +288,49 @@ fn forecast(args: &Args) -> Result<Forecast, Problem> {
         dockerfile: setup.dockerfile,
         context: args.context.clone(),
         target: args.target.clone(),
-    })
+    };
+    Ok((forecast, drawn))
+}
+
+/// What is built by the newest commit's Dockerfile and those before it.
+fn setup(args: &Args, dockerfile: String) -> Setup {
+    Setup {
+        dockerfile,
+        context: args
+            .context
+            .split('/')
+            .filter(|part| !["", "."].contains(part))
+            .collect::<Vec<_>>()
+            .join("/"),
+        options: Options {
+            target: args.target.clone(),
+            arguments: args.build_arg.iter().cloned().collect(),
+            platform: args.platform.as_str().to_owned(),
+        },
+        per_commit: args.build_arg_per_commit.clone(),
+        git_directory: !args.no_git_directory,
+        behind: false,
+        edit: None,
+    }
+}
+
+/// What main's builds did with each step, those first that took longest.
+fn strips(builds: &[Planned<'_>], ran: &[replay::Ran], often: &[Often]) -> Vec<Strip> {
+    let of_main: Vec<BTreeMap<(&str, &str), bool>> = builds
+        .iter()
+        .zip(ran)
+        .filter(|(build, _)| build.push.is_to_main())
+        .map(|(build, ran)| {
+            let nodes = build.plan.nodes.iter().enumerate();
+            let steps = nodes.filter_map(|(number, node)| Some((number, node.step.as_ref()?)));
+            steps.map(|(number, step)| ((&*step.stage, &*step.text), ran.steps.contains(&number))).collect()
+        })
+        .collect();
+    let strip = |often: &Often| Strip {
+        step: format!("[{}] {}", often.stage, often.step.split_whitespace().collect::<Vec<_>>().join(" ")),
+        builds: of_main.iter().map(|did| did.get(&(&*often.stage, &*often.step)).copied()).collect(),
+    };
+    often.iter().map(strip).collect()
 }
 
 /// What might save time, by the newest commit.

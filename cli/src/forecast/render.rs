@@ -39,7 +39,7 @@ fn head(forecast: &Forecast) -> String {
     text
 }
 
-fn day(time: jiff::Timestamp) -> String {
+pub(super) fn day(time: jiff::Timestamp) -> String {
     time.to_string().chars().take(10).collect()
 }
 
@@ -55,7 +55,8 @@ fn strategies(forecast: &Forecast) -> String {
     table("  ", &align, &rows)
 }
 
-fn row(row: &Row) -> Vec<String> {
+/// A strategy's figures in words; what it is called comes first.
+pub(super) fn row(row: &Row) -> Vec<String> {
     let with = |of: &dyn Fn(&Figures) -> f64, digits: usize| {
         let figure = of(&row.figures);
         let other = row.behind.as_ref().map_or(figure, of);
@@ -102,6 +103,20 @@ fn notes(forecast: &Forecast) -> String {
         "\n  Steps that ran again, and the seconds that they took: median and ninth decile (p90) of a build. Main's \
          are the\n  builds that a merge started. Hours and dollars are those of all builds in a month.",
     );
+    text += &said_of_times(forecast);
+    for (reason, pushes) in &forecast.skipped {
+        text += &format!(
+            "\n  {} not built: {}.",
+            count(*pushes, "push").replace("pushs", "pushes"),
+            plain(reason)
+        );
+    }
+    text + "\n"
+}
+
+/// What the times rest on, and why some figures are two.
+pub(super) fn said_of_times(forecast: &Forecast) -> String {
+    let mut text = String::new();
     if forecast.measured == 0 {
         text += "\n  All seconds, hours and dollars are assumed by what a step does; --log FILE tells them. In \
                  brackets: the range of\n  what is assumed.";
@@ -115,14 +130,7 @@ fn notes(forecast: &Forecast) -> String {
     if forecast.strategies.iter().any(|row| row.behind.is_some_and(|behind| behind != row.figures)) {
         text += "\n  Two figures: squashed branches held main's newest commit, or were as old as their first commit.";
     }
-    for (reason, pushes) in &forecast.skipped {
-        text += &format!(
-            "\n  {} not built: {}.",
-            count(*pushes, "push").replace("pushs", "pushes"),
-            plain(reason)
-        );
-    }
-    text + "\n"
+    text
 }
 
 fn often(forecast: &Forecast) -> String {

@@ -15,7 +15,6 @@ use crate::problem::Problem;
 use crate::retain::{Account, Which, call_problem, plan_all};
 use crate::text::{count, size};
 
-mod chart;
 mod data;
 mod page;
 #[cfg(test)]

@@ -2,163 +2,17 @@
 
 use jiff::Timestamp;
 
-use super::chart::{self, Words};
 use super::data::{BuildFigures, Deletion, LineFigures, ProjectFigures, Report, RuleFigures, Warmth, float};
-use crate::text::{count, plain_whole, size};
+use crate::html::chart::{self, Words};
+use crate::html::{self, Cell, dollars, escaped, figure, legend, list, paragraph, section, soft, table};
+use crate::text::{count, size};
 
-const STYLE: &str = include_str!("style.css");
 /// More projects than these are folded.
 const UNFOLDED: usize = 6;
 /// So many lines of a scope are shown, the largest first.
 const LINES: usize = 40;
 /// So many builds a sparkline shows, the newest.
 const SPARKS: usize = 60;
-
-/// Text from outside, fit for a page.
-pub(super) fn escaped(text: &str) -> String {
-    let mut escaped = String::new();
-    for c in plain_whole(text).chars() {
-        match c {
-            '&' => escaped += "&amp;",
-            '<' => escaped += "&lt;",
-            '>' => escaped += "&gt;",
-            '"' => escaped += "&quot;",
-            '\'' => escaped += "&#39;",
-            c => escaped.push(c),
-        }
-    }
-    escaped
-}
-
-/// What stands in a cell of a table.
-enum Cell {
-    /// Anything, to be escaped.
-    Text(String),
-    /// A number or the like, to be escaped.
-    Number(String),
-    /// A word of Stoker's, to be escaped.
-    Word(String),
-    /// A tag or the like, to be escaped.
-    Code(String),
-    /// A chart.
-    Drawn(String),
-}
-
-impl Cell {
-    fn text(text: impl Into<String>) -> Self {
-        Self::Text(text.into())
-    }
-
-    fn number(text: impl Into<String>) -> Self {
-        Self::Number(text.into())
-    }
-
-    fn class(&self) -> &'static str {
-        match self {
-            Self::Text(_) => "",
-            Self::Number(_) => " class=\"n\"",
-            Self::Word(_) => " class=\"word\"",
-            Self::Code(_) => " class=\"code\"",
-            Self::Drawn(_) => " class=\"draw\"",
-        }
-    }
-
-    fn markup(&self) -> String {
-        match self {
-            Self::Text(text) | Self::Number(text) | Self::Word(text) => escaped(text),
-            Self::Code(text) => format!("<code>{}</code>", escaped(text)),
-            Self::Drawn(markup) => markup.clone(),
-        }
-    }
-}
-
-/// A table; the first cell of a row is what it is about. On a phone each row is a block, so the roles are said again.
-fn table(caption: &str, head: &[&str], rows: &[Vec<Cell>]) -> String {
-    let mut text = format!(
-        "<table role=\"table\"><caption>{}</caption><thead role=\"rowgroup\"><tr role=\"row\">",
-        escaped(caption)
-    );
-    for (at, name) in head.iter().enumerate() {
-        let class = rows.first().and_then(|row| row.get(at)).map_or("", Cell::class);
-        text += &format!("<th role=\"columnheader\" scope=\"col\"{class}>{}</th>", escaped(name));
-    }
-    text += "</tr></thead><tbody role=\"rowgroup\">\n";
-    for row in rows {
-        text += "<tr role=\"row\">";
-        for (at, cell) in row.iter().enumerate() {
-            let (class, markup) = (cell.class(), cell.markup());
-            if at == 0 {
-                text += &format!("<th role=\"rowheader\" scope=\"row\"{class}>{markup}</th>");
-            } else {
-                let name = escaped(head.get(at).copied().unwrap_or_default());
-                text += &format!("<td role=\"cell\"{class} data-name=\"{name}\">{markup}</td>");
-            }
-        }
-        text += "</tr>\n";
-    }
-    text + "</tbody></table>\n"
-}
-
-fn paragraph(text: &str) -> String {
-    format!("<p>{}</p>\n", escaped(text))
-}
-
-fn soft(text: &str) -> String {
-    format!("<p class=\"soft\">{}</p>\n", escaped(text))
-}
-
-/// A list; what each entry says is markup that was made here.
-fn list(class: &str, entries: impl IntoIterator<Item = String>) -> String {
-    let mut text = format!("<ul class=\"{class}\">\n");
-    for entry in entries {
-        text += &format!("<li>{entry}</li>\n");
-    }
-    text + "</ul>\n"
-}
-
-/// What the colours mean, each by its class.
-fn legend(entries: &[(&str, &str)]) -> String {
-    list("legend", entries.iter().map(|(class, text)| format!("<i class=\"{class}\"></i>{}", escaped(text))))
-}
-
-/// A section with a heading that it is named by.
-fn section(id: &str, title: &str, body: &str) -> String {
-    format!("<section aria-labelledby=\"{id}\">\n<h2 id=\"{id}\">{}</h2>\n{body}</section>\n", escaped(title))
-}
-
-/// A chart with what is written around it: at its left from the top, and below it.
-fn figure(caption: &str, y: &[String; 3], svg: &str, x: &[&str], meanings: &[(&str, &str)]) -> String {
-    let span = |text: &str| format!("<span>{}</span>", escaped(text));
-    let y: String = y.iter().map(|text| span(text)).collect();
-    let x: String = x.iter().map(|text| span(text)).collect();
-    let legend = legend(meanings);
-    format!(
-        "<figure><figcaption>{}</figcaption><div class=\"chart\"><div class=\"y\" aria-hidden=\"true\">{y}</div>{svg}\
-         <div class=\"x\" aria-hidden=\"true\">{x}</div></div>{legend}</figure>\n",
-        escaped(caption)
-    )
-}
-
-/// A sum of money: `$0.07`, `$12.40`, `$1,204`.
-pub(super) fn dollars(sum: f64) -> String {
-    let sign = if sum <= -0.005 { "-" } else { "" };
-    let sum = sum.abs();
-    if sum > 0.0 && sum < 0.005 {
-        return "less than $0.01".to_owned();
-    }
-    if sum < 1000.0 {
-        return format!("{sign}${sum:.2}");
-    }
-    let digits = format!("{sum:.0}");
-    let mut grouped = String::new();
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            grouped.push(',');
-        }
-        grouped.push(digit);
-    }
-    format!("{sign}${grouped}")
-}
 
 /// How long something took or what was saved: `4.2 min`, `7 h 12 min`.
 pub(super) fn minutes(minutes: f64) -> String {
@@ -195,15 +49,7 @@ pub(super) fn page(report: &Report) -> String {
         notes(report),
     ]
     .concat();
-    // Should anything slip through, a browser loads and runs nothing for this page.
-    format!(
-        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <meta name=\"color-scheme\" content=\"light dark\">\n<title>Stoker report, {}</title>\n\
-         <style>\n{STYLE}</style>\n</head>\n<body>\n{body}</main>\n</body>\n</html>\n",
-        day(report.made_at)
-    )
+    html::document(&format!("Stoker report, {}", day(report.made_at)), &body)
 }
 
 fn header(report: &Report) -> String {

@@ -15,7 +15,8 @@ use stoker::retain::inventory::{Inventory, Known};
 use stoker::retain::plan::{Circumstances, plan};
 
 use super::data::{BuildsOf, Report, Repository, Seen, gather};
-use super::page::{dollars, escaped, minutes, page};
+use super::page::{minutes, page};
+use crate::html::{dollars, escaped};
 
 const MB: u64 = 1_000_000;
 

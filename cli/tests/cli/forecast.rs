@@ -194,6 +194,31 @@ async fn a_log_tells_how_long_steps_take() {
 }
 
 #[tokio::test]
+async fn the_page_shows_the_same_and_nothing_that_a_history_says_is_markup() {
+    let mut repository = Repository::new();
+    let file = DOCKERFILE.replace("npm run build", "echo '<script>alert(1)</script>'");
+    let files = [("Dockerfile", file.as_str()), ("package.json", "1"), ("src/a", "1")];
+    let begin = repository.commit("Begin", 1000, &[], &files);
+    repository.commit("Push", 2000, &[begin], &[("src/a", "2")]);
+    repository.write();
+    let page = repository.home.path().join("page.html");
+    let ran = repository.forecast(&["--no-git-directory", "--html", page.to_str().unwrap()]).await;
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    let page = std::fs::read_to_string(page).unwrap();
+    for label in ["no cache", "a tag per branch, and main", "GitHub&#39;s scopes", "a disk without limit"] {
+        assert!(page.contains(label), "{label}");
+    }
+    // Six lines of hours; and of the last step one strip: it ran in both builds.
+    assert_eq!(page.matches("<polyline class=\"s").count(), 6);
+    assert!(page.contains("it ran in 2 of 2 builds") && page.contains("&lt;script&gt;"), "{page}");
+    assert!(!page.contains("<script"));
+    let nowhere = repository.home.path().join("no/page.html");
+    let ran = repository.forecast(&["--html", nowhere.to_str().unwrap()]).await;
+    assert_eq!(ran.code, 3);
+    assert!(ran.err.contains("cannot write"), "{}", ran.err);
+}
+
+#[tokio::test]
 async fn a_history_begins_where_the_dockerfile_does() {
     let mut repository = Repository::new();
     let begin = repository.commit("Begin", 1000, &[], &[("src/a", "1")]);

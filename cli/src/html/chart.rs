@@ -1,18 +1,18 @@
 //! Charts as SVG: shapes only, stretched to whatever room the page gives them, so that what is written beside them stays as
 //! large on a phone as on a screen. Every chart says in words what it shows.
 
-use super::page::escaped;
+use super::escaped;
 
 /// Width and height of the plane that charts are drawn on.
 const WIDTH: f64 = 1000.0;
 const HEIGHT: f64 = 100.0;
 
 /// What a chart is called, and what it shows in words.
-pub(super) struct Words<'w> {
+pub(crate) struct Words<'w> {
     /// Unlike any other on the page.
-    pub(super) id: &'w str,
-    pub(super) title: &'w str,
-    pub(super) desc: &'w str,
+    pub(crate) id: &'w str,
+    pub(crate) title: &'w str,
+    pub(crate) desc: &'w str,
 }
 
 /// A chart that is a part of the page's text.
@@ -36,7 +36,7 @@ fn float(number: usize) -> f64 {
 }
 
 /// Areas under series of as many values each, one before the other: the last is in front. Each has a class.
-pub(super) fn area(words: &Words<'_>, series: &[(&str, Vec<f64>)], most: f64) -> String {
+pub(crate) fn area(words: &Words<'_>, series: &[(&str, Vec<f64>)], most: f64) -> String {
     let mut shapes = grid();
     for (class, values) in series {
         let mut line: Vec<String> = values
@@ -61,7 +61,7 @@ pub(super) fn area(words: &Words<'_>, series: &[(&str, Vec<f64>)], most: f64) ->
 }
 
 /// A column for each entry, made of values on top of each other, the first at the bottom. Each has a class.
-pub(super) fn columns(words: &Words<'_>, stacks: &[Vec<(&str, f64)>], most: f64) -> String {
+pub(crate) fn columns(words: &Words<'_>, stacks: &[Vec<(&str, f64)>], most: f64) -> String {
     let mut shapes = grid();
     let step = WIDTH / float(stacks.len().max(1));
     for (at, stack) in stacks.iter().enumerate() {
@@ -85,8 +85,40 @@ fn grid() -> String {
     [0.0, HEIGHT / 2.0, HEIGHT].map(line).concat()
 }
 
+/// Lines through series of as many values each. Each has a class.
+pub(crate) fn lines(words: &Words<'_>, series: &[(&str, &[f64])], most: f64) -> String {
+    let mut shapes = grid();
+    for (class, values) in series {
+        let place = |(at, value): (usize, &f64)| {
+            let x = WIDTH * float(at) / float(values.len().saturating_sub(1).max(1));
+            format!("{x:.1},{:.2}", height_of(*value, most))
+        };
+        let line: Vec<String> = values.iter().enumerate().map(place).collect();
+        shapes += &format!("<polyline class=\"{class}\" points=\"{}\"/>", line.join(" "));
+    }
+    svg(words, "plot", &shapes)
+}
+
+/// A strip with a place for each entry: of a class, or empty. Neighbours of one class are one shape.
+pub(crate) fn strip(words: &Words<'_>, entries: &[Option<&str>]) -> String {
+    let step = WIDTH / float(entries.len().max(1));
+    let mut shapes = String::new();
+    let mut at = 0;
+    for group in entries.chunk_by(|a, b| a == b) {
+        if let Some(Some(class)) = group.first() {
+            shapes += &format!(
+                "<rect class=\"{class}\" x=\"{:.1}\" y=\"0\" width=\"{:.1}\" height=\"{HEIGHT}\"/>",
+                float(at) * step,
+                float(group.len()) * step
+            );
+        }
+        at += group.len();
+    }
+    svg(words, "strip", &shapes)
+}
+
 /// A bar of a value out of the largest, with a part of it in front. The numbers stand beside it, so it says nothing.
-pub(super) fn bar(value: f64, part: f64, most: f64) -> String {
+pub(crate) fn bar(value: f64, part: f64, most: f64) -> String {
     let width = |value: f64| if most > 0.0 { (value / most).clamp(0.0, 1.0) * WIDTH } else { 0.0 };
     let rect = |class: &str, value: f64| {
         format!("<rect class=\"{class}\" x=\"0\" y=\"0\" width=\"{:.1}\" height=\"{HEIGHT}\"/>", width(value))
@@ -100,7 +132,7 @@ pub(super) fn bar(value: f64, part: f64, most: f64) -> String {
 }
 
 /// A line through values between 0 and 100.
-pub(super) fn sparkline(words: &Words<'_>, values: &[f64]) -> String {
+pub(crate) fn sparkline(words: &Words<'_>, values: &[f64]) -> String {
     // A margin, so that neither 0 nor 100 lies on the edge.
     let at = |(at, value): (usize, &f64)| {
         let x = 20.0
@@ -125,7 +157,7 @@ pub(super) fn sparkline(words: &Words<'_>, values: &[f64]) -> String {
 }
 
 /// The next round number: 1, 2, 2.5 or 5 and noughts.
-pub(super) fn round_up(value: f64) -> f64 {
+pub(crate) fn round_up(value: f64) -> f64 {
     if value <= 0.0 {
         return 1.0;
     }
