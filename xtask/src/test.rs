@@ -12,7 +12,7 @@ use anyhow::{Context as _, ensure};
 use crate::{arm64, check, commands, demo, deployed, fuzz, requests, stack, storm, tools};
 
 /// How often the random tests on a builder are done in a run that is not `--full`; otherwise they say themselves.
-const FEWER: [(&str, &str); 2] = [("STOKER_AGAIN", "4"), ("STOKER_ROUNDS", "25")];
+const FEWER: [(&str, &str); 3] = [("STOKER_AGAIN", "3"), ("STOKER_CASES", "10"), ("STOKER_ROUNDS", "20")];
 
 /// What the tests can be asked.
 #[derive(Debug, clap::Args)]
