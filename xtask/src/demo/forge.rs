@@ -45,7 +45,7 @@ impl Forge {
             &json!({
                 "ref": format!("refs/heads/{branch}"), "before": before.unwrap_or(ZERO), "after": after,
                 "created": before.is_none(), "deleted": false, "forced": false, "commits": commits,
-                "repository": describe(repository),
+                "repository": describe(repository, Some(repository.time(&after)?)),
             }),
         )
     }
@@ -57,7 +57,7 @@ impl Forge {
             &json!({
                 "ref": format!("refs/heads/{branch}"), "before": before, "after": ZERO,
                 "created": false, "deleted": true, "forced": false, "commits": [],
-                "repository": describe(repository),
+                "repository": describe(repository, None),
             }),
         )
     }
@@ -71,6 +71,7 @@ impl Forge {
         base: &str,
         merge_commit: Option<&str>,
     ) -> anyhow::Result<()> {
+        let head = repository.head(branch)?;
         self.send(
             "pull_request",
             &json!({
@@ -79,12 +80,14 @@ impl Forge {
                 "pull_request": {
                     "number": number, "merged": merge_commit.is_some(), "merge_commit_sha": merge_commit,
                     "head": {
-                        "ref": branch, "sha": repository.head(branch)?,
+                        "ref": branch, "sha": head,
                         "repo": { "full_name": repository.full_name() },
                     },
                     "base": { "ref": base },
+                    // However late the webhook is, it tells when that was.
+                    "updated_at": repository.time(merge_commit.unwrap_or(&head))?,
                 },
-                "repository": describe(repository),
+                "repository": describe(repository, None),
             }),
         )
     }
@@ -136,7 +139,8 @@ pub(crate) fn sign(secret: &str, body: &str) -> String {
     mac.map_or_else(|_| String::new(), |mac| format!("sha256={}", hex::encode(mac.finalize().into_bytes())))
 }
 
-fn describe(repository: &Repository) -> Value {
+fn describe(repository: &Repository, pushed_at: Option<i64>) -> Value {
     let name = repository.full_name();
-    json!({ "full_name": name, "html_url": format!("https://github.com/{name}"), "default_branch": "main" })
+    let url = format!("https://github.com/{name}");
+    json!({ "full_name": name, "html_url": url, "default_branch": "main", "pushed_at": pushed_at })
 }

@@ -111,6 +111,11 @@ impl Repository {
         self.git(&["rev-parse", branch])
     }
 
+    /// When a commit was made, in seconds since 1970.
+    pub(crate) fn time(&self, commit: &str) -> anyhow::Result<i64> {
+        self.git(&["show", "--no-patch", "--format=%ct", commit])?.parse().context("git tells no time")
+    }
+
     /// Creates a branch from another.
     pub(crate) fn branch(&self, name: &str, from: &str) -> anyhow::Result<()> {
         self.git(&["branch", name, from]).map(drop)
