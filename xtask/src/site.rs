@@ -1,6 +1,6 @@
 //! Where Stoker is at work: the local AWS with the stack in it, and the stand-in for `CodeBuild` beside it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -9,8 +9,8 @@ use anyhow::{Context as _, bail};
 use serde_json::{Value, json};
 
 use crate::demo::forge::Forge;
+use crate::stack;
 use crate::world::World;
-use crate::{process, stack};
 
 /// The stand-in for `CodeBuild` is up at once.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
@@ -46,16 +46,6 @@ pub(crate) struct Site {
     pub(crate) world: World,
     pub(crate) outputs: stack::Outputs,
     local: ureq::Agent,
-}
-
-/// Builds the local world's program.
-pub(crate) fn build_local() -> anyhow::Result<PathBuf> {
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.current_dir(crate::root()).args(["build", "--quiet", "--package", "stoker-local"]);
-    process::run(&mut cargo, "building the local world", &crate::home().join("logs/local.log"), |_| None)?;
-    let program = std::env::current_exe()?.with_file_name("stoker-local");
-    anyhow::ensure!(program.exists(), "{} is not there after its build", program.display());
-    Ok(program)
 }
 
 impl Site {

@@ -32,31 +32,39 @@ pub(crate) fn function(name: &str) -> String {
     format!("{NAME}-{name}")
 }
 
-/// Builds the functions for this machine's processor in the profile that the tests are built in, so that what they share
-/// is compiled once, and writes the template beside them as SAM would.
+/// Builds the functions for this machine's processor, and the local world with them, in the profile that the tests are built
+/// in, so that what they share is compiled once; and writes the template beside them as SAM would.
 pub(crate) fn build() -> anyhow::Result<()> {
     tools::install()?;
-    println!("building the functions");
+    println!("building the functions and the local world");
     let source = fs::read_to_string(crate::root().join("template.yaml"))?;
     let (template, functions) = with_programs(&source)?;
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    // With the local world, as the demo needs both.
     cargo.current_dir(crate::root()).args(["build", "--package", "stoker-local"]);
     for (_, binary) in &functions {
         cargo.args(["--package", binary]);
     }
     process::run(&mut cargo, "compiling", &log("compile"), compiled)?;
-    let programs = env::current_exe()?;
-    let programs = programs.parent().context("no directory of programs")?;
     drop(fs::remove_dir_all(build_dir()));
     for (function, binary) in &functions {
         let dir = build_dir().join(function);
         fs::create_dir_all(&dir)?;
-        fs::copy(programs.join(binary), dir.join("bootstrap"))
-            .with_context(|| format!("{binary} is not there after its build"))?;
+        fs::copy(built(binary)?, dir.join("bootstrap"))?;
     }
     fs::write(build_dir().join("template.yaml"), template)?;
     Ok(())
+}
+
+/// The local world's program, which is built with the functions.
+pub(crate) fn local_world() -> anyhow::Result<PathBuf> {
+    built("stoker-local")
+}
+
+/// A program that was built in this one's profile.
+fn built(name: &str) -> anyhow::Result<PathBuf> {
+    let program = env::current_exe()?.with_file_name(name);
+    ensure!(program.exists(), "{} is not there after its build", program.display());
+    Ok(program)
 }
 
 /// Of what cargo says, every fiftieth crate: how far it is.

@@ -13,7 +13,7 @@ use std::time::Instant;
 use anyhow::{Context as _, bail};
 use serde_json::json;
 
-use crate::site::{NEVER, Plan, Site, build_local};
+use crate::site::{NEVER, Plan, Site};
 use crate::world::{Settings, World};
 use crate::{stack, tools};
 use report::Report;
@@ -132,9 +132,8 @@ pub(crate) fn stage_and_tell(
     let begun = Instant::now();
     let (builder, base_image) = choose_builder(wanted)?;
     tools::install()?;
-    let program = build_local()?;
     stack::build()?;
-    let stage = set(builder, &base_image, &program)?;
+    let stage = set(builder, &base_image, &stack::local_world()?)?;
     println!("set up in {:.0} s; the story begins\n", begun.elapsed().as_secs_f32());
     match story::tell(&stage) {
         Ok(report) => Ok((stage, report, builder)),

@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 
 use crate::aws::Aws;
 use crate::demo::forge::sign;
-use crate::site::{NEVER, Plan, QUEUES, Site, build_local};
+use crate::site::{NEVER, Plan, QUEUES, Site};
 use crate::world::{Settings, World};
 use crate::{requests, stack, tools};
 use life::{Dice, Life, MAIN, Step};
@@ -136,9 +136,8 @@ impl End {
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let begun = Instant::now();
     tools::install()?;
-    let program = build_local()?;
     stack::build()?;
-    let failed = live(args, &program)?;
+    let failed = live(args, &stack::local_world()?)?;
     println!("the whole storm took {} s", begun.elapsed().as_secs());
     ensure!(failed.is_empty(), "{}", failed.join("; "));
     Ok(())
@@ -147,7 +146,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
 /// A few short lives, for `cargo xtask test`. The functions have been built. Answers what did not hold.
 pub(crate) fn check() -> anyhow::Result<Vec<String>> {
     let args = Args { lives: 4, seed: 1, steps: 2, json: None, without_sweep: false, keep: false };
-    live(&args, &build_local()?)
+    live(&args, &stack::local_world()?)
 }
 
 fn live(args: &Args, program: &Path) -> anyhow::Result<Vec<String>> {
