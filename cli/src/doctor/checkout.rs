@@ -33,18 +33,14 @@ impl Checkout {
 
     /// The names of the targets that bake files define, and of the files that say so; `None` where one cannot be read.
     pub(super) fn bake_targets(&self, files: &[&str]) -> Option<(BTreeSet<String>, String)> {
-        let there: Vec<&str> = match files {
-            [] => DEFAULTS.into_iter().filter(|name| self.read(name).is_some()).collect(),
-            files => files.to_vec(),
+        let read = |file: &&str| self.read(file).map(|text| (file.to_string(), text));
+        let texts: Vec<(String, String)> = match files {
+            [] => DEFAULTS.iter().filter_map(read).collect(),
+            files => files.iter().map(read).collect::<Option<_>>()?,
         };
-        if there.is_empty() {
-            return None;
-        }
-        let mut names = BTreeSet::new();
-        for file in &there {
-            names.extend(targets(&self.read(file)?)?);
-        }
-        Some((names, there.join(" and ")))
+        let (files, texts): (Vec<String>, Vec<String>) = texts.into_iter().unzip();
+        let names: Vec<BTreeSet<String>> = texts.iter().map(|text| targets(text)).collect::<Option<_>>()?;
+        (!files.is_empty()).then(|| (names.into_iter().flatten().collect(), files.join(" and ")))
     }
 }
 

@@ -237,7 +237,7 @@ async fn examine(
             )
         })?),
     };
-    let checkout = &checkout;
+    let checkout = checkout.as_ref();
     let settings = reader.settings().await?;
     let (projects, glob) = match all_projects(&reader.account, policy).await {
         Ok(projects) => (projects, None),
@@ -264,7 +264,7 @@ async fn examine(
             let text = buildspec::of_source(described.buildspec.as_deref(), checkout);
             described.buildspec = text.or(described.buildspec.take());
         }
-        project::Facts { project, name, is_forks, seen, checkout: checkout.clone() }
+        project::Facts { project, name, is_forks, seen, checkout }
     });
     let seen: Vec<project::Facts<'_>> = seen.buffered(AT_A_TIME).collect().await;
 

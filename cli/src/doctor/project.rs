@@ -26,7 +26,7 @@ pub(super) struct Facts<'p> {
     pub(super) is_forks: bool,
     pub(super) seen: Seen,
     /// The source, where it is at hand.
-    pub(super) checkout: Option<Checkout>,
+    pub(super) checkout: Option<&'p Checkout>,
 }
 
 /// What AWS says of a project.
@@ -129,9 +129,8 @@ pub(super) fn check(
         }
     };
     let mut findings = vec![environment(name, described)];
-    let checkout = checkout.as_ref();
     let spec = described.buildspec.as_deref();
-    findings.extend(buildspec::check(project, spec, &described.image, *is_forks, checkout));
+    findings.extend(buildspec::check(project, spec, &described.image, *is_forks, *checkout));
     findings.extend(buildx(name, described));
     findings.extend(network(project, described));
     findings.extend(docker_server(name, described));

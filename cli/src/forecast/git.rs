@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::rc::Rc;
 
-use dockerfile_keys::{Entry, Id, Kind, Tree, TreeError};
+use dockerfile_keys::{Entry, Id, Kind, Tree, TreeError, normal};
 use sha2::{Digest as _, Sha256};
 
 use crate::problem::Problem;
@@ -167,7 +167,7 @@ impl Repository {
                 Kind::Link => {
                     let to = String::from_utf8_lossy(&self.read(&entry.id)?).into_owned();
                     let directory = path.rsplit_once('/').map_or("", |(directory, _)| directory);
-                    path = resolved(directory, &to);
+                    path = normal(&format!("{directory}/{to}"));
                 }
                 Kind::Directory | Kind::Submodule => return Ok(None),
             }
@@ -364,19 +364,4 @@ fn filled(bytes: &[u8]) -> Option<Id> {
     let mut id = Id::default();
     id.get_mut(..bytes.len())?.copy_from_slice(bytes);
     Some(id)
-}
-
-/// A path as it is seen from a directory, without `.` and `..`.
-fn resolved(directory: &str, path: &str) -> String {
-    let mut parts: Vec<&str> = Vec::new();
-    for part in directory.split('/').chain(path.split('/')) {
-        match part {
-            "" | "." => {}
-            ".." => {
-                parts.pop();
-            }
-            part => parts.push(part),
-        }
-    }
-    parts.join("/")
 }

@@ -2,6 +2,7 @@
 
 use super::figures::Range;
 use super::render::{day, row, said_of_times};
+use super::strategy::Strategy;
 use super::{Drawn, Forecast};
 use crate::html::chart::{self, Words};
 use crate::html::{self, Cell, dollars, escaped, figure, legend, list, paragraph, section, soft, table};
@@ -43,11 +44,10 @@ fn header(forecast: &Forecast) -> String {
 }
 
 fn key_figures(forecast: &Forecast) -> String {
-    let of = |label: &str| forecast.strategies.iter().find(|row| row.label == label);
-    let (Some(stoker), Some(tags)) = (of("Stoker"), of("a tag per branch, and main")) else {
+    let of = |strategy| forecast.strategies.iter().map(|row| &row.figures).find(|of| of.strategy == strategy);
+    let (Some(ours), Some(theirs)) = (of(Strategy::Stoker), of(Strategy::TagPerBranch)) else {
         return String::new();
     };
-    let (ours, theirs) = (&stoker.figures, &tags.figures);
     let spared = theirs.hours_per_month.usual - ours.hours_per_month.usual;
     let cards = [
         (
@@ -71,15 +71,7 @@ fn key_figures(forecast: &Forecast) -> String {
             dollars(theirs.dollars_per_month.usual - ours.dollars_per_month.usual),
         ),
     ];
-    let cards = cards.map(|(name, value, unit)| {
-        format!(
-            "<span class=\"name\">{}</span> <strong>{}</strong> <span class=\"unit\">{}</span>",
-            escaped(name),
-            escaped(&value),
-            escaped(&unit)
-        )
-    });
-    section("figures", "Under Stoker", &list("figures", cards))
+    section("figures", "Under Stoker", &html::cards(cards))
 }
 
 fn range(hours: &Range) -> String {

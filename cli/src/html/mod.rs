@@ -158,6 +158,19 @@ pub(crate) fn dollars(sum: f64) -> String {
     format!("{sign}${grouped}")
 }
 
+/// Figures that meet the eye first: of each its name, its value, and what the value is of.
+pub(crate) fn cards(cards: impl IntoIterator<Item = (&'static str, String, String)>) -> String {
+    let card = |(name, value, unit): (&str, String, String)| {
+        format!(
+            "<span class=\"name\">{}</span> <strong>{}</strong> <span class=\"unit\">{}</span>",
+            escaped(name),
+            escaped(&value),
+            escaped(&unit)
+        )
+    };
+    list("figures", cards.into_iter().map(card))
+}
+
 /// A whole page; the body ends in `main`.
 pub(crate) fn document(title: &str, body: &str) -> String {
     // Should anything slip through, a browser loads and runs nothing for this page.

@@ -117,15 +117,7 @@ fn key_figures(report: &Report) -> String {
         ("Steps reused on main", reused, reused_in_words),
         ("Build time saved", saved, saved_in_words),
     ];
-    let cards = cards.map(|(name, value, unit)| {
-        format!(
-            "<span class=\"name\">{}</span> <strong>{}</strong> <span class=\"unit\">{}</span>",
-            escaped(name),
-            escaped(&value),
-            escaped(&unit)
-        )
-    });
-    let cards = list("figures", cards);
+    let cards = html::cards(cards);
     let how = [
         format!(
             "Stored: every layer once in its repository, as ECR bills it, at {} a gigabyte and month (us-east-1, \

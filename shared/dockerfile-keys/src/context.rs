@@ -373,7 +373,8 @@ pub(crate) fn below<'a>(path: &'a str, from: &str) -> &'a str {
 }
 
 /// A path without `.`, `..` and slashes too many. What would leave the root stays at it.
-pub(crate) fn normal(path: &str) -> String {
+#[must_use]
+pub fn normal(path: &str) -> String {
     let mut parts: Vec<&str> = Vec::new();
     for part in path.split('/') {
         match part {

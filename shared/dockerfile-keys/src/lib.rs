@@ -40,7 +40,7 @@ mod testing;
 mod tests;
 mod words;
 
-pub use context::{Context, Entry, Id, Kind, Memory, Tree, TreeError, find};
+pub use context::{Context, Entry, Id, Kind, Memory, Tree, TreeError, find, normal};
 pub use ignore::{Ignore, IgnoreError};
 pub use key::Key;
 pub use parse::{Dockerfile, HereDocument, Instruction, ParseError, parse};
