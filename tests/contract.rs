@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -26,6 +26,7 @@ use stoker::ports::{
     ReadBlobs, ReadBuilds, ReadImages, ReadManifests, ReadSecrets, StartBuilds, StopBuilds, WriteImages,
 };
 use stories::account::{Account, OTHERS};
+use stories::ministack;
 
 const TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &[u8] = b"{}";
@@ -215,18 +216,7 @@ async fn the_account_in_memory() {
 
 #[tokio::test]
 async fn ministack() {
-    let Some(server) = Server::start("STOKER_TEST_MINISTACK", |program, port, dir| {
-        let mut command = Command::new(program);
-        command
-            .args(["ministack.app:app", "--bind", &format!("127.0.0.1:{port}")])
-            .env("TMPDIR", dir)
-            .env("GATEWAY_PORT", port.to_string())
-            .env("MINISTACK_HOST", "127.0.0.1")
-            .env("DOCKER_HOST", "unix:///nonexistent.sock")
-            .env("IOT_MTLS_ENABLED", "0")
-            .env("SFTP_ENABLED", "0");
-        command
-    }) else {
+    let Some(server) = Server::start("STOKER_TEST_MINISTACK", ministack::serve) else {
         return;
     };
     server.keeps_the_contracts(Differences { forgets_tokens: true, has_no_registry: false }).await;
@@ -255,7 +245,7 @@ struct Server {
 
 impl Server {
     /// Starts the program that an environment variable names; nothing where it names none.
-    fn start(variable: &str, command: impl Fn(&str, u16, &PathBuf) -> Command) -> Option<Self> {
+    fn start(variable: &str, command: impl Fn(&Path, u16, &Path) -> Command) -> Option<Self> {
         let Ok(program) = std::env::var(variable) else {
             println!("SKIPPED: {variable} names no program; `cargo xtask test` does");
             return None;
@@ -264,7 +254,7 @@ impl Server {
         let dir = std::env::temp_dir().join(format!("stoker-contract-{port}"));
         std::fs::create_dir_all(&dir).unwrap();
         let log = std::fs::File::create(dir.join("log")).unwrap();
-        let mut command = command(&program, port, &dir);
+        let mut command = command(Path::new(&program), port, &dir);
         let command =
             command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).process_group(0);
         let process = command.spawn().unwrap();

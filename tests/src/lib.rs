@@ -12,6 +12,7 @@ pub mod account;
 pub mod day;
 pub mod dice;
 pub mod iam;
+pub mod ministack;
 pub mod rules;
 pub mod template;
 pub mod world;

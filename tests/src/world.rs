@@ -222,6 +222,23 @@ impl World {
         }
     }
 
+    /// Main is warm, and a branch has changed the dependencies of one stage and been built; its head.
+    pub async fn with_branch(policy: &str) -> (Self, Commit) {
+        let mut world = Self::with_policy(policy);
+        world.built_branch("main", [1, 1, 1, 1]).await;
+        let head = world.built_branch("feature-a", [2, 2, 1, 1]).await;
+        (world, head)
+    }
+
+    /// A branch is pushed and built, and some time passes; its head.
+    pub async fn built_branch(&mut self, branch: &str, versions: [u32; 4]) -> Commit {
+        let head = self.commit(versions);
+        self.push(branch, &[&head]).await;
+        self.build().await;
+        self.wait(SignedDuration::from_mins(10));
+        head
+    }
+
     /// The repository with the caches.
     #[must_use]
     pub fn repository(&self) -> CacheRepository {

@@ -10,26 +10,6 @@ use stoker::ports::{Build, BuildStatus};
 use stoker::promote::{Hint, Outcome, promote};
 use stories::world::{ISOLATED, POLICY, World};
 
-/// Main is warm, and a branch has changed the dependencies of one stage and been built.
-async fn branch(policy: &str) -> (World, Commit) {
-    let mut world = World::with_policy(policy);
-    let base = world.commit([1, 1, 1, 1]);
-    world.push("main", &[&base]).await;
-    world.build().await;
-    world.wait(SignedDuration::from_mins(10));
-    let head = built(&mut world, "feature-a", [2, 2, 1, 1]).await;
-    (world, head)
-}
-
-/// A branch is pushed and built.
-async fn built(world: &mut World, branch: &str, versions: [u32; 4]) -> Commit {
-    let head = world.commit(versions);
-    world.push(branch, &[&head]).await;
-    world.build().await;
-    world.wait(SignedDuration::from_mins(10));
-    head
-}
-
 /// A branch is merged; answers main's build, which has started.
 async fn merge(world: &mut World, branch: &str, head: &Commit, versions: [u32; 4]) -> Build {
     let merge = world.commit(versions);
@@ -67,7 +47,7 @@ fn assert_all_is_own(world: &World) {
 #[tokio::test]
 async fn what_a_merge_brings_serves_at_once_and_is_mains_own_when_mains_build_has_used_it() {
     for policy in [POLICY, ISOLATED] {
-        let (mut world, head) = branch(policy).await;
+        let (mut world, head) = World::with_branch(policy).await;
         // Main has moved on, so the branch's last step is no step of the merge.
         let build = merge(&mut world, "feature-a", &head, [2, 2, 2, 1]).await;
         assert_eq!(on_probation(&world), BTreeMap::from([(head, 3)]));
@@ -86,8 +66,8 @@ async fn what_a_merge_brings_serves_at_once_and_is_mains_own_when_mains_build_ha
 
 #[tokio::test]
 async fn each_merge_in_flight_waits_for_its_own_build() {
-    let (mut world, a) = branch(ISOLATED).await;
-    let b = built(&mut world, "feature-b", [1, 1, 3, 3]).await;
+    let (mut world, a) = World::with_branch(ISOLATED).await;
+    let b = world.built_branch("feature-b", [1, 1, 3, 3]).await;
     let of_a = merge(&mut world, "feature-a", &a, [2, 2, 1, 1]).await;
     world.push("main", &[&b]).await;
     world.settle().await;
@@ -103,7 +83,7 @@ async fn each_merge_in_flight_waits_for_its_own_build() {
 #[tokio::test]
 async fn a_merge_that_is_told_after_its_build_brings_nothing() {
     for (policy, reversed) in [(POLICY, false), (POLICY, true), (ISOLATED, false), (ISOLATED, true)] {
-        let (mut world, head) = branch(policy).await;
+        let (mut world, head) = World::with_branch(policy).await;
         world.loses_promotions = true;
         let build = merge(&mut world, "feature-a", &head, [2, 2, 2, 1]).await;
         world.run(&build);
@@ -124,7 +104,7 @@ async fn a_merge_that_is_told_after_its_build_brings_nothing() {
 /// The queue is slow: main's build of the merge runs already when the line gets what was merged.
 #[tokio::test]
 async fn probation_counts_from_the_merge_and_not_from_its_promotion() {
-    let (mut world, head) = branch(ISOLATED).await;
+    let (mut world, head) = World::with_branch(ISOLATED).await;
     // Squashed: the push does not name the branch's head. The branch's last step is no step of the merge, and no build
     // of main makes it main's own.
     let squashed = world.commit([2, 2, 2, 1]);
@@ -143,7 +123,7 @@ async fn probation_counts_from_the_merge_and_not_from_its_promotion() {
 /// By its time the merge is younger than main's build of it, as where clocks disagree.
 #[tokio::test]
 async fn a_build_ends_the_probation_of_the_commits_that_it_was_told_of() {
-    let (mut world, head) = branch(ISOLATED).await;
+    let (mut world, head) = World::with_branch(ISOLATED).await;
     // The branch's last step is no step of the merge, and no build of main makes it main's own.
     let squashed = world.commit([2, 2, 2, 1]);
     world.loses_promotions = true;
@@ -162,7 +142,7 @@ async fn a_build_ends_the_probation_of_the_commits_that_it_was_told_of() {
 
 #[tokio::test]
 async fn a_build_of_main_that_fails_ends_no_probation_and_the_next_one_does() {
-    let (mut world, head) = branch(ISOLATED).await;
+    let (mut world, head) = World::with_branch(ISOLATED).await;
     let build = merge(&mut world, "feature-a", &head, [2, 2, 1, 1]).await;
     let commit = build.handed.clone().and_then(|handed| handed.commit).unwrap();
     world.end(&build.id, BuildStatus::Failed, &commit);
@@ -182,7 +162,7 @@ async fn without_a_build_of_main_probation_ends_by_time() {
     for (policy, hours) in
         [(ISOLATED.to_owned(), 7 * 24), (POLICY.replace("defaults:", "defaults:\n  probation: 2h"), 2)]
     {
-        let (mut world, head) = branch(&policy).await;
+        let (mut world, head) = World::with_branch(&policy).await;
         let own = world.line("main").unwrap().1;
         merge(&mut world, "feature-a", &head, [2, 2, 1, 1]).await;
         world.end_all(BuildStatus::Stopped);
@@ -203,7 +183,7 @@ async fn without_a_build_of_main_probation_ends_by_time() {
 
 #[tokio::test]
 async fn what_a_rollback_brings_back_on_probation_is_judged_as_ever() {
-    let (mut world, head) = branch(ISOLATED).await;
+    let (mut world, head) = World::with_branch(ISOLATED).await;
     let build = merge(&mut world, "feature-a", &head, [2, 2, 1, 1]).await;
     let with_marks = world.account.image(&world.repository(), "app.main").unwrap();
     world.run(&build);
@@ -227,7 +207,7 @@ async fn what_a_rollback_brings_back_on_probation_is_judged_as_ever() {
 #[tokio::test]
 async fn a_build_from_scratch_takes_the_place_of_what_is_on_probation_too() {
     let policy = ISOLATED.replace("stale-after: 7d", "stale-after: 7d, refresh: 1d");
-    let (mut world, head) = branch(&policy).await;
+    let (mut world, head) = World::with_branch(&policy).await;
     world.wait(SignedDuration::from_hours(25));
     world.night().await;
     let refresh = world.running().pop().expect("a build from scratch");
@@ -246,7 +226,7 @@ async fn a_build_from_scratch_takes_the_place_of_what_is_on_probation_too() {
 /// Whoever no longer lets merges bring anything to main wants what they brought out of it.
 #[tokio::test]
 async fn what_is_on_probation_leaves_when_merges_bring_nothing_any_more() {
-    let (mut world, head) = branch(ISOLATED).await;
+    let (mut world, head) = World::with_branch(ISOLATED).await;
     merge(&mut world, "feature-a", &head, [2, 2, 1, 1]).await;
     assert_eq!(merges(&world), [head]);
     for (promotion, moves) in [("merged", 0), ("rebuild", 1), ("rebuild", 0)] {

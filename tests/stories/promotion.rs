@@ -4,22 +4,7 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 use stoker::event::Event;
-use stoker::names::Commit;
 use stories::world::{ISOLATED, POLICY, World};
-
-/// Main is warm, and a branch has changed the dependencies of one stage and been built.
-async fn branch(policy: &str) -> (World, Commit) {
-    let mut world = World::with_policy(policy);
-    let base = world.commit([1, 1, 1, 1]);
-    world.push("main", &[&base]).await;
-    world.build().await;
-    world.wait(SignedDuration::from_mins(10));
-    let a = world.commit([2, 2, 1, 1]);
-    world.push("feature-a", &[&a]).await;
-    world.build().await;
-    world.wait(SignedDuration::from_mins(10));
-    (world, a)
-}
 
 fn with_promotion(policy: &str, promotion: &str) -> String {
     policy.replace("defaults:", &format!("defaults:\n  promotion: {promotion}"))
@@ -33,7 +18,7 @@ fn puts(world: &World) -> usize {
 async fn a_merge_brings_the_branchs_cache_or_leaves_it_to_a_build_of_main() {
     for policy in [POLICY, ISOLATED] {
         for (promotion, ran) in [("merged", 0), ("rebuild", 3), ("off", 3)] {
-            let (mut world, a) = branch(&with_promotion(policy, promotion)).await;
+            let (mut world, a) = World::with_branch(&with_promotion(policy, promotion)).await;
             let before = world.line("main").unwrap().0;
             let merge = world.commit([2, 2, 1, 1]);
             world.pull_request("merged", "feature-a", &a, Some(&merge)).await;
@@ -55,7 +40,7 @@ async fn a_merge_brings_the_branchs_cache_or_leaves_it_to_a_build_of_main() {
 #[tokio::test]
 async fn merges_between_branches_bring_caches_too_unless_that_is_off() {
     for (promotion, brought) in [("merged", true), ("rebuild", true), ("off", false)] {
-        let (mut world, a) = branch(&with_promotion(ISOLATED, promotion)).await;
+        let (mut world, a) = World::with_branch(&with_promotion(ISOLATED, promotion)).await;
         let base = world.commit([1, 1, 2, 2]);
         world.push("release", &[&base]).await;
         world.build().await;
@@ -71,7 +56,7 @@ async fn merges_between_branches_bring_caches_too_unless_that_is_off() {
 async fn every_way_to_merge_is_as_hot() {
     for policy in [POLICY, ISOLATED] {
         for way in ["merge commit", "squash", "rebase", "fast-forward", "merge queue"] {
-            let (mut world, a) = branch(policy).await;
+            let (mut world, a) = World::with_branch(policy).await;
             let merge = world.commit([2, 2, 1, 1]);
             match way {
                 "merge commit" => {
@@ -106,7 +91,7 @@ async fn every_way_to_merge_is_as_hot() {
 
 #[tokio::test]
 async fn several_pull_requests_in_one_push_all_come_along() {
-    let (mut world, a) = branch(ISOLATED).await;
+    let (mut world, a) = World::with_branch(ISOLATED).await;
     let b = world.commit([1, 1, 2, 2]);
     world.push("feature-b", &[&b]).await;
     world.build().await;
@@ -118,7 +103,7 @@ async fn several_pull_requests_in_one_push_all_come_along() {
 
 #[tokio::test]
 async fn a_revert_is_hot_with_what_main_had_before() {
-    let (mut world, a) = branch(ISOLATED).await;
+    let (mut world, a) = World::with_branch(ISOLATED).await;
     world.push("main", &[&a]).await;
     world.build().await;
     let revert = world.commit([1, 1, 1, 1]);
@@ -129,7 +114,7 @@ async fn a_revert_is_hot_with_what_main_had_before() {
 
 #[tokio::test]
 async fn a_forced_push_to_main_loses_nothing_and_builds_the_new_head() {
-    let (mut world, a) = branch(ISOLATED).await;
+    let (mut world, a) = World::with_branch(ISOLATED).await;
     world.push("main", &[&a]).await;
     world.build().await;
     let before = world.holds("main", [2, 2, 1, 1]);
@@ -142,7 +127,7 @@ async fn a_forced_push_to_main_loses_nothing_and_builds_the_new_head() {
 
 #[tokio::test]
 async fn a_renamed_default_branch_keeps_its_cache() {
-    let (mut world, a) = branch(ISOLATED).await;
+    let (mut world, a) = World::with_branch(ISOLATED).await;
     world.default_branch = "trunk".to_owned();
     world.delete_branch("main").await;
     world.push("trunk", &[&a]).await;
@@ -181,7 +166,7 @@ async fn mains_build_waits_a_moment_for_a_promotion_that_is_about_to_come() {
 
 #[tokio::test]
 async fn nobody_waits_for_what_was_never_built() {
-    let (mut world, _) = branch(ISOLATED).await;
+    let (mut world, _) = World::with_branch(ISOLATED).await;
     let other = world.commit([3, 3, 3, 3]);
     let merge = world.commit([3, 3, 3, 3]);
     world.push("main", &[&other, &merge]).await;
@@ -193,7 +178,7 @@ async fn nobody_waits_for_what_was_never_built() {
 
 #[tokio::test]
 async fn two_promotions_of_one_line_at_once_lose_nothing_for_longer_than_a_night() {
-    let (mut world, a) = branch(ISOLATED).await;
+    let (mut world, a) = World::with_branch(ISOLATED).await;
     let b = world.commit([1, 1, 2, 2]);
     world.push("feature-b", &[&b]).await;
     world.build().await;
@@ -212,7 +197,7 @@ async fn two_promotions_of_one_line_at_once_lose_nothing_for_longer_than_a_night
 
 #[tokio::test]
 async fn a_promotion_across_repositories_mounts_what_is_new_and_moves_no_layer() {
-    let (world, _) = branch(ISOLATED).await;
+    let (world, _) = World::with_branch(ISOLATED).await;
     let calls = world.account.calls.borrow();
     let count = |name: &str| calls.iter().filter(|call| **call == name).count();
     // Main's five layers and its config, of the branch three layers that are new, and its config.
@@ -246,7 +231,7 @@ async fn a_registry_that_does_not_mount_is_told_with_what_to_do() {
 
 #[tokio::test]
 async fn what_a_line_holds_says_where_it_came_from() {
-    let (mut world, a) = branch(ISOLATED).await;
+    let (mut world, a) = World::with_branch(ISOLATED).await;
     world.push("main", &[&a]).await;
     world.settle_promotions().await;
     let annotations = |world: &World, tag: &str| {
@@ -273,7 +258,7 @@ async fn what_a_line_holds_says_where_it_came_from() {
 
 #[tokio::test]
 async fn what_a_rollback_took_from_main_does_not_come_back() {
-    let (mut world, bad) = branch(ISOLATED).await;
+    let (mut world, bad) = World::with_branch(ISOLATED).await;
     let good = world.account.image(&world.repository(), "app.main").unwrap();
     let merge = world.commit([2, 2, 1, 1]);
     world.push("main", &[&bad, &merge]).await;

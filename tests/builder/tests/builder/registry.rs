@@ -46,16 +46,7 @@ impl Registry {
     pub(crate) fn ministack(program: &Path, dir: &Path) -> anyhow::Result<Self> {
         let port = free_port()?;
         std::fs::create_dir_all(dir)?;
-        let mut command = Command::new(program);
-        command
-            .args(["ministack.app:app", "--bind", &format!("127.0.0.1:{port}")])
-            // It unpacks functions into the temporary directory, and two of it would delete each other's.
-            .env("TMPDIR", dir)
-            .env("GATEWAY_PORT", port.to_string())
-            .env("MINISTACK_HOST", "127.0.0.1")
-            .env("DOCKER_HOST", "unix:///nonexistent.sock")
-            .env("IOT_MTLS_ENABLED", "0")
-            .env("SFTP_ENABLED", "0");
+        let mut command = stories::ministack::serve(program, port, dir);
         let registry = Self::start("ministack", port, &mut command, dir)?;
         let create = registry
             .http
