@@ -4,13 +4,13 @@
 
 use std::fs;
 
+use buildkit_cache::{IMPORT_LIMIT, MANIFEST_MEDIA_TYPE};
 use bytes::Bytes;
-use stoker::cache::{IMPORT_LIMIT, MANIFEST_MEDIA_TYPE};
-use stoker::policy::Policy;
-use stoker::ports::BuildStatus;
-use stoker::promote::{Hint, promote};
-use stories::world::{ISOLATED, World};
-use stories::worst::{KINDS, manifest_of, worst};
+use scenarios::environment::{ISOLATED, World};
+use scenarios::worst::{KINDS, manifest_of, worst};
+use stoker_core::policy::Policy;
+use stoker_core::ports::BuildStatus;
+use stoker_core::promote::{Hint, promote};
 
 /// As many lines as are moved at once.
 const LINES: usize = 12;

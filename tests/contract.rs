@@ -16,17 +16,17 @@ use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_ecr::config::{Credentials, SharedCredentialsProvider};
 use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
+use scenarios::account::{Account, OTHERS};
+use scenarios::ministack;
 use serde_json::{Value, json};
-use stoker::aws::{Aws, Surroundings};
-use stoker::error::Failure;
-use stoker::event::{Event, WebhookRefused};
-use stoker::names::{CacheRepository, Digest, ProjectName, Scope, Tag};
-use stoker::ports::{
+use stoker_aws::{Aws, Surroundings};
+use stoker_core::error::Failure;
+use stoker_core::event::{Event, WebhookRefused};
+use stoker_core::names::{CacheRepository, Digest, ProjectName, Scope, Tag};
+use stoker_core::ports::{
     BuildOrder, BuildStatus, Catalogue, FindDigests, ListProjects, MountBlobs, Mounted, Ordered, Publish,
     ReadBlobs, ReadBuilds, ReadImages, ReadManifests, ReadSecrets, StartBuilds, StopBuilds, WriteImages,
 };
-use stories::account::{Account, OTHERS};
-use stories::ministack;
 
 const TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &[u8] = b"{}";

@@ -7,7 +7,7 @@ use crate::cache::{diff, inspect, merge, prune, verify};
 use crate::lines::{history, list, rollback};
 use crate::report;
 use crate::retain::{apply, check, explain, plan_command};
-use crate::{decide, doctor, forecast, redrive, story};
+use crate::{doctor, forecast, redrive, simulate, trace};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -38,7 +38,7 @@ pub(crate) enum Command {
     Lines(list::Args),
     History(history::Args),
     Rollback(rollback::Args),
-    Decide(decide::Args),
+    Decide(simulate::Args),
     /// Looks at the policy
     #[command(subcommand, after_help = EXIT_CODES)]
     Policy(PolicyCommand),
@@ -48,7 +48,7 @@ pub(crate) enum Command {
     Report(report::Args),
     Forecast(forecast::Args),
     Doctor(doctor::Args),
-    Story(story::Args),
+    Story(trace::Args),
     Redrive(redrive::Args),
     /// Prints a script that completes stoker's command lines
     #[command(

@@ -4,7 +4,6 @@
 mod args;
 mod auth;
 mod cache;
-mod decide;
 mod deployed;
 mod doctor;
 mod forecast;
@@ -17,8 +16,9 @@ mod reference;
 mod remote;
 mod report;
 mod retain;
-mod story;
+mod simulate;
 mod text;
+mod trace;
 mod transfer;
 
 use std::io::Write as _;
@@ -49,7 +49,7 @@ fn main() -> ExitCode {
         Command::Lines(args) => run(lines::list::run(&args)),
         Command::History(args) => run(lines::history::run(&args)),
         Command::Rollback(args) => run(lines::rollback::run(&args)),
-        Command::Decide(args) => run(decide::run(&args)),
+        Command::Decide(args) => run(simulate::run(&args)),
         Command::Policy(PolicyCommand::Check(args)) => run(retain::check::run(&args)),
         Command::Plan(args) => run(retain::plan_command::run(&args)),
         Command::Apply(args) => run(retain::apply::run(&args)),
@@ -57,7 +57,7 @@ fn main() -> ExitCode {
         Command::Report(args) => run(report::run(&args)),
         Command::Forecast(args) => run(std::future::ready(forecast::run(&args))),
         Command::Doctor(args) => run(doctor::run(&args)),
-        Command::Story(args) => run(story::run(&args)),
+        Command::Story(args) => run(trace::run(&args)),
         Command::Redrive(args) => run(redrive::run(&args)),
     }
 }

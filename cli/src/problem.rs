@@ -4,9 +4,9 @@ use std::error::Error;
 use std::fmt;
 use std::process::ExitCode;
 
-use stoker::error::{CallError, Failure, chain};
-use stoker::partition::registry_region;
-use stoker::registry::Status;
+use stoker_aws::registry::Status;
+use stoker_core::error::{CallError, Failure, chain};
+use stoker_core::partition::registry_region;
 
 use crate::reference::Reference;
 

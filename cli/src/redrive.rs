@@ -9,7 +9,7 @@ use aws_sdk_sqs::types::{
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use stoker::event::{Envelope, Event};
+use stoker_core::event::{Envelope, Event};
 
 use crate::Answer;
 use crate::cache::to_json;

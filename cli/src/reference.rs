@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use stoker::names::{Digest, Tag};
+use stoker_core::names::{Digest, Tag};
 
 /// The registry behind Docker's short names, and the name under which Docker knows it.
 const DOCKER_HUB: &str = "docker.io";

@@ -5,12 +5,12 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
+use buildkit_cache::{Cache, Descriptor, Kind, MANIFEST_MEDIA_TYPE, Manifest, Serialised};
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _};
-use stoker::cache::{self, Cache, Descriptor, Kind, MANIFEST_MEDIA_TYPE, Manifest, Serialised};
-use stoker::error::{CallError, Failure};
-use stoker::names::Digest;
-use stoker::registry::{FetchedManifest, Presence, Registry};
+use stoker_aws::registry::{FetchedManifest, Presence, Registry};
+use stoker_core::error::{CallError, Failure};
+use stoker_core::names::Digest;
 
 use crate::auth::{Access, Identity};
 use crate::problem::Problem;
@@ -124,7 +124,7 @@ pub(crate) async fn find(remotes: &Remotes, reference: &Reference) -> Result<Opt
 
 /// The manifest of a cache in what was found.
 pub(crate) fn manifest_of(found: &Found) -> Result<Manifest, Problem> {
-    match cache::classify_within(&found.bytes, MANIFEST_LIMIT) {
+    match buildkit_cache::classify_within(&found.bytes, MANIFEST_LIMIT) {
         Kind::Cache(manifest) => Ok(manifest),
         Kind::Other { why } => Err(Problem::no(
             format!("{} is not a cache that BuildKit would import: {}", found.reference, text::plain(&why)),
@@ -157,7 +157,7 @@ pub(crate) async fn open(remotes: &Remotes, found: Found) -> Result<Held, Proble
         Err(error) => return Err(Problem::call("read the config of", &reference, &error)),
     };
     let cache = Cache::parse_within(&manifest, &config, CONFIG_LIMIT)
-        .map_err(|error| not_sound(stoker::error::chain(&error)))?;
+        .map_err(|error| not_sound(stoker_core::error::chain(&error)))?;
     Ok(Held {
         digest: found.digest,
         manifest_size: found.bytes.len() as u64,

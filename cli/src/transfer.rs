@@ -9,14 +9,14 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use aws_smithy_types::body::SdkBody;
+use buildkit_cache::{Cache, Descriptor};
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use http_body::{Body, Frame, SizeHint};
 use sha2::{Digest as _, Sha256};
-use stoker::cache::{Cache, Descriptor};
-use stoker::error::{CallError, Cause, Failure};
-use stoker::names::Digest;
-use stoker::registry::{Mounted, Presence, Status, Upload};
+use stoker_aws::registry::{Mounted, Presence, Status, Upload};
+use stoker_core::error::{CallError, Cause, Failure};
+use stoker_core::names::Digest;
 
 use crate::problem::Problem;
 use crate::progress::{Progress, Unit};

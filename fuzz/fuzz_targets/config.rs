@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use libfuzzer_sys::fuzz_target;
-use stoker::cache::{CONFIG_MEDIA_TYPE, Cache, Kind, Limits, MANIFEST_MEDIA_TYPE, classify};
-use stoker::names::Digest;
+use buildkit_cache::{CONFIG_MEDIA_TYPE, Cache, Kind, Limits, MANIFEST_MEDIA_TYPE, classify};
+use stoker_core::names::Digest;
 
 fn parse(layers: &str, config: &[u8]) -> Option<Cache> {
     let manifest = format!(
@@ -31,7 +31,7 @@ fuzz_target!(|bytes: &[u8]| {
     let Some(cache) = parse(layers, config.as_bytes()) else { return };
     let sizes = cache.sizes();
     // Times and texts may be written longer than they were read.
-    if sizes.config.max(sizes.manifest) < stoker::cache::IMPORT_LIMIT {
+    if sizes.config.max(sizes.manifest) < buildkit_cache::IMPORT_LIMIT {
         assert_eq!(again(&cache), cache);
     }
     assert_eq!(Cache::merge([&cache, &cache]), cache);

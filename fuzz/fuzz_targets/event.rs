@@ -2,8 +2,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use stoker::event::Envelope;
-use stoker::promote::Hint;
+use stoker_core::event::Envelope;
+use stoker_core::promote::Hint;
 
 fuzz_target!(|text: &str| {
     if let Ok(envelope) = Envelope::parse(text) {

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use stoker::cache::{Kind, classify};
+use buildkit_cache::{Kind, classify};
 
 fuzz_target!(|bytes: &[u8]| {
     if let Kind::Cache(manifest) = classify(bytes) {

@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 
 use libfuzzer_sys::fuzz_target;
-use stoker::policy::{
+use stoker_core::policy::{
     ForkBuilds, MAXIMUM_PROBATION, MINIMUM_PROBATION, MINIMUM_REFRESH, Policy, Project, Target,
 };
 

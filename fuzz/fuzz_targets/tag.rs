@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use stoker::names::{Line, Tag};
+use stoker_core::names::{Line, Tag};
 
 fuzz_target!(|text: &str| {
     assert_eq!(Tag::parse(text).is_some(), Tag::known(text).is_some());

@@ -3,9 +3,9 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use stoker::event::Event;
-use stoker::forge::{Forge, Meaning, Refusal, check_age, codecommit, read, verify};
-use stoker::names::{Branch, Repository};
+use stoker_core::event::Event;
+use stoker_core::forge::{Forge, Meaning, Refusal, check_age, codecommit, read, verify};
+use stoker_core::names::{Branch, Repository};
 
 fn default_branch_of(_: &Repository) -> Option<Branch> {
     Branch::new("main").ok()

@@ -257,8 +257,8 @@ fn page(field: &str, items: &[String], token: Option<&str>) -> Result<Value, Fau
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::faults::Storm;
     use crate::ledger::tests::ledger;
-    use crate::storm::Storm;
 
     fn api() -> Api {
         let aws = Aws::new("http://127.0.0.1:1");

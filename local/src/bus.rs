@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::aws::{Aws, AwsError, Service};
-use crate::storm::{Fate, Storm};
+use crate::faults::{Fate, Storm};
 use crate::{chain, locked};
 
 /// How long the deployed rules are taken for known.

@@ -11,9 +11,9 @@ use serde_json::{Value, json};
 
 use crate::build::Build;
 use crate::bus::Bus;
+use crate::faults::Storm;
 use crate::ledger::Ledger;
 use crate::machine::Machine;
-use crate::storm::Storm;
 
 /// What the handlers work with.
 #[derive(Clone)]

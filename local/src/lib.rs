@@ -15,6 +15,7 @@ pub mod buildspec;
 pub mod bus;
 pub mod control;
 pub mod events;
+pub mod faults;
 pub mod http;
 pub mod images;
 pub mod ledger;
@@ -23,7 +24,6 @@ pub mod progress;
 pub mod project;
 pub mod serve;
 pub mod simulated;
-pub mod storm;
 
 /// The account that the local world belongs to.
 pub const ACCOUNT: &str = "000000000000";

@@ -15,12 +15,12 @@ use crate::aws::Aws;
 use crate::builder::{Builder, BuilderError};
 use crate::bus::Bus;
 use crate::control::{self, Control};
+use crate::faults::Storm;
 use crate::http::is_local;
 use crate::images;
 use crate::ledger::Ledger;
 use crate::machine::{Machine, World};
 use crate::project::{Project, ProjectsError};
-use crate::storm::Storm;
 
 /// The local world could not start.
 #[derive(Debug, thiserror::Error)]

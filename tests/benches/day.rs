@@ -8,7 +8,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
 
 use mimalloc::MiMalloc;
-use stories::day::{Report, Scale, live};
+use scenarios::day::{Report, Scale, live};
 use tokio::runtime;
 
 /// A third of the day would go by in the system's own.

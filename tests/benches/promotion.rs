@@ -7,16 +7,16 @@
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 
+use buildkit_cache::{CONFIG_MEDIA_TYPE, Cache, Kind, MANIFEST_MEDIA_TYPE, classify};
 use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
+use scenarios::environment::{ISOLATED, Source, World, exported};
 use serde_json::json;
-use stoker::cache::{CONFIG_MEDIA_TYPE, Cache, Kind, MANIFEST_MEDIA_TYPE, classify};
-use stoker::names::{Commit, Digest, Line, ProjectName, Scope, Tag};
-use stoker::policy::Policy;
-use stoker::ports::BuildStatus;
-use stoker::promote::{Hint, Outcome, promote};
-use stoker::provenance::{Built, Provenance};
-use stories::world::{ISOLATED, Source, World, exported};
+use stoker_core::names::{Commit, Digest, Line, ProjectName, Scope, Tag};
+use stoker_core::policy::Policy;
+use stoker_core::ports::BuildStatus;
+use stoker_core::promote::{Hint, Outcome, promote};
+use stoker_core::provenance::{Built, Provenance};
 
 /// Size of a large export's config: a line may have 900 KiB, of which Stoker's notes of use and the record that joins the leaves need some.
 /// What does not fit into the line would have to be mounted again with each build.

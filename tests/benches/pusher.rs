@@ -15,20 +15,20 @@ use std::task::Poll;
 use std::time::Duration;
 
 use aws_lambda_events::sqs::{SqsEvent, SqsMessage};
+use buildkit_cache::MANIFEST_MEDIA_TYPE;
 use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 use promote_cache::{Instance as Function, handle};
+use scenarios::account::Account;
+use scenarios::environment::{Source, exported};
+use scenarios::iam;
+use scenarios::rng::Dice;
+use scenarios::worst::{KINDS, layers, manifest_of, worst};
 use serde_json::{Value, json};
-use stoker::cache::MANIFEST_MEDIA_TYPE;
-use stoker::handout::Handed;
-use stoker::names::{Commit, Line, ProjectName};
-use stoker::policy::Policy;
-use stoker::ports::{Build, BuildStatus};
-use stories::account::Account;
-use stories::dice::Dice;
-use stories::iam;
-use stories::world::{Source, exported};
-use stories::worst::{KINDS, layers, manifest_of, worst};
+use stoker_core::build_inputs::Handed;
+use stoker_core::names::{Commit, Line, ProjectName};
+use stoker_core::policy::Policy;
+use stoker_core::ports::{Build, BuildStatus};
 use tokio::time::{Instant, Sleep, sleep};
 
 /// Nobody else waits for longer.
@@ -280,7 +280,7 @@ async fn empty(world: &mut World) -> BTreeMap<bool, Waits> {
 }
 
 fn id(message: &Message) -> String {
-    format!("{:?}", stoker::names::Digest::of(message.body.as_bytes()))
+    format!("{:?}", stoker_core::names::Digest::of(message.body.as_bytes()))
 }
 
 fn sqs(batch: &[Message], start: Timestamp) -> SqsEvent {

@@ -12,16 +12,16 @@ use std::hint::black_box;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use buildkit_cache::{CONFIG_MEDIA_TYPE, Kind, MANIFEST_MEDIA_TYPE, classify};
 use bytes::Bytes;
 use jiff::Timestamp;
 use peak_alloc::PeakAlloc;
 use serde_json::json;
-use stoker::cache::{CONFIG_MEDIA_TYPE, Kind, MANIFEST_MEDIA_TYPE, classify};
-use stoker::error::CallError;
-use stoker::names::{CacheRepository, Commit, Digest, Line, ProjectName, Tag};
-use stoker::policy::Policy;
-use stoker::ports::{Image, ReadBlobs, ReadImages, WriteImages};
-use stoker::provenance::{Built, Provenance};
+use stoker_core::error::CallError;
+use stoker_core::names::{CacheRepository, Commit, Digest, Line, ProjectName, Tag};
+use stoker_core::policy::Policy;
+use stoker_core::ports::{Image, ReadBlobs, ReadImages, WriteImages};
+use stoker_core::provenance::{Built, Provenance};
 use tokio::runtime;
 
 #[global_allocator]
@@ -177,9 +177,10 @@ fn fastest(mut measured: impl FnMut()) -> Duration {
     (0..ROUNDS).map(once).min().unwrap()
 }
 
-fn ask(runtime: &runtime::Runtime, policy: &Policy, registry: &Registry) -> resolve_cache::Answer {
+fn ask(runtime: &runtime::Runtime, policy: &Policy, registry: &Registry) -> stoker_core::resolve::Answer {
     let question = json!({ "project": "app", "branch": "feature", "commit": "cd".repeat(40 / 2) });
-    let asked = resolve_cache::handle(question, policy, "registry.example", registry, Timestamp::UNIX_EPOCH);
+    let asked =
+        stoker_core::resolve::handle(question, policy, "registry.example", registry, Timestamp::UNIX_EPOCH);
     runtime.block_on(asked).unwrap()
 }
 

@@ -13,9 +13,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use scenarios::iam::{self, Deployed, Grant, Place};
+use scenarios::rng::Dice;
 use serde_json::{Value, json};
-use stories::dice::Dice;
-use stories::iam::{self, Deployed, Grant, Place};
 
 fn main() {
     let asked: Value = serde_json::from_reader(std::io::stdin()).unwrap();
@@ -31,7 +31,7 @@ fn main() {
         parameters: map("parameters"),
         arns: map("arns"),
     };
-    let template = stories::template::parse(&std::fs::read_to_string(text("template")).unwrap());
+    let template = scenarios::template::parse(&std::fs::read_to_string(text("template")).unwrap());
     let deployed = Deployed::new(short(template), place);
     let all: Vec<&Grant> = deployed.roles.values().flatten().collect();
     let actions: BTreeSet<&str> = all.iter().map(|grant| grant.action.as_str()).collect();

@@ -14,11 +14,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use stoker::error::{CallError, Failure};
-use stoker::event::Event;
-use stoker::handout::Handed;
-use stoker::names::{CacheRepository, Commit, Digest, ProjectName, Tag};
-use stoker::ports::{
+use stoker_core::build_inputs::Handed;
+use stoker_core::error::{CallError, Failure};
+use stoker_core::event::Event;
+use stoker_core::names::{CacheRepository, Commit, Digest, ProjectName, Tag};
+use stoker_core::ports::{
     Build, BuildOrder, BuildStatus, Catalogue, CheckBlobs, FindDigests, Image, ListProjects, ListedImage,
     MAX_BUILDS, MountBlobs, Mounted, Ordered, Publish, ReadBlobs, ReadBuilds, ReadImages, ReadManifests,
     ReadSecrets, StartBuilds, StopBuilds, WriteImages,

@@ -10,10 +10,10 @@
 
 pub mod account;
 pub mod day;
-pub mod dice;
+pub mod environment;
 pub mod iam;
 pub mod ministack;
+pub mod rng;
 pub mod rules;
 pub mod template;
-pub mod world;
 pub mod worst;

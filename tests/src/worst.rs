@@ -2,10 +2,10 @@
 
 use std::fmt::Write as _;
 
+use buildkit_cache::{CONFIG_MEDIA_TYPE, IMPORT_LIMIT, MANIFEST_MEDIA_TYPE};
 use bytes::Bytes;
 use serde_json::json;
-use stoker::cache::{CONFIG_MEDIA_TYPE, IMPORT_LIMIT, MANIFEST_MEDIA_TYPE};
-use stoker::names::Digest;
+use stoker_core::names::Digest;
 
 /// As many entries as fit, between a start and an end; `salt` makes the config another's.
 fn filled(start: &str, entry: impl Fn(usize) -> String, end: &str) -> String {

@@ -75,7 +75,7 @@ fn all_but_lints(checks: &mut Checks, require_advisories: bool) -> anyhow::Resul
     let policy = crate::root().join("policy/stoker.yaml");
     checks.note(
         "policy/stoker.yaml",
-        stoker::policy::Policy::load(&policy).map(drop).map_err(anyhow::Error::from),
+        stoker_core::policy::Policy::load(&policy).map(drop).map_err(anyhow::Error::from),
     );
     let mut zizmor = Command::new(bin.join("zizmor"));
     zizmor.args(["--offline", "--no-progress", "--strict-collection", ".github"]);

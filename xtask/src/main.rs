@@ -8,6 +8,8 @@ mod cold;
 mod commands;
 mod demo;
 mod deployed;
+mod environment;
+mod faults;
 mod fuzz;
 mod guard;
 mod process;
@@ -16,10 +18,8 @@ mod requests;
 mod simulated;
 mod site;
 mod stack;
-mod storm;
 mod test;
 mod tools;
-mod world;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -27,7 +27,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 
-use crate::world::{Settings, World};
+use crate::environment::{Settings, World};
 
 /// Stoker's chores. Everything they install or write stays under `.stoker/` and `target/` of this checkout.
 ///
@@ -44,7 +44,7 @@ enum Chore {
     /// Shows Stoker at work: deploys it to a local AWS, pushes, merges, and compares build times
     Demo(demo::Args),
     /// Lives lives by chance on the deployed stack, calmly and in a storm of faults, and compares their ends
-    Storm(storm::Args),
+    Storm(faults::Args),
     /// Runs all tests, those against a deployed stack included
     Test(test::Args),
     /// Measures what cold starts of the functions cost, beside programs that do less and other languages
@@ -107,7 +107,7 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.chore {
         Chore::Demo(args) => demo::run(&args),
-        Chore::Storm(args) => storm::run(&args),
+        Chore::Storm(args) => faults::run(&args),
         Chore::Test(args) => test::run(&args),
         Chore::Cold => cold::run(),
         Chore::Fuzz(args) => fuzz::run(&args),
@@ -148,7 +148,7 @@ fn deploy(world: &World, args: &Deploy) -> anyhow::Result<()> {
     let policy = root().join(&args.policy);
     let policy =
         std::fs::read_to_string(&policy).with_context(|| format!("cannot read {}", policy.display()))?;
-    stoker::policy::Policy::parse(&args.policy.display().to_string(), &policy)?;
+    stoker_core::policy::Policy::parse(&args.policy.display().to_string(), &policy)?;
     let parameters: Vec<_> = args.parameters.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
     let outputs = stack::deploy(world, &policy, &parameters)?;
     for (name, value) in &outputs {

@@ -9,8 +9,8 @@ use anyhow::{Context as _, bail};
 use serde_json::{Value, json};
 
 use crate::demo::forge::Forge;
+use crate::environment::World;
 use crate::stack;
-use crate::world::World;
 
 /// The stand-in for `CodeBuild` is up at once.
 const START_TIMEOUT: Duration = Duration::from_secs(20);

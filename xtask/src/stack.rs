@@ -13,7 +13,7 @@ use anyhow::{Context as _, ensure};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
-use crate::world::{World, unzip};
+use crate::environment::{World, unzip};
 use crate::{aws, process, tools};
 
 /// The stack's name. Its functions are called `stoker-start-build` and so on.

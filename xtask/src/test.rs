@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, ensure};
 
-use crate::{arm64, check, commands, demo, deployed, fuzz, requests, stack, storm, tools};
+use crate::{arm64, check, commands, demo, deployed, faults, fuzz, requests, stack, tools};
 
 /// How often the random tests on a builder are done in a run that is not `--full`; otherwise they say themselves.
 const FEWER: [(&str, &str); 3] = [("STOKER_AGAIN", "3"), ("STOKER_CASES", "10"), ("STOKER_ROUNDS", "20")];
@@ -88,7 +88,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
 
     if args.full && !args.builder {
         run.stage("a few lives in a storm");
-        run.failed.extend(storm::check()?);
+        run.failed.extend(faults::check()?);
     }
     if builder == demo::Builder::Simulated {
         println!(

@@ -5,8 +5,8 @@ use aws_sdk_ecr::error::{ProvideErrorMetadata, SdkError};
 use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use stoker::error::{CallError, Failure, chain};
-use stoker::partition::registry_region;
+use stoker_core::error::{CallError, Failure, chain};
+use stoker_core::partition::registry_region;
 
 use super::Credentials;
 

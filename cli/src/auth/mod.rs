@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Deserialize;
-use stoker::error::{CallError, Failure};
-use stoker::partition::registry_region;
-use stoker::registry::{Authorize, Registry, TokenAsk};
+use stoker_aws::registry::{Authorize, Registry, TokenAsk};
+use stoker_core::error::{CallError, Failure};
+use stoker_core::partition::registry_region;
 use tokio::sync::Mutex;
 
 use challenge::Challenge;
@@ -68,7 +68,7 @@ impl Identity {
         Self { host: host.to_owned(), login: login.to_owned(), state: Mutex::default() }
     }
 
-    fn fail(&self, failure: Failure, why: impl Into<stoker::error::Cause>) -> CallError {
+    fn fail(&self, failure: Failure, why: impl Into<stoker_core::error::Cause>) -> CallError {
         CallError::new("registry:Authenticate", &self.host, failure, why)
     }
 

@@ -1,7 +1,7 @@
 //! `stoker cache diff`: why one cache serves a build and the other does not.
 
+use buildkit_cache::{Cache, Diff, Side};
 use serde_json::{Value, json};
-use stoker::cache::{Cache, Diff, Side};
 
 use crate::Answer;
 use crate::cache::Amount;

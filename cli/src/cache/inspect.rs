@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use buildkit_cache::{IMPORT_LIMIT, SAFE_SIZE, Step};
 use jiff::Timestamp;
 use serde::Serialize;
-use stoker::cache::{IMPORT_LIMIT, SAFE_SIZE, Step};
-use stoker::names::{Commit, Digest};
-use stoker::provenance::Provenance;
+use stoker_core::names::{Commit, Digest};
+use stoker_core::provenance::Provenance;
 
 use crate::Answer;
 use crate::cache::{Amount, ROWS};
@@ -298,7 +298,7 @@ fn sharing(report: &Report) -> String {
 
 #[cfg(test)]
 mod tests {
-    use stoker::cache::{Cache, Mark};
+    use buildkit_cache::{Cache, Mark};
 
     use super::*;
     use crate::cache::tests::cache;

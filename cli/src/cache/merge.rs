@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use stoker::cache::{Cache, IMPORT_LIMIT, SAFE_SIZE, Serialised};
-use stoker::names::Digest;
+use buildkit_cache::{Cache, IMPORT_LIMIT, SAFE_SIZE, Serialised};
+use stoker_core::names::Digest;
 
 use crate::Answer;
 use crate::cache::prune::to_budget;

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use buildkit_cache::Step;
 use serde::Serialize;
-use stoker::cache::Step;
-use stoker::names::Digest;
+use stoker_core::names::Digest;
 
 pub(crate) mod diff;
 pub(crate) mod inspect;
@@ -49,8 +49,8 @@ pub(crate) fn to_json(value: &impl Serialize) -> String {
 
 #[cfg(test)]
 mod tests {
+    use buildkit_cache::{CONFIG_MEDIA_TYPE, Cache, Kind, MANIFEST_MEDIA_TYPE, classify};
     use serde_json::{Value, json};
-    use stoker::cache::{CONFIG_MEDIA_TYPE, Cache, Kind, MANIFEST_MEDIA_TYPE, classify};
 
     use super::*;
 

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use buildkit_cache::{Cache, Limits, Pruned};
 use jiff::Timestamp;
-use stoker::cache::{Cache, Limits, Pruned};
 
 use crate::Answer;
 use crate::cache::merge::{must_be_tag, store};

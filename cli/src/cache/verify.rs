@@ -1,10 +1,10 @@
 //! `stoker cache verify`: whether BuildKit will import a cache, and find every blob.
 
+use buildkit_cache::{Descriptor, IMPORT_LIMIT, SAFE_SIZE};
 use futures_util::StreamExt as _;
 use serde::Serialize;
-use stoker::cache::{Descriptor, IMPORT_LIMIT, SAFE_SIZE};
 
-use stoker::registry::Presence;
+use stoker_aws::registry::Presence;
 
 use crate::Answer;
 use crate::problem::Problem;

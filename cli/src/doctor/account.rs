@@ -1,6 +1,6 @@
 //! Settings of the whole account.
 
-use stoker::policy::Project;
+use stoker_core::policy::Project;
 
 use super::{Fact, Finding};
 

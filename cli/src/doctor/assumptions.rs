@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use stoker::names::{CacheRepository, Commit, Tag, TagKind};
+use stoker_core::names::{CacheRepository, Commit, Tag, TagKind};
 
 use super::Finding;
 use super::project::{BuildSeen, Facts as ProjectFacts};

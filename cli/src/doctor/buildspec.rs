@@ -1,7 +1,7 @@
 //! What a buildspec does, as far as its text tells: it is shell in YAML, and hostile.
 
-use stoker::handout::variable;
-use stoker::policy::{Project, Target};
+use stoker_core::build_inputs::variable;
+use stoker_core::policy::{Project, Target};
 
 use super::Finding;
 use super::checkout::Checkout;

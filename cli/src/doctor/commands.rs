@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use stoker::handout::variable;
-use stoker::policy::Project;
+use stoker_core::build_inputs::variable;
+use stoker_core::policy::Project;
 
 use super::shell::{self, Command, Variable, base_name};
 use super::spec::Spec;
@@ -359,7 +359,7 @@ mod tests {
         let plain = of("docker buildx create --use");
         assert_eq!((plain.driver, plain.image), (None, None));
         let ours = of("docker buildx create --use $STOKER_BUILDER_FLAGS");
-        assert_eq!(ours.image.as_deref(), Some(stoker::policy::DEFAULT_BUILDER_IMAGE));
+        assert_eq!(ours.image.as_deref(), Some(stoker_core::policy::DEFAULT_BUILDER_IMAGE));
         let own = of(
             "docker buildx create --driver=remote --driver-opt network=host,image=a/b:1 --driver-opt 'env.X=\"y\"'",
         );

@@ -2,8 +2,8 @@
 
 use jiff::SignedDuration;
 use serde::Deserialize;
-use stoker::names::Scope;
-use stoker::policy::Project;
+use stoker_core::names::Scope;
+use stoker_core::policy::Project;
 
 use super::repository::Holds;
 use super::{Finding, State};

@@ -9,10 +9,10 @@ use std::path::PathBuf;
 use futures_util::{StreamExt as _, stream};
 use jiff::Timestamp;
 use serde::Serialize;
-use stoker::names::{CacheRepository, InvalidName, ProjectName};
-use stoker::policy::{Policy, Project};
-use stoker::retain::by_repository;
-use stoker::warm::all_projects;
+use stoker_core::names::{CacheRepository, InvalidName, ProjectName};
+use stoker_core::policy::{Policy, Project};
+use stoker_core::retain::by_repository;
+use stoker_core::schedule::all_projects;
 
 use crate::Answer;
 use crate::cache::to_json;

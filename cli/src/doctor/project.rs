@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
-use stoker::handout::variable;
-use stoker::names::{CacheRepository, ProjectName, Repository};
-use stoker::policy::{ForkBuilds, Project};
+use stoker_core::build_inputs::variable;
+use stoker_core::names::{CacheRepository, ProjectName, Repository};
+use stoker_core::policy::{ForkBuilds, Project};
 
 use super::checkout::Checkout;
 use super::repository::{Facts as RepositoryFacts, LineImage};

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use buildkit_cache::{IMPORT_LIMIT, Kind, SAFE_SIZE};
 use serde::Deserialize;
-use stoker::cache::{IMPORT_LIMIT, Kind, SAFE_SIZE};
-use stoker::names::{CacheRepository, Digest, Tag, TagKind};
-use stoker::policy::Project;
-use stoker::ports::ListedImage;
-use stoker::provenance::Provenance;
+use stoker_core::names::{CacheRepository, Digest, Tag, TagKind};
+use stoker_core::policy::Project;
+use stoker_core::ports::ListedImage;
+use stoker_core::provenance::Provenance;
 
 use super::lifecycle::{self, Promises, of_line, overlap};
 use super::stack::Stack;
@@ -540,8 +540,8 @@ fn layers(name: &CacheRepository, unavailable: &[Digest]) -> Finding {
 
 #[cfg(test)]
 mod tests {
+    use buildkit_cache::{CONFIG_MEDIA_TYPE, classify_within};
     use serde_json::{Value, json};
-    use stoker::cache::{CONFIG_MEDIA_TYPE, classify_within};
 
     use super::super::{Missing, State, projects};
     use super::*;

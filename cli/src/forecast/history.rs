@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use dockerfile_keys::Id;
-use stoker::names::{Branch, Line};
+use stoker_core::names::{Branch, Line};
 
 use super::git::Commit;
 

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use dockerfile_keys::{Id, Options, TreeError, find};
 use jiff::Timestamp;
 use serde::Serialize;
-use stoker::error::chain;
-use stoker::names::{Platform, ProjectName, Scope};
+use stoker_core::error::chain;
+use stoker_core::names::{Platform, ProjectName, Scope};
 
 use crate::Answer;
 use crate::cache::to_json;

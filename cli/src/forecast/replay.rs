@@ -8,7 +8,7 @@ use dockerfile_keys::{
     Context, Dockerfile, Id, Ignore, Key, Kind, Memory, Options, Plan, TreeError, find, parse, plan, solve,
 };
 use sha2::{Digest as _, Sha256};
-use stoker::names::Scope;
+use stoker_core::names::Scope;
 
 use super::edit::Edit;
 use super::git::Repository;

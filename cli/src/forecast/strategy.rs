@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use buildkit_cache::SAFE_SIZE;
 use dockerfile_keys::Key;
 use serde::Serialize;
-use stoker::cache::SAFE_SIZE;
-use stoker::handout::{MAX_SOURCES, Wanted};
-use stoker::names::{Commit, Line, Scope, Tag};
+use stoker_core::build_inputs::{MAX_SOURCES, Wanted};
+use stoker_core::names::{Commit, Line, Scope, Tag};
 
 use super::history::Push;
 
@@ -190,9 +190,9 @@ fn prune(cache: &mut Cache) {
 
 #[cfg(test)]
 mod tests {
+    use buildkit_cache::{Kind, classify};
     use serde_json::json;
-    use stoker::cache::{Kind, classify};
-    use stoker::names::{Branch, Digest, ProjectName};
+    use stoker_core::names::{Branch, Digest, ProjectName};
 
     use super::super::history::Content;
     use super::*;
@@ -296,7 +296,7 @@ mod tests {
     }
 
     /// A cache as a build of these steps exports it, each step made from the one before.
-    fn exported(steps: &[u8]) -> stoker::cache::Cache {
+    fn exported(steps: &[u8]) -> buildkit_cache::Cache {
         let digest = |step: &u8| Digest::from_bytes([*step; 32]).to_string();
         let record = |(at, step): (usize, &u8)| {
             let inputs = if at == 0 { json!([]) } else { json!([[{"link": at - 1}]]) };
@@ -323,11 +323,11 @@ mod tests {
             "layers": steps.iter().map(blob).collect::<Vec<_>>(),
         });
         let Kind::Cache(manifest) = classify(manifest.to_string().as_bytes()) else { panic!("no cache") };
-        stoker::cache::Cache::parse(&manifest, &config).unwrap()
+        buildkit_cache::Cache::parse(&manifest, &config).unwrap()
     }
 
     /// How many of a build's steps no record of a cache stands for.
-    fn missing(cache: &stoker::cache::Cache, steps: &[u8]) -> usize {
+    fn missing(cache: &buildkit_cache::Cache, steps: &[u8]) -> usize {
         let config = String::from_utf8(cache.serialise(BTreeMap::new()).config).unwrap();
         let is_in = |step: &u8| config.contains(&Digest::from_bytes([*step; 32]).to_string());
         steps.iter().filter(|step| !is_in(step)).count()
@@ -343,7 +343,7 @@ mod tests {
         };
         for _ in 0..30 {
             let mut pushes: Vec<(Push, Vec<u8>)> = Vec::new();
-            let (mut main, mut branches) = (stoker::cache::Cache::default(), BTreeMap::new());
+            let (mut main, mut branches) = (buildkit_cache::Cache::default(), BTreeMap::new());
             let mut expected = Vec::new();
             for number in 1..13_u8 {
                 // A step is known by all before it: its number says what it is and what it rests on.
@@ -358,14 +358,14 @@ mod tests {
                     push.merged = others.iter().rev().take(next(2) as usize).cloned().collect();
                     for merged in &push.merged {
                         let (_, steps) = pushes.iter().find(|(push, _)| push.commit == *merged).unwrap();
-                        main = stoker::cache::Cache::merge([&main, &main.admit(&exported(steps))]);
+                        main = buildkit_cache::Cache::merge([&main, &main.admit(&exported(steps))]);
                     }
                     expected.push(missing(&main, &steps));
-                    main = stoker::cache::Cache::merge([&main, &exported(&steps)]);
+                    main = buildkit_cache::Cache::merge([&main, &exported(&steps)]);
                 } else {
-                    let line: &mut stoker::cache::Cache = branches.entry(branch).or_default();
-                    expected.push(missing(&stoker::cache::Cache::merge([&*line, &main]), &steps));
-                    *line = stoker::cache::Cache::merge([&*line, &exported(&steps)]);
+                    let line: &mut buildkit_cache::Cache = branches.entry(branch).or_default();
+                    expected.push(missing(&buildkit_cache::Cache::merge([&*line, &main]), &steps));
+                    *line = buildkit_cache::Cache::merge([&*line, &exported(&steps)]);
                 }
                 pushes.push((push, steps));
             }

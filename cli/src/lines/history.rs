@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde::Serialize;
-use stoker::names::{Digest, Line, ProjectName};
+use stoker_core::names::{Digest, Line, ProjectName};
 
 use crate::Answer;
 use crate::cache::to_json;

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use serde::Serialize;
-use stoker::names::ProjectName;
+use stoker_core::names::ProjectName;
 
 use crate::Answer;
 use crate::cache::to_json;

@@ -3,12 +3,12 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
+use buildkit_cache::IMPORT_LIMIT;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use jiff::Timestamp;
 use serde::Serialize;
-use stoker::cache::IMPORT_LIMIT;
-use stoker::names::{Commit, Digest, InvalidName, Line, LineKey, ProjectName, Scope, Tag, TagKind};
-use stoker::provenance::{self, Provenance};
+use stoker_core::names::{Commit, Digest, InvalidName, Line, LineKey, ProjectName, Scope, Tag, TagKind};
+use stoker_core::provenance::{self, Provenance};
 
 use crate::problem::Problem;
 use crate::progress::{Progress, Unit};

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
+use buildkit_cache::MANIFEST_MEDIA_TYPE;
+use buildkit_cache::importable;
 use bytes::Bytes;
 use jiff::Timestamp;
 use serde::Serialize;
-use stoker::cache::MANIFEST_MEDIA_TYPE;
-use stoker::handout::importable;
-use stoker::names::{Digest, Line, ProjectName, Tag};
-use stoker::provenance::Provenance;
+use stoker_core::names::{Digest, Line, ProjectName, Tag};
+use stoker_core::provenance::Provenance;
 
 use crate::Answer;
 use crate::cache::{to_json, verify};

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
-use stoker::names::{Digest, Line, ProjectName, Scope, Tag, TagKind};
-use stoker::policy::{Mode, Project};
-use stoker::ports::{Build, BuildStatus, MAX_BUILDS};
-use stoker::retain::inventory::{Facts, Inventory};
-use stoker::retain::plan::{DOLLARS_PER_GB_MONTH, mode};
-use stoker::retain::{Action, Plan, Rule, Verdict};
+use stoker_core::names::{Digest, Line, ProjectName, Scope, Tag, TagKind};
+use stoker_core::policy::{Mode, Project};
+use stoker_core::ports::{Build, BuildStatus, MAX_BUILDS};
+use stoker_core::retain::inventory::{Facts, Inventory};
+use stoker_core::retain::plan::{DOLLARS_PER_GB_MONTH, mode};
+use stoker_core::retain::{Action, Plan, Rule, Verdict};
 
 use crate::text::count;
 

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use jiff::{SignedDuration, Timestamp};
-use stoker::names::ProjectName;
-use stoker::policy::Project;
-use stoker::ports::ReadBuilds as _;
+use stoker_core::names::ProjectName;
+use stoker_core::policy::Project;
+use stoker_core::ports::ReadBuilds as _;
 
 use crate::Answer;
 use crate::cache::to_json;

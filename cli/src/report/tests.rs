@@ -3,16 +3,16 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use buildkit_cache::CONFIG_MEDIA_TYPE;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
-use stoker::cache::CONFIG_MEDIA_TYPE;
-use stoker::handout::{Handed, variable};
-use stoker::names::{Branch, CacheRepository, Commit, Digest, Line, ProjectName, Scope, Tag};
-use stoker::policy::{Mode, Policy, Project};
-use stoker::ports::{Build, BuildStatus, ListedImage};
-use stoker::provenance::{Built, Provenance};
-use stoker::retain::inventory::{Inventory, Known};
-use stoker::retain::plan::{Circumstances, plan};
+use stoker_core::build_inputs::{Handed, variable};
+use stoker_core::names::{Branch, CacheRepository, Commit, Digest, Line, ProjectName, Scope, Tag};
+use stoker_core::policy::{Mode, Policy, Project};
+use stoker_core::ports::{Build, BuildStatus, ListedImage};
+use stoker_core::provenance::{Built, Provenance};
+use stoker_core::retain::inventory::{Inventory, Known};
+use stoker_core::retain::plan::{Circumstances, plan};
 
 use super::data::{BuildsOf, Report, Repository, Seen, gather};
 use super::page::{minutes, page};

@@ -11,10 +11,12 @@ use aws_config::{AppName, BehaviorVersion, Region, SdkConfig};
 use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
 use bytes::Bytes;
 use jiff::Timestamp;
-use stoker::aws::{Aws, Surroundings};
-use stoker::error::{CallError, Failure, chain};
-use stoker::names::{CacheRepository, Digest, ProjectName};
-use stoker::ports::{Build, Catalogue, CheckBlobs, ListProjects, ListedImage, ReadBuilds, ReadManifests};
+use stoker_aws::{Aws, Surroundings};
+use stoker_core::error::{CallError, Failure, chain};
+use stoker_core::names::{CacheRepository, Digest, ProjectName};
+use stoker_core::ports::{
+    Build, Catalogue, CheckBlobs, ListProjects, ListedImage, ReadBuilds, ReadManifests,
+};
 
 use crate::problem::Problem;
 use crate::progress::{Progress, Unit};

@@ -4,9 +4,9 @@ use std::io::{IsTerminal as _, Write as _};
 
 use jiff::Timestamp;
 use serde::Serialize;
-use stoker::names::Digest;
-use stoker::policy::Mode;
-use stoker::retain;
+use stoker_core::names::Digest;
+use stoker_core::policy::Mode;
+use stoker_core::retain;
 
 use super::account::{self, Account};
 use super::report::Report;

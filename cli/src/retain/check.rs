@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use serde::Serialize;
-use stoker::error::chain;
-use stoker::policy::{LoadError, Policy};
+use stoker_core::error::chain;
+use stoker_core::policy::{LoadError, Policy};
 
 use crate::Answer;
 use crate::cache::to_json;

@@ -4,11 +4,11 @@
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
-use stoker::error::chain;
-use stoker::names::{CacheRepository, InvalidName, ProjectName};
-use stoker::policy::{Mode, Policy, Project};
-use stoker::retain::{self, Circumstances, Plan, inventory::Inventory, plan};
-use stoker::warm::all_projects;
+use stoker_core::error::chain;
+use stoker_core::names::{CacheRepository, InvalidName, ProjectName};
+use stoker_core::policy::{Mode, Policy, Project};
+use stoker_core::retain::{self, Circumstances, Plan, inventory::Inventory, plan};
+use stoker_core::schedule::all_projects;
 
 use crate::problem::Problem;
 use crate::text::plain_whole;

@@ -27,7 +27,7 @@ pub(super) fn plans(report: &Report) -> String {
 }
 
 fn of_repository(repository: &OfRepository, now: Timestamp) -> String {
-    let names: Vec<&str> = repository.projects.iter().map(stoker::names::ProjectName::as_str).collect();
+    let names: Vec<&str> = repository.projects.iter().map(stoker_core::names::ProjectName::as_str).collect();
     let mut text = format!("{} ({}), mode {}\n", names.join(", "), repository.repository, repository.mode);
     if repository.totals.images == 0 {
         return text + "  no images\n";

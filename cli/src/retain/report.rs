@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde::Serialize;
-use stoker::names::{Digest, ProjectName};
-use stoker::retain::inventory::Facts;
-use stoker::retain::plan::DOLLARS_PER_GB_MONTH;
-use stoker::retain::{Action, Rule, Verdict};
+use stoker_core::names::{Digest, ProjectName};
+use stoker_core::retain::inventory::Facts;
+use stoker_core::retain::plan::DOLLARS_PER_GB_MONTH;
+use stoker_core::retain::{Action, Rule, Verdict};
 
 use super::Planned;
 

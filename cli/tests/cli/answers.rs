@@ -1,8 +1,8 @@
 //! What the commands answer, and the codes they exit with.
 
+use buildkit_cache::IMPORT_LIMIT;
 use serde_json::{Value, json};
-use stoker::cache::IMPORT_LIMIT;
-use stoker::names::Digest;
+use stoker_core::names::Digest;
 
 use crate::registry::Fake;
 use crate::run::stoker;

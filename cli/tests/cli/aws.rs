@@ -10,10 +10,10 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
+use buildkit_cache::CONFIG_MEDIA_TYPE;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
-use stoker::cache::CONFIG_MEDIA_TYPE;
-use stoker::names::Digest;
+use stoker_core::names::Digest;
 
 use crate::run::{Home, Ran};
 

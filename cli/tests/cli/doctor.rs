@@ -1,7 +1,7 @@
 //! What the doctor says of an account that is sound, and of each thing that can be wrong with one.
 
 use serde_json::{Value, json};
-use stoker::names::Digest;
+use stoker_core::names::Digest;
 
 use crate::aws::{Account, Stack, World, cache};
 use crate::run::Ran;

@@ -1,6 +1,6 @@
 //! Registries that lie, never end, or send their clients away.
 
-use stoker::names::Digest;
+use stoker_core::names::Digest;
 
 use serde_json::json;
 

@@ -1,8 +1,8 @@
 //! Lines, their history, and the way back.
 
+use buildkit_cache::IMPORT_LIMIT;
 use serde_json::{Value, json};
-use stoker::cache::IMPORT_LIMIT;
-use stoker::names::{Branch, Digest, Line, ProjectName, Scope, Tag};
+use stoker_core::names::{Branch, Digest, Line, ProjectName, Scope, Tag};
 
 use crate::registry::{Door, Fake};
 use crate::run::stoker;

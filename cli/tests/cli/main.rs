@@ -5,8 +5,6 @@ mod auth;
 #[cfg(test)]
 mod aws;
 #[cfg(test)]
-mod decide;
-#[cfg(test)]
 mod doctor;
 #[cfg(test)]
 mod forecast;
@@ -24,5 +22,7 @@ mod retain;
 #[cfg(test)]
 mod run;
 #[cfg(test)]
-mod story;
+mod simulate;
+#[cfg(test)]
+mod trace;
 mod transfer;

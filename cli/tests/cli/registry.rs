@@ -10,7 +10,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use serde_json::{Value, json};
-use stoker::names::Digest;
+use stoker_core::names::Digest;
 
 /// Whom the registry lets in.
 #[derive(Default)]

@@ -62,10 +62,10 @@ async fn mixed() -> (Account, BTreeMap<&'static str, String>) {
     let leased = cache("leased", &[("leased", 9)], &on("branch/leased", "44"));
     push("leased", &leased, &["app.branch.leased"], 90);
     let left = cache("left", &[("base", 100), ("left", 3)], &on("main", "55"));
-    let digest = stoker::names::Digest::of(left.as_bytes()).to_string();
+    let digest = stoker_core::names::Digest::of(left.as_bytes()).to_string();
     push("left", &left, &[&history("main", 20, &digest)], 25);
     let older = cache("older", &[("base", 100), ("older", 2)], &on("main", "66"));
-    let digest = stoker::names::Digest::of(older.as_bytes()).to_string();
+    let digest = stoker_core::names::Digest::of(older.as_bytes()).to_string();
     push("older", &older, &[&history("main", 25, &digest)], 40);
     // Its running build was started a day ago: without the lease its line would be in use until then only.
     account.world().builds.push(build("app", 9, true, &images["leased"], "app.export.k2"));
@@ -339,7 +339,7 @@ async fn thousands_without_a_tag_are_understood() {
             pushed_at: days_ago(8) - SignedDuration::from_secs(n.into()),
             pulled_at: None,
         };
-        (stoker::names::Digest::of(image.manifest.as_bytes()).to_string(), image)
+        (stoker_core::names::Digest::of(image.manifest.as_bytes()).to_string(), image)
     });
     let images: Vec<_> = images.collect();
     account.world().images.insert(APP.to_owned(), images);

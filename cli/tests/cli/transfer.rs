@@ -75,7 +75,7 @@ async fn an_image_is_never_overwritten() {
     let (a, b) = (fake.put("app", "a", "one"), fake.put("app", "b", "two"));
     let manifest =
         br#"{"schemaVersion":2,"config":{"mediaType":"application/vnd.oci.image.config.v1+json"}}"#;
-    let digest = stoker::names::Digest::of(manifest);
+    let digest = stoker_core::names::Digest::of(manifest);
     fake.world().manifests.insert(("app".to_owned(), digest.clone()), manifest.as_slice().into());
     fake.world().tags.insert(("app".to_owned(), "latest".to_owned()), digest);
     let ran = stoker(&format!("cache merge {a} {b} --into {}", fake.reference("app", "latest"))).await;

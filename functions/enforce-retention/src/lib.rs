@@ -4,21 +4,21 @@ use std::collections::BTreeSet;
 
 use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent};
 use jiff::Timestamp;
-use stoker::emf::{self, Metric};
-use stoker::error::{CallError, Disposition};
-use stoker::event::{Envelope, Event, RetainWanted, Tick};
-use stoker::lambda::log;
-use stoker::names::Line;
-use stoker::night;
-use stoker::policy::Policy;
-use stoker::ports::{ListProjects, Publish};
-use stoker::retain::{Action, Applied, Gone, Rule, Verdict, by_repository, enforce};
-use stoker::warm::all_projects;
+use stoker_core::error::{CallError, Disposition};
+use stoker_core::event::{Envelope, Event, RetainWanted, Tick};
+use stoker_core::names::Line;
+use stoker_core::policy::Policy;
+use stoker_core::ports::{ListProjects, Publish};
+use stoker_core::retain::{Action, Applied, Gone, Rule, Verdict, by_repository, enforce};
+use stoker_core::schedule;
+use stoker_core::schedule::all_projects;
+use stoker_lambda::log;
+use stoker_lambda::metrics::{self, Metric};
 use tracing::Instrument as _;
 
 /// The ports that retention needs.
-pub trait Ports: stoker::retain::Ports + ListProjects + Publish {}
-impl<P: stoker::retain::Ports + ListProjects + Publish> Ports for P {}
+pub trait Ports: stoker_core::retain::Ports + ListProjects + Publish {}
+impl<P: stoker_core::retain::Ports + ListProjects + Publish> Ports for P {}
 
 /// Handles a batch of branches that went, of repositories whose turn in the night has come, and of the night's ticks; answers
 /// the messages that are to come again: what failed, and branches some of whose caches a running build still holds.
@@ -40,7 +40,7 @@ pub async fn handle(
         let span = envelope.event.span();
         let held = match &envelope.event {
             Event::NightlyRetention(tick) => {
-                let at = night::due(&envelope, &message.attributes, now);
+                let at = schedule::due(&envelope, &message.attributes, now);
                 tick_of_the_night(ports, policy, *tick, at).await.map(|()| false)
             }
             // What a running build holds is left to the next night.
@@ -69,12 +69,12 @@ async fn tick_of_the_night(
     at: Timestamp,
 ) -> Result<(), CallError> {
     let repositories = by_repository(all_projects(ports, policy).await?).into_iter();
-    let turns = repositories.filter(|(repository, _)| night::is_turn_of(repository.as_str(), tick, at));
+    let turns = repositories.filter(|(repository, _)| schedule::is_turn_of(repository.as_str(), tick, at));
     let turns = turns.map(|(repository, projects)| {
         let projects = projects.into_iter().map(|project| project.name).collect();
         Event::RetainWanted(RetainWanted { repository, projects })
     });
-    night::put(ports, &turns.collect::<Vec<_>>()).await
+    schedule::put(ports, &turns.collect::<Vec<_>>()).await
 }
 
 /// Handles one repository's turn in the night.
@@ -117,7 +117,7 @@ async fn handle_gone(
 }
 
 /// The line that went with an event.
-fn gone(event: &Event) -> Option<(&stoker::names::Repository, Line)> {
+fn gone(event: &Event) -> Option<(&stoker_core::names::Repository, Line)> {
     match event {
         Event::BranchDeleted(deleted) => {
             let line = Line::of_branch(&deleted.branch, &deleted.default_branch);
@@ -161,7 +161,7 @@ fn tell(applied: &Applied, now: Timestamp) {
         applied = applied.applied,
         "retention"
     );
-    emf::put(now, &[plan.repository.as_str()], &measured(applied));
+    metrics::put(now, &[plan.repository.as_str()], &measured(applied));
 }
 
 /// What a run is in metrics. Bytes are as the plan reckons them; where not all could be read nobody knows them.
@@ -190,9 +190,9 @@ fn measured(applied: &Applied) -> Vec<(Metric, u64)> {
 mod tests {
     use std::collections::BTreeMap;
 
-    use stoker::names::{CacheRepository, Digest};
-    use stoker::ports::ListedImage;
-    use stoker::retain::Plan;
+    use stoker_core::names::{CacheRepository, Digest};
+    use stoker_core::ports::ListedImage;
+    use stoker_core::retain::Plan;
 
     use super::*;
 

@@ -6,23 +6,23 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent, SqsMessage};
+use buildkit_cache::{SAFE_SIZE, Warmth};
 use jiff::{SignedDuration, Timestamp};
-use stoker::cache::{SAFE_SIZE, Warmth};
-use stoker::emf::{self, Metric};
-use stoker::error::{Disposition, chain};
-use stoker::event::{Envelope, Event, PromotionFailed, Turn, WarmthFell};
-use stoker::lambda::log;
-use stoker::names::{Commit, Digest, Line, ProjectName};
-use stoker::night;
-use stoker::policy::{Policy, Project};
-use stoker::ports::{ListProjects, Publish};
-use stoker::promote::sweep::{self, sweep};
-use stoker::promote::{self, Answer, Hint, Outcome, Shares, Warmed, promote_in_turn};
+use stoker_core::error::{Disposition, chain};
+use stoker_core::event::{Envelope, Event, PromotionFailed, Turn, WarmthFell};
+use stoker_core::names::{Commit, Digest, Line, ProjectName};
+use stoker_core::policy::{Policy, Project};
+use stoker_core::ports::{ListProjects, Publish};
+use stoker_core::promote::reconcile::{self, sweep};
+use stoker_core::promote::{self, Answer, Hint, Outcome, Shares, Warmed, promote_in_turn};
+use stoker_core::schedule;
+use stoker_lambda::log;
+use stoker_lambda::metrics::{self, Metric};
 use tracing::Span;
 
 /// The ports that promotion needs, those of the sweep included.
-pub trait Ports: sweep::Ports + ListProjects + Publish {}
-impl<P: sweep::Ports + ListProjects + Publish> Ports for P {}
+pub trait Ports: reconcile::Ports + ListProjects + Publish {}
+impl<P: reconcile::Ports + ListProjects + Publish> Ports for P {}
 
 /// Main's builds that reused at least this much, in percent, and then less than half of what they did, have cooled.
 const WARM_PERCENT: u8 = 50;
@@ -79,8 +79,8 @@ pub async fn handle(
         let id = message.message_id.clone().unwrap_or_default();
         match &envelope.event {
             Event::NightlySweep(tick) => {
-                let at = night::due(&envelope, &message.attributes, now);
-                if let Err(error) = night::put_turns(ports, policy, *tick, at, Event::SweepWanted).await {
+                let at = schedule::due(&envelope, &message.attributes, now);
+                if let Err(error) = schedule::put_turns(ports, policy, *tick, at, Event::SweepWanted).await {
                     log(error.disposition(), &error);
                     failed.push(id);
                 }
@@ -179,7 +179,7 @@ async fn look(
     now: Timestamp,
 ) -> Result<(), promote::Error> {
     let Some(project) = policy.project(project) else { return Ok(()) };
-    if sweep::is_wanted(ports, &project, now).await? {
+    if reconcile::is_wanted(ports, &project, now).await? {
         ports.publish(&[Event::SweepFound(Turn { project: project.name })]).await?;
     }
     Ok(())
@@ -194,7 +194,7 @@ async fn swept(ports: &impl Ports, policy: &Policy, found: Sweeps, now: Timestam
         notify(ports, answers, &[], &[]).await;
         measure_lines(answers, now);
         let drift = drift(answers);
-        emf::put(now, &[project.name.as_str()], &[(Metric::SweepDrift, drift)]);
+        metrics::put(now, &[project.name.as_str()], &[(Metric::SweepDrift, drift)]);
         let left = answers.iter().filter(|answer| !tell_all(answer, false, now)).count();
         tracing::info!(project.name = %project.name, hints = answers.len(), drift, failed = left, "sweep");
         if left > 0 {
@@ -260,7 +260,7 @@ fn tell_all(answer: &Answer, again: bool, now: Timestamp) -> bool {
             log(error.disposition(), &**error);
             let hopeless = is_hopeless(error, again);
             if hopeless {
-                emf::put(now, &[], &[(Metric::PromotionsFailed, 1)]);
+                metrics::put(now, &[], &[(Metric::PromotionsFailed, 1)]);
             }
             hopeless
         }
@@ -291,7 +291,7 @@ fn tell(outcome: &Outcome, now: Timestamp) {
                 project.name = %failed.project, build.id = failed.build, line = failed.line, build.reason = failed.reason,
                 git.commit = failed.commit.as_ref().map(Commit::as_str), build.status = failed.status, "a build that Stoker started has failed"
             );
-            emf::put(now, &[failed.project.as_str()], &[(Metric::BuildsFailed, 1)]);
+            metrics::put(now, &[failed.project.as_str()], &[(Metric::BuildsFailed, 1)]);
         }
         Outcome::Mended { tag } => tracing::info!(cache.tag = %tag, "line mended"),
         Outcome::Unchanged { line } => tracing::info!(%line, "the line holds it already"),
@@ -315,7 +315,7 @@ fn measure(project: &ProjectName, line: &Line, warmth: &Warmth, saved_seconds: O
     ];
     metrics.extend(warmth.reused_percent().map(|percent| (Metric::CacheHitRate, u64::from(percent))));
     metrics.extend(saved_seconds.map(|seconds| (Metric::SecondsSaved, seconds)));
-    emf::put(now, &[project.as_str(), kind], &metrics);
+    metrics::put(now, &[project.as_str(), kind], &metrics);
 }
 
 /// Each line that moved, once: every hint for a line has the same answer.
@@ -338,7 +338,7 @@ fn measure_lines(answers: &[Answer], now: Timestamp) {
     }
     for (project, (lines, headroom)) in projects {
         let metrics = [(Metric::LinesMoved, lines), (Metric::ImportHeadroom, headroom)];
-        emf::put(now, &[project.as_str()], &metrics);
+        metrics::put(now, &[project.as_str()], &metrics);
     }
 }
 
@@ -370,7 +370,7 @@ fn measure_age(hint: &Hint, answer: &Answer, merged_at: Option<Timestamp>, now: 
     // The forge's clock may be ahead.
     let age = u64::try_from(now.duration_since(merged_at).as_millis()).unwrap_or_default();
     for project in merged_into_main(hint, outcomes) {
-        emf::put(now, &[project.as_str()], &[(Metric::PromotionAge, age)]);
+        metrics::put(now, &[project.as_str()], &[(Metric::PromotionAge, age)]);
     }
 }
 
@@ -398,7 +398,7 @@ mod tests {
     #[test]
     fn a_merge_has_an_age_only_where_main_got_what_it_brought() {
         let merged = |commits: &[Commit]| Hint::Merged {
-            repository: stoker::names::Repository::new("github.com/example/app").unwrap(),
+            repository: stoker_core::names::Repository::new("github.com/example/app").unwrap(),
             line: Line::Main,
             commits: commits.to_vec(),
             head: None,
@@ -418,7 +418,7 @@ mod tests {
     #[test]
     fn drift_counts_each_line_once() {
         let one = || Ok(vec![moved_to(Line::Main, "1", &[])]);
-        let mended = Ok(vec![Outcome::Mended { tag: stoker::names::Tag::known("app.main").unwrap() }]);
+        let mended = Ok(vec![Outcome::Mended { tag: stoker_core::names::Tag::known("app.main").unwrap() }]);
         let nothing = Ok(vec![Outcome::Nothing { why: String::new() }]);
         assert_eq!(drift(&[one(), one(), nothing, mended]), 2);
         assert_eq!(drift(&[]), 0);

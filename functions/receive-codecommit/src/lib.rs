@@ -1,11 +1,11 @@
 //! Receives CodeCommit's events from the account's default bus and puts what they mean on Stoker's own.
 
 use serde_json::Value;
-use stoker::error::{CallError, Disposition};
-use stoker::forge::{self, Meaning, codecommit};
-use stoker::lambda::log;
-use stoker::policy::Policy;
-use stoker::ports::Publish;
+use stoker_core::error::{CallError, Disposition};
+use stoker_core::forge::{self, Meaning, codecommit};
+use stoker_core::policy::Policy;
+use stoker_core::ports::Publish;
+use stoker_lambda::log;
 
 /// Handles one event. What cannot be read is logged and let go: it would be no better the next time.
 pub async fn handle(event: Value, policy: &Policy, ports: &impl Publish) -> Result<Meaning, CallError> {

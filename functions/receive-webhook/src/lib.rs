@@ -10,12 +10,12 @@ use base64::engine::general_purpose::STANDARD;
 use http::header::CONTENT_TYPE;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
-use stoker::emf::{self, Metric};
-use stoker::error::{CallError, chain};
-use stoker::event::{Event, WebhookRefused};
-use stoker::forge::{self, Forge, Meaning, Refusal};
-use stoker::policy::Policy;
-use stoker::ports::{Publish, ReadSecrets};
+use stoker_core::error::{CallError, chain};
+use stoker_core::event::{Event, WebhookRefused};
+use stoker_core::forge::{self, Forge, Meaning, Refusal};
+use stoker_core::policy::Policy;
+use stoker_core::ports::{Publish, ReadSecrets};
+use stoker_lambda::metrics::{self, Metric};
 
 /// How often people are told of refusals for the same reason.
 const TELL_EVERY: SignedDuration = SignedDuration::from_hours(1);
@@ -68,12 +68,12 @@ pub async fn handle(
                     tracing::info!(webhook.forge = forge, webhook.delivery = delivery, "accepted");
                 });
             }
-            emf::put(now, &[forge], &[(Metric::WebhooksAccepted, 1)]);
+            metrics::put(now, &[forge], &[(Metric::WebhooksAccepted, 1)]);
             (202, events.iter().map(Event::detail_type).collect::<Vec<_>>().join(", "))
         }
         Ok(Meaning::Ignored(why)) => {
             tracing::debug!(webhook.forge = forge, webhook.delivery = delivery, why, "ignored");
-            emf::put(now, &[forge], &[(Metric::WebhooksAccepted, 1)]);
+            metrics::put(now, &[forge], &[(Metric::WebhooksAccepted, 1)]);
             (200, why.to_owned())
         }
         Err(failure) => {
@@ -86,14 +86,14 @@ pub async fn handle(
                 "refused"
             );
             if let Failure::Unavailable(_) = &failure {
-                emf::put(now, &[forge], &[(Metric::WebhooksFailed, 1)]);
+                metrics::put(now, &[forge], &[(Metric::WebhooksFailed, 1)]);
             }
             if let Failure::Refused(refusal) = &failure {
-                emf::put(now, &[forge, refusal.reason()], &[(Metric::WebhooksRefused, 1)]);
+                metrics::put(now, &[forge, refusal.reason()], &[(Metric::WebhooksRefused, 1)]);
                 let signed = sender.is_some_and(|forge| forge::is_signed(forge, &header));
                 if signed {
                     // Strangers seldom sign: what does is a forge whose webhook somebody has to mend.
-                    emf::put(now, &[forge], &[(Metric::SignedWebhooksRefused, 1)]);
+                    metrics::put(now, &[forge], &[(Metric::SignedWebhooksRefused, 1)]);
                 }
                 if signed && refusals.is_news(refusal.reason(), now) {
                     tell(forge, refusal, ports).await;

@@ -8,9 +8,9 @@ use receive_webhook::Refusals;
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
     let name = env!("CARGO_PKG_NAME");
-    stoker::lambda::init_logs(name);
-    let policy = &stoker::lambda::policy()?;
-    let aws = &stoker::lambda::aws(name);
+    stoker_lambda::init_logs(name);
+    let policy = &stoker_lambda::policy()?;
+    let aws = &stoker_lambda::aws(name);
     let refusals = &Refusals::default();
     run(service_fn(|event: LambdaEvent<LambdaFunctionUrlRequest>| async move {
         let now = Timestamp::now();

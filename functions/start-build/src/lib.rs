@@ -7,16 +7,16 @@ use std::sync::Arc;
 
 use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent, SqsMessage};
 use jiff::Timestamp;
-use stoker::emf::{self, Metric};
-use stoker::error::{CallError, Disposition, Failure, chain};
-use stoker::event::{BuildDelayed, Envelope, Event};
-use stoker::gate::gate;
-use stoker::give;
-use stoker::lambda::log;
-use stoker::names::{Line, ProjectName};
-use stoker::policy::{Policy, Project};
-use stoker::ports::{Build, Publish, ReadBuilds, StartBuilds, StopBuilds};
-use stoker::start::{Outcome, Request, begun, overtaken, start};
+use stoker_core::error::{CallError, Disposition, Failure, chain};
+use stoker_core::event::{BuildDelayed, Envelope, Event};
+use stoker_core::names::{Line, ProjectName};
+use stoker_core::policy::{Policy, Project};
+use stoker_core::ports::{Build, Publish, ReadBuilds, StartBuilds, StopBuilds};
+use stoker_core::sources;
+use stoker_core::start::{Outcome, Request, begun, overtaken, start};
+use stoker_core::trigger::gate;
+use stoker_lambda::log;
+use stoker_lambda::metrics::{self, Metric};
 use tracing::{Instrument as _, Span};
 
 /// After so many tries of one message, and as many again, people are told that its build is delayed: every half an hour, at
@@ -24,8 +24,8 @@ use tracing::{Instrument as _, Span};
 pub const TRIES_UNTIL_TOLD: u32 = 15;
 
 /// The ports that starting needs.
-pub trait Ports: give::Ports + ReadBuilds + StartBuilds + StopBuilds + Publish {}
-impl<P: give::Ports + ReadBuilds + StartBuilds + StopBuilds + Publish> Ports for P {}
+pub trait Ports: sources::Ports + ReadBuilds + StartBuilds + StopBuilds + Publish {}
+impl<P: sources::Ports + ReadBuilds + StartBuilds + StopBuilds + Publish> Ports for P {}
 
 /// What an instance of the function remembers between batches.
 #[derive(Debug, Default)]
@@ -172,7 +172,7 @@ impl Histories {
 
 /// Starts a build unless it has been started before, and stops what it overtakes.
 async fn start_once(
-    ports: &(impl give::Ports + ReadBuilds + StartBuilds + StopBuilds),
+    ports: &(impl sources::Ports + ReadBuilds + StartBuilds + StopBuilds),
     registry: &str,
     project: &Project,
     request: &Request,
@@ -204,7 +204,7 @@ fn tell(project: &ProjectName, request: &Request, outcome: &Outcome, now: Timest
             tracing::info!(
                 project.name = %project, build.id = id, build.reason = request.reason, %line, reads, "build started"
             );
-            emf::put(now, &[project.as_str()], &[(Metric::BuildsStarted, 1)]);
+            metrics::put(now, &[project.as_str()], &[(Metric::BuildsStarted, 1)]);
         }
         Outcome::AlreadyBuilt { id } => {
             tracing::info!(project.name = %project, build.id = id, %line, "this commit of the line has its build");
@@ -217,7 +217,7 @@ fn tell(project: &ProjectName, request: &Request, outcome: &Outcome, now: Timest
         }
         Outcome::NoSuchProject => {
             tracing::error!(project.name = %request.built_by, %line, "nothing is built: CodeBuild has no such project");
-            emf::put(now, &[request.built_by.as_str()], &[(Metric::BuildsWithoutProject, 1)]);
+            metrics::put(now, &[request.built_by.as_str()], &[(Metric::BuildsWithoutProject, 1)]);
         }
     }
 }
@@ -238,7 +238,7 @@ async fn tell_if_late(ports: &impl Publish, record: &SqsMessage, why: &str, now:
         _ => event.detail_type().to_owned(),
     };
     event.span().in_scope(|| tracing::error!(line, why, tries, "a push is still waiting for its build"));
-    emf::put(now, &[], &[(Metric::BuildsDelayed, 1)]);
+    metrics::put(now, &[], &[(Metric::BuildsDelayed, 1)]);
     let late = BuildDelayed { repository, line, why: why.to_owned(), tries };
     if let Err(error) = ports.publish(&[Event::BuildDelayed(late)]).await {
         tracing::warn!(error = chain(&error), "nobody is told of it");

@@ -5,21 +5,21 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent};
 use jiff::Timestamp;
-use stoker::emf::{self, Metric};
-use stoker::error::{CallError, Disposition};
-use stoker::event::{Envelope, Event, Turn};
-use stoker::lambda::log;
-use stoker::names::{Commit, Line, ProjectName};
-use stoker::night;
-use stoker::policy::{Policy, Project};
-use stoker::ports::{ListProjects, Publish};
-use stoker::start::Outcome;
-use stoker::warm::{MainPushed, Warmed, warm_after_failure, warm_after_push, warm_if_needed};
+use stoker_core::error::{CallError, Disposition};
+use stoker_core::event::{Envelope, Event, Turn};
+use stoker_core::names::{Commit, Line, ProjectName};
+use stoker_core::policy::{Policy, Project};
+use stoker_core::ports::{ListProjects, Publish};
+use stoker_core::schedule;
+use stoker_core::start::Outcome;
+use stoker_core::warm::{MainPushed, Warmed, warm_after_failure, warm_after_push, warm_if_needed};
+use stoker_lambda::log;
+use stoker_lambda::metrics::{self, Metric};
 use tracing::{Instrument as _, Span};
 
 /// The ports that warming needs.
-pub trait Ports: stoker::warm::Ports + ListProjects + Publish {}
-impl<P: stoker::warm::Ports + ListProjects + Publish> Ports for P {}
+pub trait Ports: stoker_core::warm::Ports + ListProjects + Publish {}
+impl<P: stoker_core::warm::Ports + ListProjects + Publish> Ports for P {}
 
 /// Why a project's main is looked at.
 #[derive(Default)]
@@ -69,8 +69,8 @@ pub async fn handle(
         };
         match envelope.event {
             Event::NightlyWarm(tick) => {
-                let at = night::due(&envelope, &message.attributes, now);
-                if let Err(error) = night::put_turns(ports, policy, tick, at, Event::WarmWanted).await {
+                let at = schedule::due(&envelope, &message.attributes, now);
+                if let Err(error) = schedule::put_turns(ports, policy, tick, at, Event::WarmWanted).await {
                     log(error.disposition(), &error);
                     again.insert(index);
                 }
@@ -155,7 +155,7 @@ fn tell(project: &ProjectName, warmed: &Warmed, now: Timestamp) {
     match warmed {
         Warmed::Asked(Outcome::Started { id, .. }) => {
             tracing::info!(project.name = %project, build.id = id, "build started to warm main");
-            emf::put(now, &[project.as_str()], &[(Metric::WarmBuildsStarted, 1)]);
+            metrics::put(now, &[project.as_str()], &[(Metric::WarmBuildsStarted, 1)]);
         }
         Warmed::Asked(other) => {
             tracing::info!(project.name = %project, outcome = ?other, "main is not warmed again");

@@ -2,14 +2,14 @@
 
 use aws_lambda_events::sqs::SqsEvent;
 use lambda_runtime::{Error, LambdaEvent, run, service_fn};
-use stoker::lambda::registry;
+use stoker_lambda::registry;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
     let name = env!("CARGO_PKG_NAME");
-    stoker::lambda::init_logs(name);
-    let policy = &stoker::lambda::policy()?;
-    let aws = &stoker::lambda::aws(name);
+    stoker_lambda::init_logs(name);
+    let policy = &stoker_lambda::policy()?;
+    let aws = &stoker_lambda::aws(name);
     let registry = &registry();
     run(service_fn(|event: LambdaEvent<SqsEvent>| async move {
         let now = jiff::Timestamp::now();

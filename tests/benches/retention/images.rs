@@ -2,9 +2,9 @@
 
 use std::fmt::Write as _;
 
+use buildkit_cache::{CONFIG_MEDIA_TYPE, MANIFEST_MEDIA_TYPE};
 use jiff::{SignedDuration, Timestamp};
-use stoker::cache::{CONFIG_MEDIA_TYPE, MANIFEST_MEDIA_TYPE};
-use stoker::names::Digest;
+use stoker_core::names::Digest;
 
 /// ECR's quota of images in a repository.
 pub(crate) const IMAGES: u32 = 100_000;

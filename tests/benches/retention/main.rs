@@ -23,10 +23,10 @@ use aws_sdk_ecr::types::ImageIdentifier;
 use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use stoker::aws::{Aws, Surroundings};
-use stoker::names::{CacheRepository, Digest, ProjectName};
-use stoker::policy::Policy;
-use stoker::retain::enforce;
+use stoker_aws::{Aws, Surroundings};
+use stoker_core::names::{CacheRepository, Digest, ProjectName};
+use stoker_core::policy::Policy;
+use stoker_core::retain::enforce;
 use tokio::runtime;
 
 /// What this process is to do, where it is not the one that measures.

@@ -19,7 +19,7 @@ use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use aws_smithy_runtime_api::http::StatusCode;
 use aws_smithy_types::body::SdkBody;
 use serde_json::{Value, json};
-use stoker::aws::{Aws, Surroundings};
+use stoker_aws::{Aws, Surroundings};
 
 /// Of each kind so many are enough: a life with faults, and the next, asks the same again and again.
 const MOST: usize = 100;

@@ -22,18 +22,18 @@ use std::fmt::Write as _;
 use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent, SqsMessage};
 use futures_util::future::join_all;
 use jiff::Timestamp;
-use stoker::names::ProjectName;
-use stoker::policy::Policy;
+use stoker_core::names::ProjectName;
+use stoker_core::policy::Policy;
 
 pub use model::{Operation, Used};
 pub use report::{Report, Waits};
 
-use crate::dice::Dice;
+use crate::rng::Dice;
 use model::{Invocation, Later, Model, hash_of, time_of};
 use queue::{Body, Message, Queue, Settings};
 use traffic::{HOUR, MINUTE, NONE, Push, Traffic};
 
-use crate::world::REGISTRY;
+use crate::environment::REGISTRY;
 
 /// When the day begins, in milliseconds since 1970: 2026-11-23, a Monday.
 const DAY: i64 = 1_795_392_000_000;

@@ -6,23 +6,23 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
+use buildkit_cache::{CONFIG_MEDIA_TYPE, MANIFEST_MEDIA_TYPE};
 use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
-use stoker::cache::{CONFIG_MEDIA_TYPE, MANIFEST_MEDIA_TYPE};
-use stoker::error::{CallError, Failure};
-use stoker::event::{Event, Turn};
-use stoker::handout::{Handed, variable};
-use stoker::names::{CacheRepository, Commit, Digest, Line, ProjectName, Tag};
-use stoker::ports::{
+use stoker_core::build_inputs::{Handed, variable};
+use stoker_core::error::{CallError, Failure};
+use stoker_core::event::{Event, Turn};
+use stoker_core::names::{CacheRepository, Commit, Digest, Line, ProjectName, Tag};
+use stoker_core::ports::{
     Build, BuildOrder, BuildStatus, FindDigests, Image, ListProjects, MAX_BUILDS, Ordered, Publish,
     ReadBlobs, ReadBuilds, ReadImages, StartBuilds, StopBuilds, WriteImages,
 };
-use stoker::provenance::{Built, Provenance};
+use stoker_core::provenance::{Built, Provenance};
 
 use super::traffic::{NONE, Push, Traffic};
 use super::{Kind, at, number_of};
-use crate::dice::Dice;
+use crate::rng::Dice;
 
 /// CodeBuild's own: orders with one token are one build for so long.
 const TOKEN_HOLDS: u64 = 5 * 60 * 1000;

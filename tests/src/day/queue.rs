@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::dice::Dice;
+use crate::rng::Dice;
 
 /// Most messages in a batch.
 pub(super) const BATCH: usize = 10;

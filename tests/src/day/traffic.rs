@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use super::Scale;
-use crate::dice::Dice;
+use crate::rng::Dice;
 
 /// Milliseconds of an hour.
 pub(super) const HOUR: u64 = 60 * MINUTE;

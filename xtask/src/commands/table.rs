@@ -28,14 +28,18 @@ use Way::{Chore, Elsewhere, Ends, Modelled, Named, Run, Stack, Target, With};
 /// Which document's command is tried in which way. `*` is any document, and at the end of a command whatever
 /// follows. The first row that matches counts, and a row that matches nothing is a mistake.
 pub(super) const ROWS: &[(&str, &str, Way)] = &[
-    ("docs/ci.md", "printf %s *", Elsewhere("tests/stories/snippets.rs", "\"docker buildx bake\"")),
+    ("docs/ci.md", "printf %s *", Elsewhere("tests/scenarios/snippets.rs", "\"docker buildx bake\"")),
     (
         "docs/ci.md",
         "docker buildx create --use ${*",
-        Elsewhere("tests/stories/snippets.rs", "\"The builder\""),
+        Elsewhere("tests/scenarios/snippets.rs", "\"The builder\""),
     ),
-    ("docs/ci.md", "docker buildx build $*", Elsewhere("tests/stories/snippets.rs", "\"Several platforms\"")),
-    ("docs/ci.md", "REGISTRY=*", Elsewhere("tests/stories/snippets.rs", "docs/ci.md")),
+    (
+        "docs/ci.md",
+        "docker buildx build $*",
+        Elsewhere("tests/scenarios/snippets.rs", "\"Several platforms\""),
+    ),
+    ("docs/ci.md", "REGISTRY=*", Elsewhere("tests/scenarios/snippets.rs", "docs/ci.md")),
     (
         "README.md",
         "pip install *",
@@ -49,7 +53,7 @@ pub(super) const ROWS: &[(&str, &str, Way)] = &[
     ("CONTRIBUTING.md", "cargo deny", Elsewhere("xtask/src/check.rs", "\"cargo-deny\"")),
     ("CONTRIBUTING.md", "cargo audit", Elsewhere("xtask/src/check.rs", "\"cargo-audit\"")),
     ("cli/README.md", "cargo install --path cli", Elsewhere("cli/Cargo.toml", "name = \"stoker\"")),
-    ("docs/ci.md", "finch build", Elsewhere("tests/stories/snippets.rs", "[\"finch\", \"build\"]")),
+    ("docs/ci.md", "finch build", Elsewhere("tests/scenarios/snippets.rs", "[\"finch\", \"build\"]")),
     ("*", "docker login", Named),
     ("*", "docker *", Named),
     ("*", "cargo xtask *", Chore),

@@ -3,7 +3,7 @@
 pub(crate) mod forge;
 mod report;
 mod repository;
-mod story;
+mod scenario;
 
 use std::ops::Deref;
 use std::path::PathBuf;
@@ -13,8 +13,8 @@ use std::time::Instant;
 use anyhow::{Context as _, bail};
 use serde_json::json;
 
+use crate::environment::{Settings, World};
 use crate::site::{NEVER, Plan, Site};
-use crate::world::{Settings, World};
 use crate::{stack, tools};
 use report::Report;
 use repository::Repository;
@@ -135,7 +135,7 @@ pub(crate) fn stage_and_tell(
     stack::build()?;
     let stage = set(builder, &base_image, &stack::local_world()?)?;
     println!("set up in {:.0} s; the story begins\n", begun.elapsed().as_secs_f32());
-    match story::tell(&stage) {
+    match scenario::tell(&stage) {
         Ok(report) => Ok((stage, report, builder)),
         Err(error) => {
             if keep {

@@ -6,17 +6,17 @@ use std::path::Path;
 
 use anyhow::{Context as _, ensure};
 use builder::{Case, Random};
-use serde_json::json;
-use stoker::cache::{
+use buildkit_cache::{
     CONFIG_MEDIA_TYPE, Cache, Descriptor, IMPORT_LIMIT, Kind, Limits, MANIFEST_MEDIA_TYPE, SAFE_SIZE,
     classify,
 };
-use stoker::names::Digest;
+use serde_json::json;
+use stoker_core::names::Digest;
 
 use crate::again::{Again, Group, ran};
 use crate::engine::{Built, Engine, Options};
 use crate::registry::Registry;
-use crate::story::{Stage, beyond, reused_anything};
+use crate::scenario::{Stage, beyond, reused_anything};
 use crate::{hostile, lines};
 
 /// Tells its story, and sums it up; what is to be built again may come of it.

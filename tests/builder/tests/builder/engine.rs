@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
-use stoker::names::Digest;
+use stoker_core::names::Digest;
 use stoker_local::builder::{self, Record};
 use stoker_local::progress::{self, Steps};
 

@@ -5,9 +5,9 @@ use std::fmt::Write as _;
 
 use anyhow::Context as _;
 use builder::Case;
+use buildkit_cache::Cache;
 use serde_json::Value;
-use stoker::cache::Cache;
-use stoker::names::Digest;
+use stoker_core::names::Digest;
 
 use crate::registry::Registry;
 

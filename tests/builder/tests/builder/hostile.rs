@@ -6,15 +6,15 @@ use std::path::Path;
 
 use anyhow::{Context as _, ensure};
 use axum::body::Bytes;
+use buildkit_cache::{Cache, Kind, MANIFEST_MEDIA_TYPE, classify};
 use jiff::{SignedDuration, Timestamp};
+use scenarios::environment::{ISOLATED, World};
 use serde_json::{Value, json};
-use stoker::cache::{Cache, Kind, MANIFEST_MEDIA_TYPE, classify};
-use stoker::handout::Handed;
-use stoker::names::{Commit, Digest, Line, ProjectName, Repository};
-use stoker::policy::Policy;
-use stoker::ports::{Build, BuildStatus};
-use stoker::promote::{Hint, Outcome, promote};
-use stories::world::{ISOLATED, World};
+use stoker_core::build_inputs::Handed;
+use stoker_core::names::{Commit, Digest, Line, ProjectName, Repository};
+use stoker_core::policy::Policy;
+use stoker_core::ports::{Build, BuildStatus};
+use stoker_core::promote::{Hint, Outcome, promote};
 
 use crate::again::Group;
 use crate::engine::{Engine, FAILED};

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::ensure;
 use builder::Random;
+use buildkit_cache::{Cache, Limits};
 use jiff::Timestamp;
-use stoker::cache::{Cache, Limits};
 
 use crate::again::{Again, Group, ran};
 use crate::engine::{Built, Engine, Options};

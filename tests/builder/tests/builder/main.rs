@@ -23,7 +23,7 @@ mod hostile;
 mod lines;
 mod registry;
 mod retention;
-mod story;
+mod scenario;
 mod versions;
 
 use std::env;
@@ -39,7 +39,7 @@ use anyhow::Context as _;
 use crate::again::Group;
 use crate::engine::Engine;
 use crate::registry::Registry;
-use crate::story::Figures;
+use crate::scenario::Figures;
 
 /// Set by `cargo xtask test`: the programs of the registries, where they are to be had.
 const MINISTACK: &str = "STOKER_TEST_MINISTACK";
@@ -195,7 +195,7 @@ impl<'a> Teller<'a> {
                 let place = usize::try_from(seed % self.registries.len() as u64).unwrap_or_default();
                 let registry = &self.registries[place];
                 let dir = self.dir.join(seed.to_string());
-                let tell = || story::tell(seed, self.engine, registry, &dir);
+                let tell = || scenario::tell(seed, self.engine, registry, &dir);
                 let told = tell().or_else(|error| {
                     if !engine::could_not_start(&error) {
                         return Err(error);

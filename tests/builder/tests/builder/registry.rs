@@ -8,8 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
+use buildkit_cache::{Cache, Kind, MANIFEST_MEDIA_TYPE, Serialised, classify_within};
 use serde_json::Value;
-use stoker::cache::{Cache, Kind, MANIFEST_MEDIA_TYPE, Serialised, classify_within};
 
 const START_TIMEOUT: Duration = Duration::from_mins(1);
 const REPOSITORY: &str = "stoker/builder";
@@ -46,7 +46,7 @@ impl Registry {
     pub(crate) fn ministack(program: &Path, dir: &Path) -> anyhow::Result<Self> {
         let port = free_port()?;
         std::fs::create_dir_all(dir)?;
-        let mut command = stories::ministack::serve(program, port, dir);
+        let mut command = scenarios::ministack::serve(program, port, dir);
         let registry = Self::start("ministack", port, &mut command, dir)?;
         let create = registry
             .http

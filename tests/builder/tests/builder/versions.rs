@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use stoker::names::Digest;
+use stoker_core::names::Digest;
 
 use crate::engine::Built;
 

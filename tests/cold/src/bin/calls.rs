@@ -4,9 +4,9 @@
 use lambda_runtime::{Error, LambdaEvent, run, service_fn};
 use serde::Deserialize;
 use serde_json::{Value, from_value, json};
-use stoker::aws::Aws;
-use stoker::names::{CacheRepository, Digest, ProjectName, Tag};
-use stoker::ports::{
+use stoker_aws::Aws;
+use stoker_core::names::{CacheRepository, Digest, ProjectName, Tag};
+use stoker_core::ports::{
     BuildOrder, Catalogue as _, CheckBlobs as _, Publish as _, ReadBuilds as _, ReadImages as _,
     ReadManifests as _, ReadSecrets as _, StartBuilds as _,
 };
@@ -20,8 +20,8 @@ struct Sent {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
-    stoker::lambda::init_logs("calls");
-    let aws = &stoker::lambda::aws("calls");
+    stoker_lambda::init_logs("calls");
+    let aws = &stoker_lambda::aws("calls");
     run(service_fn(|event: LambdaEvent<Vec<Sent>>| async move {
         // The adapter that lists builds asks right away what they are.
         let mut asked_already = 0;

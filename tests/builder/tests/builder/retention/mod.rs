@@ -1,7 +1,7 @@
 //! Builds run while retention deletes as hard as a policy lets it, out of a registry that drops a blob the moment that
 //! no manifest names it: none fails. Where retention does not know of running builds, one does.
 
-mod life;
+mod run;
 mod server;
 
 use std::env;
@@ -13,7 +13,7 @@ use std::time::Instant;
 use anyhow::{Context as _, bail, ensure};
 
 use crate::engine::{Engine, FAILED, could_not_start};
-use life::{Figures, Repositories, Script, live};
+use run::{Figures, Repositories, Script, live};
 
 /// Set for the process that tells.
 pub(crate) const INSIDE: &str = "STOKER_TEST_INSIDE";

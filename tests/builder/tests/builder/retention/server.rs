@@ -8,10 +8,10 @@ use axum::Router;
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::Request;
 use axum::http::{Method, Response, StatusCode, Uri};
-use stoker::cache::MANIFEST_MEDIA_TYPE;
-use stoker::names::{CacheRepository, Digest};
-use stoker::ports::{MountBlobs as _, Mounted, WriteImages as _};
-use stories::account::{Account, OTHERS, named};
+use buildkit_cache::MANIFEST_MEDIA_TYPE;
+use scenarios::account::{Account, OTHERS, named};
+use stoker_core::names::{CacheRepository, Digest};
+use stoker_core::ports::{MountBlobs as _, Mounted, WriteImages as _};
 use tokio::sync::{mpsc, oneshot};
 
 /// A base image is the largest that builds write.

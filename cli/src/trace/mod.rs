@@ -1,0 +1,481 @@
+//! `stoker story`: all that came of one commit.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use buildkit_cache::{Kind, classify_within};
+use bytes::Bytes;
+use futures_util::future::try_join_all;
+use jiff::{SignedDuration, Timestamp};
+use serde::Serialize;
+use stoker_core::build_inputs::Handed;
+use stoker_core::names::{
+    CacheRepository, Commit, Digest, InvalidName, Line, ProjectName, Repository, Revision, Tag, TagKind,
+};
+use stoker_core::policy::{Policy, Project};
+use stoker_core::ports::{Build, BuildStatus, Catalogue as _, ListedImage, ReadBuilds as _};
+use stoker_core::provenance::{self, Provenance};
+use stoker_core::retain::{by_repository, inventory};
+use stoker_core::schedule::all_projects;
+
+use crate::Answer;
+use crate::cache::to_json;
+use crate::problem::Problem;
+use crate::retain::{Account, call_problem, check_names, config, load};
+use crate::text::count;
+
+mod logs;
+mod render;
+
+/// Manifests are read up to this size, which is more than ECR takes.
+const LARGEST_MANIFEST: usize = 8 << 20;
+/// Fewer digits name too many commits.
+const FEWEST_DIGITS: usize = 7;
+
+/// Tells what came of a commit: its push, builds, promotions, and where its caches are
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  stoker story 1f2e3d4c5b6a79880011223344556677889900aa
+  stoker story 1f2e3d4 --project app
+  stoker story $(git rev-parse HEAD) --repository github.com/example/app
+  stoker story 1f2e3d4 --stack ci-stoker --json | jq '.steps[] | {at, source, what}'
+
+It asks CodeBuild which builds were of the commit, or were told that it had been merged; ECR which caches say that they are the \
+commit's or that it was merged into them; and the logs of Stoker's functions for every line that names it: why it was built or \
+not, what was promoted, what retention planned. A source that cannot be asked is named, and the others tell the rest. Logs are read with one \
+query of CloudWatch Logs Insights, which costs some cents where logs are large; --no-logs leaves them out.
+
+7 digits of the hash are enough. --project or --repository makes it quick where the policy serves many. It starts, writes and \
+deletes nothing; cli/README.md lists the permissions. Exit code 1 says that nobody knows the commit.")]
+pub(crate) struct Args {
+    /// The commit
+    #[arg(value_parser = revision)]
+    commit: Revision,
+    /// The policy
+    #[arg(long, value_name = "PATH", default_value = "policy/stoker.yaml")]
+    policy: PathBuf,
+    /// Only this project
+    #[arg(long, value_name = "NAME", value_parser = |text: &str| ProjectName::new(text))]
+    project: Option<ProjectName>,
+    /// Only the projects of this git repository, such as github.com/example/app
+    #[arg(long, value_name = "NAME", conflicts_with = "project", value_parser = |text: &str| Repository::new(text))]
+    repository: Option<Repository>,
+    /// The stack whose logs are read
+    #[arg(long, value_name = "NAME", default_value = "stoker")]
+    stack: String,
+    /// How many days back builds and logs are looked at
+    #[arg(long, value_name = "DAYS", default_value_t = 14, value_parser = clap::value_parser!(u16).range(1..=365))]
+    days: u16,
+    /// Do not read the logs
+    #[arg(long)]
+    no_logs: bool,
+    /// Print JSON, for programs
+    #[arg(long)]
+    json: bool,
+}
+
+fn revision(text: &str) -> Result<Revision, String> {
+    if text.len() < FEWEST_DIGITS {
+        return Err(format!("give {FEWEST_DIGITS} digits at least"));
+    }
+    let text = text.to_ascii_lowercase();
+    Revision::new(text).map_err(|error: InvalidName| error.to_string())
+}
+
+/// What came of a commit.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Story {
+    commit: String,
+    at: Timestamp,
+    /// All that is known, by time.
+    steps: Vec<Step>,
+    builds: Vec<Told>,
+    /// Caches that are there.
+    caches: Vec<Cache>,
+    /// Sources that tell nothing, and why.
+    missing: Vec<Silent>,
+}
+
+/// Something that happened.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Step {
+    at: Timestamp,
+    /// `codebuild`, `ecr`, or the function whose log tells it.
+    source: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    project: Option<String>,
+    what: String,
+}
+
+/// A build that has to do with the commit.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Told {
+    id: String,
+    project: ProjectName,
+    line: String,
+    /// `of` the commit, `brings` it by a merge, or `reads` its cache.
+    role: &'static str,
+    reason: String,
+    status: &'static str,
+    started_at: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ended_at: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seconds: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pushed_at: Option<Timestamp>,
+    /// The caches that it was handed.
+    handed: Vec<Source>,
+    /// How many of a hundred of its steps came out of the cache.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reused_percent: Option<u8>,
+}
+
+/// A cache that a build was handed.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Source {
+    digest: Digest,
+    /// The line that it is of; absent where the cache is gone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    line: Option<String>,
+}
+
+/// A cache of the commit.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Cache {
+    repository: CacheRepository,
+    digest: Digest,
+    tags: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    line: Option<String>,
+    /// `built`: the commit's build is the newest in it; `merged`: it was the last that a merge brought.
+    holds: &'static str,
+    pushed_at: Timestamp,
+}
+
+#[derive(Debug, Serialize)]
+struct Silent {
+    source: &'static str,
+    why: String,
+}
+
+/// An image of Stoker's, and what its manifest says.
+struct Known {
+    repository: CacheRepository,
+    image: ListedImage,
+    line: Option<Line>,
+    says: Provenance,
+}
+
+pub(crate) async fn run(args: &Args) -> Result<Answer, Problem> {
+    let policy = load(&args.policy)?;
+    let config = config(None).await?;
+    let account = Account::new(config.clone());
+    let now = Timestamp::now();
+    let since = now - SignedDuration::from_hours(24 * i64::from(args.days));
+    let projects = projects(&account, &policy, args).await?;
+    let builds = builds(&account, &projects, since).await;
+    let images = images(&account, &projects).await;
+    if let (Err(problem), Err(_)) = (&builds, &images) {
+        return Err(problem.clone());
+    }
+    let mut missing = Vec::new();
+    let builds = or_missing(builds, "codebuild", &mut missing);
+    let images = or_missing(images, "ecr", &mut missing);
+    let commit = the_one(&args.commit, &builds, &images)?;
+    let mut story = story(&args.commit, &builds, &images, now);
+    story.missing = missing;
+    if let Some(commit) = &commit {
+        story.commit = commit.to_string();
+    }
+    if args.no_logs {
+        story.missing.push(Silent { source: "logs", why: "--no-logs was given".to_owned() });
+    } else {
+        let ids: Vec<&str> =
+            story.builds.iter().filter(|build| build.role == "of").map(|build| build.id.as_str()).collect();
+        match logs::read(&config, &args.stack, &story.commit, &ids, since, now).await {
+            Ok(told) => {
+                story.steps.extend(told.steps);
+                story.missing.extend(told.cut.map(|why| Silent { source: "logs", why }));
+            }
+            Err(why) => story.missing.push(Silent { source: "logs", why }),
+        }
+    }
+    story.steps.sort();
+    story.steps.dedup();
+    let is_known = !story.steps.is_empty() || !story.caches.is_empty();
+    let text = if args.json { to_json(&story) } else { render::text(&story, args.days.into()) };
+    Ok(Answer { text, is_yes: is_known })
+}
+
+/// What a source knows; nothing where it could not be asked, which is noted.
+fn or_missing<T>(known: Result<Vec<T>, Problem>, source: &'static str, missing: &mut Vec<Silent>) -> Vec<T> {
+    known.unwrap_or_else(|problem| {
+        missing.push(Silent { source, why: problem.text().to_owned() });
+        Vec::new()
+    })
+}
+
+/// The projects that may know the commit.
+async fn projects(account: &Account, policy: &Policy, args: &Args) -> Result<Vec<Project>, Problem> {
+    if let Some(name) = &args.project {
+        check_names(policy, std::slice::from_ref(name))?;
+        return Ok(policy.project(name).into_iter().collect());
+    }
+    if let Some(repository) = &args.repository {
+        let projects = policy.projects_of(repository);
+        if projects.is_empty() {
+            return Err(Problem::usage(
+                format!("no project of the policy builds {repository}"),
+                "write it as the policy does, such as github.com/example/app, or name the project with --project",
+            ));
+        }
+        return Ok(projects);
+    }
+    all_projects(account, policy).await.map_err(|error| call_problem(&error))
+}
+
+/// The builds of these projects, and of those that build their forks.
+async fn builds(
+    account: &Account,
+    projects: &[Project],
+    since: Timestamp,
+) -> Result<Vec<Arc<Build>>, Problem> {
+    let built_by =
+        projects.iter().flat_map(|project| [Some(&project.name), project.builds.forks.project.as_ref()]);
+    let built_by: BTreeSet<&ProjectName> = built_by.flatten().collect();
+    let builds = try_join_all(built_by.into_iter().map(|project| account.recent(project, Some(since)))).await;
+    Ok(builds.map_err(|error| call_problem(&error))?.concat())
+}
+
+/// The lines, the history and the commits' caches of these projects. What builds wrote says nothing that could be believed,
+/// and what was joined for builds nothing new.
+async fn images(account: &Account, projects: &[Project]) -> Result<Vec<Known>, Problem> {
+    let mut known = Vec::new();
+    for (repository, of) in by_repository(projects.to_vec()) {
+        let listed = account.list(&repository).await.map_err(|error| call_problem(&error))?;
+        let is_ours = |tag: &String| {
+            Tag::parse(tag).is_some_and(|(scope, kind)| {
+                !matches!(kind, TagKind::Export(_) | TagKind::Given(_))
+                    && of.iter().any(|project| project.has_scope(&scope))
+            })
+        };
+        let ours = listed.into_iter().filter(|image| !image.is_archived && image.tags.iter().any(is_ours));
+        let mut ours: BTreeMap<Digest, ListedImage> =
+            ours.map(|image| (image.digest.clone(), image)).collect();
+        let digests: Vec<Digest> = ours.keys().cloned().collect();
+        let learn = |digest, bytes: Bytes| {
+            let Kind::Cache(manifest) = classify_within(&bytes, LARGEST_MANIFEST) else { return };
+            let Some(image) = ours.remove(&digest) else { return };
+            let line = provenance::line(&manifest.annotations);
+            let says = Provenance::read(&manifest.annotations);
+            known.push(Known { repository: repository.clone(), image, line, says });
+        };
+        let read = inventory::read(account, &repository, &digests, learn).await;
+        read.map_err(|error| call_problem(&error))?;
+        account.end_of_reading();
+    }
+    Ok(known)
+}
+
+fn resolved(build: &Build) -> Option<Commit> {
+    build.resolved_commit.as_deref().and_then(|commit| Commit::new(commit).ok())
+}
+
+/// The commit that is meant, where anything knows it.
+fn the_one(asked: &Revision, builds: &[Arc<Build>], images: &[Known]) -> Result<Option<Commit>, Problem> {
+    let of_builds = builds.iter().flat_map(|build| {
+        let handed = build.handed.iter();
+        let told = handed.flat_map(|handed| handed.commit.iter().chain(&handed.merged).cloned());
+        resolved(build).into_iter().chain(told).collect::<Vec<_>>()
+    });
+    let of_images = images.iter().flat_map(|known| {
+        let built = known.says.built.as_ref().map(|built| built.commit.clone());
+        built.into_iter().chain(known.says.merged.clone())
+    });
+    let named: BTreeSet<Commit> = of_builds.chain(of_images).filter(|commit| asked.names(commit)).collect();
+    if named.len() > 1 {
+        let some: Vec<&str> = named.iter().take(5).map(Commit::as_str).collect();
+        return Err(Problem::usage(
+            format!("{} begin with {asked}", count(named.len(), "commit")),
+            format!("give more digits: {}", some.join(", ")),
+        ));
+    }
+    Ok(named.into_iter().next().or_else(|| asked.commit()))
+}
+
+fn story(asked: &Revision, builds: &[Arc<Build>], images: &[Known], now: Timestamp) -> Story {
+    let caches: Vec<Cache> = images.iter().filter_map(|known| cache(asked, known)).collect();
+    let own: BTreeSet<&Digest> = caches.iter().map(|cache| &cache.digest).collect();
+    let lines: BTreeMap<&Digest, &Known> = images.iter().map(|known| (&known.image.digest, known)).collect();
+    let warmth = |build: &str| {
+        let mut of =
+            images.iter().filter(|known| known.says.built.as_ref().is_some_and(|built| built.build == build));
+        of.find_map(|known| known.says.reused_percent)
+    };
+    let told = builds.iter().filter_map(|build| {
+        let handed = build.handed.as_ref();
+        let role = role(asked, build, handed, &own)?;
+        // A join is told by what it was joined from.
+        let is_join = |handed: &Handed, digest: &Digest| {
+            !handed.joined.is_empty() && !handed.joined.contains(digest) && !lines.contains_key(digest)
+        };
+        let sources = handed.iter().flat_map(|handed| {
+            let sources = handed.caches().filter(|digest| !is_join(handed, digest));
+            sources.map(|digest| Source {
+                digest: digest.clone(),
+                line: lines.get(digest).map(|known| name_of(known)),
+            })
+        });
+        Some(Told {
+            id: build.id.clone(),
+            project: build.project.clone(),
+            line: handed.map_or_else(|| "no line of Stoker's".to_owned(), |handed| handed.line.to_string()),
+            role,
+            reason: handed.map(|handed| handed.reason.clone()).unwrap_or_default(),
+            status: status(build.status),
+            started_at: build.started_at,
+            ended_at: build.ended_at,
+            seconds: build.ended_at.map(|ended| ended.duration_since(build.started_at).as_secs()),
+            pushed_at: handed.and_then(|handed| handed.pushed_at),
+            handed: sources.collect(),
+            reused_percent: warmth(&build.id),
+        })
+    });
+    let mut builds: Vec<Told> = told.collect();
+    builds.sort_by(|a, b| (a.started_at, &a.id).cmp(&(b.started_at, &b.id)));
+    let mut steps: Vec<Step> = builds.iter().flat_map(steps_of_build).collect();
+    steps.extend(images.iter().flat_map(|known| steps_of_image(asked, known)));
+    Story { commit: asked.to_string(), at: now, steps, builds, caches, missing: Vec::new() }
+}
+
+/// What a build has to do with the commit, if anything.
+fn role(
+    asked: &Revision,
+    build: &Build,
+    handed: Option<&Handed>,
+    own: &BTreeSet<&Digest>,
+) -> Option<&'static str> {
+    let built = handed.and_then(|handed| handed.commit.clone()).or_else(|| resolved(build));
+    if built.is_some_and(|commit| asked.names(&commit)) {
+        return Some("of");
+    }
+    let handed = handed?;
+    if handed.merged.iter().any(|commit| asked.names(commit)) {
+        return Some("brings");
+    }
+    handed.caches().any(|digest| own.contains(digest)).then_some("reads")
+}
+
+fn status(status: BuildStatus) -> &'static str {
+    match status {
+        BuildStatus::InProgress => "running",
+        BuildStatus::Succeeded => "succeeded",
+        BuildStatus::Stopped => "stopped",
+        BuildStatus::Failed => "failed",
+    }
+}
+
+/// What people call a cache: its line, or its commit.
+fn name_of(known: &Known) -> String {
+    let is_commit = |tag: &String| matches!(Tag::parse(tag), Some((_, TagKind::Commit(_))));
+    let is_line =
+        |tag: &String| matches!(Tag::parse(tag), Some((_, TagKind::Line(_) | TagKind::History { .. })));
+    let tags = &known.image.tags;
+    match (&known.says.built, &known.line) {
+        (Some(built), _) if tags.iter().any(is_commit) && !tags.iter().any(is_line) => {
+            format!("commit/{}", built.commit.short())
+        }
+        (_, Some(line)) => line.to_string(),
+        _ => tags.first().cloned().unwrap_or_default(),
+    }
+}
+
+/// A cache that says that it is the commit's, or that the commit was the last that was merged into it.
+fn cache(asked: &Revision, known: &Known) -> Option<Cache> {
+    let Known { repository, image, line, says } = known;
+    let is_built = says.built.as_ref().is_some_and(|built| asked.names(&built.commit));
+    let is_merged = says.merged.as_ref().is_some_and(|commit| asked.names(commit));
+    let holds = if is_built { "built" } else { "merged" };
+    (is_built || is_merged).then(|| Cache {
+        repository: repository.clone(),
+        digest: image.digest.clone(),
+        tags: image.tags.clone(),
+        line: line.as_ref().map(ToString::to_string),
+        holds,
+        pushed_at: image.pushed_at,
+    })
+}
+
+fn steps_of_build(build: &Told) -> Vec<Step> {
+    let Told { id, line, role, reason, status, seconds, handed, reused_percent, .. } = build;
+    let step = |at: Timestamp, what: String| Step {
+        at,
+        source: "codebuild".to_owned(),
+        project: Some(build.project.to_string()),
+        what,
+    };
+    let mut steps = Vec::new();
+    if *role == "of" {
+        steps.extend(build.pushed_at.map(|at| step(at, format!("pushed to {line}, by the forge's clock"))));
+    }
+    let sources: Vec<&str> =
+        handed.iter().map(|source| source.line.as_deref().unwrap_or("a cache that is gone")).collect();
+    let sources = if sources.is_empty() { "no cache".to_owned() } else { sources.join(", ") };
+    let part = match *role {
+        "of" => "",
+        "brings" => ", which brings it by a merge,",
+        _ => ", which reads its cache,",
+    };
+    let reason = if reason.is_empty() { String::new() } else { format!(" ({reason})") };
+    steps.push(step(
+        build.started_at,
+        format!("build {id} of {line}{part} started{reason}; handed {sources}"),
+    ));
+    if let (Some(at), Some(seconds)) = (build.ended_at, seconds) {
+        let warm = reused_percent.map(|share| format!("; {share} % of its steps reused")).unwrap_or_default();
+        steps.push(step(at, format!("build {id} {status} after {}{warm}", duration(*seconds))));
+    }
+    steps
+}
+
+fn duration(seconds: i64) -> String {
+    if seconds < 120 { format!("{seconds} s") } else { format!("{} min {} s", seconds / 60, seconds % 60) }
+}
+
+fn steps_of_image(asked: &Revision, known: &Known) -> Vec<Step> {
+    let Known { image, line, says, .. } = known;
+    let project = says.project.as_ref().map(ToString::to_string);
+    let step =
+        |at: Timestamp, what: String| Step { at, source: "ecr".to_owned(), project: project.clone(), what };
+    let mut steps = Vec::new();
+    for tag in &image.tags {
+        let is_commits =
+            matches!(Tag::parse(tag), Some((_, TagKind::Commit(commit))) if asked.names(&commit));
+        if is_commits {
+            steps.push(step(image.pushed_at, format!("its build was promoted: {tag} is the commit's cache")));
+        }
+    }
+    let merged = says.merged.as_ref().is_some_and(|commit| asked.names(commit));
+    if let (true, Some(at), Some(line)) = (merged, says.merged_at, line) {
+        steps.push(step(at, format!("merged into {line}, with no build")));
+    }
+    let built = says.built.as_ref().filter(|built| asked.names(&built.commit));
+    if let (Some(built), Some(line)) = (built, line) {
+        let lines = image.tags.iter().filter_map(|tag| match Tag::parse(tag) {
+            Some((_, TagKind::History { left_at, .. })) => Some(left_at),
+            _ => None,
+        });
+        steps.extend(
+            lines.map(|at| step(at, format!("{line} left the cache that build {} filled", built.build))),
+        );
+    }
+    steps
+}

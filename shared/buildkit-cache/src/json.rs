@@ -1,0 +1,331 @@
+//! Reading and writing JSON as Go does, without a copy of what is already known.
+
+use std::borrow::Cow;
+use std::cmp::Ordering;
+use std::fmt;
+
+use jiff::Timestamp;
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
+use serde::ser::{Serialize, Serializer};
+
+use super::Extra;
+use crate::names::Digest;
+
+/// Go's zero time, which stands for "unknown".
+const ZERO_TIME: Timestamp = Timestamp::constant(-62_135_596_800, 0);
+/// The start of year 0; Go reads no earlier time.
+const EARLIEST: Timestamp = Timestamp::constant(-62_167_219_200, 0);
+
+const SHA256: &str = "sha256:";
+const SHA256_CHARS: usize = SHA256.len() + 64;
+
+/// The values of lower-case hexadecimal digits.
+const DIGITS: [u8; 256] = {
+    let mut digits = [NO_DIGIT; 256];
+    let mut value = 0;
+    while value < 16 {
+        digits[HEX[value as usize] as usize] = value;
+        value += 1;
+    }
+    digits
+};
+const NO_DIGIT: u8 = 0x80;
+const HEX: &[u8; 16] = b"0123456789abcdef";
+
+/// A SHA-256 digest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Sha(pub(super) [u8; 32]);
+
+impl Sha {
+    /// Reads `sha256:` and 64 lower-case hexadecimal digits.
+    fn read(text: &str) -> Option<Self> {
+        let (pairs, []) = text.strip_prefix(SHA256)?.as_bytes().as_chunks::<2>() else { return None };
+        let mut bytes = [0; 32];
+        if pairs.len() != bytes.len() {
+            return None;
+        }
+        let mut wrong = 0;
+        for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
+            let (high, low) = (DIGITS[usize::from(*high)], DIGITS[usize::from(*low)]);
+            wrong |= high | low;
+            *byte = high << 4 | low & 15;
+        }
+        (wrong & NO_DIGIT == 0).then_some(Self(bytes))
+    }
+
+    /// Writes what [`Sha::read`] reads.
+    fn with_text<T>(&self, then: impl FnOnce(&str) -> T) -> T {
+        let mut text = [0; SHA256_CHARS];
+        text[..SHA256.len()].copy_from_slice(SHA256.as_bytes());
+        for (pair, byte) in text[SHA256.len()..].chunks_exact_mut(2).zip(self.0) {
+            pair[0] = HEX[usize::from(byte >> 4)];
+            pair[1] = HEX[usize::from(byte & 15)];
+        }
+        then(str::from_utf8(&text).unwrap_or_default())
+    }
+}
+
+impl From<&Digest> for Sha {
+    fn from(digest: &Digest) -> Self {
+        Self(*digest.as_bytes())
+    }
+}
+
+impl From<Sha> for Digest {
+    fn from(sha: Sha) -> Self {
+        Self::from_bytes(sha.0)
+    }
+}
+
+impl Serialize for Sha {
+    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        self.with_text(|text| out.serialize_str(text))
+    }
+}
+
+impl<'de> Deserialize<'de> for Sha {
+    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        match Text::deserialize(input)? {
+            Text::Sha(sha) => Ok(sha),
+            Text::Other(_) => {
+                Err(D::Error::custom("expected `sha256:` and 64 lower-case hexadecimal digits"))
+            }
+        }
+    }
+}
+
+/// Any text, usually that of a digest. Sorts as the text does.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Text {
+    /// A digest's.
+    Sha(Sha),
+    /// Any other.
+    Other(Box<str>),
+}
+
+impl Text {
+    pub(super) fn with<T>(&self, then: impl FnOnce(&str) -> T) -> T {
+        match self {
+            Self::Sha(sha) => sha.with_text(then),
+            Self::Other(text) => then(text),
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        matches!(self, Self::Other(text) if text.is_empty())
+    }
+}
+
+impl Default for Text {
+    fn default() -> Self {
+        Self::Other(Box::default())
+    }
+}
+
+impl From<&str> for Text {
+    fn from(text: &str) -> Self {
+        Sha::read(text).map_or_else(|| Self::Other(text.into()), Self::Sha)
+    }
+}
+
+impl fmt::Display for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.with(|text| f.write_str(text))
+    }
+}
+
+impl Ord for Text {
+    fn cmp(&self, other: &Self) -> Ordering {
+        match (self, other) {
+            (Self::Sha(ours), Self::Sha(theirs)) => ours.cmp(theirs),
+            (Self::Other(ours), Self::Other(theirs)) => ours.cmp(theirs),
+            _ => self.with(|ours| other.with(|theirs| ours.cmp(theirs))),
+        }
+    }
+}
+
+impl PartialOrd for Text {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Serialize for Text {
+    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        self.with(|text| out.serialize_str(text))
+    }
+}
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        struct AnyText;
+        impl Visitor<'_> for AnyText {
+            type Value = Text;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Text, E> {
+                Ok(Text::from(text))
+            }
+        }
+        input.deserialize_str(AnyText)
+    }
+}
+
+/// The name of a field, borrowed from the input where nothing in it is escaped.
+pub(super) struct Name<'de>(pub(super) Cow<'de, str>);
+
+impl<'de> Deserialize<'de> for Name<'de> {
+    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        struct AnyName;
+        impl<'de> Visitor<'de> for AnyName {
+            type Value = Name<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a field's name")
+            }
+
+            fn visit_borrowed_str<E: Error>(self, name: &'de str) -> Result<Name<'de>, E> {
+                Ok(Name(Cow::Borrowed(name)))
+            }
+
+            fn visit_str<E: Error>(self, name: &str) -> Result<Name<'de>, E> {
+                Ok(Name(Cow::Owned(name.to_owned())))
+            }
+        }
+        input.deserialize_str(AnyName)
+    }
+}
+
+/// Reads the value of a field that Stoker does not know.
+///
+/// Refuses one that BuildKit would read as one of the known: Go matches names without regard to case, and what
+/// Stoker checks must be what BuildKit reads. The maps in a value get one order: they remember that of the input.
+pub(super) fn read_extra<'de, A: MapAccess<'de>>(
+    map: &mut A,
+    name: &str,
+    known: &[&str],
+    extra: &mut Extra,
+) -> Result<(), A::Error> {
+    // Both ways, because Go folds by Unicode: a Kelvin sign has a lower case, a long s an upper.
+    let fold = |name: &str| name.to_lowercase().to_uppercase();
+    let folded = fold(name);
+    if let Some(known) = known.iter().find(|known| fold(known) == folded) {
+        let name = super::clip(name);
+        return Err(A::Error::custom(format!("field `{name}` differs from `{known}` only in case")));
+    }
+    let mut value: serde_json::Value = map.next_value()?;
+    value.sort_all_objects();
+    extra.insert(name.to_owned(), value);
+    Ok(())
+}
+
+/// Implements reading of a struct from a JSON object, as Go does: any field may be absent or `null`, and then has the
+/// value after `or`. Unlike Go it takes no field twice. What is not named goes to the field `extra`.
+macro_rules! read_object {
+    ($type:ident, { $($name:literal => $field:ident or $default:expr),* $(,)? }) => {
+        impl<'de> serde::Deserialize<'de> for $type {
+            fn deserialize<D: serde::Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+                struct Fields;
+                impl<'de> serde::de::Visitor<'de> for Fields {
+                    type Value = $type;
+
+                    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                        f.write_str("an object")
+                    }
+
+                    fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<$type, A::Error> {
+                        use serde::de::Error as _;
+                        $(let mut $field = None;)*
+                        let mut extra = Extra::new();
+                        while let Some(name) = map.next_key::<$crate::json::Name<'de>>()? {
+                            match &*name.0 {
+                                $($name => {
+                                    if $field.is_some() {
+                                        return Err(A::Error::duplicate_field($name));
+                                    }
+                                    $field = Some(map.next_value::<Option<_>>()?);
+                                })*
+                                other => $crate::json::read_extra(&mut map, other, &[$($name),*], &mut extra)?,
+                            }
+                        }
+                        Ok($type { $($field: match $field.flatten() {
+                            Some(value) => value,
+                            None => $default,
+                        },)* extra })
+                    }
+                }
+                input.deserialize_map(Fields)
+            }
+        }
+    };
+}
+pub(super) use read_object;
+
+/// Stands in [`read_object`] for a value that must be there.
+macro_rules! required {
+    ($name:literal) => {
+        return Err(A::Error::missing_field($name))
+    };
+}
+pub(super) use required;
+
+/// A time as Go writes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Time(pub(super) Timestamp);
+
+impl Default for Time {
+    fn default() -> Self {
+        Self(ZERO_TIME)
+    }
+}
+
+impl Time {
+    /// The time, unless it stands for "unknown".
+    pub(super) fn known(self) -> Option<Timestamp> {
+        (self.0 > ZERO_TIME).then_some(self.0)
+    }
+}
+
+impl Serialize for Time {
+    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(out)
+    }
+}
+
+impl<'de> Deserialize<'de> for Time {
+    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        let time = Timestamp::deserialize(input)?;
+        if time < EARLIEST { Err(D::Error::custom("time before year 0")) } else { Ok(Self(time)) }
+    }
+}
+
+/// When something was last used: whole seconds since 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Seconds(Timestamp);
+
+impl From<Timestamp> for Seconds {
+    fn from(time: Timestamp) -> Self {
+        Self(Timestamp::from_second(time.as_second()).unwrap_or(time))
+    }
+}
+
+impl From<Seconds> for Timestamp {
+    fn from(seconds: Seconds) -> Self {
+        seconds.0
+    }
+}
+
+impl Serialize for Seconds {
+    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        out.serialize_i64(self.0.as_second())
+    }
+}
+
+impl<'de> Deserialize<'de> for Seconds {
+    fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
+        Timestamp::from_second(i64::deserialize(input)?).map(Self).map_err(D::Error::custom)
+    }
+}

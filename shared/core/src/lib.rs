@@ -1,0 +1,21 @@
+//! What Stoker decides and does. Planners are plain functions from policy and observed state to a plan; the ports in
+//! [`ports`] are all that reaches outside.
+
+pub mod build_inputs;
+pub mod error;
+pub mod event;
+pub mod forge;
+pub mod names;
+pub mod partition;
+pub mod policy;
+pub mod ports;
+pub mod promote;
+pub mod provenance;
+pub mod resolve;
+pub mod retain;
+pub mod schedule;
+pub mod simulate;
+pub mod sources;
+pub mod start;
+pub mod trigger;
+pub mod warm;

@@ -1,0 +1,580 @@
+//! Moving one line: one read of it, one write.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::future::{try_join, try_join_all};
+use futures_util::stream;
+use jiff::Timestamp;
+
+use super::byte_budget::{self, Room};
+use super::probation::{self, Ends};
+use super::{Cause, Error, Move, Outcome, Ports, Told, Warmed};
+
+use crate::error::CallError;
+use crate::names::{CacheRepository, Commit, Digest, Line, Scope, Tag};
+use crate::policy::Project;
+use crate::ports::{Image, Mounted, ReadBlobs, ReadImages, read_images};
+use crate::provenance::{self, Built, Cold, Provenance};
+use buildkit_cache::{Cache, Kind, Limits, Manifest, Mark, Warmth, importable};
+
+/// How many blobs are mounted at once; ECR opens at most 100 a second.
+const MOUNTS_AT_ONCE: usize = 16;
+
+/// A cache that is to be merged into a line.
+struct Source {
+    cause: Cause,
+    content: Content,
+    /// The build that wrote it.
+    built: Built,
+}
+
+impl Source {
+    /// When it was built, if that was from scratch.
+    fn refreshed_at(&self) -> Option<Timestamp> {
+        matches!(&self.cause, Cause::Built(_, _, told) if told.refresh).then_some(self.built.at)
+    }
+
+    /// The merge that brings it.
+    fn mark(&self) -> Option<&Mark> {
+        match &self.cause {
+            Cause::Merged(mark, _) => Some(mark),
+            Cause::Built(..) => None,
+        }
+    }
+}
+
+/// A cache as it was read.
+pub(super) struct Content {
+    pub(super) manifest: Manifest,
+    pub(super) cache: Cache,
+}
+
+/// Moves a line by all that these moves bring. The order of the writes makes a crash between any two harmless: layers, the
+/// commits' caches, the config, the history, and the line last.
+pub(super) async fn advance(
+    ports: &impl Ports,
+    room: &Room,
+    line: Line,
+    moves: Vec<Move>,
+    now: Timestamp,
+) -> Result<Outcome, Error> {
+    let Some((project, scope)) = moves.first().map(|one| (one.project.clone(), one.scope.clone())) else {
+        return Ok(Outcome::Nothing { why: "nobody asked for a move".to_owned() });
+    };
+    let repository = &project.cache_repository;
+    let line_tag = Tag::line(&scope, &line);
+    let Read { current, sources, commits, asked, mut present, cold, bytes } =
+        read(ports, room, &project, &scope, &line, moves).await?;
+    let _part = room.for_caches(bytes).await;
+    let current = match current {
+        None => None,
+        Some(image) => Some((own_cache(ports, repository, &line_tag, &image).await?, image)),
+    };
+    let before = current.as_ref().map(|(content, _)| Provenance::read(&content.manifest.annotations));
+    let sources = believed(ports, &project, before.as_ref(), sources).await?;
+    let mut sources = brought(ports, &project, &mut present, sources).await?;
+    let ends = (line == Line::Main).then(|| ends(&project, before.as_ref(), &sources, now));
+    if let Some(ends) = &ends {
+        sources.retain(|source| source.mark().is_none_or(|mark| !ends.has_ended(mark)));
+    }
+    let held = current.as_ref().map(|(content, _)| &content.cache);
+    let is_due = held.is_some_and(|held| is_due(held, before.as_ref(), ends.as_ref()));
+    if sources.is_empty() && !is_due {
+        return Ok(nothing(&line, asked));
+    }
+
+    let mut provenance = before.clone().unwrap_or_default();
+    provenance.project = Some(project.name.clone());
+    let is_replaced = replaces(&mut provenance, &mut sources);
+    let known = held.filter(|_| !is_replaced);
+    // What main has on probation is new where its own build brings it.
+    let own = ends.as_ref().and(known).map(Cache::own);
+    let joined = join(&mut sources, (known, own.as_ref()), ends.as_ref(), now);
+    let mut adds = known.is_none() || is_due;
+    let (mut builds, mut brought) = (Vec::new(), Vec::new());
+    for Source { cause, content, .. } in &sources {
+        let known = if matches!(cause, Cause::Built(..)) { own.as_ref().or(known) } else { known };
+        let is_new = known.is_none_or(|known| !known.contains(&content.cache));
+        adds |= is_new;
+        match cause {
+            Cause::Built(_, built, told) => {
+                let was_newest = before.as_ref().and_then(|before| before.built.as_ref());
+                let warmth = content.cache.built_since(built.at);
+                // A build is of all targets, and its time is counted once.
+                let seconds = told.seconds.filter(|_| project.scopes().next() == Some(&scope));
+                let (saved_seconds, is_cold) = compared(seconds, built.at, &warmth, cold);
+                provenance.cold = provenance.cold.max(is_cold);
+                if is_new || was_newest.is_none_or(|newest| newest.at < built.at) {
+                    let before_percent = before.as_ref().and_then(|before| before.reused_percent);
+                    let (build, commit) = (built.build.clone(), built.commit.clone());
+                    builds.push(Warmed { build, commit, warmth, before_percent, saved_seconds });
+                }
+                note(&mut provenance, built, told, &warmth);
+            }
+            Cause::Merged(mark, _) if is_new => {
+                let commit = mark.commit();
+                brought.retain(|known| known != commit);
+                brought.push(commit.clone());
+                provenance.merged = Some(commit.clone());
+                provenance.merged_at = Some(now);
+            }
+            Cause::Merged(..) => {}
+        }
+    }
+    // Only other branches' builds need a commit's cache: what is on main is in main's line. It comes last, as the sweep takes
+    // a build whose commit has a cache for promoted.
+    let keep_commits = async || {
+        let kept = sources.iter().filter(|_| line != Line::Main);
+        try_join_all(kept.map(|source| keep_commit(ports, &project, &scope, &line, source, &commits))).await
+    };
+    if !adds && before.as_ref() == Some(&provenance) {
+        keep_commits().await?;
+        return Ok(Outcome::Unchanged { line });
+    }
+    let limits = Limits { bytes: project.line_budget, ..Limits::default() };
+    let merged = within(&joined, &limits, &line, repository);
+    let (records, on_probation) = (merged.records(), merged.probations().into_values().sum());
+    provenance.probation = probation::of(&merged, &project);
+    let parent = current.as_ref().map(|(_, image)| image.digest.clone());
+    let merged = merged.serialise(Provenance { parent, ..provenance.clone() }.annotations(&line));
+    let holds_config =
+        current.as_ref().is_some_and(|(content, _)| content.manifest.config.digest == merged.config_digest);
+    // What was new does not fit.
+    if holds_config && before.as_ref() == Some(&provenance) {
+        keep_commits().await?;
+        return Ok(Outcome::Unchanged { line });
+    }
+    let size = merged.size();
+    if size > buildkit_cache::IMPORT_LIMIT {
+        keep_commits().await?;
+        return Err(Error::TooLarge { line, bytes: size });
+    }
+    if !holds_config {
+        ports.put_blob(repository, &merged.config_digest, Bytes::from(merged.config)).await?;
+    }
+    if let Some((_, image)) = current {
+        let history = Tag::history(&scope, &line, now, &image.digest);
+        ports.put_image(repository, &history, &image.media_type, image.manifest).await?;
+    }
+    ports
+        .put_image(repository, &line_tag, buildkit_cache::MANIFEST_MEDIA_TYPE, Bytes::from(merged.manifest))
+        .await?;
+    keep_commits().await?;
+    let (to, project) = (merged.manifest_digest, project.name);
+    Ok(Outcome::Moved { line, to, project, records, size, merged: brought, on_probation, builds })
+}
+
+/// Why a line does not move.
+fn nothing(line: &Line, asked: usize) -> Outcome {
+    let why = if asked == 0 {
+        format!("nothing has been on probation in {line} for too long")
+    } else {
+        format!("there is no cache for {line} under any of {asked} tags, or main has been built since")
+    };
+    Outcome::Nothing { why }
+}
+
+/// Whether a build from scratch comes, which takes the place of what the line held before it: otherwise nothing in it
+/// would ever be new. Leaves out what was built before.
+fn replaces(provenance: &mut Provenance, sources: &mut Vec<Source>) -> bool {
+    let refreshed = sources.iter().filter_map(Source::refreshed_at).max();
+    let is_newer = |at: &Timestamp| provenance.refreshed.is_none_or(|known| known < *at);
+    let Some(at) = refreshed.filter(is_newer) else { return false };
+    provenance.refreshed = Some(at);
+    sources.retain(|source| source.built.at >= at);
+    true
+}
+
+/// What the line holds; what is none of Stoker's caches is not Stoker's to replace.
+async fn own_cache(
+    ports: &impl Ports,
+    repository: &CacheRepository,
+    tag: &Tag,
+    image: &Image,
+) -> Result<Content, Error> {
+    let foreign = |why| Error::ForeignLine { tag: tag.clone(), repository: repository.clone(), why };
+    read_cache(ports, repository, image).await?.map_err(foreign)
+}
+
+/// Notes a build, if it is the newest. Of two that started at once it is the same one, in whatever order they come.
+fn note(provenance: &mut Provenance, built: &Built, told: &Told, warmth: &Warmth) {
+    let is_newer = |newest: &Built| (newest.at, &newest.build) < (built.at, &built.build);
+    if provenance.built.as_ref().is_none_or(is_newer) {
+        provenance.built = Some(built.clone());
+        provenance.reused_percent = warmth.reused_percent();
+        provenance.bases = told.bases.clone().or(provenance.bases.take());
+    }
+}
+
+/// What a build's duration says: by how much it was shorter than a cold one, or that it was cold itself.
+fn compared(
+    seconds: Option<u64>,
+    at: Timestamp,
+    warmth: &Warmth,
+    cold: Option<Cold>,
+) -> (Option<u64>, Option<Cold>) {
+    match seconds {
+        Some(seconds) if warmth.reused == 0 => (None, Some(Cold { at, seconds })),
+        Some(seconds) => (cold.map(|cold| cold.seconds.saturating_sub(seconds)), None),
+        None => (None, None),
+    }
+}
+
+/// What is there.
+struct Read {
+    /// What the line points to.
+    current: Option<Image>,
+    /// What there is to merge.
+    sources: Vec<(Cause, Image)>,
+    /// The caches of commits that builds are of, whichever line they are of.
+    commits: BTreeMap<Commit, Image>,
+    /// Number of tags that were looked at for sources.
+    asked: usize,
+    /// Blobs that some manifest in the line's repository refers to.
+    present: BTreeSet<Digest>,
+    /// The newest build of the line or of main that found nothing in the cache.
+    cold: Option<Cold>,
+    /// Bytes of JSON of the line and the sources.
+    bytes: usize,
+}
+
+/// Reads all manifests: one request for each repository.
+async fn read(
+    ports: &impl ReadImages,
+    room: &Room,
+    project: &Project,
+    scope: &Scope,
+    line: &Line,
+    moves: Vec<Move>,
+) -> Result<Read, Error> {
+    let mut built: BTreeMap<Tag, Cause> = BTreeMap::new();
+    let mut merged: BTreeMap<Tag, (Option<Tag>, Cause)> = BTreeMap::new();
+    for cause in moves.into_iter().filter_map(|one| one.cause) {
+        match &cause {
+            Cause::Built(tag, ..) => _ = built.insert(tag.clone(), cause),
+            Cause::Merged(mark, None) => {
+                merged.insert(Tag::commit(scope, mark.commit()), (None, cause));
+            }
+            Cause::Merged(mark, Some(of)) => {
+                let [own, first] = Tag::commit_of(scope, mark.commit(), of);
+                merged.insert(own, (Some(first), cause));
+            }
+        }
+    }
+    let commit_of = |cause: &Cause| match cause {
+        Cause::Built(_, built, _) if *line != Line::Main => Some(built.commit.clone()),
+        _ => None,
+    };
+    let commits: BTreeSet<Commit> = built.values().filter_map(commit_of).collect();
+    // Main comes along for the blobs that need no mounting, as a new branch has most of its blobs from there.
+    let lines = [Tag::line(scope, line), Tag::line(scope, &Line::Main)];
+    let of_merged = merged.iter().flat_map(|(tag, (other, _))| [tag].into_iter().chain(other));
+    let own = lines.into_iter().chain(of_merged.cloned());
+    let own: Vec<Tag> = own.chain(commits.iter().map(|commit| Tag::commit(scope, commit))).collect();
+    let exports: Vec<Tag> = built.keys().cloned().collect();
+    let _part = room.for_manifests(exports.len()).await;
+    let (own, exports) = if project.builds_repository.is_some() {
+        let own = read_images(ports, &project.cache_repository, &own);
+        try_join(own, read_images(ports, project.exports(), &exports)).await?
+    } else {
+        let all = [own.as_slice(), &exports].concat();
+        let mut own = read_images(ports, &project.cache_repository, &all).await?;
+        let exports = own.split_off(own.len() - exports.len());
+        (own, exports)
+    };
+    let manifests =
+        own.iter().flatten().filter_map(|image| match buildkit_cache::classify(&image.manifest) {
+            Kind::Cache(manifest) => Some(manifest),
+            Kind::Other { .. } => None,
+        });
+    let present = manifests.flat_map(|manifest| blobs(&manifest)).collect();
+    let lines = own.iter().take(2).flatten();
+    let cold = lines.filter_map(|image| Provenance::of_manifest(&image.manifest)?.cold).max();
+    let asked = built.len() + merged.len();
+    let mut own = own.into_iter();
+    let current = own.next().flatten();
+    let _main = own.next();
+    let mut brought = Vec::new();
+    for (other, cause) in merged.into_values() {
+        let image = own.next().flatten();
+        let other = other.and_then(|_| own.next().flatten());
+        brought.push((cause, image.or(other)));
+    }
+    let commits = commits.into_iter().zip(own).filter_map(|(commit, image)| Some((commit, image?))).collect();
+    let sources = built.into_values().zip(exports).chain(brought);
+    let sources = sources.filter_map(|(cause, image)| Some((cause, image?))).collect();
+    let (sources, bytes) = fitting(current.as_ref(), sources, line);
+    Ok(Read { current, sources, commits, asked, present, cold, bytes })
+}
+
+/// Of the sources as many as there can be room for, the first first, and the bytes of JSON of these and of the line. What is
+/// left out is no loss for good: a line's next build exports what it used.
+fn fitting(
+    current: Option<&Image>,
+    sources: Vec<(Cause, Image)>,
+    line: &Line,
+) -> (Vec<(Cause, Image)>, usize) {
+    let bytes_of = |image: &Image| match buildkit_cache::classify(&image.manifest) {
+        Kind::Cache(manifest) => byte_budget::bytes_of(&manifest, image.manifest.len()),
+        Kind::Other { .. } => 0,
+    };
+    let mut all = current.map_or(0, bytes_of);
+    let mut kept = Vec::new();
+    for (cause, image) in sources {
+        let with = all.saturating_add(bytes_of(&image));
+        if kept.is_empty() || byte_budget::fits(with) {
+            all = with;
+            kept.push((cause, image));
+        } else {
+            tracing::warn!(%line, cache.digest = %image.digest, ?cause, "left out: too much is to be merged at once");
+        }
+    }
+    (kept, all)
+}
+
+/// All that a cache consists of besides its manifest.
+pub(super) fn blobs(manifest: &Manifest) -> Vec<Digest> {
+    let layers = manifest.layers.iter().map(|layer| layer.digest.clone());
+    layers.chain([manifest.config.digest.clone()]).collect()
+}
+
+/// Reads the sources' caches, and leaves out what is none, what is not what it is called, and what is from before the
+/// line was rolled back.
+async fn believed(
+    ports: &impl ReadBlobs,
+    project: &Project,
+    line: Option<&Provenance>,
+    sources: Vec<(Cause, Image)>,
+) -> Result<Vec<Source>, Error> {
+    let rolled_back = line.and_then(|line| line.rolled_back);
+    let read = sources.into_iter().map(|(cause, image)| async move {
+        let repository = match &cause {
+            Cause::Built(..) => project.exports(),
+            Cause::Merged(..) => &project.cache_repository,
+        };
+        let content = read_cache(ports, repository, &image).await?;
+        let believed = content.and_then(|mut content| {
+            let built = match &cause {
+                Cause::Built(_, built, _) => {
+                    let needed: BTreeSet<&Digest> = content.cache.blobs().map(|blob| &blob.digest).collect();
+                    content.manifest.layers.retain(|layer| needed.contains(&layer.digest));
+                    let bytes = content.manifest.config.size.max(image.manifest.len() as u64);
+                    if bytes > buildkit_cache::SAFE_SIZE as u64 {
+                        tracing::warn!(
+                            cache.digest = %image.digest, cache.repository = %repository, cache.import_bytes = bytes,
+                            "an export that is about to become too large for BuildKit to import"
+                        );
+                    }
+                    built.clone()
+                }
+                Cause::Merged(mark, line) => {
+                    built_of(&content.manifest, project, mark.commit(), line.as_ref())?
+                }
+            };
+            match rolled_back {
+                Some(time) if built.at < time => Err(format!("it was built before the line was rolled back, at {time}")),
+                _ => Ok((content, built)),
+            }
+        });
+        Ok(match believed {
+            Ok((content, built)) => Some(Source { cause, content, built }),
+            Err(why) => {
+                tracing::warn!(cache.digest = %image.digest, cache.repository = %repository, ?cause, why, "left alone");
+                None
+            }
+        })
+    });
+    Ok(try_join_all(read).await.map_err(Error::Call)?.into_iter().flatten().collect())
+}
+
+/// The build that a commit's cache is of, if it is of this commit, and of this line or of the only one that has built it.
+fn built_of(
+    manifest: &Manifest,
+    project: &Project,
+    commit: &Commit,
+    line: Option<&Line>,
+) -> Result<Built, String> {
+    let provenance = Provenance::read(&manifest.annotations);
+    let is_of_line = match line {
+        Some(line) => provenance::line(&manifest.annotations).as_ref() == Some(line),
+        None => provenance.shared == Some(false),
+    };
+    if !is_of_line {
+        return Err("it is of another branch than was merged, or several have built the commit".to_owned());
+    }
+    match provenance.built {
+        Some(built) if built.commit == *commit && provenance.project.as_ref() == Some(&project.name) => {
+            Ok(built)
+        }
+        _ => Err("it does not say that it is this commit's".to_owned()),
+    }
+}
+
+/// Makes the layers of what builds exported layers of the line's repository, where these are two. Leaves out an export
+/// with a layer that is nowhere.
+async fn brought(
+    ports: &impl Ports,
+    project: &Project,
+    present: &mut BTreeSet<Digest>,
+    sources: Vec<Source>,
+) -> Result<Vec<Source>, Error> {
+    let Some(from) = &project.builds_repository else { return Ok(sources) };
+    let to = &project.cache_repository;
+    let mut brought = Vec::new();
+    for source in sources {
+        if let Cause::Built(tag, ..) = &source.cause {
+            let needed: BTreeSet<Digest> =
+                blobs(&source.content.manifest).into_iter().filter(|blob| !present.contains(blob)).collect();
+            let mounts = stream::iter(&needed).map(|blob| ports.mount(to, from, blob));
+            let mut mounts = mounts.buffer_unordered(MOUNTS_AT_ONCE);
+            let mut missing = false;
+            while let Some(mounted) = mounts.next().await {
+                match mounted? {
+                    Mounted::Done => {}
+                    Mounted::Missing => missing = true,
+                    Mounted::Refused => {
+                        return Err(Error::NotMounted { from: from.clone(), to: to.clone() });
+                    }
+                }
+            }
+            drop(mounts);
+            if missing {
+                tracing::error!(cache.tag = %tag, cache.repository = %from, "an export that lacks a layer is left alone");
+                continue;
+            }
+            present.extend(needed);
+        }
+        brought.push(source);
+    }
+    Ok(brought)
+}
+
+/// Keeps what a build exported as its commit's cache: the same graph, with annotations that are Stoker's own. The first line
+/// to build a commit has the commit's own tag; another has one for itself, and the first is marked as not the only one.
+async fn keep_commit(
+    ports: &impl Ports,
+    project: &Project,
+    scope: &Scope,
+    line: &Line,
+    source: &Source,
+    commits: &BTreeMap<Commit, Image>,
+) -> Result<(), CallError> {
+    let Cause::Built(_, built, told) = &source.cause else { return Ok(()) };
+    let known =
+        commits.get(&built.commit).and_then(|image| match buildkit_cache::classify(&image.manifest) {
+            Kind::Cache(manifest) => Some(manifest),
+            Kind::Other { .. } => None,
+        });
+    let says = known.as_ref().map(|known| Provenance::read(&known.annotations));
+    let of = known.as_ref().and_then(|known| provenance::line(&known.annotations));
+    let is_marked = says.as_ref().is_some_and(|says| says.shared == Some(true));
+    let is_first = known.is_none()
+        || of.as_ref() == Some(line) && says.as_ref().is_some_and(|says| says.shared == Some(false));
+    let shared = Some(told.is_shared || !is_first);
+    let provenance = Provenance {
+        built: Some(built.clone()),
+        project: Some(project.name.clone()),
+        shared,
+        ..Provenance::default()
+    };
+    let own = source.content.manifest.annotated(provenance.annotations(line));
+    let put = async |tag: Tag, manifest: Vec<u8>| {
+        let manifest = Bytes::from(manifest);
+        ports.put_image(&project.cache_repository, &tag, buildkit_cache::MANIFEST_MEDIA_TYPE, manifest).await
+    };
+    let tag = Tag::commit(scope, &built.commit);
+    if shared == Some(false) {
+        return put(tag, own).await;
+    }
+    // The sweep takes a build for promoted whose line has the commit's cache, so that comes last.
+    match (known, says, of) {
+        _ if is_marked => {}
+        (Some(known), Some(says), Some(of)) => {
+            put(tag, known.annotated(Provenance { shared, ..says }.annotations(&of))).await?;
+        }
+        _ => put(tag, own.clone()).await?,
+    }
+    let [tag, _] = Tag::commit_of(scope, &built.commit, line);
+    put(tag, own).await
+}
+
+/// What ends probation on main's line, when these sources come to it.
+fn ends(project: &Project, before: Option<&Provenance>, sources: &[Source], now: Timestamp) -> Ends {
+    let built = sources.iter().filter_map(|source| match &source.cause {
+        Cause::Built(_, built, told) => Some((built, told)),
+        Cause::Merged(..) => None,
+    });
+    let commits = built.clone().flat_map(|(built, told)| [&built.commit].into_iter().chain(&told.merged));
+    let newest = before.and_then(|before| before.built.as_ref());
+    Ends {
+        commits: commits.cloned().collect(),
+        built: built.map(|(built, _)| built).chain(newest).map(|built| built.at).max(),
+        expired: now - probation::longest(project),
+    }
+}
+
+/// Whether something leaves main's line, or is not on it any more though its manifest says so.
+fn is_due(line: &Cache, before: Option<&Provenance>, ends: Option<&Ends>) -> bool {
+    let Some(ends) = ends else { return false };
+    let marks = line.probations();
+    let said = before.and_then(|before| before.probation).map(|probation| probation.since);
+    marks.keys().any(|mark| ends.has_ended(mark)) || marks.keys().next().map(Mark::at) != said
+}
+
+/// Says in each source when its build used it, and joins all to what the line holds: to main, and what is its own of
+/// that, as far as [`probation::join`] lets them. The sources of merges into main keep what they add.
+fn join(
+    sources: &mut [Source],
+    (known, own): (Option<&Cache>, Option<&Cache>),
+    ends: Option<&Ends>,
+    now: Timestamp,
+) -> Cache {
+    for source in &mut *sources {
+        source.content.cache = source.content.cache.made_by(now).used_at(source.built.at).unmarked();
+    }
+    let Some(ends) = ends else {
+        return Cache::merge(known.into_iter().chain(sources.iter().map(|source| &source.content.cache)));
+    };
+    sources.sort_by(|a, b| a.mark().cmp(&b.mark()));
+    let (mut built, mut merged) = (Vec::new(), Vec::new());
+    for Source { cause, content, .. } in sources {
+        match cause {
+            Cause::Built(..) => built.push(&content.cache),
+            Cause::Merged(mark, _) => merged.push((&*mark, &mut content.cache)),
+        }
+    }
+    let empty = Cache::default();
+    probation::join(known.unwrap_or(&empty), own.unwrap_or(&empty), &built, merged, ends)
+}
+
+/// What of a line's cache fits. What does not is told in the log.
+fn within(cache: &Cache, limits: &Limits, line: &Line, repository: &CacheRepository) -> Cache {
+    let pruned = cache.prune(limits);
+    if let Some(first) = pruned.dropped.first() {
+        tracing::info!(
+            %line, cache.repository = %repository, pruned.cause = %first.why, pruned.records = pruned.dropped.len(),
+            pruned.bytes = pruned.bytes_before - pruned.bytes_after, cache.bytes = pruned.bytes_after,
+            "what builds used least lately has left the line"
+        );
+    }
+    pruned.cache
+}
+
+/// Reads an image's cache; the inner error says why it is none that BuildKit would import.
+pub(super) async fn read_cache(
+    ports: &impl ReadBlobs,
+    repository: &CacheRepository,
+    image: &Image,
+) -> Result<Result<Content, String>, CallError> {
+    let manifest = match importable(&image.manifest) {
+        Ok(manifest) => manifest,
+        Err(why) => return Ok(Err(why)),
+    };
+    let config = ports.blob(repository, &manifest.config.digest, buildkit_cache::IMPORT_LIMIT).await?;
+    Ok(match Cache::parse(&manifest, &config) {
+        Ok(cache) => Ok(Content { manifest, cache }),
+        Err(invalid) => Err(crate::error::chain(&invalid)),
+    })
+}

@@ -1,0 +1,688 @@
+//! Promotion: merging exports into the line of their build, and merged commits' caches into the line they were merged
+//! to. It is a join, so a hint that comes twice, late or out of order changes nothing that matters.
+
+mod byte_budget;
+mod line;
+mod probation;
+pub mod reconcile;
+mod share;
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use futures_util::{StreamExt as _, stream};
+use jiff::Timestamp;
+
+use tokio::time::{Instant, timeout_at};
+
+use self::byte_budget::Room;
+pub use self::share::Shares;
+use crate::error::{CallError, Disposition};
+use crate::event::MAX_COMMITS;
+use crate::event::{BuildFailed, Event};
+use crate::names::{
+    CacheRepository, Commit, Digest, Line, ProjectName, Repository, Revision, Scope, Tag, TagKind,
+};
+use crate::policy::{Policy, Project};
+use crate::ports::{
+    Build, BuildStatus, MountBlobs, ReadBlobs, ReadBuilds, ReadImages, WriteImages, read_images,
+};
+use crate::provenance::{Built, Provenance};
+use buildkit_cache::{Mark, Warmth};
+
+/// How many lines are moved at once, where there is [room](byte_budget::Room).
+const LINES_AT_ONCE: usize = 16;
+/// How long main's line may take: its first build may bring thousands of layers, of which ECR mounts a hundred in a second.
+const LINE_DEADLINE: Duration = Duration::from_secs(40);
+/// When the lines of branches have to be done, from the batch's start. A batch takes a second; what takes longer keeps everybody waiting.
+const BRANCHES_DEADLINE: Duration = Duration::from_secs(15);
+/// After so long no other line is begun: the function has two minutes, and what it has done counts only if it ends well.
+const BATCH_DEADLINE: Duration = Duration::from_secs(75);
+
+/// The ports that promotion needs.
+pub trait Ports: ReadBuilds + ReadImages + ReadBlobs + WriteImages + MountBlobs {}
+impl<P: ReadBuilds + ReadImages + ReadBlobs + WriteImages + MountBlobs> Ports for P {}
+
+/// A reason to look whether a line should move.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Hint {
+    /// A build may have ended well.
+    Built {
+        /// Its id.
+        build: String,
+    },
+    /// A build has failed.
+    Failed {
+        /// Its id.
+        build: String,
+        /// How, in `CodeBuild`'s words.
+        status: String,
+    },
+    /// An export arrived; its build may have ended long ago, and its event been lost.
+    Exported {
+        /// Where.
+        repository: CacheRepository,
+        /// Its tag.
+        tag: String,
+    },
+    /// Commits came to a branch by a merge.
+    Merged {
+        /// The git repository.
+        repository: Repository,
+        /// The line of the branch that they came to.
+        line: Line,
+        /// The commits, of no branch that is known: the cache of one counts that a single line has built.
+        commits: Vec<Commit>,
+        /// The line of the branch that was merged and its head, or the start of its hash: that line's cache of it counts.
+        head: Option<(Line, Revision)>,
+        /// When they came, by the forge's clock or the bus's; `None` where neither says.
+        at: Option<Timestamp>,
+    },
+    /// Something may have been on probation for too long in a project's main lines.
+    Overdue {
+        /// The project.
+        project: ProjectName,
+    },
+}
+
+impl fmt::Display for Hint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Built { build } | Self::Failed { build, .. } => f.write_str(build),
+            Self::Exported { repository, tag } => write!(f, "{repository}:{tag}"),
+            Self::Merged { repository, line, .. } => write!(f, "what was merged into {line} of {repository}"),
+            Self::Overdue { project } => write!(f, "what is on probation in main of {project}"),
+        }
+    }
+}
+
+impl Hint {
+    /// What an event hints at, if anything.
+    #[must_use]
+    pub fn of(event: &Event) -> Option<Self> {
+        match event {
+            Event::BuildStateChange(change) if change.build_status == "SUCCEEDED" => {
+                Some(Self::Built { build: change.id().to_owned() })
+            }
+            Event::BuildStateChange(change) if change.has_failed() => {
+                Some(Self::Failed { build: change.id().to_owned(), status: change.build_status.clone() })
+            }
+            Event::ImageAction(action) if action.action_type == "PUSH" && action.result == "SUCCESS" => {
+                // Lines, commits and history are Stoker's own writes: the story ends here.
+                let tag = action.image_tag.clone()?;
+                let (_, kind) = Tag::parse(&tag)?;
+                matches!(kind, TagKind::Export(_))
+                    .then(|| Self::Exported { repository: action.repository_name.clone(), tag })
+            }
+            // A fork's head was built by nobody that main could believe.
+            Event::PullRequestMerged(pull) if !pull.from_fork => {
+                let branch = Line::of_branch(&pull.branch, &pull.default_branch);
+                Some(Self::Merged {
+                    repository: pull.repository.clone(),
+                    line: Line::of_branch(&pull.base, &pull.default_branch),
+                    head: Some((branch, pull.commit.clone())),
+                    commits: Vec::new(),
+                    at: event.signed_at(),
+                })
+            }
+            Event::BranchPushed(push) if push.to_default_branch => Some(Self::Merged {
+                repository: push.repository.clone(),
+                line: Line::Main,
+                commits: push.commits.clone(),
+                head: None,
+                at: event.signed_at(),
+            }),
+            _ => None,
+        }
+    }
+
+    /// The same hint, where it is of a merge: one that was known at this time.
+    #[must_use]
+    pub fn known_at(mut self, time: Option<Timestamp>) -> Self {
+        if let Self::Merged { at, .. } = &mut self {
+            *at = time;
+        }
+        self
+    }
+}
+
+/// What came of one hint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The line moved.
+    Moved {
+        /// The line.
+        line: Line,
+        /// Where it points now.
+        to: Digest,
+        /// The project that the line is of.
+        project: ProjectName,
+        /// Records of the cache.
+        records: usize,
+        /// Bytes of what BuildKit has to import of it, to hold against [`SAFE_SIZE`](buildkit_cache::SAFE_SIZE).
+        size: usize,
+        /// The commits that a merge brought.
+        merged: Vec<Commit>,
+        /// Records that are on probation in it.
+        on_probation: usize,
+        /// The builds that moved it. Where several hints moved a line at once, the first tells of all.
+        builds: Vec<Warmed>,
+    },
+    /// The line had lost layers, and keeps what rests on none of them.
+    Mended {
+        /// The line's tag.
+        tag: Tag,
+    },
+    /// The line already holds all of it.
+    Unchanged {
+        /// The line.
+        line: Line,
+    },
+    /// A build that Stoker started has failed: people want to know.
+    Failed(BuildFailed),
+    /// There is nothing to promote, and why.
+    Nothing {
+        /// Why.
+        why: String,
+    },
+}
+
+/// A build that ended well, and how much of it came out of the cache.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Warmed {
+    /// Its id.
+    pub build: String,
+    /// What it built.
+    pub commit: Commit,
+    /// How warm it was.
+    pub warmth: Warmth,
+    /// How many of a hundred steps of its line's build before came out of the cache, where that is known.
+    pub before_percent: Option<u8>,
+    /// By how many seconds it was shorter than the newest build of its line or of main that found nothing in the cache; of a
+    /// build of several targets only the first one's line says it.
+    pub saved_seconds: Option<u64>,
+}
+
+/// Promotion failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A call failed.
+    #[error("promotion stopped half way, and starts again from what it finds")]
+    Call(#[from] CallError),
+    /// The line's tag holds something that is not Stoker's to replace.
+    #[error("{tag} of {repository} is left alone: {why}")]
+    ForeignLine {
+        /// The tag.
+        tag: Tag,
+        /// Its repository.
+        repository: CacheRepository,
+        /// What it holds.
+        why: String,
+    },
+    /// The registry has not made a blob of one repository one of another: it never does, or no manifest refers to the blob.
+    #[error(
+        "the registry did not mount a layer in {to}, although {from} has it. ECR mounts where `aws ecr get-account-setting \
+         --name BLOB_MOUNTING` says ENABLED (`aws ecr put-account-setting --name BLOB_MOUNTING --value ENABLED` makes it \
+         so), both repositories are encrypted with the same key, and an image of {from} still refers to the blob (where none \
+         does, the next build's export will do). For a registry that mounts nothing leave `builds-repository` out of the policy"
+    )]
+    NotMounted {
+        /// The builds repository.
+        from: CacheRepository,
+        /// The trusted one.
+        to: CacheRepository,
+    },
+    /// The line took too long.
+    #[error("moving {line} was given up half way, as it took too long")]
+    TooSlow {
+        /// The line.
+        line: Line,
+    },
+    /// It was not begun, as others of its batch took the time.
+    #[error("there was no time left for {of}")]
+    NoTime {
+        /// The line, or what was to move it.
+        of: String,
+    },
+    /// There is more besides records than BuildKit imports, such as a branch's name.
+    #[error("the cache for {line} would have {bytes} bytes, more than BuildKit imports")]
+    TooLarge {
+        /// The line.
+        line: Line,
+        /// Size of the config or the manifest.
+        bytes: usize,
+    },
+}
+
+impl Error {
+    /// What to do about it.
+    #[must_use]
+    pub fn disposition(&self) -> Disposition {
+        match self {
+            Self::Call(error) => error.disposition(),
+            Self::TooSlow { .. } | Self::NoTime { .. } => Disposition::Retry,
+            Self::ForeignLine { .. } | Self::NotMounted { .. } | Self::TooLarge { .. } => Disposition::Alarm,
+        }
+    }
+}
+
+/// The answer to one hint: what came of it for each line that it touches.
+pub type Answer = Result<Vec<Outcome>, Arc<Error>>;
+
+/// One move that a hint asks for.
+#[derive(Debug, Clone)]
+struct Move {
+    /// The hint's place in the batch.
+    hint: usize,
+    project: Project,
+    scope: Scope,
+    /// `None` where nothing is to be merged, and only what has been on probation for too long is to leave.
+    cause: Option<Cause>,
+}
+
+/// Why a line is to move: what is to be merged into it.
+#[derive(Debug, Clone)]
+enum Cause {
+    /// A build's export, under this tag of the repository that builds write to.
+    Built(Tag, Built, Told),
+    /// A commit's cache, and when it was merged: as this line built it, or as the only one that has.
+    Merged(Mark, Option<Line>),
+}
+
+/// What else is known of a build.
+#[derive(Debug, Clone, Default)]
+struct Told {
+    /// It was to build from scratch.
+    refresh: bool,
+    /// A digest over the base images that it was started with.
+    bases: Option<String>,
+    /// How long it took.
+    seconds: Option<u64>,
+    /// The commits that came to its line with what it built.
+    merged: Vec<Commit>,
+    /// A build of the commit by another line is promoted at the same time.
+    is_shared: bool,
+}
+
+/// The moves of one line, which are one read and one write of it.
+type Moves = BTreeMap<(ProjectName, Scope, Line), Vec<Move>>;
+
+/// Handles a batch of hints; answers each in its place. Lines are handled at the same time and fail apart; an error
+/// of a line is the answer to every hint for it.
+pub async fn promote(ports: &impl Ports, policy: &Policy, hints: &[Hint], now: Timestamp) -> Vec<Answer> {
+    promote_in_turn(ports, policy, hints, (&Shares::default(), false), now).await
+}
+
+/// [`promote`], where others may wait. The branches of a project that has taken more than its share are let go while anybody else waits, in
+/// this batch or, as `is_late` says, behind it: the night's sweep promotes them.
+pub async fn promote_in_turn(
+    ports: &impl Ports,
+    policy: &Policy,
+    hints: &[Hint],
+    (shares, is_late): (&Shares, bool),
+    now: Timestamp,
+) -> Vec<Answer> {
+    let mut answers: Vec<Answer> = hints.iter().map(|_| Ok(Vec::new())).collect();
+    let begun = Instant::now();
+    let mut moves = gather(ports, policy, hints, &mut answers, now).await;
+    note_shared(&mut moves);
+    let room = Room::new();
+    let lines = in_turn(moves);
+    let others_wait =
+        is_late || lines.iter().any(|(project, ..)| Some(project) != lines.first().map(|line| &line.0));
+    let (taken, room) = (RefCell::new(BTreeMap::new()), &room);
+    let moved = stream::iter(lines).map(|(project, line, moves)| {
+        let taken = &taken;
+        async move {
+            let hints: BTreeSet<usize> = moves.iter().map(|one| one.hint).collect();
+            if begun.elapsed() > BATCH_DEADLINE {
+                return (hints, Err(Arc::new(Error::NoTime { of: line.to_string() })));
+            }
+            let deadline = if line == Line::Main {
+                Instant::now() + LINE_DEADLINE
+            } else if others_wait && shares.is_exceeded(&project, now) {
+                tracing::warn!(project.name = %project, %line, "left to the night, as the project has taken more than its share");
+                let why = "others wait, and the project has taken more than its share".to_owned();
+                return (hints, Ok(Outcome::Nothing { why }));
+            } else {
+                begun + BRANCHES_DEADLINE
+            };
+            let advance = line::advance(ports, room, line.clone(), moves, now);
+            let advanced = timeout_at(deadline, advance).await;
+            if line != Line::Main {
+                taken.borrow_mut().insert(project, begun.elapsed());
+            }
+            (hints, advanced.unwrap_or(Err(Error::TooSlow { line })).map_err(Arc::new))
+        }
+    });
+    let moved: Vec<_> = moved.buffered(LINES_AT_ONCE).collect().await;
+    for (project, took) in taken.take() {
+        shares.add(&project, took, now);
+    }
+    for (hints, result) in moved {
+        let mut result = result;
+        for hint in hints {
+            match (&mut answers[hint], &mut result) {
+                (Ok(outcomes), Ok(outcome)) => {
+                    outcomes.push(outcome.clone());
+                    if let Outcome::Moved { builds, .. } = outcome {
+                        builds.clear();
+                    }
+                }
+                (answer, Err(error)) => *answer = Err(Arc::clone(error)),
+                (Err(_), Ok(_)) => {}
+            }
+        }
+    }
+    answers
+}
+
+/// The lines in the order in which they are begun: main's before branches, and the projects with the fewest lines first.
+fn in_turn(moves: Moves) -> Vec<(ProjectName, Line, Vec<Move>)> {
+    let mut counts: BTreeMap<ProjectName, usize> = BTreeMap::new();
+    for (project, ..) in moves.keys() {
+        *counts.entry(project.clone()).or_default() += 1;
+    }
+    let lines = moves.into_iter().map(|((project, _, line), moves)| (project, line, moves));
+    let mut lines: Vec<_> = lines.collect();
+    lines.sort_by_key(|(project, line, _)| (*line != Line::Main, counts.get(project).copied()));
+    lines
+}
+
+/// Says in the moves by builds which commits several lines have built: lines move at the same time, and do not see each
+/// other's writes.
+fn note_shared(moves: &mut Moves) {
+    let mut lines: BTreeMap<(Scope, Commit), BTreeSet<Line>> = BTreeMap::new();
+    for ((_, scope, line), moves) in &*moves {
+        for one in moves {
+            if let Some(Cause::Built(_, built, _)) = &one.cause {
+                lines.entry((scope.clone(), built.commit.clone())).or_default().insert(line.clone());
+            }
+        }
+    }
+    for ((_, scope, _), moves) in moves {
+        for one in moves {
+            if let Some(Cause::Built(_, built, told)) = &mut one.cause {
+                let lines = lines.get(&(scope.clone(), built.commit.clone()));
+                told.is_shared = lines.is_some_and(|lines| lines.len() > 1);
+            }
+        }
+    }
+}
+
+/// Turns hints into moves: finds the projects, and asks CodeBuild what the builds really were.
+async fn gather(
+    ports: &impl Ports,
+    policy: &Policy,
+    hints: &[Hint],
+    answers: &mut [Answer],
+    now: Timestamp,
+) -> Moves {
+    let mut moves = Moves::new();
+    // Every build of the account comes by here; Stoker may, and need, ask only about the policy's.
+    let is_served = |build: &str| {
+        let name = build.split_once(':').and_then(|(project, _)| ProjectName::new(project).ok());
+        name.is_some_and(|name| policy.project(&name).is_some() || policy.builds_forks(&name))
+    };
+    let built = hints.iter().filter_map(|hint| match hint {
+        Hint::Built { build } | Hint::Failed { build, .. } if is_served(build) => Some(build.clone()),
+        _ => None,
+    });
+    let ids: Vec<String> = built.collect::<BTreeSet<_>>().into_iter().collect();
+    let builds =
+        if ids.is_empty() { Ok(Vec::new()) } else { ports.get(&ids).await.map_err(|e| Arc::new(e.into())) };
+
+    let exported = exported(ports, policy, hints).await;
+    for (index, hint) in hints.iter().enumerate() {
+        let gathered = match (hint, &builds) {
+            (Hint::Built { build } | Hint::Failed { build, .. }, _) if !is_served(build) => {
+                Ok(Err("the policy does not name the project".to_owned()))
+            }
+            (Hint::Built { .. } | Hint::Failed { .. }, Err(error)) => Err(Arc::clone(error)),
+            (Hint::Failed { build, status }, Ok(builds)) => {
+                let build = builds.iter().find(|known| known.id == *build);
+                answers[index] = Ok(vec![failed(build, status)]);
+                continue;
+            }
+            (Hint::Built { build }, Ok(builds)) => Ok(match builds.iter().find(|known| known.id == *build) {
+                None => Err("CodeBuild does not know the build".to_owned()),
+                Some(build) => built_moves(policy, build),
+            }),
+            (Hint::Exported { repository, tag }, _) => exported_moves(policy, repository, tag, &exported),
+            (Hint::Merged { repository, line, commits, head, at }, _) => {
+                // A forge's clock may be ahead.
+                let at = at.map_or(now, |at| at.min(now));
+                let moves = merged_moves(ports, policy, repository, line, commits, head.as_ref(), at).await;
+                moves.map(Ok).map_err(|error| Arc::new(error.into()))
+            }
+            (Hint::Overdue { project }, _) => Ok(overdue_moves(policy, project)),
+        };
+        match gathered {
+            Err(error) => answers[index] = Err(error),
+            Ok(Err(why)) => answers[index] = Ok(vec![Outcome::Nothing { why }]),
+            Ok(Ok(found)) => {
+                for Found { project, scope, line, cause } in found {
+                    let key = (project.name.clone(), scope.clone(), line);
+                    moves.entry(key).or_default().push(Move { hint: index, project, scope, cause });
+                }
+            }
+        }
+    }
+    moves
+}
+
+/// A move, and of what.
+struct Found {
+    project: Project,
+    scope: Scope,
+    line: Line,
+    cause: Option<Cause>,
+}
+
+/// The moves that a build's end asks for, one for each target that it exported, if it is a build that Stoker handed
+/// export tags and that ended well.
+fn built_moves(policy: &Policy, build: &Build) -> Result<Vec<Found>, String> {
+    let project = policy.project(&build.project).ok_or("the policy does not name the project")?;
+    if build.status != BuildStatus::Succeeded {
+        return Err("the build has not succeeded".to_owned());
+    }
+    let handed = build.handed.as_ref().ok_or("the build was handed nothing by Stoker")?;
+    if build.claims && handed.line == Line::Main {
+        return Err(
+            "main is filled only by builds that Stoker started; this one says itself that it is main's"
+                .to_owned(),
+        );
+    }
+    if build.claims && !is_of_branch(build.source_version.as_deref(), &handed.line) {
+        return Err(format!(
+            "the build says itself that it is of {}, and CodeBuild does not say that it built that branch",
+            handed.line
+        ));
+    }
+    if handed.line == Line::Main
+        && handed.commit.is_none()
+        && let Some(other) = other_branch(&project, build.source_version.as_deref())
+    {
+        return Err(format!(
+            "CodeBuild says that the build was of `{other}`, which is not the default branch"
+        ));
+    }
+    if handed.exports.is_empty() {
+        return Err("the build was not to write a cache".to_owned());
+    }
+    let resolved = build.resolved_commit.as_deref().and_then(|commit| Commit::new(commit).ok());
+    let commit = resolved.or_else(|| handed.commit.clone()).ok_or("the build's commit is not known")?;
+    if handed.commit.as_ref().is_some_and(|told| *told != commit) {
+        return Err("the build built another commit than it was told to".to_owned());
+    }
+    let built = Built { at: build.started_at, commit, build: build.id.clone() };
+    // What a build says of itself must not push out what its line holds.
+    let seconds =
+        build.ended_at.and_then(|ended| ended.duration_since(build.started_at).as_secs().try_into().ok());
+    let told = if build.claims {
+        Told { seconds, ..Told::default() }
+    } else {
+        let (bases, merged) = (handed.bases.clone(), handed.merged.clone());
+        Told { refresh: handed.refresh, bases, seconds, merged, is_shared: false }
+    };
+    // Each target of a build has one; more would only cost what reading them costs.
+    let scopes: BTreeSet<_> =
+        handed.exports.iter().map(|export| Tag::parse(export).map(|(scope, _)| scope)).collect();
+    if scopes.len() < handed.exports.len() {
+        return Err("the build names several exports for one target".to_owned());
+    }
+    let moves = handed.exports.iter().map(|export| match Tag::parse(export) {
+        Some((scope, TagKind::Export(key))) if project.has_scope(&scope) => {
+            let cause = Cause::Built(Tag::export(&scope, &key), built.clone(), told.clone());
+            Ok(Found { project: project.clone(), scope, line: handed.line.clone(), cause: Some(cause) })
+        }
+        _ => Err("the build's export tag is not one of its project's".to_owned()),
+    });
+    moves.collect()
+}
+
+/// Whether CodeBuild's own word for what a build was started with is the branch of this line: `refs/heads/<branch>`, with or
+/// without the commit that its webhook pins. A bare name may also be a pull request, a tag or a commit: a fork's seventh pull
+/// request is `pr/7`, and so may a branch be called.
+fn is_of_branch(source_version: Option<&str>, line: &Line) -> bool {
+    let (Some(version), Line::Branch(branch)) = (source_version, line) else { return false };
+    let version = version.split_once("^{").map_or(version, |(reference, _)| reference);
+    version.strip_prefix("refs/heads/") == Some(branch.as_str())
+}
+
+/// The branch that CodeBuild says was built instead of the project's default branch, where the policy names that: a build of
+/// main's head may have found another one in its project. One that was given a commit of main has built that commit.
+fn other_branch<'a>(project: &Project, source_version: Option<&'a str>) -> Option<&'a str> {
+    let default = project.named_default_branch.as_ref()?;
+    let version = source_version.filter(|version| !version.is_empty())?;
+    let branch = version.strip_prefix("refs/heads/").unwrap_or(version);
+    (branch != default.as_str()).then_some(branch)
+}
+
+/// A failure that concerns Stoker's users: of a build that Stoker started.
+fn failed(build: Option<&Build>, status: &str) -> Outcome {
+    let started = build.filter(|build| !build.claims);
+    let Some((build, handed)) = started.and_then(|build| Some((build, build.handed.as_ref()?))) else {
+        return Outcome::Nothing { why: "the build that failed was not started by Stoker".to_owned() };
+    };
+    Outcome::Failed(BuildFailed {
+        project: build.project.clone(),
+        build: build.id.clone(),
+        line: handed.line.to_string(),
+        commit: handed.commit.clone(),
+        reason: handed.reason.clone(),
+        status: status.to_owned(),
+    })
+}
+
+/// The newest builds of the projects whose exports have arrived: read once for each, all at once. Anybody whose build may
+/// push can have any number of exports arrive.
+type Exported = BTreeMap<ProjectName, Result<Vec<Arc<Build>>, Arc<Error>>>;
+
+async fn exported(ports: &impl ReadBuilds, policy: &Policy, hints: &[Hint]) -> Exported {
+    let projects = hints.iter().filter_map(|hint| match hint {
+        Hint::Exported { repository, tag } => Some(project_of_export(policy, repository, tag)?.name),
+        _ => None,
+    });
+    let projects: BTreeSet<ProjectName> = projects.collect();
+    let read = projects.into_iter().map(|project| async {
+        let builds = ports.recent(&project, None).await.map_err(|error| Arc::new(Error::from(error)));
+        (project, builds)
+    });
+    join_all(read).await.into_iter().collect()
+}
+
+fn project_of_export(policy: &Policy, repository: &CacheRepository, tag: &str) -> Option<Project> {
+    let (scope, TagKind::Export(_)) = Tag::parse(tag)? else { return None };
+    policy.project_of_export(repository, &scope)
+}
+
+/// Finds the build of an export that arrived: usually that is still running, and its end is the next hint. What no build was
+/// given is not even looked at.
+fn exported_moves(
+    policy: &Policy,
+    repository: &CacheRepository,
+    tag: &str,
+    exported: &Exported,
+) -> Result<Result<Vec<Found>, String>, Arc<Error>> {
+    let Some(project) = project_of_export(policy, repository, tag) else {
+        return Ok(Err("the tag is no export's, or the policy names no project for it".to_owned()));
+    };
+    let builds = match exported.get(&project.name) {
+        Some(Ok(builds)) => builds,
+        Some(Err(error)) => return Err(Arc::clone(error)),
+        None => return Ok(Err("nobody has looked for its build".to_owned())),
+    };
+    let writes = |build: &&Arc<Build>| {
+        build.handed.as_ref().is_some_and(|handed| handed.exports.iter().any(|own| own == tag))
+    };
+    Ok(match builds.iter().find(writes) {
+        None => Err("no build of Stoker's was told to write the export".to_owned()),
+        Some(build) => built_moves(policy, build),
+    })
+}
+
+async fn merged_moves(
+    ports: &impl ReadImages,
+    policy: &Policy,
+    repository: &Repository,
+    line: &Line,
+    commits: &[Commit],
+    head: Option<&(Line, Revision)>,
+    at: Timestamp,
+) -> Result<Vec<Found>, CallError> {
+    let mut moves = Vec::new();
+    for project in policy.projects_of(repository) {
+        if !project.promotion.into_line(line) {
+            continue;
+        }
+        let named = match head {
+            Some((branch, head)) => {
+                let commit = match head.commit() {
+                    Some(commit) => Some(commit),
+                    None => whole(ports, &project, branch, head).await?,
+                };
+                commit.map(|commit| Cause::Merged(Mark::new(commit, at), Some(branch.clone())))
+            }
+            None => None,
+        };
+        let unnamed = commits.iter().rev().map(|commit| Cause::Merged(Mark::new(commit.clone(), at), None));
+        for cause in named.into_iter().chain(unnamed).take(MAX_COMMITS) {
+            moves.extend(project.scopes().map(|scope| Found {
+                project: project.clone(),
+                scope: scope.clone(),
+                line: line.clone(),
+                cause: Some(cause.clone()),
+            }));
+        }
+    }
+    Ok(moves)
+}
+
+fn overdue_moves(policy: &Policy, project: &ProjectName) -> Result<Vec<Found>, String> {
+    let project = policy.project(project).ok_or("the policy does not name the project")?;
+    let found = |scope: &Scope| Found {
+        project: project.clone(),
+        scope: scope.clone(),
+        line: Line::Main,
+        cause: None,
+    };
+    Ok(project.scopes().map(found).collect())
+}
+
+/// The commit whose hash begins like this, if it is the newest that the branch's line holds a build of.
+async fn whole(
+    ports: &impl ReadImages,
+    project: &Project,
+    branch: &Line,
+    head: &Revision,
+) -> Result<Option<Commit>, CallError> {
+    let lines: Vec<Tag> = project.scopes().map(|scope| Tag::line(scope, branch)).collect();
+    let images = read_images(ports, &project.cache_repository, &lines).await?;
+    let built = images.iter().flatten().filter_map(|image| Provenance::of_manifest(&image.manifest)?.built);
+    Ok(built.map(|built| built.commit).find(|commit| head.names(commit)))
+}

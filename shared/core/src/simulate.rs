@@ -1,0 +1,467 @@
+//! What Stoker would do with an event, said before it happens: by the very functions that decide when it does.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use jiff::Timestamp;
+
+use crate::event::{Envelope, Event, RetainWanted};
+use crate::names::{Line, ProjectName, Tag, TagKind};
+use crate::policy::{Mode, Policy, Project, Promotion};
+use crate::promote::Hint;
+use crate::schedule::is_turn_of;
+use crate::start::{Request, Subject};
+use crate::trigger::gate;
+use crate::warm::{self, MainPushed};
+
+/// What one function does for one project.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Decision {
+    /// The function.
+    pub function: &'static str,
+    /// The project; `None` where the policy names none.
+    pub project: Option<Project>,
+    /// What it does.
+    pub action: Action,
+    /// The key of the policy that says so, or `event` where nothing else could be done with such an event.
+    pub rule: &'static str,
+    /// What it does and why, for people.
+    pub text: String,
+}
+
+impl Decision {
+    /// The project's name.
+    #[must_use]
+    pub fn project_name(&self) -> Option<&ProjectName> {
+        self.project.as_ref().map(|project| &project.name)
+    }
+
+    /// The line that it is about, where it is about one.
+    #[must_use]
+    pub fn line(&self) -> Option<&Line> {
+        match &self.action {
+            Action::Build(request) => Some(&request.wanted.line),
+            Action::Promote(line) | Action::Retain(line) => line.as_ref(),
+            Action::Warm => Some(&Line::Main),
+            Action::Nothing | Action::Tell => None,
+        }
+    }
+
+    /// The decision in a few words, such as `build branch/a`, `promote main` or `no build: builds.paths`.
+    #[must_use]
+    pub fn brief(&self) -> String {
+        let of_line = self.line().map(|line| format!(" {line}")).unwrap_or_default();
+        match &self.action {
+            Action::Build(request) if Some(&request.built_by) != self.project_name() => {
+                format!("build{of_line} by {}", request.built_by)
+            }
+            Action::Build(_) | Action::Promote(_) | Action::Warm => format!("{}{of_line}", self.action),
+            Action::Retain(Some(line)) => format!("retention of {line}"),
+            Action::Retain(None) => "retention".to_owned(),
+            Action::Tell => "tell people".to_owned(),
+            Action::Nothing => {
+                let what = match self.function {
+                    "start-build" => "build",
+                    "promote-cache" => "promotion",
+                    "warm-main" => "warming",
+                    "enforce-retention" => "retention",
+                    other => other,
+                };
+                format!("no {what}: {}", self.rule)
+            }
+        }
+    }
+}
+
+/// All that an event leads to, in a few words; projects are named where there are several, but for those of globs.
+#[must_use]
+pub fn brief(decisions: &[Decision]) -> String {
+    let projects: BTreeSet<_> = decisions.iter().map(Decision::project_name).collect();
+    let words = decisions.iter().map(|decision| match decision.project_name() {
+        Some(project) if projects.len() > 1 => format!("{project}: {}", decision.brief()),
+        _ => decision.brief(),
+    });
+    words.collect::<Vec<_>>().join("; ")
+}
+
+/// What a function does.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// Nothing.
+    Nothing,
+    /// It starts this build, unless that has been started before.
+    Build(Box<Request>),
+    /// It merges a cache into this line, or what a build wrote into the build's line.
+    Promote(Option<Line>),
+    /// It builds main if nothing else has.
+    Warm,
+    /// It looks which of this line's caches can go, or which of all.
+    Retain(Option<Line>),
+    /// It tells people.
+    Tell,
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Nothing => "nothing",
+            Self::Build(_) => "build",
+            Self::Promote(_) => "promote",
+            Self::Warm => "warm",
+            Self::Retain(_) => "retain",
+            Self::Tell => "tell",
+        })
+    }
+}
+
+/// What an event leads to. `now` stands for the time of an event that has none.
+#[must_use]
+pub fn decide(policy: &Policy, envelope: &Envelope, now: Timestamp) -> Vec<Decision> {
+    let event = &envelope.event;
+    let at = envelope.time.unwrap_or(now);
+    match event {
+        Event::NightlyWarm(tick) => {
+            let is_turn = |project: &Project| is_turn_of(project.name.as_str(), *tick, at);
+            each(policy, "warm-main", Action::Warm, is_turn, night)
+        }
+        Event::WarmWanted(turn) => {
+            or_nobody(policy.project(&turn.project).map(night).into_iter().collect(), "warm-main")
+        }
+        Event::NightlySweep(tick) => {
+            let is_turn = |project: &Project| is_turn_of(project.name.as_str(), *tick, at);
+            each(policy, "promote-cache", Action::Promote(None), is_turn, swept)
+        }
+        Event::SweepWanted(turn) | Event::SweepFound(turn) => {
+            or_nobody(policy.project(&turn.project).map(swept).into_iter().collect(), "promote-cache")
+        }
+        Event::NightlyRetention(tick) => {
+            let is_turn = |project: &Project| {
+                let mut repositories = project.repositories();
+                repositories.any(|repository| is_turn_of(repository.as_str(), *tick, at))
+            };
+            each(policy, "enforce-retention", Action::Retain(None), is_turn, retained)
+        }
+        Event::RetainWanted(RetainWanted { repository, projects }) => {
+            let projects = projects.iter().filter_map(|name| policy.project(name));
+            let of_repository = |project: &Project| project.repositories().any(|own| own == repository);
+            or_nobody(projects.filter(of_repository).map(retained).collect(), "enforce-retention")
+        }
+        Event::BuildFailed(failed) if failed.line == Line::Main.to_string() => {
+            let project = policy.project(&failed.project).into_iter();
+            or_nobody(project.map(built_once_more).collect(), "warm-main")
+        }
+        Event::BuildStateChange(change) => {
+            let project = policy.project(&change.project_name).into_iter();
+            let decided = project.map(|project| {
+                let (action, text) = match Hint::of(event) {
+                    Some(Hint::Failed { .. }) => (Action::Tell, "tells people, if Stoker started the build"),
+                    Some(_) => (
+                        Action::Promote(None),
+                        "merges what the build exported into its line, if CodeBuild confirms it",
+                    ),
+                    None => (Action::Nothing, "the build has not ended, or somebody stopped it"),
+                };
+                decision("promote-cache", project, action, "event", text)
+            });
+            or_nobody(decided.collect(), "promote-cache")
+        }
+        Event::ImageAction(action) => {
+            let tag = action.image_tag.as_deref().and_then(Tag::parse);
+            let project = tag.and_then(|(scope, kind)| {
+                let project = policy.project_of_export(&action.repository_name, &scope)?;
+                matches!(kind, TagKind::Export(_)).then_some(project)
+            });
+            let decided = project.filter(|_| Hint::of(event).is_some()).map(|project| {
+                let text = "checks that builds can import it; merges it into its build's line, should that have ended";
+                decision("promote-cache", project, Action::Promote(None), "event", text)
+            });
+            if decided.is_some() {
+                return decided.into_iter().collect();
+            }
+            let text = "no export of a project of the policy";
+            let (function, action, rule) = ("promote-cache", Action::Nothing, "event");
+            vec![Decision { function, project: None, action, rule, text: text.to_owned() }]
+        }
+        _ => of_repository(policy, envelope, now),
+    }
+}
+
+/// What an event of a forge leads to.
+fn of_repository(policy: &Policy, envelope: &Envelope, now: Timestamp) -> Vec<Decision> {
+    let event = &envelope.event;
+    let Some(repository) = event.repository() else {
+        let text = "for people: no function of Stoker's acts on it".to_owned();
+        return vec![Decision { function: "none", project: None, action: Action::Tell, rule: "event", text }];
+    };
+    let mut decisions = Vec::new();
+    for project in policy.projects_of(repository) {
+        match event {
+            Event::BranchPushed(push) => {
+                decisions.push(start(&project, event));
+                if push.to_default_branch {
+                    decisions.push(merged(&project, &Line::Main, push.commits.len()));
+                    let pushed = MainPushed { push: push.clone(), at: envelope.time.unwrap_or(now) };
+                    decisions.push(warmed(project, event, &pushed));
+                }
+            }
+            Event::TagPushed(_) | Event::PullRequestUpdated(_) | Event::PullRequestApproved(_) => {
+                decisions.push(start(&project, event));
+            }
+            Event::PullRequestMerged(pull) => decisions.push(if Hint::of(event).is_some() {
+                merged(&project, &Line::of_branch(&pull.base, &pull.default_branch), 1)
+            } else {
+                let text = "nothing of a fork's is brought to a line: its builds write nothing";
+                decision("promote-cache", project, Action::Nothing, "builds.forks", text)
+            }),
+            Event::PullRequestClosed(pull) if !pull.from_fork => {
+                let text = "the branch's line goes with the branch";
+                decisions.push(decision("enforce-retention", project, Action::Nothing, "event", text));
+            }
+            Event::PullRequestClosed(pull) => {
+                decisions.push(gone(project, Line::PullRequest(pull.number)));
+            }
+            Event::BranchDeleted(deleted) => {
+                let line = Line::of_branch(&deleted.branch, &deleted.default_branch);
+                decisions.push(gone(project, line));
+            }
+            _ => {}
+        }
+    }
+    let function = match event {
+        Event::BranchDeleted(_) | Event::PullRequestClosed(_) => "enforce-retention",
+        Event::PullRequestMerged(_) => "promote-cache",
+        _ => "start-build",
+    };
+    or_nobody(decisions, function)
+}
+
+fn decision(
+    function: &'static str,
+    project: Project,
+    action: Action,
+    rule: &'static str,
+    text: impl Into<String>,
+) -> Decision {
+    Decision { function, project: Some(project), action, rule, text: text.into() }
+}
+
+/// Nobody is served by the policy, or these are.
+fn or_nobody(decisions: Vec<Decision>, function: &'static str) -> Vec<Decision> {
+    if !decisions.is_empty() {
+        return decisions;
+    }
+    let text = "the policy names no project for it".to_owned();
+    vec![Decision { function, project: None, action: Action::Nothing, rule: "projects", text }]
+}
+
+/// Every project that the policy names, at a tick of the night, and those of CodeBuild that its globs match, which it does not
+/// know.
+fn each(
+    policy: &Policy,
+    function: &'static str,
+    action: Action,
+    is_turn: impl Fn(&Project) -> bool,
+    decide: impl Fn(Project) -> Decision,
+) -> Vec<Decision> {
+    let of_tick = |project: Project| {
+        if is_turn(&project) {
+            decide(project)
+        } else {
+            decision(function, project, Action::Nothing, "event", "another tick is its turn")
+        }
+    };
+    let mut decisions: Vec<Decision> = policy.named_projects().into_iter().map(of_tick).collect();
+    if policy.has_globs() {
+        let text = "the same for every project of CodeBuild that a glob of the policy matches".to_owned();
+        decisions.push(Decision { function, project: None, action, rule: "projects", text });
+    }
+    or_nobody(decisions, function)
+}
+
+fn start(project: &Project, event: &Event) -> Decision {
+    match gate(project, event) {
+        Err(leave) => decision("start-build", project.clone(), Action::Nothing, leave.rule, leave.why),
+        Ok(request) => {
+            let mut text =
+                format!("builds {} unless that has been built: {}", told(&request), request.reason);
+            if tells_no_files(project, event) {
+                text += "; the forge does not tell its files, as of every new branch, so `paths` holds nothing back \
+                         (`builds.paths-unknown: skip` would)";
+            }
+            decision("start-build", project.clone(), Action::Build(Box::new(request)), "builds", text)
+        }
+    }
+}
+
+/// Whether a push is built though `paths` asks for files, and none are told.
+fn tells_no_files(project: &Project, event: &Event) -> bool {
+    let Event::BranchPushed(push) = event else { return false };
+    push.paths.is_none() && !project.builds.paths.match_all()
+}
+
+fn merged(project: &Project, line: &Line, commits: usize) -> Decision {
+    let function = "promote-cache";
+    if project.promotion.into_line(line) {
+        let text = match commits {
+            0 => format!("the push names no commit whose cache could join {line}"),
+            1 => format!("the cache of the commit joins {line}, if a build has made one"),
+            n => format!("the caches of the {n} commits join {line}, where builds have made them"),
+        };
+        let action = if commits == 0 { Action::Nothing } else { Action::Promote(Some(line.clone())) };
+        return decision(function, project.clone(), action, "promotion", text);
+    }
+    let text = match project.promotion {
+        Promotion::Rebuild => "no branch's bytes come to main: its own build fills it",
+        _ => "merges bring nothing",
+    };
+    decision(function, project.clone(), Action::Nothing, "promotion", text)
+}
+
+/// What a request builds, for people.
+fn told(request: &Request) -> String {
+    let line = &request.wanted.line;
+    match &request.subject {
+        Subject::Commit(commit) => format!("{} of {line}", commit.short()),
+        Subject::Head { .. } => format!("the head of {line}"),
+    }
+}
+
+fn warmed(project: Project, event: &Event, pushed: &MainPushed) -> Decision {
+    let function = "warm-main";
+    let own = "warm.after-merge";
+    if let warm::Decision::Skip(_) = warm::decide_after_push(&project, pushed, &[]) {
+        let leave = gate(&project, event).err().filter(|_| project.warm.after_merge);
+        let (rule, text) = leave.map_or_else(
+            || (own, "main is not warmed after a push to it".to_owned()),
+            |leave| (leave.rule, leave.why),
+        );
+        return decision(function, project, Action::Nothing, rule, text);
+    }
+    let text = "builds main in a moment, should nothing else have built this push";
+    decision(function, project, Action::Warm, own, text)
+}
+
+fn built_once_more(project: Project) -> Decision {
+    let (action, text) = if project.warm.after_merge {
+        (
+            Action::Warm,
+            "builds main once more, unless a newer build of it has not failed, or the last two have",
+        )
+    } else {
+        (Action::Nothing, "main is not built once more")
+    };
+    decision("warm-main", project, action, "warm.after-merge", text)
+}
+
+fn night(project: Project) -> Decision {
+    let text =
+        "builds main if its cache is missing, behind, stale, due to be refreshed, or on an old base image";
+    decision("warm-main", project, Action::Warm, "warm", text)
+}
+
+fn swept(project: Project) -> Decision {
+    let text = "promotes what builds of two days exported and merges brought, should that have been missed; mends \
+                lines that have lost layers";
+    decision("promote-cache", project, Action::Promote(None), "event", text)
+}
+
+fn retained(project: Project) -> Decision {
+    let text = format!("plans which of its caches can go, {}", mode(&project));
+    decision("enforce-retention", project, Action::Retain(None), "retention.mode", text)
+}
+
+fn gone(project: Project, line: Line) -> Decision {
+    let function = "enforce-retention";
+    if line == Line::Main {
+        return decision(function, project, Action::Nothing, "event", "main is never deleted");
+    }
+    let text = format!("in a while plans to delete the caches of {line}, {}", mode(&project));
+    decision(function, project, Action::Retain(Some(line)), "retention.mode", text)
+}
+
+fn mode(project: &Project) -> &'static str {
+    match project.retention.mode {
+        Mode::Report => "and only says so",
+        Mode::Apply => "and does it",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decided(policy: &str, event: &str) -> String {
+        let policy = Policy::parse("policy", &format!("version: 1\nprojects: [{policy}]")).unwrap();
+        let envelope = Envelope::parse(event).unwrap();
+        brief(&decide(&policy, &envelope, Timestamp::UNIX_EPOCH))
+    }
+
+    #[test]
+    fn projects_of_globs_are_not_forgotten_at_night() {
+        let night = |policy: &str| {
+            ["NightlyWarm", "NightlySweep", "NightlyRetention"].map(|kind| {
+                decided(policy, &format!(r#"{{"source":"stoker","detail-type":"{kind}","detail":{{}}}}"#))
+            })
+        };
+        let glob = "{ name: 'team-*', repository: 'github.com/example/{project}' }";
+        let both = format!("{{ name: app, repository: github.com/example/app }}, {glob}");
+        assert_eq!(night(glob), ["warm main", "promote", "retention"]);
+        assert_eq!(
+            night(&both),
+            ["app: warm main; warm main", "app: promote; promote", "app: retention; retention"]
+        );
+        assert_eq!(night(""), ["no warming: projects", "no promotion: projects", "no retention: projects"]);
+    }
+
+    #[test]
+    fn a_turn_of_the_night_is_for_its_own_project_or_repository() {
+        let turn = |kind: &str, detail: &str| {
+            let policy = "{ name: app, repository: github.com/example/app, builds-repository: 'builds/{project}' }, \
+                          { name: lib, repository: github.com/example/lib }";
+            decided(policy, &format!(r#"{{"source":"stoker","detail-type":"{kind}","detail":{detail}}}"#))
+        };
+        for kind in ["SweepWanted", "SweepFound"] {
+            assert_eq!(turn(kind, r#"{"project":"app"}"#), "promote");
+            assert_eq!(turn(kind, r#"{"project":"other"}"#), "no promotion: projects");
+        }
+        for (repository, expected) in [
+            ("stoker/app", "retention"),
+            ("builds/app", "retention"),
+            // Those of the projects that are not named are not theirs.
+            ("stoker/lib", "no retention: projects"),
+        ] {
+            let detail = format!(r#"{{"repository":"{repository}","projects":["app","other"]}}"#);
+            assert_eq!(turn("RetainWanted", &detail), expected, "{repository}");
+        }
+    }
+
+    #[test]
+    fn every_project_of_a_repository_is_told_by_its_name() {
+        let policy = "{ name: web, repository: github.com/example/app }, \
+                      { name: api, repository: github.com/example/app, builds: { start: false } }";
+        let deleted = r#"{"source":"stoker","detail-type":"BranchDeleted","detail":
+            {"repository":"github.com/example/app","branch":"main","default_branch":"main"}}"#;
+        assert_eq!(decided(policy, deleted), "web: no retention: event; api: no retention: event");
+        let pushed = r#"{"source":"stoker","detail-type":"BranchPushed","detail":
+            {"repository":"github.com/example/app","branch":"a","commit":"1111111111111111111111111111111111111111",
+             "default_branch":"main","to_default_branch":false}}"#;
+        assert_eq!(decided(policy, pushed), "web: build branch/a; api: no build: builds.start");
+    }
+
+    #[test]
+    fn what_is_for_people_is_no_functions() {
+        let failed = |line: &str| {
+            let event = r#"{"source":"stoker","detail-type":"BuildFailed","detail":
+                {"project":"app","build":"app:1","line":"LINE","reason":"push","status":"FAILED"}}"#;
+            event.replace("LINE", line)
+        };
+        assert_eq!(
+            decided("{ name: app, repository: github.com/example/app }", &failed("branch/a")),
+            "tell people"
+        );
+        assert_eq!(
+            decided("{ name: app, repository: github.com/example/app }", &failed("main")),
+            "warm main"
+        );
+    }
+}
