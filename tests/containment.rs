@@ -6,11 +6,11 @@ use std::fs;
 
 use buildkit_cache::{IMPORT_LIMIT, MANIFEST_MEDIA_TYPE};
 use bytes::Bytes;
-use scenarios::environment::{ISOLATED, World};
+use scenarios::environment::{ISOLATED, TestEnvironment};
 use scenarios::worst::{KINDS, manifest_of, worst};
 use stoker_core::policy::Policy;
 use stoker_core::ports::BuildStatus;
-use stoker_core::promote::{Hint, promote};
+use stoker_core::promote::{PromotionTrigger, promote};
 
 /// As many lines as are moved at once.
 const LINES: usize = 12;
@@ -26,45 +26,44 @@ fn memory(what: &str) -> u64 {
 
 #[tokio::test]
 async fn attack_as_many_lines_at_once_as_there_are_of_the_worst_caches() {
-    let mut world = World::with_policy(ISOLATED);
+    let mut env = TestEnvironment::with_policy(ISOLATED);
     let policy = Policy::parse("the test's policy", ISOLATED).unwrap();
-    world.account.yields.set(true);
+    env.account.yields.set(true);
     for round in 0..2 {
         for (number, kind) in KINDS.into_iter().enumerate() {
-            let mut hints = Vec::new();
+            let mut triggers = Vec::new();
             for line in 0..LINES {
                 let salt = (round * KINDS.len() + number) * LINES + line;
                 let versions = [u32::try_from(salt).unwrap() + 10, 1, 1, 1];
-                let head = world.commit(versions);
-                world.push(&format!("evil-{line}"), &[&head]).await;
-                world.settle_starts().await;
-                let build = world.running().pop().expect("the branch's build");
+                let head = env.commit(versions);
+                env.push(&format!("evil-{line}"), &[&head]).await;
+                env.settle_starts().await;
+                let build = env.running().pop().expect("the branch's build");
                 let config = worst(kind, salt);
                 assert!(config.len() <= IMPORT_LIMIT, "{kind}: {}", config.len());
                 let manifest = manifest_of(&config, salt);
-                let tag = world.told(&build, "STOKER_EXPORT");
-                world.account.push(
-                    &world.builds_repository(),
+                let tag = env.told(&build, "STOKER_EXPORT");
+                env.account.push(
+                    &env.builds_repository(),
                     &tag,
                     MANIFEST_MEDIA_TYPE,
                     manifest,
                     vec![Bytes::from(config)],
                 );
-                world.end_all(BuildStatus::Succeeded);
-                for known in world.account.builds.borrow_mut().iter_mut().filter(|known| known.id == build.id)
-                {
+                env.end_all(BuildStatus::Succeeded);
+                for known in env.account.builds.borrow_mut().iter_mut().filter(|known| known.id == build.id) {
                     known.resolved_commit = Some(head.to_string());
                 }
-                hints.push(Hint::Built { build: build.id });
+                triggers.push(PromotionTrigger::Built { build: build.id });
             }
             let before = memory("VmRSS");
             fs::write("/proc/self/clear_refs", "5").unwrap();
-            let begun = std::time::Instant::now();
-            let promoted = promote(&world.account, &policy, &hints, world.account.now());
-            let promoted = world.account.invoke("promote-cache", Some("PromotionQueue"), promoted).await;
+            let started = std::time::Instant::now();
+            let promoted = promote(&env.account, &policy, &triggers, env.account.now());
+            let promoted = env.account.invoke("promote-cache", Some("PromotionQueue"), promoted).await;
             let answers = promoted.expect("nobody kills it");
             let took = memory("VmHWM").saturating_sub(before);
-            println!("{round} {kind}: {} MiB, {:?} {:?}", took / 1024, begun.elapsed(), answers[0]);
+            println!("{round} {kind}: {} MiB, {:?} {:?}", took / 1024, started.elapsed(), answers[0]);
             assert!(took < MOST, "{kind}: {took} KiB");
         }
     }

@@ -1,5 +1,5 @@
 //! What Stoker takes for granted of each service, asked of all that stands in for it: of the account in memory, on which
-//! the stories are told, and through the adapters of ministack, to which the template is deployed, and of moto, which
+//! the scenarios are told, and through the adapters of ministack, to which the template is deployed, and of moto, which
 //! others wrote. Where they differ AWS's documentation decides, and docs/assumptions.md has the difference.
 //!
 //! `cargo xtask test` says where the two programs are (`STOKER_TEST_MINISTACK`, `STOKER_TEST_MOTO`).
@@ -19,7 +19,7 @@ use jiff::{SignedDuration, Timestamp};
 use scenarios::account::{Account, OTHERS};
 use scenarios::ministack;
 use serde_json::{Value, json};
-use stoker_aws::{Aws, Surroundings};
+use stoker_aws::{Aws, AwsSettings};
 use stoker_core::error::Failure;
 use stoker_core::event::{Event, WebhookRefused};
 use stoker_core::names::{CacheRepository, Digest, ProjectName, Scope, Tag};
@@ -261,10 +261,10 @@ impl Server {
         let config = ureq::Agent::config_builder().proxy(None).http_status_as_error(false);
         let http = config.timeout_global(Some(Duration::from_secs(30))).build().new_agent();
         let mut server = Self { port, dir, process, http };
-        let begun = Instant::now();
+        let started = Instant::now();
         while server.http.get(format!("http://127.0.0.1:{port}/")).call().is_err() {
             let has_ended = server.process.try_wait().unwrap().is_some();
-            assert!(!has_ended && begun.elapsed() < PATIENCE, "{program} does not start");
+            assert!(!has_ended && started.elapsed() < PATIENCE, "{program} does not start");
             std::thread::sleep(Duration::from_millis(50));
         }
         Some(server)
@@ -296,13 +296,13 @@ impl Server {
             .endpoint_url(format!("http://127.0.0.1:{}", self.port))
             .http_client(aws_smithy_http_client::Builder::new().build_http())
             .build();
-        let surroundings = Surroundings {
+        let settings = AwsSettings {
             registry: format!("127.0.0.1:{}", self.port),
             bus: "stoker".to_owned(),
             webhook_secret: "webhook".to_owned(),
-            ..Surroundings::default()
+            ..AwsSettings::default()
         };
-        Aws::from_config(config, surroundings)
+        Aws::from_config(config, settings)
     }
 
     async fn keeps_the_contracts(&self, differs: Differences) {

@@ -38,7 +38,7 @@ pub(crate) enum Command {
     Lines(list::Args),
     History(history::Args),
     Rollback(rollback::Args),
-    Decide(simulate::Args),
+    Simulate(simulate::Args),
     /// Looks at the policy
     #[command(subcommand, after_help = EXIT_CODES)]
     Policy(PolicyCommand),
@@ -48,7 +48,7 @@ pub(crate) enum Command {
     Report(report::Args),
     Forecast(forecast::Args),
     Doctor(doctor::Args),
-    Story(trace::Args),
+    Trace(trace::Args),
     Redrive(redrive::Args),
     /// Prints a script that completes stoker's command lines
     #[command(

@@ -49,7 +49,7 @@ fn main() -> ExitCode {
         Command::Lines(args) => run(lines::list::run(&args)),
         Command::History(args) => run(lines::history::run(&args)),
         Command::Rollback(args) => run(lines::rollback::run(&args)),
-        Command::Decide(args) => run(simulate::run(&args)),
+        Command::Simulate(args) => run(simulate::run(&args)),
         Command::Policy(PolicyCommand::Check(args)) => run(retain::check::run(&args)),
         Command::Plan(args) => run(retain::plan_command::run(&args)),
         Command::Apply(args) => run(retain::apply::run(&args)),
@@ -57,29 +57,29 @@ fn main() -> ExitCode {
         Command::Report(args) => run(report::run(&args)),
         Command::Forecast(args) => run(std::future::ready(forecast::run(&args))),
         Command::Doctor(args) => run(doctor::run(&args)),
-        Command::Story(args) => run(trace::run(&args)),
+        Command::Trace(args) => run(trace::run(&args)),
         Command::Redrive(args) => run(redrive::run(&args)),
     }
 }
 
 /// What a command has to say, and whether the answer is yes.
-struct Answer {
+struct CommandOutcome {
     text: String,
-    is_yes: bool,
+    success: bool,
 }
 
-impl Answer {
+impl CommandOutcome {
     fn yes(text: String) -> Self {
-        Self { text, is_yes: true }
+        Self { text, success: true }
     }
 }
 
-fn run(command: impl Future<Output = Result<Answer, Problem>>) -> ExitCode {
+fn run(command: impl Future<Output = Result<CommandOutcome, Problem>>) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => {
-            return tell(&Problem::failed(format!("cannot start: {error}"), "free some resources"));
+            return report(&Problem::failed(format!("cannot start: {error}"), "free some resources"));
         }
     };
     let answer = runtime.block_on(command);
@@ -88,9 +88,9 @@ fn run(command: impl Future<Output = Result<Answer, Problem>>) -> ExitCode {
     match answer {
         Ok(answer) => {
             print(&answer.text);
-            if answer.is_yes { ExitCode::SUCCESS } else { ExitCode::from(problem::NO) }
+            if answer.success { ExitCode::SUCCESS } else { ExitCode::from(problem::NO) }
         }
-        Err(problem) => tell(&problem),
+        Err(problem) => report(&problem),
     }
 }
 
@@ -99,7 +99,7 @@ fn print(text: &str) {
     let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
-fn tell(problem: &Problem) -> ExitCode {
+fn report(problem: &Problem) -> ExitCode {
     let _ = writeln!(std::io::stderr(), "{problem}");
     problem.exit_code()
 }

@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_are_told_in_a_sentence_with_what_to_do() {
+    fn failures_are_reported_in_a_sentence_with_what_to_do() {
         let json = r#"{"errors":[{"code":"DENIED","message":"not you"}]}"#;
         assert_eq!(
             told("registry.example/app:main", Failure::Refused, 403, json),

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use stoker_core::event::{Envelope, Event};
 
-use crate::Answer;
+use crate::CommandOutcome;
 use crate::cache::to_json;
 use crate::deployed::{Missing, missing, resources};
 use crate::problem::Problem;
@@ -30,7 +30,7 @@ const PROMOTIONS: &str = "promotions";
 #[command(after_help = "\
 Examples:
   stoker redrive                          # what is in the dead-letter queues, and where would it go?
-  stoker redrive --yes                    # send it there, once its cause is mended
+  stoker redrive --yes                    # send it there, once its cause is repaired
   stoker redrive --queue PromotionDeadLetters --yes
   stoker redrive --stack ci-stoker --json | jq '.queues[] | {queue, messages}'
 
@@ -38,9 +38,9 @@ Without --yes it only shows. A message that is looked at is hidden from others f
 
 A message goes back to the queue that gave it up, or to the queue that EventBridge or the scheduler could not deliver it to; never \
 to any other than the stack's. What was to invoke a function is left where it is, with the command that does it. A FIFO queue \
-is sent back whole and in its order, by SQS itself. Stoker's events are hints: one that comes twice or late does no harm.
+is sent back whole and in its order, by SQS itself. Stoker's events are triggers: one that comes twice or late does no harm.
 
-Mend the cause first: what fails again is back here after as many tries as before. The function's log tells it \
+Repair the cause first: what fails again is back here after as many tries as before. The function's log tells it \
 (docs/metrics.md), and `stoker doctor` what is wrong with the account.
 
 Exit code 1 says that --yes left something in a queue. Region and credentials are found as the AWS command line finds them; \
@@ -128,7 +128,7 @@ struct Group {
     stays: Option<String>,
 }
 
-pub(crate) async fn run(args: &Args) -> Result<Answer, Problem> {
+pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
     let config = config(None).await?;
     let sqs = Client::new(&config);
     let queues = queues(&aws_sdk_cloudformation::Client::new(&config), &sqs, &args.stack).await?;
@@ -156,7 +156,7 @@ pub(crate) async fn run(args: &Args) -> Result<Answer, Problem> {
         crate::print(&text);
         return Err(problem);
     }
-    Ok(Answer { text, is_yes: !args.yes || outcome.queues.iter().all(Done::is_whole) })
+    Ok(CommandOutcome { text, success: !args.yes || outcome.queues.iter().all(Done::is_whole) })
 }
 
 impl Done {
@@ -452,10 +452,10 @@ fn about(event: &Event) -> Option<String> {
     Some(match event {
         Event::BuildStateChange(change) => change.project_name.to_string(),
         Event::ImageAction(action) => action.repository_name.to_string(),
-        Event::WarmWanted(turn) | Event::SweepWanted(turn) | Event::SweepFound(turn) => {
+        Event::WarmRequested(turn) | Event::ReconcileRequested(turn) | Event::DriftFound(turn) => {
             turn.project.to_string()
         }
-        Event::RetainWanted(wanted) => wanted.repository.to_string(),
+        Event::RetentionRequested(wanted) => wanted.repository.to_string(),
         Event::BuildFailed(failed) => failed.project.to_string(),
         _ => return None,
     })
@@ -472,7 +472,7 @@ fn told(outcome: &Outcome) -> String {
         return format!("the stack {} has no dead-letter queues\n", plain(&outcome.stack));
     }
     if !outcome.applied && waiting > 0 {
-        text += "nothing was sent: mend the cause, then say --yes\n";
+        text += "nothing was sent: repair the cause, then say --yes\n";
     }
     text
 }

@@ -3,11 +3,11 @@
 
 use libfuzzer_sys::fuzz_target;
 use stoker_core::event::Envelope;
-use stoker_core::promote::Hint;
+use stoker_core::promote::PromotionTrigger;
 
 fuzz_target!(|text: &str| {
     if let Ok(envelope) = Envelope::parse(text) {
-        let _ = Hint::of(&envelope.event);
+        let _ = PromotionTrigger::of(&envelope.event);
         let written = serde_json::to_string(&envelope).unwrap();
         assert_eq!(Envelope::parse(&written).unwrap().event, envelope.event);
     }

@@ -257,12 +257,12 @@ fn page(field: &str, items: &[String], token: Option<&str>) -> Result<Value, Fau
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::faults::Storm;
+    use crate::faults::Faults;
     use crate::ledger::tests::ledger;
 
     fn api() -> Api {
         let aws = Aws::new("http://127.0.0.1:1");
-        let (bus, _) = Bus::new(aws.clone(), None, Arc::new(Storm::new(aws.clone())));
+        let (bus, _) = Bus::new(aws.clone(), None, Arc::new(Faults::new(aws.clone())));
         Api { ledger: Arc::new(ledger()), bus: Arc::new(bus), aws, requests: None }
     }
 
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn builds_are_told_by_id_or_arn() {
+    fn builds_are_reported_by_id_or_arn() {
         let api = api();
         let ask = json!({"projectName": "app", "sourceVersion": "main"});
         let build = call(&api, "StartBuild", &ask).unwrap()["build"].clone();

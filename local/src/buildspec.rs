@@ -288,7 +288,7 @@ phases:
         (lines.lines().filter(keep).map(str::to_owned).collect(), result)
     }
 
-    fn story(build: &[&str], code: i32) -> Vec<String> {
+    fn scenario(build: &[&str], code: i32) -> Vec<String> {
         let mut lines: Vec<String> =
             ["@@ start 0 0", "@@ end 0 0", "@@ start 1 0", "@@ end 1 0", "@@ start 2 0"]
                 .map(str::to_owned)
@@ -303,7 +303,7 @@ phases:
     #[test]
     fn phases_run_in_one_shell() {
         for shell in ["sh", "bash"] {
-            assert_eq!(run(shell, "true"), (story(&["not reached"], 0), "it's 3".to_owned()), "{shell}");
+            assert_eq!(run(shell, "true"), (scenario(&["not reached"], 0), "it's 3".to_owned()), "{shell}");
         }
     }
 
@@ -311,13 +311,13 @@ phases:
     fn a_failing_command_ends_the_phase_and_post_build_still_runs() {
         for shell in ["sh", "bash"] {
             for (command, code) in [("false", 1), ("exit 7", 7), ("set -e; false; true", 1)] {
-                assert_eq!(run(shell, command).0, story(&[], code), "{shell}: {command}");
+                assert_eq!(run(shell, command).0, scenario(&[], code), "{shell}: {command}");
             }
         }
     }
 
     #[test]
-    fn mistakes_are_told_with_their_place() {
+    fn mistakes_are_reported_with_their_place() {
         let problem = |text: &str| Buildspec::parse(text).unwrap_err().to_string();
         assert_eq!(problem("version: 0.1\nphases: {}"), "buildspec: `version` must be 0.2");
         assert_eq!(problem("version: 0.2"), "buildspec: `phases` is missing");

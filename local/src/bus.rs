@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::aws::{Aws, AwsError, Service};
-use crate::faults::{Fate, Storm};
+use crate::faults::{Fate, Faults};
 use crate::{chain, locked};
 
 /// How long the deployed rules are taken for known.
@@ -44,7 +44,7 @@ pub struct Bus {
     /// Events that are not where they belong yet.
     undelivered: AtomicU64,
     /// What may befall them on their way.
-    storm: Arc<Storm>,
+    faults: Arc<Faults>,
     rules: tokio::sync::Mutex<Option<(Instant, Arc<Vec<Rule>>)>>,
 }
 
@@ -69,11 +69,11 @@ struct Rule {
 impl Bus {
     /// A bus that writes its events to the file `journal` too.
     #[must_use]
-    pub fn new(aws: Aws, journal: Option<PathBuf>, storm: Arc<Storm>) -> (Self, Queue) {
+    pub fn new(aws: Aws, journal: Option<PathBuf>, faults: Arc<Faults>) -> (Self, Queue) {
         let (queue, events) = unbounded_channel();
         let journal = Mutex::new(Journal { events: Vec::new(), path: journal, file: None });
         let (undelivered, rules) = (AtomicU64::new(0), tokio::sync::Mutex::default());
-        (Self { aws, journal, queue, undelivered, storm, rules }, Queue(events))
+        (Self { aws, journal, queue, undelivered, faults, rules }, Queue(events))
     }
 
     /// Keeps an event and queues it for delivery.
@@ -139,9 +139,9 @@ impl Bus {
     /// Delivers an event as the weather lets it come; nobody misses one that nobody waits for.
     async fn let_go(self: &Arc<Self>, event: &Value, targets: Vec<(String, Value)>) {
         let kind = event["detail-type"].as_str().unwrap_or_default();
-        let fate = if targets.is_empty() { Fate::CALM } else { self.storm.fate(kind) };
+        let fate = if targets.is_empty() { Fate::BASELINE } else { self.faults.fate(kind) };
         match fate {
-            Fate::Lost => tracing::info!(event = id(event), kind, "lost in the storm"),
+            Fate::Lost => tracing::info!(event = id(event), kind, "lost in the faults"),
             Fate::Comes { times, late } if late.is_zero() => {
                 for _ in 0..times {
                     self.deliver(event, targets.clone()).await;

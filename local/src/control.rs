@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::build::Build;
 use crate::bus::Bus;
-use crate::faults::Storm;
+use crate::faults::Faults;
 use crate::ledger::Ledger;
 use crate::machine::Machine;
 
@@ -25,7 +25,7 @@ pub struct Control {
     /// The machines, at least one.
     pub machines: Vec<Arc<Machine>>,
     /// The weather.
-    pub storm: Arc<Storm>,
+    pub faults: Arc<Faults>,
     /// How often the registry was looked at for images that came or went.
     pub looks: Arc<AtomicU64>,
 }
@@ -73,7 +73,7 @@ pub fn router(control: Control) -> Router {
         .route("/control/health", get(health))
         .route("/control/machine", post(machine))
         .route("/control/replay", post(replay))
-        .route("/control/storm", get(storm).post(forecast))
+        .route("/control/faults", get(faults).post(forecast))
         .with_state(control)
 }
 
@@ -94,13 +94,13 @@ async fn health(State(control): State<Control>) -> Json<Value> {
         builds.iter().filter(|b| !b.is_over()).partition(|b| b.started_at.is_some());
     // The machines are all alike.
     let machine = control.machines.first();
-    let world = machine.map(|machine| machine.world());
+    let setup = machine.map(|machine| machine.setup());
     Json(json!({
         "builder": machine.map(|machine| machine.builder().name()),
         "fresh": machine.map(|machine| machine.is_fresh()),
-        "aws": world.map(|world| &world.aws),
-        "registry": world.map(|world| &world.registry),
-        "base_image": world.map(|world| &world.base_image),
+        "aws": setup.map(|setup| &setup.aws),
+        "registry": setup.map(|setup| &setup.registry),
+        "base_image": setup.map(|setup| &setup.base_image),
         "running": running.first().map(|b| b.id()),
         "queued": queued.len(),
         "builds": builds.len(),
@@ -122,14 +122,14 @@ async fn replay(State(control): State<Control>, Json(replay): Json<Replay>) -> J
     Json(json!({"replayed": count}))
 }
 
-async fn storm(State(control): State<Control>) -> Json<Value> {
-    Json(control.storm.report())
+async fn faults(State(control): State<Control>) -> Json<Value> {
+    Json(control.faults.report())
 }
 
 async fn forecast(State(control): State<Control>, Json(forecast): Json<Forecast>) -> Json<Value> {
     match forecast.seed {
-        Some(seed) => control.storm.begin(seed, forecast.one_in),
-        None => control.storm.end(),
+        Some(seed) => control.faults.begin(seed, forecast.one_in),
+        None => control.faults.end(),
     }
-    Json(control.storm.report())
+    Json(control.faults.report())
 }

@@ -84,7 +84,7 @@ pub async fn watch(aws: Aws, bus: Arc<Bus>, looks: Arc<AtomicU64>) {
     let mut known: Option<Images> = None;
     let mut answers = true;
     loop {
-        let begun = Instant::now();
+        let started = Instant::now();
         match look(&aws).await {
             Ok(images) => {
                 let now = Timestamp::now();
@@ -102,7 +102,7 @@ pub async fn watch(aws: Aws, bus: Arc<Bus>, looks: Arc<AtomicU64>) {
             }
         }
         looks.fetch_add(1, Ordering::Relaxed);
-        tokio::time::sleep(INTERVAL.max(begun.elapsed() * 2)).await;
+        tokio::time::sleep(INTERVAL.max(started.elapsed() * 2)).await;
     }
 }
 

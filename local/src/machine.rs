@@ -77,7 +77,7 @@ fn io(what: &'static str) -> impl FnOnce(std::io::Error) -> Obstacle {
 
 /// What builds are told of the world they run in.
 #[derive(Debug, Clone)]
-pub struct World {
+pub struct LocalSetup {
     /// Where checkouts and logs go.
     pub state: PathBuf,
     /// The stand-in for AWS.
@@ -94,7 +94,7 @@ pub struct Machine {
     ledger: Arc<Ledger>,
     bus: Arc<Bus>,
     builder: Builder,
-    world: World,
+    setup: LocalSetup,
     fresh: AtomicBool,
     /// The process group of the build that runs.
     group: Mutex<Option<u32>>,
@@ -104,12 +104,12 @@ pub struct Machine {
 impl Machine {
     /// A machine that takes its builds from `ledger`.
     #[must_use]
-    pub fn new(ledger: Arc<Ledger>, bus: Arc<Bus>, builder: Builder, world: World) -> Self {
+    pub fn new(ledger: Arc<Ledger>, bus: Arc<Bus>, builder: Builder, setup: LocalSetup) -> Self {
         Self {
             ledger,
             bus,
             builder,
-            world,
+            setup,
             fresh: AtomicBool::new(true),
             group: Mutex::default(),
             shutdown: watch::Sender::new(false),
@@ -124,8 +124,8 @@ impl Machine {
 
     /// What builds are told.
     #[must_use]
-    pub fn world(&self) -> &World {
-        &self.world
+    pub fn setup(&self) -> &LocalSetup {
+        &self.setup
     }
 
     /// Whether each build finds a fresh builder.
@@ -167,7 +167,7 @@ impl Machine {
     async fn build(&self, build: Build) {
         let uuid = build.uuid.as_str();
         tracing::info!(build = build.id(), "build starts");
-        let dir = self.world.state.join("work").join(uuid);
+        let dir = self.setup.state.join("work").join(uuid);
         let limit = Duration::from_secs(u64::from(build.timeout_in_minutes) * 60);
         let status = tokio::select! {
             () = self.ledger.stop_asked(uuid) => Status::Stopped,
@@ -353,12 +353,12 @@ impl Machine {
             let path = std::env::var("PATH").unwrap_or_default();
             set("PATH", format!("{}:{path}", bin.display()));
         }
-        set("AWS_ENDPOINT_URL", self.world.aws.clone());
+        set("AWS_ENDPOINT_URL", self.setup.aws.clone());
         set("AWS_ACCESS_KEY_ID", "test".to_owned());
         set("AWS_SECRET_ACCESS_KEY", "test".to_owned());
         set("BUILDKIT_PROGRESS", "plain".to_owned());
-        set("ECR_REGISTRY", self.world.registry.clone());
-        if let Some(image) = &self.world.base_image {
+        set("ECR_REGISTRY", self.setup.registry.clone());
+        if let Some(image) = &self.setup.base_image {
             set("BASE_IMAGE", image.clone());
         }
         // A build's own variables win over the project's, and those over the buildspec's.

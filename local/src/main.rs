@@ -36,7 +36,7 @@ async fn main() -> ExitCode {
         Command::Serve(options) => match serve(options).await {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
-                tracing::error!(error = chain(&error), "the local world cannot start");
+                tracing::error!(error = chain(&error), "the local setup cannot start");
                 ExitCode::FAILURE
             }
         },

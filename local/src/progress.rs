@@ -213,7 +213,7 @@ mod tests {
 
     #[test]
     fn several_builds_and_other_output_share_a_log() {
-        let log = format!("[Container] Entering phase BUILD\n{COLD}\nhello #1 world\n{WARM}");
+        let log = format!("[Container] Entering phase BUILD\n{COLD}\nhello #1 setup\n{WARM}");
         let steps = parse(&log);
         assert_eq!((steps.total, steps.reused, steps.ran.len()), (24, 8, 16));
     }

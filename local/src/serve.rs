@@ -15,11 +15,11 @@ use crate::aws::Aws;
 use crate::builder::{Builder, BuilderError};
 use crate::bus::Bus;
 use crate::control::{self, Control};
-use crate::faults::Storm;
+use crate::faults::Faults;
 use crate::http::is_local;
 use crate::images;
 use crate::ledger::Ledger;
-use crate::machine::{Machine, World};
+use crate::machine::{LocalSetup, Machine};
 use crate::project::{Project, ProjectsError};
 
 /// The local world could not start.
@@ -148,19 +148,19 @@ impl Local {
         };
 
         let aws = Aws::new(&options.aws);
-        let storm = Arc::new(Storm::new(aws.clone()));
-        storm.codebuild_is_at(address);
-        let (bus, queue) = Bus::new(aws.clone(), Some(state.join("events.jsonl")), Arc::clone(&storm));
+        let faults = Arc::new(Faults::new(aws.clone()));
+        faults.codebuild_is_at(address);
+        let (bus, queue) = Bus::new(aws.clone(), Some(state.join("events.jsonl")), Arc::clone(&faults));
         let bus = Arc::new(bus);
         let ledger = Arc::new(Ledger::new(projects, state.join("logs")));
-        let world = World {
+        let setup = LocalSetup {
             state,
             aws: aws.endpoint().to_owned(),
             registry: options.registry,
             base_image: options.base_image,
         };
         let machine =
-            |builder| Arc::new(Machine::new(Arc::clone(&ledger), Arc::clone(&bus), builder, world.clone()));
+            |builder| Arc::new(Machine::new(Arc::clone(&ledger), Arc::clone(&bus), builder, setup.clone()));
         let machines: Vec<Arc<Machine>> = builders.into_iter().map(machine).collect();
 
         let api = Api {
@@ -174,7 +174,7 @@ impl Local {
             ledger,
             bus: Arc::clone(&bus),
             machines: machines.clone(),
-            storm: Arc::clone(&storm),
+            faults: Arc::clone(&faults),
             looks: Arc::clone(&looks),
         };
         let router =
@@ -190,7 +190,7 @@ impl Local {
             tokio::spawn(images::watch(aws, bus, looks)),
         ];
         if let Some((listener, address)) = proxy {
-            let service = storm.router(address).into_make_service_with_connect_info::<SocketAddr>();
+            let service = faults.router(address).into_make_service_with_connect_info::<SocketAddr>();
             tasks.push(tokio::spawn(async move {
                 if let Err(error) = axum::serve(listener, service).await {
                     tracing::error!(%error, "the proxy ended");

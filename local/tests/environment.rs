@@ -31,14 +31,14 @@ phases:
       - echo \"succeeding=$CODEBUILD_BUILD_SUCCEEDING\"
 ";
 
-struct Story {
+struct Scenario {
     dir: Dir,
     fake: Fake,
     local: Local,
     http: Http,
 }
 
-impl Story {
+impl Scenario {
     async fn begin() -> Self {
         let dir = Dir::new();
         let repository = dir.0.join("app");
@@ -125,17 +125,17 @@ impl Story {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_push_is_built_cold_and_the_next_warm() {
-    let story = Story::begin().await;
-    let first = story.start("x1", "x1").await;
-    let second = story.start("x1", "x2").await;
-    let build = story.over(&first).await;
+    let scenario = Scenario::begin().await;
+    let first = scenario.start("x1", "x1").await;
+    let second = scenario.start("x1", "x2").await;
+    let build = scenario.over(&first).await;
     assert_eq!(build["buildStatus"], "SUCCEEDED");
     assert_eq!(build["resolvedSourceVersion"].as_str().unwrap().len(), 40);
     assert_eq!(build["exportedEnvironmentVariables"][0]["value"], build["resolvedSourceVersion"]);
     assert_eq!(build["phases"].as_array().unwrap().last().unwrap()["phaseType"], "COMPLETED");
-    story.over(&second).await;
+    scenario.over(&second).await;
 
-    let builds = story.builds().await;
+    let builds = scenario.builds().await;
     assert_eq!([&builds[0]["id"], &builds[1]["id"]], [&json!(first), &json!(second)]);
     assert_eq!([&builds[0]["steps"], &builds[0]["reused"]], [10, 0]);
     assert_eq!([&builds[1]["steps"], &builds[1]["reused"]], [10, 10]);
@@ -150,94 +150,94 @@ async fn a_push_is_built_cold_and_the_next_warm() {
     assert!(!log.contains("@stoker-local"), "{log}");
 
     // Both pushes of a cache are events too, but the rule is for builds only.
-    let events = story
+    let events = scenario
         .eventually("the events", async || {
-            let events = story.ask(Method::GET, "/control/events", "", &json!({})).await;
+            let events = scenario.ask(Method::GET, "/control/events", "", &json!({})).await;
             (events.as_array().unwrap().len() == 6).then_some(events)
         })
         .await;
-    let journal = std::fs::read_to_string(story.dir.0.join("state/events.jsonl")).unwrap();
+    let journal = std::fs::read_to_string(scenario.dir.0.join("state/events.jsonl")).unwrap();
     assert_eq!(journal.lines().count(), 6);
     let told = |kind: &str| events.as_array().unwrap().iter().filter(|e| e["detail-type"] == kind).count();
     assert_eq!((told("CodeBuild Build State Change"), told("ECR Image Action")), (4, 2));
-    let messages = || story.fake.store.lock().unwrap().messages.clone();
-    story.eventually("the deliveries", async || (messages().len() == 4).then_some(())).await;
+    let messages = || scenario.fake.store.lock().unwrap().messages.clone();
+    scenario.eventually("the deliveries", async || (messages().len() == 4).then_some(())).await;
     let statuses = |messages: &[Value]| -> Vec<Value> {
         messages.iter().map(|m| m["detail"]["build-status"].clone()).collect()
     };
     let order = ["IN_PROGRESS", "IN_PROGRESS", "SUCCEEDED", "SUCCEEDED"];
     assert_eq!(statuses(&messages()), order);
 
-    let replayed = story.ask(Method::POST, "/control/replay", "", &json!({"order": "reverse"})).await;
+    let replayed = scenario.ask(Method::POST, "/control/replay", "", &json!({"order": "reverse"})).await;
     assert_eq!(replayed, json!({"replayed": 6}));
-    story.eventually("the replay", async || (messages().len() == 8).then_some(())).await;
+    scenario.eventually("the replay", async || (messages().len() == 8).then_some(())).await;
     assert_eq!(messages()[4], messages()[3]);
-    story.local.stop().await;
+    scenario.local.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failed_build_tells_why_and_post_build_still_ran() {
-    let story = Story::begin().await;
+    let scenario = Scenario::begin().await;
     let ask = json!({
         "projectName": "app",
         "buildspecOverride":
             "version: 0.2\nphases:\n  build:\n    commands: [exit 3]\n  post_build:\n    commands: [echo after]\n",
     });
-    let id = story.call("StartBuild", ask).await["build"]["id"].as_str().unwrap().to_owned();
-    let build = story.over(&id).await;
+    let id = scenario.call("StartBuild", ask).await["build"]["id"].as_str().unwrap().to_owned();
+    let build = scenario.over(&id).await;
     assert_eq!(build["buildStatus"], "FAILED");
     let phases = build["phases"].as_array().unwrap();
     let phase = phases.iter().find(|p| p["phaseType"] == "BUILD").unwrap();
     assert_eq!(phase["phaseStatus"], "FAILED");
     assert!(phase["contexts"][0]["message"].as_str().unwrap().contains("exit status 3"));
-    let log = story.builds().await[0]["log"].as_str().unwrap().to_owned();
+    let log = scenario.builds().await[0]["log"].as_str().unwrap().to_owned();
     assert!(std::fs::read_to_string(log).unwrap().contains("\nafter\n"));
 
     let ask = json!({"projectName": "app", "sourceVersion": "no-such-branch"});
-    let id = story.call("StartBuild", ask).await["build"]["id"].as_str().unwrap().to_owned();
-    assert_eq!(story.over(&id).await["buildStatus"], "FAILED");
-    story.local.stop().await;
+    let id = scenario.call("StartBuild", ask).await["build"]["id"].as_str().unwrap().to_owned();
+    assert_eq!(scenario.over(&id).await["buildStatus"], "FAILED");
+    scenario.local.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_build_whose_container_did_not_start_is_made_once_more() {
-    let story = Story::begin().await;
+    let scenario = Scenario::begin().await;
     for (tries, status) in [(1, "SUCCEEDED"), (2, "FAILED")] {
-        let mark = story.dir.0.join(format!("tried-{tries}"));
+        let mark = scenario.dir.0.join(format!("tried-{tries}"));
         let spec = format!(
             "version: 0.2\nphases:\n  build:\n    commands:\n      - echo x >> {mark}\n      \
              - \"test $(wc -l < {mark}) -gt {tries} || (echo '{STILLBORN}'; exit 1)\"\n",
             mark = mark.display()
         );
         let ask = json!({ "projectName": "app", "buildspecOverride": spec });
-        let id = story.call("StartBuild", ask).await["build"]["id"].as_str().unwrap().to_owned();
-        let build = story.over(&id).await;
+        let id = scenario.call("StartBuild", ask).await["build"]["id"].as_str().unwrap().to_owned();
+        let build = scenario.over(&id).await;
         assert_eq!(build["buildStatus"], status, "{build:#}");
         let phases = build["phases"].as_array().unwrap();
         assert_eq!(phases.iter().filter(|phase| phase["phaseType"] == "BUILD").count(), 1);
         assert_eq!(std::fs::read_to_string(mark).unwrap(), "x\nx\n");
     }
-    story.local.stop().await;
+    scenario.local.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn builds_are_stopped_and_time_is_limited_by_whoever_asks() {
-    let story = Story::begin().await;
-    let marker = story.dir.0.join("runs");
+    let scenario = Scenario::begin().await;
+    let marker = scenario.dir.0.join("runs");
     let spec = format!(
         "version: 0.2\nphases:\n  build:\n    commands: ['sleep 60 & echo $! > {}; wait']\n",
         marker.display()
     );
     let ask = json!({"projectName": "app", "buildspecOverride": spec});
-    let running = story.call("StartBuild", ask.clone()).await["build"]["id"].as_str().unwrap().to_owned();
-    let queued = story.call("StartBuild", ask).await["build"]["id"].as_str().unwrap().to_owned();
-    story
+    let running = scenario.call("StartBuild", ask.clone()).await["build"]["id"].as_str().unwrap().to_owned();
+    let queued = scenario.call("StartBuild", ask).await["build"]["id"].as_str().unwrap().to_owned();
+    scenario
         .eventually("the build phase", async || {
-            let build = story.call("BatchGetBuilds", json!({"ids": [running]})).await;
+            let build = scenario.call("BatchGetBuilds", json!({"ids": [running]})).await;
             (build["builds"][0]["currentPhase"] == "BUILD").then_some(())
         })
         .await;
-    let process = story
+    let process = scenario
         .eventually("the command", async || {
             let id = std::fs::read_to_string(&marker).unwrap_or_default();
             id.ends_with('\n').then(|| id.trim().to_owned())
@@ -248,32 +248,32 @@ async fn builds_are_stopped_and_time_is_limited_by_whoever_asks() {
         !stat.is_empty() && !stat.contains(") Z ")
     };
     assert!(is_there() || !std::path::Path::new("/proc/self").exists());
-    story.call("StopBuild", json!({"id": queued})).await;
-    story.call("StopBuild", json!({"id": running})).await;
+    scenario.call("StopBuild", json!({"id": queued})).await;
+    scenario.call("StopBuild", json!({"id": running})).await;
     for id in [&queued, &running] {
-        assert_eq!(story.over(id).await["buildStatus"], "STOPPED");
+        assert_eq!(scenario.over(id).await["buildStatus"], "STOPPED");
     }
     assert!(!is_there(), "what the build ran has ended with it");
     let stopped = || {
-        let messages = story.fake.store.lock().unwrap().messages.clone();
+        let messages = scenario.fake.store.lock().unwrap().messages.clone();
         let stopped = messages.into_iter().filter(|event| event["detail"]["build-status"] == "STOPPED");
         stopped.map(|event| event["detail"]["build-id"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
     };
-    story.eventually("both events", async || (stopped().len() == 2).then_some(())).await;
+    scenario.eventually("both events", async || (stopped().len() == 2).then_some(())).await;
     assert!([&queued, &running].into_iter().all(|id| stopped().iter().any(|arn| arn.ends_with(id.as_str()))));
 
     // One that has ended stays as it is.
-    let again = story.call("StopBuild", json!({"id": running})).await;
+    let again = scenario.call("StopBuild", json!({"id": running})).await;
     assert_eq!(again["build"]["buildStatus"], "STOPPED");
-    story.local.stop().await;
+    scenario.local.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pinned_commit_is_built_wherever_its_reference_is() {
-    let story = Story::begin().await;
-    let repository = story.dir.0.join("app");
+    let scenario = Scenario::begin().await;
+    let repository = scenario.dir.0.join("app");
     let commit = |text: &str| {
-        story.dir.write("app/fork.txt", text);
+        scenario.dir.write("app/fork.txt", text);
         git(&repository, &["add", "-A"]);
         git(&repository, &["commit", "-q", "-m", text]);
         git(&repository, &["rev-parse", "HEAD"])
@@ -291,8 +291,8 @@ async fn a_pinned_commit_is_built_wherever_its_reference_is() {
     let build = async |reference: &str, commit: &str| {
         let version = format!("{reference}^{{{commit}}}");
         let ask = json!({"projectName": "remote", "sourceVersion": version, "buildspecOverride": spec});
-        let id = story.call("StartBuild", ask).await["build"]["id"].as_str().unwrap().to_owned();
-        story.over(&id).await
+        let id = scenario.call("StartBuild", ask).await["build"]["id"].as_str().unwrap().to_owned();
+        scenario.over(&id).await
     };
     for (reference, commit) in [
         ("refs/pull/7/head", &approved),
@@ -304,12 +304,12 @@ async fn a_pinned_commit_is_built_wherever_its_reference_is() {
         assert_eq!(build["resolvedSourceVersion"], **commit, "{reference}");
     }
     assert_eq!(build("refs/pull/7/head", &"1".repeat(40)).await["buildStatus"], "FAILED");
-    story.local.stop().await;
+    scenario.local.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_build_of_many_targets_is_told_them_all() {
-    let story = Story::begin().await;
+async fn a_build_of_many_targets_is_reported_them_all() {
+    let scenario = Scenario::begin().await;
     let value = |index: usize| format!("{index:03}{}", "x".repeat(500));
     let variables: Vec<Value> = (0..600)
         .map(|index| json!({"name": format!("STOKER_CACHE_FLAGS_{index}"), "value": value(index), "type": "PLAINTEXT"}))
@@ -318,24 +318,24 @@ async fn a_build_of_many_targets_is_told_them_all() {
     let ask = json!({
         "projectName": "app", "buildspecOverride": spec, "environmentVariablesOverride": variables,
     });
-    let id = story.call("StartBuild", ask).await["build"]["id"].as_str().unwrap().to_owned();
-    let build = story.over(&id).await;
+    let id = scenario.call("StartBuild", ask).await["build"]["id"].as_str().unwrap().to_owned();
+    let build = scenario.over(&id).await;
     assert_eq!(build["buildStatus"], "SUCCEEDED");
     let environment = build["environment"]["environmentVariables"].as_array().unwrap();
     assert!(variables.iter().all(|variable| environment.contains(variable)));
-    let log = story.builds().await[0]["log"].as_str().unwrap().to_owned();
+    let log = scenario.builds().await[0]["log"].as_str().unwrap().to_owned();
     assert!(std::fs::read_to_string(log).unwrap().contains("told 600"));
-    story.local.stop().await;
+    scenario.local.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_delivery_that_fails_is_tried_again() {
-    let story = Story::begin().await;
-    story.fake.store.lock().unwrap().refuse = 2;
+    let scenario = Scenario::begin().await;
+    scenario.fake.store.lock().unwrap().refuse = 2;
     let spec = "version: 0.2\nphases:\n  build:\n    commands: [true]\n";
     let ask = json!({"projectName": "app", "buildspecOverride": spec});
-    story.call("StartBuild", ask).await;
-    let messages = || story.fake.store.lock().unwrap().messages.len();
-    story.eventually("both deliveries", async || (messages() == 2).then_some(())).await;
-    story.local.stop().await;
+    scenario.call("StartBuild", ask).await;
+    let messages = || scenario.fake.store.lock().unwrap().messages.len();
+    scenario.eventually("both deliveries", async || (messages() == 2).then_some(())).await;
+    scenario.local.stop().await;
 }

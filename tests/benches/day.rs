@@ -1,6 +1,6 @@
 //! One day of ten thousand projects, a million pushes and a hundred thousand merges, and the night after it.
 //!
-//! `cargo bench -p stories --bench day` lives it with the real handlers on a model of an account (`tests/src/day`), and
+//! `cargo bench -p scenarios --bench day` lives it with the real handlers on a model of an account (`tests/src/day`), and
 //! fails when something is out of bounds. `-- --starts-at-once 5` lets that many invocations of `start-build` run.
 #![expect(clippy::print_stderr, clippy::unwrap_used, reason = "a measurement")]
 

@@ -1,6 +1,6 @@
 //! What promotions cost: the requests of one, of ten at once, and a queue full of them at the pace of ECR.
 //!
-//! `cargo bench -p stories --bench promotion` counts calls on the account in memory, so that its figures are the same on
+//! `cargo bench -p scenarios --bench promotion` counts calls on the account in memory, so that its figures are the same on
 //! any machine, and fails when one is out of bounds.
 #![expect(clippy::print_stdout, clippy::unwrap_used, clippy::panic, reason = "a measurement")]
 
@@ -10,12 +10,12 @@ use std::process::ExitCode;
 use buildkit_cache::{CONFIG_MEDIA_TYPE, Cache, Kind, MANIFEST_MEDIA_TYPE, classify};
 use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
-use scenarios::environment::{ISOLATED, Source, World, exported};
+use scenarios::environment::{ISOLATED, Source, TestEnvironment, exported};
 use serde_json::json;
 use stoker_core::names::{Commit, Digest, Line, ProjectName, Scope, Tag};
 use stoker_core::policy::Policy;
 use stoker_core::ports::BuildStatus;
-use stoker_core::promote::{Hint, Outcome, promote};
+use stoker_core::promote::{Outcome, PromotionTrigger, promote};
 use stoker_core::provenance::{Built, Provenance};
 
 /// Size of a large export's config: a line may have 900 KiB, of which Stoker's notes of use and the record that joins the leaves need some.
@@ -26,7 +26,7 @@ const MAX_REQUESTS: usize = 10;
 
 const MERGES: u32 = 1000;
 const LINES: u32 = 100;
-/// How many messages the queue hands out at once: `BatchSize` in `template.yaml`.
+/// How many messages the queue gives at once: `BatchSize` in `template.yaml`.
 const BATCH: usize = 10;
 /// ECR's quota of `PutImage` in a second.
 const PUTS_PER_SECOND: usize = 10;
@@ -79,9 +79,9 @@ fn small(version: u32, now: Timestamp) -> Export {
 }
 
 /// The calls since the last time that somebody asked.
-fn calls(world: &World) -> Calls {
+fn calls(env: &TestEnvironment) -> Calls {
     let mut calls = Calls::new();
-    world.account.calls.take().into_iter().for_each(|call| *calls.entry(call).or_default() += 1);
+    env.account.calls.take().into_iter().for_each(|call| *calls.entry(call).or_default() += 1);
     calls
 }
 
@@ -90,71 +90,71 @@ fn requests(calls: &Calls) -> usize {
     calls.iter().filter(|(name, _)| !name.starts_with("codebuild:")).map(|(_, times)| times).sum()
 }
 
-fn world() -> World {
-    let mut world = World::with_policy(ISOLATED);
+fn env() -> TestEnvironment {
+    let mut env = TestEnvironment::with_policy(ISOLATED);
     // A build's end is promoted by `build` below.
-    world.loses_aws_events = true;
-    world
+    env.loses_aws_events = true;
+    env
 }
 
 /// A push to a branch whose build ends with this export, and what its promotion calls.
-async fn build(world: &mut World, branch: &str, export: Export) -> (Commit, Calls) {
-    let commit = world.commit([0; 4]);
-    world.push(branch, &[&commit]).await;
-    world.settle().await;
-    let build = world.running().pop().unwrap();
-    let tag = build.handed.clone().unwrap().exports.remove(0);
-    world.push_cache(&tag, export.0, export.1);
-    world.wait(SignedDuration::from_mins(10));
-    world.end(&build.id, BuildStatus::Succeeded, &commit);
-    calls(world);
-    let policy = Policy::parse("the stories' policy", ISOLATED).unwrap();
-    let hint = Hint::Built { build: build.id };
-    let hints = [hint];
-    let promoted = promote(&world.account, &policy, &hints, world.account.now());
-    let answer = world.account.invoke("promote-cache", None, promoted).await.unwrap().remove(0).unwrap();
+async fn build(env: &mut TestEnvironment, branch: &str, export: Export) -> (Commit, Calls) {
+    let commit = env.commit([0; 4]);
+    env.push(branch, &[&commit]).await;
+    env.settle().await;
+    let build = env.running().pop().unwrap();
+    let tag = build.inputs.clone().unwrap().exports.remove(0);
+    env.push_cache(&tag, export.0, export.1);
+    env.wait(SignedDuration::from_mins(10));
+    env.end(&build.id, BuildStatus::Succeeded, &commit);
+    calls(env);
+    let policy = Policy::parse("the scenarios' policy", ISOLATED).unwrap();
+    let trigger = PromotionTrigger::Built { build: build.id };
+    let triggers = [trigger];
+    let promoted = promote(&env.account, &policy, &triggers, env.account.now());
+    let answer = env.account.invoke("promote-cache", None, promoted).await.unwrap().remove(0).unwrap();
     assert!(matches!(answer[..], [Outcome::Moved { .. }]), "{answer:?}");
-    (commit, calls(world))
+    (commit, calls(env))
 }
 
 /// A branch's second build, with one layer more than its first, and its merge into main: what each calls, beside so many
 /// other lines. And how many layers of the first build its line has let go.
 async fn one(others: u32) -> ([Calls; 2], usize) {
-    let mut world = world();
+    let mut env = env();
     for other in 0..others {
-        let (manifest, blobs) = small(other + 1, world.account.now());
+        let (manifest, blobs) = small(other + 1, env.account.now());
         let tag = format!("app.branch.other-{other}");
-        world.account.push(&world.repository(), &tag, MANIFEST_MEDIA_TYPE, manifest, blobs);
+        env.account.push(&env.repository(), &tag, MANIFEST_MEDIA_TYPE, manifest, blobs);
     }
     let steps = SIZE * 2000 / large(2000).1[2000].len();
     for branch in ["main", "feature"] {
-        build(&mut world, branch, large(steps)).await;
+        build(&mut env, branch, large(steps)).await;
     }
-    let gone = steps - world.line("branch/feature").unwrap().1.blobs().len();
-    let (commit, built) = build(&mut world, "feature", large(steps + 1)).await;
-    let merge = world.commit([0; 4]);
-    world.pull_request("merged", "feature", &commit, Some(&merge)).await;
-    calls(&world);
-    world.settle_promotions().await;
-    ([built, calls(&world)], gone)
+    let gone = steps - env.line("branch/feature").unwrap().1.blobs().len();
+    let (commit, built) = build(&mut env, "feature", large(steps + 1)).await;
+    let merge = env.commit([0; 4]);
+    env.pull_request("merged", "feature", &commit, Some(&merge)).await;
+    calls(&env);
+    env.settle_promotions().await;
+    ([built, calls(&env)], gone)
 }
 
 /// Ten merges into main that wait in the queue at the same time.
 async fn ten() -> Calls {
-    let mut world = world();
-    let now = world.account.now();
-    build(&mut world, "main", small(0, now)).await;
+    let mut env = env();
+    let now = env.account.now();
+    build(&mut env, "main", small(0, now)).await;
     let mut commits = Vec::new();
     for version in 1..=10 {
         let branch = format!("feature-{version}");
-        commits.push((build(&mut world, &branch, small(version, now)).await.0, branch));
+        commits.push((build(&mut env, &branch, small(version, now)).await.0, branch));
     }
     for (commit, branch) in &commits {
-        world.pull_request("merged", branch, commit, None).await;
+        env.pull_request("merged", branch, commit, None).await;
     }
-    calls(&world);
-    world.settle_promotions().await;
-    calls(&world)
+    calls(&env);
+    env.settle_promotions().await;
+    calls(&env)
 }
 
 /// What became of a full queue; times are in milliseconds.
@@ -171,30 +171,31 @@ struct Emptied {
 
 /// Many merges into many lines, all at once, in the order of this key.
 async fn many<K: Ord>(order: impl Fn(u32) -> K) -> Emptied {
-    let mut world = world();
-    let (start, repository) = (world.account.now(), world.repository());
+    let mut env = env();
+    let (start, repository) = (env.account.now(), env.repository());
     let project = ProjectName::new("app").unwrap();
     let scope = Scope::of(&project);
-    let push = |world: &World, tag: &Tag, line: &Line, commit: &Commit, (bytes, blobs): Export| -> Cache {
-        let built = Built { at: start, commit: commit.clone(), build: format!("app:{commit}") };
-        let provenance =
-            Provenance { built: Some(built), project: Some(project.clone()), ..Provenance::default() };
-        let Kind::Cache(manifest) = classify(&bytes) else { panic!("no cache") };
-        let cache = Cache::parse(&manifest, &blobs[0]).unwrap();
-        let annotated = Bytes::from(manifest.annotated(provenance.annotations(line)));
-        world.account.push(&repository, tag.as_str(), MANIFEST_MEDIA_TYPE, annotated, blobs);
-        cache
-    };
+    let push =
+        |env: &TestEnvironment, tag: &Tag, line: &Line, commit: &Commit, (bytes, blobs): Export| -> Cache {
+            let built = Built { at: start, commit: commit.clone(), build: format!("app:{commit}") };
+            let provenance =
+                Provenance { built: Some(built), project: Some(project.clone()), ..Provenance::default() };
+            let Kind::Cache(manifest) = classify(&bytes) else { panic!("no cache") };
+            let cache = Cache::parse(&manifest, &blobs[0]).unwrap();
+            let annotated = Bytes::from(manifest.annotated(provenance.annotations(line)));
+            env.account.push(&repository, tag.as_str(), MANIFEST_MEDIA_TYPE, annotated, blobs);
+            cache
+        };
     let release = |number: u32| Line::parse(&format!("branch/release-{number}")).unwrap();
-    let base = world.commit([0; 4]);
+    let base = env.commit([0; 4]);
     for line in (0..LINES).map(release) {
-        push(&world, &Tag::line(&scope, &line), &line, &base, small(0, start));
+        push(&env, &Tag::line(&scope, &line), &line, &base, small(0, start));
     }
     let mut merges = Vec::new();
     for merge in 0..MERGES {
-        let commit = world.commit([0; 4]);
+        let commit = env.commit([0; 4]);
         let line = Line::parse(&format!("branch/work-{merge}")).unwrap();
-        let cache = push(&world, &Tag::commit(&scope, &commit), &line, &commit, small(merge + 1, start));
+        let cache = push(&env, &Tag::commit(&scope, &commit), &line, &commit, small(merge + 1, start));
         merges.push((merge, commit, cache));
     }
     merges.sort_by_cached_key(|(merge, ..)| order(*merge));
@@ -202,16 +203,14 @@ async fn many<K: Ord>(order: impl Fn(u32) -> K) -> Emptied {
     let (mut puts, mut waits, mut batches) = (Vec::<u64>::new(), Vec::new(), Vec::new());
     let mut now = 0;
     for batch in merges.chunks(BATCH) {
-        world.account.set_now(start + SignedDuration::from_millis(i64::try_from(now).unwrap()));
+        env.account.set_now(start + SignedDuration::from_millis(i64::try_from(now).unwrap()));
         for (merge, commit, _) in batch {
             let base = format!("release-{}", merge % LINES);
-            world
-                .pull_request_to(&base, "example/app", "merged", &format!("work-{merge}"), commit, None)
-                .await;
+            env.pull_request_to(&base, "example/app", "merged", &format!("work-{merge}"), commit, None).await;
         }
-        calls(&world);
-        world.settle_promotions().await;
-        let asked = calls(&world).get("registry:PutManifest").copied().unwrap_or_default();
+        calls(&env);
+        env.settle_promotions().await;
+        let asked = calls(&env).get("registry:PutManifest").copied().unwrap_or_default();
         // Lines move at the same time: of each the history first, and the line after that.
         for put in 0..asked {
             let wanted = if put < asked / 2 { now } else { puts[puts.len() - asked / 2] };
@@ -224,7 +223,7 @@ async fn many<K: Ord>(order: impl Fn(u32) -> K) -> Emptied {
         batches.push(now);
     }
     let is_whole = |line: &u32| {
-        let (_, held) = world.line(&release(*line).to_string()).unwrap();
+        let (_, held) = env.line(&release(*line).to_string()).unwrap();
         merges.iter().filter(|(merge, ..)| merge % LINES == *line).all(|(.., cache)| held.contains(cache))
     };
     let whole = (0..LINES).filter(is_whole).count();

@@ -1,7 +1,7 @@
 //! What one pusher can do to the others: nine projects merge as on any day, and the builds of a tenth export the worst caches that are
 //! valid, from a hundred branches at once, at the busiest hour.
 //!
-//! `cargo bench -p stories --bench pusher` lets the real handler of `promote-cache` empty the FIFO queue by a clock of its own, and fails
+//! `cargo bench -p scenarios --bench pusher` lets the real handler of `promote-cache` empty the FIFO queue by a clock of its own, and fails
 //! when anybody else's promotion takes too long. Time is what AWS's calls take, at ECR's quotas, and the processor time that the handler
 //! needs here, times what a whole processor is to the function's share of one: 1769 MB to its `MemorySize`.
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a measurement")]
@@ -22,10 +22,10 @@ use promote_cache::{Instance as Function, handle};
 use scenarios::account::Account;
 use scenarios::environment::{Source, exported};
 use scenarios::iam;
-use scenarios::rng::Dice;
+use scenarios::rng::Rng;
 use scenarios::worst::{KINDS, layers, manifest_of, worst};
 use serde_json::{Value, json};
-use stoker_core::build_inputs::Handed;
+use stoker_core::build_inputs::GivenInputs;
 use stoker_core::names::{Commit, Line, ProjectName};
 use stoker_core::policy::Policy;
 use stoker_core::ports::{Build, BuildStatus};
@@ -85,9 +85,9 @@ async fn on_its_share<F: Future>(future: F) -> F::Output {
                 }
                 busy = None;
             }
-            let begun = processor_time();
+            let started = processor_time();
             let polled = future.as_mut().poll(context);
-            owed += processor_time().saturating_sub(begun) * PROCESSOR / MEMORY;
+            owed += processor_time().saturating_sub(started) * PROCESSOR / MEMORY;
             if let Poll::Ready(output) = polled {
                 return Poll::Ready(output);
             }
@@ -111,7 +111,7 @@ struct Message {
 }
 
 /// What is to come: builds end with an export, or something is merged.
-struct World {
+struct TestEnvironment {
     account: Account,
     policy: Policy,
     start: Timestamp,
@@ -119,7 +119,7 @@ struct World {
     next: u32,
 }
 
-impl World {
+impl TestEnvironment {
     fn time(&self, at: u64) -> Timestamp {
         self.start + SignedDuration::from_millis(i64::try_from(at).unwrap())
     }
@@ -146,10 +146,10 @@ impl World {
         let tag = format!("{project}.export.{}", self.next);
         self.account.push(&repository, &tag, MANIFEST_MEDIA_TYPE, manifest, blobs);
         let id = format!("{project}:{}", self.next);
-        let handed = Handed {
+        let inputs = GivenInputs {
             commit: Some(commit.clone()),
             exports: vec![tag.clone()],
-            ..Handed::of_line(Line::parse(line).unwrap())
+            ..GivenInputs::of_line(Line::parse(line).unwrap())
         };
         self.account.builds.borrow_mut().push(Build {
             id: id.clone(),
@@ -159,7 +159,7 @@ impl World {
             ended_at: Some(self.time(at)),
             source_version: Some(commit.to_string()),
             resolved_commit: Some(commit.to_string()),
-            handed: Some(handed),
+            inputs: Some(inputs),
             claims: false,
         });
         let pushed = json!({ "result": "SUCCESS", "repository-name": repository, "image-tag": tag, "action-type": "PUSH" });
@@ -171,7 +171,7 @@ impl World {
     }
 }
 
-impl World {
+impl TestEnvironment {
     /// The head of a branch was merged into main.
     fn merge(&mut self, at: u64, project: &str, branch: &str, head: &Commit) {
         let merged = json!({ "repository": format!("github.com/example/{project}"), "number": 1, "branch": branch,
@@ -188,20 +188,20 @@ impl World {
         account.latency.set(LATENCY);
         account.yields.set(true);
         account.per_second.borrow_mut().extend(PER_SECOND);
-        let mut world = Self { account, policy, start, messages: Vec::new(), next: 0 };
-        let mut dice = Dice(1);
+        let mut env = Self { account, policy, start, messages: Vec::new(), next: 0 };
+        let mut rng = Rng(1);
         for number in 0..OTHERS {
             let project = other(number);
             let export = |version: u32| exported(&Source { versions: [number, version, 1, 1] }, |_| start);
-            world.build(1000, &project, "main", export(0));
+            env.build(1000, &project, "main", export(0));
             for build in 1..=BUILDS {
-                let (at, branch) = (10_000 + dice.below(HOUR), format!("work-{build}"));
-                let head = world.build(at, &project, &format!("branch/{branch}"), export(build));
-                world.merge(at + dice.below(300_000), &project, &branch, &head);
+                let (at, branch) = (10_000 + rng.below(HOUR), format!("work-{build}"));
+                let head = env.build(at, &project, &format!("branch/{branch}"), export(build));
+                env.merge(at + rng.below(300_000), &project, &branch, &head);
             }
             // Somebody merges in the very moment.
-            let head = world.build(EVIL_AT - 60_000, &project, "branch/now", export(BUILDS + 1));
-            world.merge(EVIL_AT + 10, &project, "now", &head);
+            let head = env.build(EVIL_AT - 60_000, &project, "branch/now", export(BUILDS + 1));
+            env.merge(EVIL_AT + 10, &project, "now", &head);
         }
         for branch in (0..EVIL_BRANCHES).filter(|_| evil) {
             let line = format!("branch/evil-{branch}");
@@ -213,10 +213,10 @@ impl World {
                 }
                 None => layers(branch),
             };
-            world.build(EVIL_AT + branch as u64 % 7, "evil", &line, export);
+            env.build(EVIL_AT + branch as u64 % 7, "evil", &line, export);
         }
-        world.messages.sort_by_key(|message| message.at);
-        world
+        env.messages.sort_by_key(|message| message.at);
+        env
     }
 }
 
@@ -230,13 +230,13 @@ struct Waits {
 }
 
 /// Empties the queue: one batch at a time, as all messages are of one group, and none while one that failed is in flight.
-async fn empty(world: &mut World) -> BTreeMap<bool, Waits> {
-    let begun = Instant::now();
+async fn empty(env: &mut TestEnvironment) -> BTreeMap<bool, Waits> {
+    let started = Instant::now();
     let mut waits: BTreeMap<bool, Waits> = BTreeMap::new();
-    let mut waiting: Vec<Message> = std::mem::take(&mut world.messages);
+    let mut waiting: Vec<Message> = std::mem::take(&mut env.messages);
     waiting.reverse();
     let instance = Function::default();
-    let sent = |message: &Message| begun + Duration::from_millis(message.at);
+    let sent = |message: &Message| started + Duration::from_millis(message.at);
     while let Some(first) = waiting.last() {
         tokio::time::sleep_until(sent(first)).await;
         let received = Instant::now();
@@ -244,16 +244,16 @@ async fn empty(world: &mut World) -> BTreeMap<bool, Waits> {
             waiting.len() - waiting.iter().rev().take(BATCH).take_while(|one| sent(one) <= received).count();
         let mut batch = waiting.split_off(from);
         batch.reverse();
-        let event = sqs(&batch, world.start);
-        let now = world.start + SignedDuration::try_from(received - begun).unwrap();
-        world.account.set_now(now);
-        let handled = handle(&event, &world.policy, &world.account, &instance, now);
-        let handled = world.account.invoke("promote-cache", Some("PromotionQueue"), handled);
+        let event = sqs(&batch, env.start);
+        let now = env.start + SignedDuration::try_from(received - started).unwrap();
+        env.account.set_now(now);
+        let handled = handle(&event, &env.policy, &env.account, &instance, now);
+        let handled = env.account.invoke("promote-cache", Some("PromotionQueue"), handled);
         let response = on_its_share(handled).await.unwrap();
         let ended = Instant::now();
         if std::env::var_os("STOKER_BENCH_BATCHES").is_some() {
             let evil = batch.iter().filter(|message| message.project == "evil").count();
-            println!("{:?} {evil} of {}: {:?}", received - begun, batch.len(), ended - received);
+            println!("{:?} {evil} of {}: {:?}", received - started, batch.len(), ended - received);
         }
         let mut again = Vec::new();
         for mut message in batch {
@@ -304,10 +304,10 @@ fn sqs(batch: &[Message], start: Timestamp) -> SqsEvent {
 async fn main() -> ExitCode {
     let mut within = true;
     for (what, evil) in [("without the pusher", false), ("with the pusher", true)] {
-        let begun = processor_time();
-        let mut world = World::new(evil);
-        let waits = empty(&mut world).await;
-        println!("{what} ({:.1} s of a processor):", processor_time().saturating_sub(begun).as_secs_f32());
+        let started = processor_time();
+        let mut env = TestEnvironment::new(evil);
+        let waits = empty(&mut env).await;
+        println!("{what} ({:.1} s of a processor):", processor_time().saturating_sub(started).as_secs_f32());
         for (is_evil, waits) in &waits {
             let Waits { longest, all, messages, given_up } = waits;
             let (longest, mean) = (longest.as_secs_f32(), (*all / *messages).as_secs_f32());

@@ -1,4 +1,4 @@
-//! Draws questions to IAM by chance, and answers them as the stories' evaluator does: which role may do what,
+//! Draws questions to IAM by chance, and answers them as the scenarios' evaluator does: which role may do what,
 //! on which resource. `cargo xtask test` asks the local AWS the same.
 //!
 //! Takes a place on its input: `template` (the built one's path), `stack`, `account`, `region`, `parameters`,
@@ -14,7 +14,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use scenarios::iam::{self, Deployed, Grant, Place};
-use scenarios::rng::Dice;
+use scenarios::rng::Rng;
 use serde_json::{Value, json};
 
 fn main() {
@@ -37,18 +37,18 @@ fn main() {
     let actions: BTreeSet<&str> = all.iter().map(|grant| grant.action.as_str()).collect();
     let actions: Vec<&str> = actions.into_iter().collect();
     let roles: Vec<(&String, &Vec<Grant>)> = deployed.roles.iter().collect();
-    let mut dice = Dice(asked["seed"].as_u64().unwrap());
+    let mut rng = Rng(asked["seed"].as_u64().unwrap());
     let mut one = || {
-        let (role, grants) = roles[dice.index(roles.len())];
+        let (role, grants) = roles[rng.index(roles.len())];
         // Half of what is asked is near what the role may do, or nobody would ever be allowed anything.
         let near =
-            if dice.below(2) == 0 { &grants[dice.index(grants.len())] } else { all[dice.index(all.len())] };
-        let action = match dice.below(4) {
-            0 => actions[dice.index(actions.len())].to_owned(),
+            if rng.below(2) == 0 { &grants[rng.index(grants.len())] } else { all[rng.index(all.len())] };
+        let action = match rng.below(4) {
+            0 => actions[rng.index(actions.len())].to_owned(),
             1 => near.action.to_lowercase(),
             _ => near.action.clone(),
         };
-        let resource = resource(&mut dice, &near.resource);
+        let resource = resource(&mut rng, &near.resource);
         let may = iam::may(grants, &action, &resource);
         json!({ "role": role, "action": action, "resource": resource, "may": may })
     };
@@ -57,16 +57,16 @@ fn main() {
 }
 
 /// What a pattern matches, or nearly does.
-fn resource(dice: &mut Dice, pattern: &str) -> String {
+fn resource(rng: &mut Rng, pattern: &str) -> String {
     const FILLERS: [&str; 7] = ["app", "", "a/b", "x:y", "*", "App.1-2_3", "team/app:log-stream:z"];
     let mut filled = String::new();
     for letter in pattern.chars() {
         match letter {
-            '*' | '?' => filled.push_str(FILLERS[dice.index(FILLERS.len())]),
+            '*' | '?' => filled.push_str(FILLERS[rng.index(FILLERS.len())]),
             other => filled.push(other),
         }
     }
-    match dice.below(8) {
+    match rng.below(8) {
         0 => filled.push('x'),
         1 => drop(filled.pop()),
         2 => filled = filled.to_uppercase(),

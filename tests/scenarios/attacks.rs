@@ -6,54 +6,60 @@ use buildkit_cache::{CONFIG_MEDIA_TYPE, Cache, Kind, MANIFEST_MEDIA_TYPE, classi
 use bytes::Bytes;
 use jiff::SignedDuration;
 use scenarios::account::Fault;
-use scenarios::environment::{ISOLATED, POLICY, Source, World, exported, exported_with};
+use scenarios::environment::{ISOLATED, POLICY, Source, TestEnvironment, exported, exported_with};
 use scenarios::rules::matches;
 use scenarios::template::{RULE_OF_FUNCTION, events};
 use serde_json::{Value, json};
-use stoker_core::build_inputs::Handed;
+use stoker_core::build_inputs::GivenInputs;
 use stoker_core::event::{Envelope, Event, TagPushed};
 use stoker_core::names::{Branch, Commit, Digest, Line, ProjectName, Repository, Scope, Tag, TagKind};
 use stoker_core::policy::Policy;
 use stoker_core::ports::{Build, BuildStatus};
-use stoker_core::promote::{Hint, Outcome, Shares, promote_in_turn};
+use stoker_core::promote::{Outcome, PromotionTrigger, Shares, promote_in_turn};
 
 const BASE: [u32; 4] = [1, 1, 1, 1];
 
 /// Main is warm.
-async fn warm_main(policy: &str) -> World {
-    let mut world = World::with_policy(policy);
-    let base = world.commit(BASE);
-    world.push("main", &[&base]).await;
-    world.build().await;
-    world.wait(SignedDuration::from_mins(10));
-    world
+async fn warm_main(policy: &str) -> TestEnvironment {
+    let mut env = TestEnvironment::with_policy(policy);
+    let base = env.commit(BASE);
+    env.push("main", &[&base]).await;
+    env.build().await;
+    env.wait(SignedDuration::from_mins(10));
+    env
 }
 
 /// All that could be part of main's cache: its digest, and every blob in it.
-fn main_of(world: &World) -> (Digest, BTreeSet<Digest>) {
-    let (digest, cache) = world.line("main").unwrap();
+fn main_of(env: &TestEnvironment) -> (Digest, BTreeSet<Digest>) {
+    let (digest, cache) = env.line("main").unwrap();
     (digest, cache.blobs().map(|blob| blob.digest.clone()).collect())
 }
 
 /// A branch's build that exports whatever it likes, and then ends well.
-async fn malicious_branch(world: &mut World, manifest: Bytes, blobs: Vec<Bytes>) -> Commit {
-    let head = world.commit([1, 1, 2, 1]);
-    world.push("evil", &[&head]).await;
-    world.settle().await;
-    let build = world.running().pop().expect("the branch's build");
-    world.push_cache(&world.told(&build, "STOKER_EXPORT"), manifest, blobs);
-    world.end(&build.id, BuildStatus::Succeeded, &head);
-    world.settle().await;
+async fn malicious_branch(env: &mut TestEnvironment, manifest: Bytes, blobs: Vec<Bytes>) -> Commit {
+    let head = env.commit([1, 1, 2, 1]);
+    env.push("evil", &[&head]).await;
+    env.settle().await;
+    let build = env.running().pop().expect("the branch's build");
+    env.push_cache(&env.told(&build, "STOKER_EXPORT"), manifest, blobs);
+    env.end(&build.id, BuildStatus::Succeeded, &head);
+    env.settle().await;
     head
 }
 
 /// A branch is merged into main, whose build starts: after what the merge brings has been promoted, or without it.
-async fn merge(world: &mut World, branch: &str, head: &Commit, versions: [u32; 4], promotes_first: bool) {
-    let merge = world.commit(versions);
-    world.loses_promotions = !promotes_first;
-    world.pull_request("merged", branch, head, Some(&merge)).await;
-    world.push("main", &[head, &merge]).await;
-    world.settle().await;
+async fn merge(
+    env: &mut TestEnvironment,
+    branch: &str,
+    head: &Commit,
+    versions: [u32; 4],
+    promotes_first: bool,
+) {
+    let merge = env.commit(versions);
+    env.loses_promotions = !promotes_first;
+    env.pull_request("merged", branch, head, Some(&merge)).await;
+    env.push("main", &[head, &merge]).await;
+    env.settle().await;
 }
 
 fn text(bytes: &Bytes) -> Value {
@@ -63,22 +69,22 @@ fn text(bytes: &Bytes) -> Value {
 #[tokio::test]
 async fn attack_a_forks_branch_called_main() {
     for policy in [POLICY, ISOLATED] {
-        let mut world = warm_main(policy).await;
-        let before = main_of(&world);
-        let builds = world.account.builds.borrow().len();
-        let evil = world.commit([9, 9, 9, 9]);
+        let mut env = warm_main(policy).await;
+        let before = main_of(&env);
+        let builds = env.account.builds.borrow().len();
+        let evil = env.commit([9, 9, 9, 9]);
         for action in ["opened", "synchronize", "closed", "reopened", "closed"] {
-            world.pull_request_to("main", "evil/app", action, "main", &evil, None).await;
-            world.settle().await;
+            env.pull_request_to("main", "evil/app", action, "main", &evil, None).await;
+            env.settle().await;
         }
-        assert_eq!(world.account.builds.borrow().len(), builds, "a fork's code is not built");
+        assert_eq!(env.account.builds.borrow().len(), builds, "a fork's code is not built");
         // Merged into another branch, and then the fork is deleted, which is not told to anybody here.
-        world.pull_request_to("other", "evil/app", "merged", "main", &evil, Some(&evil)).await;
-        world.build().await;
-        world.wait(SignedDuration::from_hours(48));
-        world.night().await;
-        world.build().await;
-        let (digest, blobs) = main_of(&world);
+        env.pull_request_to("other", "evil/app", "merged", "main", &evil, Some(&evil)).await;
+        env.build().await;
+        env.wait(SignedDuration::from_hours(48));
+        env.night().await;
+        env.build().await;
+        let (digest, blobs) = main_of(&env);
         assert_eq!(digest, before.0, "closed, merged elsewhere: main's line is another's");
         assert_eq!(blobs, before.1);
     }
@@ -163,12 +169,12 @@ fn branch_tag(scope: &Scope, name: &str) -> Option<String> {
 
 #[tokio::test]
 async fn attack_a_build_that_pushes_over_anothers_export() {
-    let mut world = warm_main(ISOLATED).await;
-    let victim = world.commit([2, 2, 1, 1]);
-    world.push("feature-a", &[&victim]).await;
-    world.settle().await;
-    let build = world.running().pop().unwrap();
-    let tag = world.told(&build, "STOKER_EXPORT");
+    let mut env = warm_main(ISOLATED).await;
+    let victim = env.commit([2, 2, 1, 1]);
+    env.push("feature-a", &[&victim]).await;
+    env.settle().await;
+    let build = env.running().pop().unwrap();
+    let tag = env.told(&build, "STOKER_EXPORT");
     // Whoever knows the commit does not know the tag: in another world the same build has another.
     let mut other = warm_main(ISOLATED).await;
     let same = other.commit([2, 2, 1, 1]);
@@ -178,32 +184,26 @@ async fn attack_a_build_that_pushes_over_anothers_export() {
     assert_ne!(other.told(&other.running()[0], "STOKER_EXPORT"), tag);
     assert!(tag.len() >= "app.export.".len() + 8 + 1 + 32, "128 bits: {tag}");
     // And who learns it later cannot move it.
-    world.run(&build);
-    let (manifest, blobs) = exported_with(
-        &Source { versions: [2, 2, 1, 1] },
-        |_| world.account.now(),
-        |key| format!("evil {key}"),
-    );
+    env.run(&build);
+    let (manifest, blobs) =
+        exported_with(&Source { versions: [2, 2, 1, 1] }, |_| env.account.now(), |key| format!("evil {key}"));
     let evil: BTreeSet<Digest> = blobs.iter().map(|blob| Digest::of(blob)).collect();
-    world.push_cache(&tag, manifest, blobs);
-    world.settle().await;
-    world.push("main", &[&victim]).await;
-    world.build().await;
-    assert_eq!(world.holds("main", [2, 2, 1, 1]).len(), 5);
-    assert!(main_of(&world).1.is_disjoint(&evil));
+    env.push_cache(&tag, manifest, blobs);
+    env.settle().await;
+    env.push("main", &[&victim]).await;
+    env.build().await;
+    assert_eq!(env.holds("main", [2, 2, 1, 1]).len(), 5);
+    assert!(main_of(&env).1.is_disjoint(&evil));
 }
 
 #[tokio::test]
 async fn attack_a_build_that_pushes_over_lines_commits_and_history() {
-    let mut world = warm_main(ISOLATED).await;
-    let victim = world.commit([2, 2, 1, 1]);
-    world.push("feature-a", &[&victim]).await;
-    world.build().await;
-    let (manifest, blobs) = exported_with(
-        &Source { versions: [2, 2, 1, 1] },
-        |_| world.account.now(),
-        |key| format!("evil {key}"),
-    );
+    let mut env = warm_main(ISOLATED).await;
+    let victim = env.commit([2, 2, 1, 1]);
+    env.push("feature-a", &[&victim]).await;
+    env.build().await;
+    let (manifest, blobs) =
+        exported_with(&Source { versions: [2, 2, 1, 1] }, |_| env.account.now(), |key| format!("evil {key}"));
     let evil: BTreeSet<Digest> = blobs.iter().map(|blob| Digest::of(blob)).collect();
     for tag in [
         "app.main".to_owned(),
@@ -212,17 +212,17 @@ async fn attack_a_build_that_pushes_over_lines_commits_and_history() {
         "app.history.main.20261121T080000Z-00000000".to_owned(),
         "app.export.guessed".to_owned(),
     ] {
-        world.push_cache(&tag, manifest.clone(), blobs.clone());
+        env.push_cache(&tag, manifest.clone(), blobs.clone());
     }
-    world.settle().await;
-    world.push("main", &[&victim]).await;
-    let ran = world.build().await;
-    world.wait(SignedDuration::from_hours(1));
-    world.night().await;
-    world.build().await;
+    env.settle().await;
+    env.push("main", &[&victim]).await;
+    let ran = env.build().await;
+    env.wait(SignedDuration::from_hours(1));
+    env.night().await;
+    env.build().await;
     assert!(ran[0].ran.is_empty(), "{ran:?}");
     for line in ["main", "branch/feature-a"] {
-        let (_, cache) = world.line(line).unwrap();
+        let (_, cache) = env.line(line).unwrap();
         assert!(cache.blobs().all(|blob| !evil.contains(&blob.digest)), "{line}");
     }
 }
@@ -232,21 +232,21 @@ async fn attack_records_that_point_a_trusted_step_at_a_foreign_layer() {
     for policy in [POLICY, ISOLATED] {
         for promotion in ["merged", "rebuild", "off"] {
             let policy = policy.replace("defaults:", &format!("defaults:\n  promotion: {promotion}"));
-            let mut world = warm_main(&policy).await;
-            let trusted = main_of(&world).1;
+            let mut env = warm_main(&policy).await;
+            let trusted = main_of(&env).1;
             // The branch changes a step of its own, and forges the results of all that main has.
             let (manifest, blobs) = exported_with(
                 &Source { versions: [1, 1, 2, 1] },
-                |_| world.account.now(),
+                |_| env.account.now(),
                 |key| format!("evil {key}"),
             );
             let evil = |key: &str| Digest::of(format!("evil {key}").as_bytes());
-            let head = malicious_branch(&mut world, manifest, blobs).await;
-            let merge = world.commit([1, 1, 2, 1]);
-            world.pull_request("merged", "evil", &head, Some(&merge)).await;
-            world.push("main", &[&head, &merge]).await;
-            world.settle_promotions().await;
-            let after = main_of(&world).1;
+            let head = malicious_branch(&mut env, manifest, blobs).await;
+            let merge = env.commit([1, 1, 2, 1]);
+            env.pull_request("merged", "evil", &head, Some(&merge)).await;
+            env.push("main", &[&head, &merge]).await;
+            env.settle_promotions().await;
+            let after = main_of(&env).1;
             assert!(after.is_superset(&trusted), "{promotion}");
             for step in ["deps-a@1", "compile-a@1(deps-a@1)"] {
                 assert!(!after.contains(&evil(step)), "{promotion}: {step} is main's own, and stays so");
@@ -255,9 +255,9 @@ async fn attack_records_that_point_a_trusted_step_at_a_foreign_layer() {
             assert_eq!(after.contains(&evil("deps-b@2")), promotion == "merged", "{promotion}");
             if promotion != "merged" {
                 assert_eq!(after, trusted, "{promotion}: not a byte");
-                let ran = world.build().await;
+                let ran = env.build().await;
                 assert!(ran.iter().all(|ran| ran.reads == ["main"]), "{promotion}: {ran:?}");
-                assert!(main_of(&world).1.iter().all(|blob| !blob_is_evil(&world, blob)), "{promotion}");
+                assert!(main_of(&env).1.iter().all(|blob| !blob_is_evil(&env, blob)), "{promotion}");
             }
         }
     }
@@ -267,19 +267,19 @@ async fn attack_records_that_point_a_trusted_step_at_a_foreign_layer() {
 #[tokio::test]
 async fn attack_a_trusted_step_of_the_build_that_comes_before_the_promotion() {
     for policy in [POLICY, ISOLATED] {
-        let mut world = warm_main(policy).await;
+        let mut env = warm_main(policy).await;
         let (manifest, blobs) = exported_with(
             &Source { versions: [1, 1, 2, 1] },
-            |_| world.account.now(),
+            |_| env.account.now(),
             |key| format!("evil {key}"),
         );
-        let head = malicious_branch(&mut world, manifest, blobs).await;
-        world.loses_promotions = true;
-        let merge = world.commit([1, 1, 2, 1]);
-        world.push("main", &[&head, &merge]).await;
-        world.settle().await;
-        let given = given_layers(&world);
-        assert!(main_of(&world).1.iter().all(|layer| names(&given, layer)));
+        let head = malicious_branch(&mut env, manifest, blobs).await;
+        env.loses_promotions = true;
+        let merge = env.commit([1, 1, 2, 1]);
+        env.push("main", &[&head, &merge]).await;
+        env.settle().await;
+        let given = given_layers(&env);
+        assert!(main_of(&env).1.iter().all(|layer| names(&given, layer)));
         let evil = |key: &str| Digest::of(format!("evil {key}").as_bytes());
         assert!(names(&given, &evil("deps-b@2")), "what only the branch has comes along");
         for step in ["deps-a@1", "compile-a@1(deps-a@1)"] {
@@ -289,8 +289,8 @@ async fn attack_a_trusted_step_of_the_build_that_comes_before_the_promotion() {
 }
 
 /// An honest export of a branch, and beside it what it says that steps result in which nobody has built yet.
-fn with_forged_future(world: &World, honest: [u32; 4], future: [u32; 4]) -> (Bytes, Vec<Bytes>) {
-    let now = world.account.now();
+fn with_forged_future(env: &TestEnvironment, honest: [u32; 4], future: [u32; 4]) -> (Bytes, Vec<Bytes>) {
+    let now = env.account.now();
     let exports = [
         exported(&Source { versions: honest }, |_| now),
         exported_with(&Source { versions: future }, |_| now, |key| format!("evil {key}")),
@@ -304,9 +304,9 @@ fn with_forged_future(world: &World, honest: [u32; 4], future: [u32; 4]) -> (Byt
     (Bytes::from(both.manifest), [Bytes::from(both.config)].into_iter().chain(layers).collect())
 }
 
-fn evil_blobs(world: &World, layers: &[Value]) -> usize {
+fn evil_blobs(env: &TestEnvironment, layers: &[Value]) -> usize {
     let digests = layers.iter().map(|layer| Digest::new(layer["digest"].as_str().unwrap()).unwrap());
-    digests.filter(|digest| blob_is_evil(world, digest)).count()
+    digests.filter(|digest| blob_is_evil(env, digest)).count()
 }
 
 /// A branch forges the result of a step that main will only have next month. It comes along with the merge, and leaves
@@ -315,27 +315,27 @@ fn evil_blobs(world: &World, layers: &[Value]) -> usize {
 async fn attack_a_forged_result_for_next_month_does_not_outlive_the_merges_own_build() {
     for policy in [POLICY, ISOLATED] {
         for promotes_first in [true, false] {
-            let mut world = warm_main(policy).await;
-            let (manifest, blobs) = with_forged_future(&world, [1, 1, 2, 1], [1, 1, 9, 9]);
-            let head = malicious_branch(&mut world, manifest, blobs).await;
-            world.wait(SignedDuration::from_mins(10));
-            merge(&mut world, "evil", &head, [1, 1, 2, 1], promotes_first).await;
-            assert_eq!(evil_blobs(&world, &given_layers(&world)), 3, "so far it is there");
-            world.build().await;
-            assert_eq!(evil_blobs(&world, &line_layers(&world)), 0, "{promotes_first}");
-            assert_eq!(world.holds("main", [1, 1, 2, 1]).len(), 5);
-            world.loses_promotions = false;
-            world.wait(SignedDuration::from_hours(1));
-            world.replay(true).await;
-            world.night().await;
-            world.build().await;
-            assert_eq!(evil_blobs(&world, &line_layers(&world)), 0, "{promotes_first}: late hints");
-            world.wait(SignedDuration::from_hours(30 * 24));
-            let next = world.commit([1, 1, 9, 9]);
-            world.push("main", &[&next]).await;
-            world.settle().await;
-            assert_eq!(evil_blobs(&world, &given_layers(&world)), 0);
-            let ran = world.build().await;
+            let mut env = warm_main(policy).await;
+            let (manifest, blobs) = with_forged_future(&env, [1, 1, 2, 1], [1, 1, 9, 9]);
+            let head = malicious_branch(&mut env, manifest, blobs).await;
+            env.wait(SignedDuration::from_mins(10));
+            merge(&mut env, "evil", &head, [1, 1, 2, 1], promotes_first).await;
+            assert_eq!(evil_blobs(&env, &given_layers(&env)), 3, "so far it is there");
+            env.build().await;
+            assert_eq!(evil_blobs(&env, &line_layers(&env)), 0, "{promotes_first}");
+            assert_eq!(env.holds("main", [1, 1, 2, 1]).len(), 5);
+            env.loses_promotions = false;
+            env.wait(SignedDuration::from_hours(1));
+            env.replay(true).await;
+            env.night().await;
+            env.build().await;
+            assert_eq!(evil_blobs(&env, &line_layers(&env)), 0, "{promotes_first}: late triggers");
+            env.wait(SignedDuration::from_hours(30 * 24));
+            let next = env.commit([1, 1, 9, 9]);
+            env.push("main", &[&next]).await;
+            env.settle().await;
+            assert_eq!(evil_blobs(&env, &given_layers(&env)), 0);
+            let ran = env.build().await;
             assert_eq!(ran[0].ran, ["deps-b", "compile-b", "link"], "main's own build makes them");
         }
     }
@@ -346,22 +346,22 @@ async fn attack_a_forged_result_for_next_month_does_not_outlive_the_merges_own_b
 #[tokio::test]
 async fn attack_a_forged_result_of_a_step_that_main_is_building() {
     for policy in [POLICY, ISOLATED] {
-        let mut world = warm_main(policy).await;
-        let (manifest, blobs) = with_forged_future(&world, [1, 1, 2, 1], [1, 1, 9, 9]);
-        let head = malicious_branch(&mut world, manifest, blobs).await;
-        let next = world.commit([1, 1, 9, 9]);
-        world.push("main", &[&next]).await;
-        world.settle().await;
-        let build = world.running().pop().expect("main's build");
-        world.wait(SignedDuration::from_mins(1));
-        merge(&mut world, "evil", &head, [1, 1, 2, 1], true).await;
-        assert_eq!(evil_blobs(&world, &line_layers(&world)), 3, "so far main has no answer of its own");
-        world.run(&build);
-        world.settle().await;
-        assert_eq!(evil_blobs(&world, &line_layers(&world)), 0);
-        let marks = world.line("main").unwrap().1.probations();
+        let mut env = warm_main(policy).await;
+        let (manifest, blobs) = with_forged_future(&env, [1, 1, 2, 1], [1, 1, 9, 9]);
+        let head = malicious_branch(&mut env, manifest, blobs).await;
+        let next = env.commit([1, 1, 9, 9]);
+        env.push("main", &[&next]).await;
+        env.settle().await;
+        let build = env.running().pop().expect("main's build");
+        env.wait(SignedDuration::from_mins(1));
+        merge(&mut env, "evil", &head, [1, 1, 2, 1], true).await;
+        assert_eq!(evil_blobs(&env, &line_layers(&env)), 3, "so far main has no answer of its own");
+        env.run(&build);
+        env.settle().await;
+        assert_eq!(evil_blobs(&env, &line_layers(&env)), 0);
+        let marks = env.line("main").unwrap().1.probations();
         assert!(marks.keys().all(|mark| *mark.commit() == head) && marks.len() == 1, "{marks:?}");
-        assert_eq!(world.holds("main", [1, 1, 2, 1]).len(), 5, "what the branch has made stays as well");
+        assert_eq!(env.holds("main", [1, 1, 2, 1]).len(), 5, "what the branch has made stays as well");
     }
 }
 
@@ -370,30 +370,30 @@ async fn attack_a_forged_result_of_a_step_that_main_is_building() {
 async fn attack_an_export_with_marks_of_its_own() {
     for policy in [POLICY, ISOLATED] {
         for promotes_first in [true, false] {
-            let mut world = warm_main(policy).await;
-            let (manifest, blobs) = forged(&world, |config, _| {
+            let mut env = warm_main(policy).await;
+            let (manifest, blobs) = forged(&env, |config, _| {
                 config["probation"] = json!([{"commit": "f".repeat(40), "at": 4_000_000_000_u64}]);
                 for record in config["records"].as_array_mut().unwrap() {
                     record["probation"] = json!(0);
                 }
             });
-            let head = malicious_branch(&mut world, manifest, blobs).await;
-            assert!(world.line("branch/evil").unwrap().1.probations().is_empty());
-            world.wait(SignedDuration::from_mins(10));
-            merge(&mut world, "evil", &head, [1, 1, 2, 1], promotes_first).await;
-            let marks = world.line("main").unwrap().1.probations();
+            let head = malicious_branch(&mut env, manifest, blobs).await;
+            assert!(env.line("branch/evil").unwrap().1.probations().is_empty());
+            env.wait(SignedDuration::from_mins(10));
+            merge(&mut env, "evil", &head, [1, 1, 2, 1], promotes_first).await;
+            let marks = env.line("main").unwrap().1.probations();
             let expected = if promotes_first { vec![head] } else { Vec::new() };
             assert_eq!(marks.into_keys().map(|mark| mark.commit().clone()).collect::<Vec<_>>(), expected);
-            world.build().await;
-            assert!(world.line("main").unwrap().1.probations().is_empty());
-            assert_eq!(world.holds("main", [1, 1, 2, 1]).len(), 5);
+            env.build().await;
+            assert!(env.line("main").unwrap().1.probations().is_empty());
+            assert_eq!(env.holds("main", [1, 1, 2, 1]).len(), 5);
         }
     }
 }
 
 /// An honest export of a branch, and in it what somebody made of its config and of the descriptors of its layers.
-fn forged(world: &World, forge: impl FnOnce(&mut Value, &mut Vec<Value>)) -> (Bytes, Vec<Bytes>) {
-    let (manifest, mut blobs) = exported(&Source { versions: [1, 1, 2, 1] }, |_| world.account.now());
+fn forged(env: &TestEnvironment, forge: impl FnOnce(&mut Value, &mut Vec<Value>)) -> (Bytes, Vec<Bytes>) {
+    let (manifest, mut blobs) = exported(&Source { versions: [1, 1, 2, 1] }, |_| env.account.now());
     let (mut manifest, mut config) = (text(&manifest), text(&blobs[0]));
     let mut layers = manifest["layers"].as_array().unwrap().clone();
     forge(&mut config, &mut layers);
@@ -406,16 +406,16 @@ fn forged(world: &World, forge: impl FnOnce(&mut Value, &mut Vec<Value>)) -> (By
 }
 
 /// The layers of what the only running build is given.
-fn given_layers(world: &World) -> Vec<Value> {
-    let build = world.running().pop().expect("main's build");
-    let given = build.handed.expect("a build of Stoker's").given;
+fn given_layers(env: &TestEnvironment) -> Vec<Value> {
+    let build = env.running().pop().expect("main's build");
+    let given = build.inputs.expect("a build of Stoker's").given;
     let [given] = &given.into_iter().collect::<Vec<_>>()[..] else { panic!("one cache") };
-    let image = world.account.image(&world.repository(), &given.to_string()).expect("the cache");
+    let image = env.account.image(&env.repository(), &given.to_string()).expect("the cache");
     text(&image.manifest)["layers"].as_array().unwrap().clone()
 }
 
-fn line_layers(world: &World) -> Vec<Value> {
-    let image = world.account.image(&world.repository(), "app.main").unwrap();
+fn line_layers(env: &TestEnvironment) -> Vec<Value> {
+    let image = env.account.image(&env.repository(), "app.main").unwrap();
     text(&image.manifest)["layers"].as_array().unwrap().clone()
 }
 
@@ -429,10 +429,10 @@ fn names(layers: &[Value], digest: &Digest) -> bool {
 async fn attack_a_step_of_mains_with_one_key_more() {
     for policy in [POLICY, ISOLATED] {
         for promotes_first in [true, false] {
-            let mut world = warm_main(policy).await;
+            let mut env = warm_main(policy).await;
             let layer = Bytes::from_static(b"evil");
             let evil = Digest::of(&layer);
-            let (manifest, mut blobs) = forged(&world, |config, layers| {
+            let (manifest, mut blobs) = forged(&env, |config, layers| {
                 let created = json!("2026-11-28T00:00:00Z");
                 layers.push(json!({
                     "mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", "digest": evil, "size": layer.len(),
@@ -450,12 +450,12 @@ async fn attack_a_step_of_mains_with_one_key_more() {
                 }));
             });
             blobs.push(layer);
-            let head = malicious_branch(&mut world, manifest, blobs).await;
-            merge(&mut world, "evil", &head, [1, 1, 2, 1], promotes_first).await;
-            let given = given_layers(&world);
+            let head = malicious_branch(&mut env, manifest, blobs).await;
+            merge(&mut env, "evil", &head, [1, 1, 2, 1], promotes_first).await;
+            let given = given_layers(&env);
             assert!(given.len() > 5, "what is new comes along");
             assert!(!names(&given, &evil), "{promotes_first}");
-            assert!(!names(&line_layers(&world), &evil), "{promotes_first}");
+            assert!(!names(&line_layers(&env), &evil), "{promotes_first}");
         }
     }
 }
@@ -466,37 +466,33 @@ async fn attack_the_same_commit_on_two_branches() {
     for policy in [POLICY, ISOLATED] {
         for (evil_comes_first, promotes_first) in [(true, true), (true, false), (false, true), (false, false)]
         {
-            let mut world = warm_main(policy).await;
-            let head = world.commit([2, 2, 1, 1]);
+            let mut env = warm_main(policy).await;
+            let head = env.commit([2, 2, 1, 1]);
             if !evil_comes_first {
-                world.push("feature-a", &[&head]).await;
-                world.build().await;
+                env.push("feature-a", &[&head]).await;
+                env.build().await;
             }
-            world.push("evil", &[&head]).await;
-            world.settle().await;
-            let build = world.running().pop().expect("its build");
+            env.push("evil", &[&head]).await;
+            env.settle().await;
+            let build = env.running().pop().expect("its build");
             let (manifest, blobs) = exported_with(
                 &Source { versions: [2, 2, 1, 1] },
-                |_| world.account.now(),
+                |_| env.account.now(),
                 |key| format!("evil {key}"),
             );
-            world.push_cache(&world.told(&build, "STOKER_EXPORT"), manifest, blobs);
-            world.end(&build.id, BuildStatus::Succeeded, &head);
-            world.settle().await;
+            env.push_cache(&env.told(&build, "STOKER_EXPORT"), manifest, blobs);
+            env.end(&build.id, BuildStatus::Succeeded, &head);
+            env.settle().await;
             if evil_comes_first {
-                world.push("feature-a", &[&head]).await;
-                world.build().await;
+                env.push("feature-a", &[&head]).await;
+                env.build().await;
             }
-            merge(&mut world, "feature-a", &head, [2, 2, 1, 1], promotes_first).await;
+            merge(&mut env, "feature-a", &head, [2, 2, 1, 1], promotes_first).await;
             let case = format!("{evil_comes_first} {promotes_first}");
-            let is_evil = |layers: &[Value]| evil_blobs(&world, layers);
-            assert_eq!((is_evil(&given_layers(&world)), is_evil(&line_layers(&world))), (0, 0), "{case}");
+            let is_evil = |layers: &[Value]| evil_blobs(&env, layers);
+            assert_eq!((is_evil(&given_layers(&env)), is_evil(&line_layers(&env))), (0, 0), "{case}");
             if promotes_first {
-                assert_eq!(
-                    world.holds("main", [2, 2, 1, 1]).len(),
-                    5,
-                    "{case}: what the merged branch built"
-                );
+                assert_eq!(env.holds("main", [2, 2, 1, 1]).len(), 5, "{case}: what the merged branch built");
             }
         }
     }
@@ -507,18 +503,18 @@ async fn attack_the_same_commit_on_two_branches() {
 async fn attack_the_size_of_a_layer_of_mains() {
     for policy in [POLICY, ISOLATED] {
         for promotes_first in [true, false] {
-            let mut world = warm_main(policy).await;
-            let before = line_layers(&world);
+            let mut env = warm_main(policy).await;
+            let before = line_layers(&env);
             // The branch's own step results in a layer of main's; of two sizes it was the lower that counted.
-            let (manifest, blobs) = forged(&world, |config, layers| {
+            let (manifest, blobs) = forged(&env, |config, layers| {
                 config["records"][1]["layers"][0]["layer"] = json!(0);
                 for layer in layers {
                     layer["size"] = json!(0);
                 }
             });
-            let head = malicious_branch(&mut world, manifest, blobs).await;
-            merge(&mut world, "evil", &head, [1, 1, 2, 1], promotes_first).await;
-            let (given, line) = (given_layers(&world), line_layers(&world));
+            let head = malicious_branch(&mut env, manifest, blobs).await;
+            merge(&mut env, "evil", &head, [1, 1, 2, 1], promotes_first).await;
+            let (given, line) = (given_layers(&env), line_layers(&env));
             assert!(
                 before.iter().all(|layer| given.contains(layer) && line.contains(layer)),
                 "{promotes_first}"
@@ -527,109 +523,114 @@ async fn attack_the_size_of_a_layer_of_mains() {
     }
 }
 
-fn blob_is_evil(world: &World, digest: &Digest) -> bool {
-    world.account.raw_blob(digest).is_some_and(|blob| blob.starts_with(b"evil"))
+fn blob_is_evil(env: &TestEnvironment, digest: &Digest) -> bool {
+    env.account.raw_blob(digest).is_some_and(|blob| blob.starts_with(b"evil"))
 }
 
 #[tokio::test]
 async fn attack_an_unmerged_branch_leaves_no_byte_in_main() {
     for policy in [POLICY, ISOLATED] {
-        let mut world = warm_main(policy).await;
-        let before = main_of(&world);
+        let mut env = warm_main(policy).await;
+        let before = main_of(&env);
         let (manifest, blobs) = exported_with(
             &Source { versions: [1, 1, 2, 1] },
-            |_| world.account.now(),
+            |_| env.account.now(),
             |key| format!("evil {key}"),
         );
-        let head = malicious_branch(&mut world, manifest, blobs).await;
-        world.pull_request("closed", "evil", &head, None).await;
-        world.wait(SignedDuration::from_hours(1));
-        world.night().await;
+        let head = malicious_branch(&mut env, manifest, blobs).await;
+        env.pull_request("closed", "evil", &head, None).await;
+        env.wait(SignedDuration::from_hours(1));
+        env.night().await;
         // Another commit is merged from the branch of that name than was built.
-        let innocent = world.commit(BASE);
-        world.pull_request("merged", "evil", &innocent, Some(&innocent)).await;
-        world.settle_promotions().await;
-        assert_eq!(main_of(&world), before);
+        let innocent = env.commit(BASE);
+        env.pull_request("merged", "evil", &innocent, Some(&innocent)).await;
+        env.settle_promotions().await;
+        assert_eq!(main_of(&env), before);
     }
 }
 
 #[tokio::test]
 async fn attack_a_webhook_replayed_after_a_week() {
     for policy in [POLICY, ISOLATED] {
-        let mut world = warm_main(policy).await;
-        let head = world.commit([2, 2, 1, 1]);
-        world.push("feature-a", &[&head]).await;
-        world.build().await;
-        let merge = world.commit([2, 2, 1, 1]);
-        world.pull_request("merged", "feature-a", &head, Some(&merge)).await;
-        world.push("main", &[&head, &merge]).await;
-        world.build().await;
-        let newest = world.commit([3, 3, 1, 1]);
-        world.push("main", &[&newest]).await;
-        world.build().await;
-        let (before, builds) = (main_of(&world), world.account.builds.borrow().len());
+        let mut env = warm_main(policy).await;
+        let head = env.commit([2, 2, 1, 1]);
+        env.push("feature-a", &[&head]).await;
+        env.build().await;
+        let merge = env.commit([2, 2, 1, 1]);
+        env.pull_request("merged", "feature-a", &head, Some(&merge)).await;
+        env.push("main", &[&head, &merge]).await;
+        env.build().await;
+        let newest = env.commit([3, 3, 1, 1]);
+        env.push("main", &[&newest]).await;
+        env.build().await;
+        let (before, builds) = (main_of(&env), env.account.builds.borrow().len());
         // Within the days in which a forge may deliver again, and after them.
         for days in [3, 4] {
-            world.wait(SignedDuration::from_hours(days * 24));
+            env.wait(SignedDuration::from_hours(days * 24));
             for reversed in [false, true] {
-                world.replay(reversed).await;
-                assert!(world.running().is_empty(), "what was built is not built again");
+                env.replay(reversed).await;
+                assert!(env.running().is_empty(), "what was built is not built again");
             }
         }
-        assert_eq!(world.account.builds.borrow().len(), builds);
-        assert_eq!(main_of(&world), before, "main goes neither back nor anywhere");
+        assert_eq!(env.account.builds.borrow().len(), builds);
+        assert_eq!(main_of(&env), before, "main goes neither back nor anywhere");
     }
 }
 
 #[tokio::test]
 async fn attack_a_merge_event_for_what_was_never_built() {
     for policy in [POLICY, ISOLATED] {
-        let mut world = warm_main(policy).await;
-        let before = main_of(&world);
-        let never = world.commit([9, 9, 9, 9]);
-        world.pull_request("merged", "feature-a", &never, None).await;
-        world.pull_request_to("main", "evil/app", "merged", "main", &never, None).await;
-        world.settle().await;
-        assert_eq!(main_of(&world), before);
+        let mut env = warm_main(policy).await;
+        let before = main_of(&env);
+        let never = env.commit([9, 9, 9, 9]);
+        env.pull_request("merged", "feature-a", &never, None).await;
+        env.pull_request_to("main", "evil/app", "merged", "main", &never, None).await;
+        env.settle().await;
+        assert_eq!(main_of(&env), before);
     }
 }
 
 /// A build that somebody else started, with CodeBuild's word for what it builds, and what it says of itself.
-fn somebody_elses(world: &World, source_version: &str, commit: &Commit, says: &[(&str, &str)]) -> Build {
+fn somebody_elses(
+    env: &TestEnvironment,
+    source_version: &str,
+    commit: &Commit,
+    says: &[(&str, &str)],
+) -> Build {
     let says = says.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
     let build = Build {
         id: "app:99".to_owned(),
         project: ProjectName::new("app").unwrap(),
         status: BuildStatus::InProgress,
-        started_at: world.account.now(),
+        started_at: env.account.now(),
         ended_at: None,
         source_version: Some(source_version.to_owned()),
         resolved_commit: Some(commit.to_string()),
-        handed: Handed::read(&says.collect()),
+        inputs: GivenInputs::read(&says.collect()),
         claims: true,
     };
-    world.account.builds.borrow_mut().push(build.clone());
+    env.account.builds.borrow_mut().push(build.clone());
     build
 }
 
 /// A line of a branch of the repository stays what it is, whatever a build says that was started with this source version.
 async fn keeps_the_line_of(branch: &str, source_version: &str) {
     for policy in [POLICY, ISOLATED] {
-        let mut world = World::with_policy(policy);
-        let (own, evil) = (world.commit([1, 1, 1, 1]), world.commit([6, 6, 6, 6]));
-        world.push(branch, &[&own]).await;
-        world.build().await;
+        let mut env = TestEnvironment::with_policy(policy);
+        let (own, evil) = (env.commit([1, 1, 1, 1]), env.commit([6, 6, 6, 6]));
+        env.push(branch, &[&own]).await;
+        env.build().await;
         let line = format!("branch/{branch}");
-        let before = world.line(&line).unwrap().0;
+        let before = env.line(&line).unwrap().0;
         let tag = "app.export.evil";
-        let now = world.account.now();
-        world.export(tag, &Source { versions: [6, 6, 6, 6] }, |_| now);
+        let now = env.account.now();
+        env.export(tag, &Source { versions: [6, 6, 6, 6] }, |_| now);
         let says = [("STOKER_LINE", &*line), ("STOKER_EXPORT", tag), ("STOKER_COMMIT", evil.as_str())];
-        let build = somebody_elses(&world, source_version, &evil, &says);
-        world.end(&build.id, BuildStatus::Succeeded, &evil);
-        world.settle().await;
-        world.night().await;
-        assert_eq!(world.line(&line).unwrap().0, before, "only CodeBuild's word counts");
+        let build = somebody_elses(&env, source_version, &evil, &says);
+        env.end(&build.id, BuildStatus::Succeeded, &evil);
+        env.settle().await;
+        env.night().await;
+        assert_eq!(env.line(&line).unwrap().0, before, "only CodeBuild's word counts");
     }
 }
 
@@ -647,12 +648,12 @@ async fn attack_a_pull_request_whose_source_version_is_a_branchs_name() {
 #[tokio::test]
 async fn attack_a_build_that_claims_to_be_mains() {
     for policy in [POLICY, ISOLATED] {
-        let mut world = warm_main(policy).await;
-        let before = main_of(&world);
-        let head = world.commit([1, 1, 2, 1]);
+        let mut env = warm_main(policy).await;
+        let before = main_of(&env);
+        let head = env.commit([1, 1, 2, 1]);
         let tag = "app.export.mine";
-        let (manifest, blobs) = exported(&Source { versions: [1, 1, 2, 1] }, |_| world.account.now());
-        world.push_cache(tag, manifest, blobs);
+        let (manifest, blobs) = exported(&Source { versions: [1, 1, 2, 1] }, |_| env.account.now());
+        env.push_cache(tag, manifest, blobs);
         // Somebody else started it, and it exports these variables.
         let says = [
             ("STOKER_LINE", "main"),
@@ -660,14 +661,14 @@ async fn attack_a_build_that_claims_to_be_mains() {
             ("STOKER_COMMIT", head.as_str()),
             ("STOKER_MERGED", head.as_str()),
         ];
-        let build = somebody_elses(&world, "refs/heads/main", &head, &says);
-        world.end(&build.id, BuildStatus::Succeeded, &head);
-        world.settle().await;
-        world.wait(SignedDuration::from_hours(1));
-        world.night().await;
-        assert_eq!(main_of(&world), before);
-        world.push("main", &[&head]).await;
-        assert_eq!(world.build().await.len(), 1, "nor does it keep main from being built");
+        let build = somebody_elses(&env, "refs/heads/main", &head, &says);
+        env.end(&build.id, BuildStatus::Succeeded, &head);
+        env.settle().await;
+        env.wait(SignedDuration::from_hours(1));
+        env.night().await;
+        assert_eq!(main_of(&env), before);
+        env.push("main", &[&head]).await;
+        assert_eq!(env.build().await.len(), 1, "nor does it keep main from being built");
     }
 }
 
@@ -683,12 +684,12 @@ async fn attack_a_repository_of_the_same_name_but_for_its_case_or_its_account() 
             .replace("github.com/example/app", &here.replace("app", "{project}")),
     ];
     for policy in rules {
-        let mut world = World::with_policy(&policy);
-        world.account.projects.borrow_mut().push(ProjectName::new("App").unwrap());
-        let deployed = world.account.deployed();
+        let mut env = TestEnvironment::with_policy(&policy);
+        env.account.projects.borrow_mut().push(ProjectName::new("App").unwrap());
+        let deployed = env.account.deployed();
         let (_, rule) = events(deployed.template(), RULE_OF_FUNCTION)["ReceiveCodecommitChanged"];
         let hears = deployed.resolved(&rule["Pattern"]);
-        let head = world.commit(BASE);
+        let head = env.commit(BASE);
         let event = include_str!("../../events/receive-codecommit-branch-pushed.json");
         for (repository, account, is_built) in
             [("App", "123456789012", false), ("app", "210987654321", false), ("app", "123456789012", true)]
@@ -696,14 +697,14 @@ async fn attack_a_repository_of_the_same_name_but_for_its_case_or_its_account() 
             let mut event: Value = serde_json::from_str(event).unwrap();
             event["account"] = json!(account);
             event["resources"] = json!([format!("arn:aws:codecommit:us-east-1:{account}:{repository}")]);
-            event["time"] = json!(world.account.now());
+            event["time"] = json!(env.account.now());
             event["detail"]["repositoryName"] = json!(repository);
             event["detail"]["commitId"] = json!(head);
             if matches(&hears, &event) {
-                world.codecommit(event).await;
+                env.codecommit(event).await;
             }
-            world.settle().await;
-            let built = world.running().len();
+            env.settle().await;
+            let built = env.running().len();
             assert_eq!(built, usize::from(is_built), "{repository} of {account}");
         }
     }
@@ -715,42 +716,41 @@ async fn attack_a_repository_of_the_same_name_but_for_its_case_or_its_account() 
 async fn attack_a_tag_called_main_never_vouches_for_main() {
     for policy in [POLICY, ISOLATED] {
         let policy = policy.replace("    repository:", "    builds: { on: [push, tag] }\n    repository:");
-        let mut world = warm_main(&policy).await;
-        let before = main_of(&world);
-        let evil = world.commit([9, 9, 9, 9]);
+        let mut env = warm_main(&policy).await;
+        let before = main_of(&env);
+        let evil = env.commit([9, 9, 9, 9]);
         let pushed = TagPushed {
             repository: Repository::new("github.com/example/app").unwrap(),
             tag: Branch::main(),
             commit: evil.clone(),
             actor: None,
             message: None,
-            pushed_at: Some(world.account.now()),
+            pushed_at: Some(env.account.now()),
         };
         let event = Event::TagPushed(pushed);
-        world.event(&Envelope { time: None, source: "stoker".to_owned(), event });
-        world.settle().await;
-        let build = world.running().pop().expect("the tag's build");
-        let told = |variable: &str| world.told(&build, variable);
+        env.event(&Envelope { time: None, source: "stoker".to_owned(), event });
+        env.settle().await;
+        let build = env.running().pop().expect("the tag's build");
+        let told = |variable: &str| env.told(&build, variable);
         assert_eq!((told("STOKER_LINE").as_str(), told("STOKER_TRUST").as_str()), ("tag/main", "branch"));
         assert_eq!(told("STOKER_READS"), "main");
         assert!(!told("STOKER_CACHE_FLAGS").contains("--cache-to"));
-        let environment = world.account.orders.borrow()[&build.id].environment.clone();
+        let environment = env.account.orders.borrow()[&build.id].environment.clone();
         let is_place =
             |name: &str| name == "STOKER_EXPORT" || name == "STOKER_EXPORT_REF" || name == "STOKER_CACHE_TO";
         assert!(environment.iter().all(|(name, _)| !is_place(name)), "{environment:?}");
         // It writes all the same, where a build of main of this commit would.
-        let (manifest, blobs) = exported(&Source { versions: [9, 9, 9, 9] }, |_| world.account.now());
-        world.push_cache(&format!("app.export.{}-0", evil.short()), manifest, blobs);
-        world.end(&build.id, BuildStatus::Succeeded, &evil);
-        world.settle().await;
-        world.wait(SignedDuration::from_hours(20));
-        world.night().await;
-        assert_eq!(main_of(&world), before, "main's line is main's builds'");
+        let (manifest, blobs) = exported(&Source { versions: [9, 9, 9, 9] }, |_| env.account.now());
+        env.push_cache(&format!("app.export.{}-0", evil.short()), manifest, blobs);
+        env.end(&build.id, BuildStatus::Succeeded, &evil);
+        env.settle().await;
+        env.wait(SignedDuration::from_hours(20));
+        env.night().await;
+        assert_eq!(main_of(&env), before, "main's line is main's builds'");
         // Nor does it pass for main's build of the same commit.
-        world.push("main", &[&evil]).await;
-        world.settle().await;
-        let lines: Vec<String> =
-            world.running().iter().map(|build| world.told(build, "STOKER_LINE")).collect();
+        env.push("main", &[&evil]).await;
+        env.settle().await;
+        let lines: Vec<String> = env.running().iter().map(|build| env.told(build, "STOKER_LINE")).collect();
         assert_eq!(lines, ["main"]);
     }
 }
@@ -758,8 +758,8 @@ async fn attack_a_tag_called_main_never_vouches_for_main() {
 #[tokio::test]
 async fn attack_provenance_forged_by_the_builder() {
     for policy in [POLICY, ISOLATED] {
-        let mut world = warm_main(policy).await;
-        let (manifest, blobs) = exported(&Source { versions: [1, 1, 2, 1] }, |_| world.account.now());
+        let mut env = warm_main(policy).await;
+        let (manifest, blobs) = exported(&Source { versions: [1, 1, 2, 1] }, |_| env.account.now());
         let mut forged = text(&manifest);
         let other = "f".repeat(40);
         forged["annotations"] = json!({
@@ -767,9 +767,9 @@ async fn attack_provenance_forged_by_the_builder() {
             "stoker.commit": other, "stoker.built-at": "2030-01-01T00:00:00Z", "stoker.merged": other,
             "stoker.rolled-back-at": "2031-01-01T00:00:00Z",
         });
-        let head = malicious_branch(&mut world, Bytes::from(forged.to_string()), blobs).await;
+        let head = malicious_branch(&mut env, Bytes::from(forged.to_string()), blobs).await;
         for tag in ["app.branch.evil".to_owned(), format!("app.commit.{head}")] {
-            let image = world.account.image(&world.repository(), &tag).unwrap();
+            let image = env.account.image(&env.repository(), &tag).unwrap();
             let says = &text(&image.manifest)["annotations"];
             assert_eq!(says["stoker.commit"], head.as_str(), "{tag}");
             assert_eq!(
@@ -785,9 +785,9 @@ async fn attack_provenance_forged_by_the_builder() {
             );
         }
         // A commit that nobody built does not come to main by what an annotation says.
-        world.push("main", &[&Commit::new(other).unwrap(), &head]).await;
-        world.settle_promotions().await;
-        let image = world.account.image(&world.repository(), "app.main").unwrap();
+        env.push("main", &[&Commit::new(other).unwrap(), &head]).await;
+        env.settle_promotions().await;
+        let image = env.account.image(&env.repository(), "app.main").unwrap();
         assert_eq!(text(&image.manifest)["annotations"]["stoker.build"], "app:1");
     }
 }
@@ -816,24 +816,24 @@ async fn attack_a_config_bomb() {
     ];
     for (number, config) in bombs.into_iter().enumerate() {
         for claimed in [config.len(), 100] {
-            let mut world = warm_main(ISOLATED).await;
-            let before = main_of(&world);
-            let innocent = world.commit([2, 1, 1, 1]);
-            world.push("innocent", &[&innocent]).await;
+            let mut env = warm_main(ISOLATED).await;
+            let before = main_of(&env);
+            let innocent = env.commit([2, 1, 1, 1]);
+            env.push("innocent", &[&innocent]).await;
             let manifest = json!({
                 "schemaVersion": 2, "mediaType": MANIFEST_MEDIA_TYPE, "layers": [],
                 "config": {"mediaType": CONFIG_MEDIA_TYPE, "digest": Digest::of(config.as_bytes()), "size": claimed},
             });
             let blob = Bytes::from(config.clone());
-            let head = malicious_branch(&mut world, Bytes::from(manifest.to_string()), vec![blob]).await;
-            world.build().await;
-            world.push("main", &[&head]).await;
-            world.settle_promotions().await;
-            assert_eq!(main_of(&world).1, before.1, "bomb {number}");
-            assert_eq!(world.holds("main", BASE).len(), 5, "bomb {number}");
-            assert_eq!(world.holds("branch/innocent", [2, 1, 1, 1]).len(), 5, "bomb {number}: others go on");
-            let retried = world.dead.iter().filter(|body| !body.contains("aws.")).count();
-            assert_eq!(retried, 0, "bomb {number}: {:?}", world.dead);
+            let head = malicious_branch(&mut env, Bytes::from(manifest.to_string()), vec![blob]).await;
+            env.build().await;
+            env.push("main", &[&head]).await;
+            env.settle_promotions().await;
+            assert_eq!(main_of(&env).1, before.1, "bomb {number}");
+            assert_eq!(env.holds("main", BASE).len(), 5, "bomb {number}");
+            assert_eq!(env.holds("branch/innocent", [2, 1, 1, 1]).len(), 5, "bomb {number}: others go on");
+            let retried = env.dead.iter().filter(|body| !body.contains("aws.")).count();
+            assert_eq!(retried, 0, "bomb {number}: {:?}", env.dead);
         }
     }
 }
@@ -857,112 +857,108 @@ fn layered(steps: usize, idle: usize) -> (Bytes, Vec<Bytes>) {
     (Bytes::from(manifest.to_string()), [config].into_iter().chain(blobs).collect())
 }
 
-fn count(world: &World, operation: &str) -> usize {
-    world.account.calls.borrow().iter().filter(|call| **call == operation).count()
+fn count(env: &TestEnvironment, operation: &str) -> usize {
+    env.account.calls.borrow().iter().filter(|call| **call == operation).count()
 }
 
 #[tokio::test]
 async fn attack_thousands_of_layers_that_no_step_needs() {
-    let mut world = warm_main(ISOLATED).await;
-    let before = count(&world, "registry:MountBlob");
+    let mut env = warm_main(ISOLATED).await;
+    let before = count(&env, "registry:MountBlob");
     let (manifest, blobs) = layered(3, 3000);
-    let head = malicious_branch(&mut world, manifest, blobs).await;
-    assert_eq!(count(&world, "registry:MountBlob") - before, 4, "three layers and the config");
-    assert!(world.account.image(&world.repository(), &format!("app.commit.{head}")).is_some());
-    assert!(world.line("branch/evil").is_some());
+    let head = malicious_branch(&mut env, manifest, blobs).await;
+    assert_eq!(count(&env, "registry:MountBlob") - before, 4, "three layers and the config");
+    assert!(env.account.image(&env.repository(), &format!("app.commit.{head}")).is_some());
+    assert!(env.line("branch/evil").is_some());
 }
 
 #[tokio::test(start_paused = true)]
 async fn attack_a_line_that_takes_longer_than_the_function_has() {
-    let mut world = warm_main(ISOLATED).await;
-    let (quick, evil) = (world.commit([2, 1, 1, 1]), world.commit([1, 1, 2, 1]));
-    world.push("quick", &[&quick]).await;
-    world.push("evil", &[&evil]).await;
-    world.settle_starts().await;
-    let told = world.running();
+    let mut env = warm_main(ISOLATED).await;
+    let (quick, evil) = (env.commit([2, 1, 1, 1]), env.commit([1, 1, 2, 1]));
+    env.push("quick", &[&quick]).await;
+    env.push("evil", &[&evil]).await;
+    env.settle_starts().await;
+    let told = env.running();
     assert_eq!(told.len(), 2);
     let slow = Fault::Slow(std::time::Duration::from_secs(4));
-    world.account.outages.borrow_mut().insert(("promote-cache", "registry:MountBlob"), slow);
+    env.account.outages.borrow_mut().insert(("promote-cache", "registry:MountBlob"), slow);
     for build in told {
-        if build.handed.as_ref().is_some_and(|handed| handed.line.to_string() == "branch/evil") {
+        if build.inputs.as_ref().is_some_and(|inputs| inputs.line.to_string() == "branch/evil") {
             let (manifest, blobs) = layered(320, 0);
-            world.push_cache(&world.told(&build, "STOKER_EXPORT"), manifest, blobs);
-            world.end(&build.id, BuildStatus::Succeeded, &evil);
+            env.push_cache(&env.told(&build, "STOKER_EXPORT"), manifest, blobs);
+            env.end(&build.id, BuildStatus::Succeeded, &evil);
         } else {
-            world.run(&build);
+            env.run(&build);
         }
     }
-    world.settle_promotions().await;
-    assert_eq!(world.holds("branch/quick", [2, 1, 1, 1]).len(), 5, "the other line has moved");
-    assert!(world.line("branch/evil").is_none());
-    assert_eq!(world.queued().0, 0, "it is let go");
-    assert!(world.dead.is_empty());
+    env.settle_promotions().await;
+    assert_eq!(env.holds("branch/quick", [2, 1, 1, 1]).len(), 5, "the other line has moved");
+    assert!(env.line("branch/evil").is_none());
+    assert_eq!(env.queued().0, 0, "it is let go");
+    assert!(env.dead.is_empty());
     let told = |event: &Event| matches!(event, Event::PromotionFailed(failed) if failed.why.contains("given up half way"));
-    assert!(world.notices.iter().any(told), "with a notice: {:?}", world.notices);
+    assert!(env.notices.iter().any(told), "with a notice: {:?}", env.notices);
 }
 
 #[tokio::test(start_paused = true)]
 async fn attack_a_project_that_takes_the_time_of_all_others() {
-    let mut world = warm_main(ISOLATED).await;
+    let mut env = warm_main(ISOLATED).await;
     let policy = Policy::parse("the test's policy", ISOLATED).unwrap();
-    let mut hints = Vec::new();
+    let mut triggers = Vec::new();
     for number in 0..2 {
-        let head = world.commit([2 + number, 1, 1, 1]);
-        world.push(&format!("evil-{number}"), &[&head]).await;
-        world.settle_starts().await;
-        let build = world.running().pop().unwrap();
+        let head = env.commit([2 + number, 1, 1, 1]);
+        env.push(&format!("evil-{number}"), &[&head]).await;
+        env.settle_starts().await;
+        let build = env.running().pop().unwrap();
         let (manifest, blobs) = layered(320, number as usize);
-        world.push_cache(&world.told(&build, "STOKER_EXPORT"), manifest, blobs);
-        world.end(&build.id, BuildStatus::Succeeded, &head);
-        hints.push([Hint::Built { build: build.id }]);
+        env.push_cache(&env.told(&build, "STOKER_EXPORT"), manifest, blobs);
+        env.end(&build.id, BuildStatus::Succeeded, &head);
+        triggers.push([PromotionTrigger::Built { build: build.id }]);
     }
-    let (shares, now) = (Shares::default(), world.account.now());
-    let promote = async |hints: &[Hint], is_late| {
-        let promoted = promote_in_turn(&world.account, &policy, hints, (&shares, is_late), now);
-        world.account.invoke("promote-cache", Some("PromotionQueue"), promoted).await.unwrap().remove(0)
+    let (shares, now) = (Shares::default(), env.account.now());
+    let promote = async |triggers: &[PromotionTrigger], is_late| {
+        let promoted = promote_in_turn(&env.account, &policy, triggers, (&shares, is_late), now);
+        env.account.invoke("promote-cache", Some("PromotionQueue"), promoted).await.unwrap().remove(0)
     };
     let slow = Fault::Slow(std::time::Duration::from_secs(4));
-    world.account.outages.borrow_mut().insert(("promote-cache", "registry:MountBlob"), slow);
-    let begun = tokio::time::Instant::now();
-    assert!(promote(&hints[0], false).await.is_err());
-    assert_eq!(begun.elapsed().as_secs(), 15, "that is all it may take at once");
-    world.account.outages.borrow_mut().clear();
-    let left = promote(&hints[1], true).await.unwrap();
+    env.account.outages.borrow_mut().insert(("promote-cache", "registry:MountBlob"), slow);
+    let started = tokio::time::Instant::now();
+    assert!(promote(&triggers[0], false).await.is_err());
+    assert_eq!(started.elapsed().as_secs(), 15, "that is all it may take at once");
+    env.account.outages.borrow_mut().clear();
+    let left = promote(&triggers[1], true).await.unwrap();
     assert!(matches!(&left[..], [Outcome::Nothing { why }] if why.contains("share")), "{left:?}");
-    let moved = promote(&hints[1], false).await.unwrap();
+    let moved = promote(&triggers[1], false).await.unwrap();
     assert!(matches!(moved[..], [Outcome::Moved { .. }]), "while nobody waits it goes on: {moved:?}");
 }
 
 /// Whatever of a batch kills the function, the others do not die with it twice in one go.
 #[tokio::test]
 async fn attack_hints_that_come_again_go_one_by_one() {
-    let mut world = warm_main(ISOLATED).await;
+    let mut env = warm_main(ISOLATED).await;
     for number in 1..4 {
-        let head = world.commit([number + 1, 1, 1, 1]);
-        world.push(&format!("feature-{number}"), &[&head]).await;
+        let head = env.commit([number + 1, 1, 1, 1]);
+        env.push(&format!("feature-{number}"), &[&head]).await;
     }
-    world.settle_starts().await;
-    world.loses_aws_events = true;
-    let builds = world.running();
+    env.settle_starts().await;
+    env.loses_aws_events = true;
+    let builds = env.running();
     for build in &builds {
-        world.run(build);
+        env.run(build);
     }
-    world.loses_aws_events = false;
+    env.loses_aws_events = false;
     // Each build's end comes, in one batch, and the function is killed at its first call.
     for build in &builds {
         let commit = Commit::new(build.resolved_commit.clone().unwrap()).unwrap();
-        world.end(&build.id, BuildStatus::Succeeded, &commit);
+        env.end(&build.id, BuildStatus::Succeeded, &commit);
     }
-    let (before, now) = (count(&world, "codebuild:BatchGetBuilds"), world.account.calls.borrow().len());
-    world.account.faults.borrow_mut().insert(now, Fault::KilledBefore);
-    world.settle_promotions().await;
-    assert_eq!(
-        count(&world, "codebuild:BatchGetBuilds") - before,
-        1 + 3,
-        "one for each when they come again"
-    );
+    let (before, now) = (count(&env, "codebuild:BatchGetBuilds"), env.account.calls.borrow().len());
+    env.account.faults.borrow_mut().insert(now, Fault::KilledBefore);
+    env.settle_promotions().await;
+    assert_eq!(count(&env, "codebuild:BatchGetBuilds") - before, 1 + 3, "one for each when they come again");
     for number in 1..4 {
-        assert!(world.line(&format!("branch/feature-{number}")).is_some());
+        assert!(env.line(&format!("branch/feature-{number}")).is_some());
     }
 }
 
@@ -970,21 +966,21 @@ async fn attack_hints_that_come_again_go_one_by_one() {
 #[tokio::test]
 async fn attack_a_flood_of_exports_that_no_build_was_given() {
     for policy in [POLICY, ISOLATED] {
-        let mut world = warm_main(policy).await;
-        let (manifest, blobs) = exported(&Source { versions: [7, 7, 7, 7] }, |_| world.account.now());
+        let mut env = warm_main(policy).await;
+        let (manifest, blobs) = exported(&Source { versions: [7, 7, 7, 7] }, |_| env.account.now());
         for number in 0..100 {
-            world.push_cache(&format!("app.export.00000000-{number:032x}"), manifest.clone(), blobs.clone());
+            env.push_cache(&format!("app.export.00000000-{number:032x}"), manifest.clone(), blobs.clone());
         }
-        let before = world.account.calls.borrow().len();
-        world.settle_promotions().await;
-        let calls = world.account.calls.borrow()[before..].to_vec();
+        let before = env.account.calls.borrow().len();
+        env.settle_promotions().await;
+        let calls = env.account.calls.borrow()[before..].to_vec();
         assert_eq!(calls, ["codebuild:ListBuildsForProject"; 10], "one question for each batch of ten");
     }
 }
 
 #[tokio::test]
 async fn attack_records_of_the_future_that_would_push_out_mains() {
-    let mut world = warm_main(ISOLATED).await;
+    let mut env = warm_main(ISOLATED).await;
     let layer = Bytes::from_static(b"junk");
     let records: Vec<Value> = (0..5600)
         .map(|n| json!({"digest": digest(n), "layers": [{"layer": 0, "createdAt": "2999-01-01T00:00:00Z"}]}))
@@ -996,16 +992,16 @@ async fn attack_records_of_the_future_that_would_push_out_mains() {
         "config": {"mediaType": CONFIG_MEDIA_TYPE, "digest": Digest::of(&config), "size": config.len()},
         "layers": [{"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": Digest::of(&layer), "size": 4}],
     });
-    let head = malicious_branch(&mut world, Bytes::from(manifest.to_string()), vec![config, layer]).await;
-    world.push("main", &[&head]).await;
-    world.settle_promotions().await;
-    world.wait(SignedDuration::from_mins(10));
+    let head = malicious_branch(&mut env, Bytes::from(manifest.to_string()), vec![config, layer]).await;
+    env.push("main", &[&head]).await;
+    env.settle_promotions().await;
+    env.wait(SignedDuration::from_mins(10));
     // The next build of main brings back what it uses, and the junk makes room.
-    let next = world.commit([1, 2, 1, 1]);
-    world.push("main", &[&next]).await;
-    world.build().await;
-    assert_eq!(world.holds("main", [1, 2, 1, 1]).len(), 5);
-    let (_, cache) = world.line("main").unwrap();
+    let next = env.commit([1, 2, 1, 1]);
+    env.push("main", &[&next]).await;
+    env.build().await;
+    assert_eq!(env.holds("main", [1, 2, 1, 1]).len(), 5);
+    let (_, cache) = env.line("main").unwrap();
     assert!(cache.sizes().config <= buildkit_cache::SAFE_SIZE);
 }
 

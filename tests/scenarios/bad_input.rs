@@ -8,9 +8,9 @@ use axum::body::Body;
 use futures_util::stream;
 use receive_webhook::Refusals;
 use scenarios::account::Account;
-use scenarios::environment::{POLICY, Source, World, exported, request};
+use scenarios::environment::{POLICY, Source, TestEnvironment, exported, request};
 use serde_json::json;
-use stoker_aws::{Aws, Surroundings};
+use stoker_aws::{Aws, AwsSettings};
 use stoker_core::event::Event;
 use stoker_core::names::{CacheRepository, Digest};
 use stoker_core::policy::Policy;
@@ -72,7 +72,7 @@ async fn webhooks_are_refused_with_the_right_status() {
 }
 
 #[tokio::test]
-async fn a_forge_is_told_why_its_webhook_is_refused() {
+async fn a_forge_is_reported_why_its_webhook_is_refused() {
     let form = b"payload=%7B%22ref%22%3A%22refs%2Fheads%2Fmain%22%7D".as_slice();
     let of_data_center = br#"{"eventKey": "repo:refs_changed"}"#.as_slice();
     let (github, bitbucket) = (sign(form), sign(of_data_center));
@@ -99,30 +99,30 @@ async fn a_stranger_costs_no_call_at_all() {
 
 #[tokio::test]
 async fn an_unknown_repository_is_ignored() {
-    let mut world = World::new();
+    let mut env = TestEnvironment::new();
     let body = serde_json::json!({
         "ref": "refs/heads/main", "after": "1".repeat(40), "commits": [],
         "repository": { "full_name": "example/other", "html_url": "https://github.com/example/other", "default_branch": "main" },
     });
-    world.deliver("push", &body).await;
-    assert!(world.build().await.is_empty());
-    assert!(world.dead.is_empty());
+    env.deliver("push", &body).await;
+    assert!(env.build().await.is_empty());
+    assert!(env.dead.is_empty());
 }
 
 #[tokio::test]
 async fn a_project_that_codebuild_does_not_know_is_ignored() {
-    let mut world = World::new();
-    world.account.projects.borrow_mut().clear();
-    let a = world.commit([1, 1, 1, 1]);
-    world.push("main", &[&a]).await;
-    assert!(world.build().await.is_empty());
-    assert!(world.dead.is_empty());
+    let mut env = TestEnvironment::new();
+    env.account.projects.borrow_mut().clear();
+    let a = env.commit([1, 1, 1, 1]);
+    env.push("main", &[&a]).await;
+    assert!(env.build().await.is_empty());
+    assert!(env.dead.is_empty());
 }
 
 #[tokio::test]
 async fn events_that_are_no_events_are_dropped() {
     use aws_lambda_events::sqs::{SqsEvent, SqsMessage};
-    let world = World::new();
+    let env = TestEnvironment::new();
     let mut batch = SqsEvent::default();
     for body in [
         "",
@@ -137,63 +137,57 @@ async fn events_that_are_no_events_are_dropped() {
         batch.records.push(message);
     }
     let policy = Policy::parse("policy", POLICY).unwrap();
-    let (promoter, now) = (promote_cache::Instance::default(), world.account.now());
-    let response = promote_cache::handle(&batch, &policy, &world.account, &promoter, now).await;
+    let (promoter, now) = (promote_cache::Instance::default(), env.account.now());
+    let response = promote_cache::handle(&batch, &policy, &env.account, &promoter, now).await;
     assert!(response.batch_item_failures.is_empty());
-    assert!(world.account.calls.borrow().is_empty());
+    assert!(env.account.calls.borrow().is_empty());
 }
 
 #[tokio::test]
 async fn an_export_that_is_no_cache_is_left_alone() {
-    let mut world = World::new();
-    let a = world.commit([1, 1, 1, 1]);
-    world.push("feature-a", &[&a]).await;
-    world.settle().await;
-    let build = world.running().pop().unwrap();
-    let tag = world.told(&build, "STOKER_EXPORT");
-    let repository = world.repository();
+    let mut env = TestEnvironment::new();
+    let a = env.commit([1, 1, 1, 1]);
+    env.push("feature-a", &[&a]).await;
+    env.settle().await;
+    let build = env.running().pop().unwrap();
+    let tag = env.told(&build, "STOKER_EXPORT");
+    let repository = env.repository();
     let media_type = buildkit_cache::MANIFEST_MEDIA_TYPE;
-    world.account.push(&repository, &tag, media_type, b"{\"schemaVersion\":2}".as_slice().into(), vec![]);
-    world.end(&build.id, stoker_core::ports::BuildStatus::Succeeded, &a);
-    world.settle().await;
-    assert!(world.lines().is_empty());
-    assert!(world.dead.is_empty());
+    env.account.push(&repository, &tag, media_type, b"{\"schemaVersion\":2}".as_slice().into(), vec![]);
+    env.end(&build.id, stoker_core::ports::BuildStatus::Succeeded, &a);
+    env.settle().await;
+    assert!(env.lines().is_empty());
+    assert!(env.dead.is_empty());
 }
 
 #[tokio::test]
-async fn a_line_that_is_no_cache_is_never_handed_to_a_build() {
-    let mut world = World::new();
-    let repository = world.repository();
+async fn a_line_that_is_no_cache_is_never_given_to_a_build() {
+    let mut env = TestEnvironment::new();
+    let repository = env.repository();
     let media_type = buildkit_cache::MANIFEST_MEDIA_TYPE;
-    world.account.push(
-        &repository,
-        "app.main",
-        media_type,
-        b"{\"schemaVersion\":2}".as_slice().into(),
-        vec![],
-    );
-    let a = world.commit([1, 1, 1, 1]);
-    world.push("feature-a", &[&a]).await;
-    world.settle().await;
-    assert_eq!(world.told(&world.running()[0], "STOKER_CACHE_FROM"), "");
+    env.account.push(&repository, "app.main", media_type, b"{\"schemaVersion\":2}".as_slice().into(), vec![]);
+    let a = env.commit([1, 1, 1, 1]);
+    env.push("feature-a", &[&a]).await;
+    env.settle().await;
+    assert_eq!(env.told(&env.running()[0], "STOKER_CACHE_FROM"), "");
 }
 
 #[tokio::test]
-async fn resolve_cache_answers_what_a_build_would_have_been_handed() {
-    let mut world = World::new();
-    let base = world.commit([1, 1, 1, 1]);
-    world.push("main", &[&base]).await;
-    world.build().await;
+async fn resolve_cache_answers_what_a_build_would_have_been_given() {
+    let mut env = TestEnvironment::new();
+    let base = env.commit([1, 1, 1, 1]);
+    env.push("main", &[&base]).await;
+    env.build().await;
     let policy = Policy::parse("policy", POLICY).unwrap();
     let ask = async |question: serde_json::Value| {
         let handled = stoker_core::resolve::handle(
             question,
             &policy,
             scenarios::environment::REGISTRY,
-            &world.account,
-            world.account.now(),
+            &env.account,
+            env.account.now(),
         );
-        world.account.invoke("resolve-cache", None, handled).await.unwrap()
+        env.account.invoke("resolve-cache", None, handled).await.unwrap()
     };
     let commit = "ab".repeat(20);
     let answer = ask(serde_json::json!({"project": "app", "branch": "x", "commit": commit})).await.unwrap();
@@ -210,41 +204,41 @@ async fn resolve_cache_answers_what_a_build_would_have_been_handed() {
 }
 
 #[tokio::test]
-async fn a_cache_too_large_to_import_is_not_handed_to_a_build() {
-    let mut world = World::new();
-    let repository = world.repository();
+async fn a_cache_too_large_to_import_is_not_given_to_a_build() {
+    let mut env = TestEnvironment::new();
+    let repository = env.repository();
     let (manifest, blobs) =
         exported(&Source { versions: [1, 1, 1, 1] }, |_| "2026-11-21T08:00:00Z".parse().unwrap());
     let mut manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
     manifest["config"]["size"] = serde_json::json!(2_000_000);
     let media_type = buildkit_cache::MANIFEST_MEDIA_TYPE;
-    world.account.push(&repository, "app.main", media_type, manifest.to_string().into(), blobs);
-    let a = world.commit([1, 1, 1, 1]);
-    world.push("feature-a", &[&a]).await;
-    world.settle().await;
-    assert_eq!(world.told(&world.running()[0], "STOKER_READS"), "");
+    env.account.push(&repository, "app.main", media_type, manifest.to_string().into(), blobs);
+    let a = env.commit([1, 1, 1, 1]);
+    env.push("feature-a", &[&a]).await;
+    env.settle().await;
+    assert_eq!(env.told(&env.running()[0], "STOKER_READS"), "");
 }
 
 #[tokio::test]
 async fn a_registry_that_does_not_answer_makes_a_build_cold_and_not_absent() {
     use stoker_core::error::Failure;
-    let mut world = World::new();
-    let base = world.commit([1, 1, 1, 1]);
-    world.push("main", &[&base]).await;
-    world.build().await;
-    let a = world.commit([2, 1, 1, 1]);
-    world.push("feature-a", &[&a]).await;
+    let mut env = TestEnvironment::new();
+    let base = env.commit([1, 1, 1, 1]);
+    env.push("main", &[&base]).await;
+    env.build().await;
+    let a = env.commit([2, 1, 1, 1]);
+    env.push("feature-a", &[&a]).await;
     // The next calls are those of `start-build`: the project's builds, then the caches.
-    let next = world.account.calls.borrow().len();
-    world.account.faults.borrow_mut().insert(next + 1, scenarios::account::Fault::Before(Failure::Refused));
-    world.settle().await;
-    assert_eq!(world.told(&world.running()[0], "STOKER_CACHE_FROM"), "");
+    let next = env.account.calls.borrow().len();
+    env.account.faults.borrow_mut().insert(next + 1, scenarios::account::Fault::Before(Failure::Refused));
+    env.settle().await;
+    assert_eq!(env.told(&env.running()[0], "STOKER_CACHE_FROM"), "");
 }
 
 #[tokio::test]
 async fn a_build_of_a_project_that_is_not_stokers_is_not_even_asked_about() {
     use aws_lambda_events::sqs::{SqsEvent, SqsMessage};
-    let world = World::new();
+    let env = TestEnvironment::new();
     let event = serde_json::json!({"source": "aws.codebuild", "detail-type": "CodeBuild Build State Change", "detail":
         {"build-status": "SUCCEEDED", "project-name": "theirs", "build-id": "arn:aws:codebuild:x:1:build/theirs:1"}});
     let mut message = SqsMessage::default();
@@ -252,10 +246,10 @@ async fn a_build_of_a_project_that_is_not_stokers_is_not_even_asked_about() {
     let mut batch = SqsEvent::default();
     batch.records.push(message);
     let policy = Policy::parse("policy", POLICY).unwrap();
-    let (promoter, now) = (promote_cache::Instance::default(), world.account.now());
-    let response = promote_cache::handle(&batch, &policy, &world.account, &promoter, now).await;
+    let (promoter, now) = (promote_cache::Instance::default(), env.account.now());
+    let response = promote_cache::handle(&batch, &policy, &env.account, &promoter, now).await;
     assert!(response.batch_item_failures.is_empty());
-    assert!(world.account.calls.borrow().is_empty());
+    assert!(env.account.calls.borrow().is_empty());
 }
 
 /// ECR on loopback, which answers whatever it is asked with one manifest of so many bytes.
@@ -283,7 +277,7 @@ async fn ecr_with_a_manifest_of(bytes: usize, tells_length: bool) -> (Aws, tokio
         .endpoint_url(format!("http://{address}"))
         .http_client(http)
         .build();
-    (Aws::from_config(config, Surroundings::default()), server)
+    (Aws::from_config(config, AwsSettings::default()), server)
 }
 
 #[tokio::test]

@@ -7,14 +7,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::SignedDuration;
 use scenarios::account::Fault;
-use scenarios::environment::{ISOLATED, POLICY, Weather, World};
-use scenarios::rng::Dice;
+use scenarios::environment::{FaultPlan, ISOLATED, POLICY, TestEnvironment};
+use scenarios::rng::Rng;
 use stoker_core::error::Failure;
 use stoker_core::names::Commit;
 use stoker_core::ports::BuildStatus;
 
 /// How many lives are lived unless said.
-const LIVES: u64 = 150;
+const RUNS: u64 = 150;
 /// As often as what waits is looked at before a life goes on.
 const PATIENCE: usize = 40;
 const FAULTS: [Fault; 8] = [
@@ -39,19 +39,19 @@ enum Step {
 }
 
 /// What people do in the life of a seed.
-fn steps(dice: &mut Dice) -> Vec<Step> {
+fn steps(rng: &mut Rng) -> Vec<Step> {
     let mut versions = 1;
     let mut main = [1; 4];
     let mut branches: BTreeMap<u64, [u32; 4]> = BTreeMap::new();
     let mut steps = Vec::new();
     let mut hours = 0;
-    for _ in 0..4 + dice.below(7) {
-        let branch = dice.below(3);
-        let step = match (dice.below(8), branches.get(&branch).copied()) {
+    for _ in 0..4 + rng.below(7) {
+        let branch = rng.below(3);
+        let step = match (rng.below(8), branches.get(&branch).copied()) {
             (0..=3, of_branch) => {
                 versions += 1;
                 let mut source = of_branch.unwrap_or(main);
-                source[dice.index(4)] = versions;
+                source[rng.index(4)] = versions;
                 branches.insert(branch, source);
                 Step::Push { branch, versions: source }
             }
@@ -64,7 +64,7 @@ fn steps(dice: &mut Dice) -> Vec<Step> {
                 Step::Delete { branch }
             }
             (7, _) => Step::Night,
-            _ => Step::Wait { hours: 1 + dice.below(12).cast_signed() },
+            _ => Step::Wait { hours: 1 + rng.below(12).cast_signed() },
         };
         hours = match &step {
             Step::Wait { hours: more } => hours + more,
@@ -94,25 +94,25 @@ struct End {
     open: (usize, (usize, usize), usize, Vec<String>),
 }
 
-fn end(world: &World, heads: &Heads, gone: &BTreeSet<String>) -> End {
-    let is_left = |tag: &String| !gone.iter().any(|gone| tag.ends_with(gone));
-    let lines = world.lines().into_keys().filter(is_left).map(|tag| {
+fn end(env: &TestEnvironment, heads: &Heads, deleted: &BTreeSet<String>) -> End {
+    let is_left = |tag: &String| !deleted.iter().any(|gone| tag.ends_with(gone));
+    let lines = env.lines().into_keys().filter(is_left).map(|tag| {
         let name = tag.strip_prefix("app.").expect("a line of the project").replacen("branch.", "branch/", 1);
         let (_, versions) = heads[name.trim_start_matches("branch/")];
-        let held = world.holds(&name, versions);
+        let held = env.holds(&name, versions);
         (name, held)
     });
-    let commits = world.account.tags(&world.repository()).into_keys().filter(is_left);
-    let builds = world.account.builds.borrow();
+    let commits = env.account.tags(&env.repository()).into_keys().filter(is_left);
+    let builds = env.account.builds.borrow();
     let ended = builds.iter().filter(|build| build.status == BuildStatus::Succeeded);
-    let handed = ended.filter_map(|build| build.handed.clone());
+    let inputs = ended.filter_map(|build| build.inputs.clone());
     // A night builds main without a push where it has lost its cache, or what a merge brought.
-    let handed = handed.filter(|handed| handed.commit.is_some());
+    let inputs = inputs.filter(|inputs| inputs.commit.is_some());
     End {
         lines: lines.collect(),
         commits: commits.filter(|tag| tag.contains(".commit.")).collect(),
-        built: handed.map(|handed| format!("{} at {:?}", handed.line, handed.commit)).collect(),
-        open: (world.queued().0, world.waiting(), world.running().len(), world.dead.clone()),
+        built: inputs.map(|inputs| format!("{} at {:?}", inputs.line, inputs.commit)).collect(),
+        open: (env.queued().0, env.waiting(), env.running().len(), env.dead.clone()),
     }
 }
 
@@ -120,113 +120,114 @@ fn end(world: &World, heads: &Heads, gone: &BTreeSet<String>) -> End {
 type Heads = BTreeMap<String, (Commit, [u32; 4])>;
 
 /// Time goes by until nothing is under way but what waits for leases.
-async fn quiet(world: &mut World) {
+async fn quiet(env: &mut TestEnvironment) {
     for _ in 0..PATIENCE {
-        world.build().await;
-        if world.queued().0 == 0 && world.waiting() == (0, 0) && world.running().is_empty() {
+        env.build().await;
+        if env.queued().0 == 0 && env.waiting() == (0, 0) && env.running().is_empty() {
             return;
         }
-        world.wait(SignedDuration::from_mins(3));
+        env.wait(SignedDuration::from_mins(3));
     }
 }
 
-async fn take(world: &mut World, heads: &mut Heads, gone: &mut BTreeSet<String>, step: &Step) {
+async fn take(env: &mut TestEnvironment, heads: &mut Heads, deleted: &mut BTreeSet<String>, step: &Step) {
     let name = |branch: &u64| format!("b{branch}");
     match step {
         Step::Push { branch, versions } => {
-            let head = world.commit(*versions);
-            world.push(&name(branch), &[&head]).await;
-            gone.remove(&format!(".branch.{}", name(branch)));
+            let head = env.commit(*versions);
+            env.push(&name(branch), &[&head]).await;
+            deleted.remove(&format!(".branch.{}", name(branch)));
             heads.insert(name(branch), (head, *versions));
         }
         Step::Merge { branch } => {
             let (head, versions) = heads[&name(branch)].clone();
-            let merge = world.commit(versions);
-            world.pull_request("merged", &name(branch), &head, Some(&merge)).await;
-            world.push("main", &[&head, &merge]).await;
+            let merge = env.commit(versions);
+            env.pull_request("merged", &name(branch), &head, Some(&merge)).await;
+            env.push("main", &[&head, &merge]).await;
             heads.insert("main".to_owned(), (merge, versions));
         }
         Step::Delete { branch } => {
-            world.delete_branch(&name(branch)).await;
-            // The sweep may bring it back for a time, as its builds are not forgotten.
-            gone.insert(format!(".branch.{}", name(branch)));
-            let builds = world.account.builds.borrow();
-            let handed = builds.iter().filter_map(|build| build.handed.as_ref());
+            env.delete_branch(&name(branch)).await;
+            // The reconciliation may bring it back for a time, as its builds are not forgotten.
+            deleted.insert(format!(".branch.{}", name(branch)));
+            let builds = env.account.builds.borrow();
+            let inputs = builds.iter().filter_map(|build| build.inputs.as_ref());
             let of_branch =
-                handed.filter(|handed| handed.line.to_string() == format!("branch/{}", name(branch)));
-            gone.extend(of_branch.filter_map(|handed| Some(format!(".commit.{}", handed.commit.as_ref()?))));
+                inputs.filter(|inputs| inputs.line.to_string() == format!("branch/{}", name(branch)));
+            deleted
+                .extend(of_branch.filter_map(|inputs| Some(format!(".commit.{}", inputs.commit.as_ref()?))));
         }
-        Step::Wait { hours } => world.wait(SignedDuration::from_hours(*hours)),
-        Step::Night => world.night().await,
+        Step::Wait { hours } => env.wait(SignedDuration::from_hours(*hours)),
+        Step::Night => env.night().await,
     }
 }
 
 /// Lives a life with these faults, by the number of the call; answers how it ended, and how many calls it took.
-async fn life(seed: u64, faults: Option<&BTreeMap<usize, Fault>>) -> (End, usize) {
-    let mut dice = Dice(seed);
-    let mut world = World::with_policy(if dice.below(2) == 0 { POLICY } else { ISOLATED });
-    let steps = steps(&mut dice);
+async fn run(seed: u64, faults: Option<&BTreeMap<usize, Fault>>) -> (End, usize) {
+    let mut rng = Rng(seed);
+    let mut env = TestEnvironment::with_policy(if rng.below(2) == 0 { POLICY } else { ISOLATED });
+    let steps = steps(&mut rng);
     if let Some(faults) = faults {
-        world.account.remembers.set(true);
-        world.account.faults.borrow_mut().extend(faults);
-        world.weather = Some(Weather { dice, doubles: 4, loses: 5 });
+        env.account.remembers.set(true);
+        env.account.faults.borrow_mut().extend(faults);
+        env.fault_plan = Some(FaultPlan { rng, doubles: 4, loses: 5 });
     }
     let (mut heads, mut gone) = (Heads::new(), BTreeSet::new());
-    let base = world.commit([1; 4]);
+    let base = env.commit([1; 4]);
     heads.insert("main".to_owned(), (base.clone(), [1; 4]));
-    world.push("main", &[&base]).await;
-    quiet(&mut world).await;
+    env.push("main", &[&base]).await;
+    quiet(&mut env).await;
     for step in &steps {
-        world.wait(SignedDuration::from_mins(10));
-        take(&mut world, &mut heads, &mut gone, step).await;
-        quiet(&mut world).await;
+        env.wait(SignedDuration::from_mins(10));
+        take(&mut env, &mut heads, &mut gone, step).await;
+        quiet(&mut env).await;
     }
-    let calls = world.account.calls.borrow().len();
+    let calls = env.account.calls.borrow().len();
     // The weather clears up, and a night comes.
-    world.account.faults.borrow_mut().clear();
-    world.weather = None;
-    world.wait(SignedDuration::from_hours(1));
-    quiet(&mut world).await;
+    env.account.faults.borrow_mut().clear();
+    env.fault_plan = None;
+    env.wait(SignedDuration::from_hours(1));
+    quiet(&mut env).await;
     for _ in 0..2 {
-        // The first sweeps; what it found is a day old and goes, as all does that nothing needs, in the second.
-        world.night().await;
-        quiet(&mut world).await;
-        world.wait(SignedDuration::from_hours(26));
+        // The first reconciles; what it found is a day old and goes, as all does that nothing needs, in the second.
+        env.night().await;
+        quiet(&mut env).await;
+        env.wait(SignedDuration::from_hours(26));
     }
-    world.night().await;
-    quiet(&mut world).await;
-    (end(&world, &heads, &gone), calls)
+    env.night().await;
+    quiet(&mut env).await;
+    (end(&env, &heads, &gone), calls)
 }
 
 /// Whether a seed's life ends as it does when nothing goes wrong.
 async fn survives(seed: u64) -> Result<(), String> {
-    let (calm, calls) = life(seed, None).await;
-    let mut dice = Dice(!seed);
+    let (baseline, calls) = run(seed, None).await;
+    let mut rng = Rng(!seed);
     // So far apart that no message fails as often as it takes to be given up.
     let places = (0..calls).step_by(24);
     let faults = places.filter_map(|place| {
-        let fault = FAULTS[dice.index(FAULTS.len())];
-        Some((place + dice.index(12), fault)).filter(|_| dice.below(3) > 0)
+        let fault = FAULTS[rng.index(FAULTS.len())];
+        Some((place + rng.index(12), fault)).filter(|_| rng.below(3) > 0)
     });
     let faults = faults.collect();
-    let (stormy, _) = life(seed, Some(&faults)).await;
-    if stormy == calm {
+    let (with_faults, _) = run(seed, Some(&faults)).await;
+    if with_faults == baseline {
         return Ok(());
     }
     let steps = {
-        let mut dice = Dice(seed);
-        dice.below(2);
-        steps(&mut dice)
+        let mut rng = Rng(seed);
+        rng.below(2);
+        steps(&mut rng)
     };
     let mut how = vec![format!("STOKER_SEED={seed} STOKER_CHAOS=1"), format!("{steps:?}\n{faults:?}")];
-    let differ = |what: &str, stormy: &dyn std::fmt::Debug, calm: &dyn std::fmt::Debug| {
-        let (stormy, calm) = (format!("{stormy:?}"), format!("{calm:?}"));
-        (stormy != calm).then(|| format!("  {what}: {stormy}\n  rather than {calm}"))
+    let differ = |what: &str, with_faults: &dyn std::fmt::Debug, baseline: &dyn std::fmt::Debug| {
+        let (with_faults, baseline) = (format!("{with_faults:?}"), format!("{baseline:?}"));
+        (with_faults != baseline).then(|| format!("  {what}: {with_faults}\n  rather than {baseline}"))
     };
-    how.extend(differ("lines", &stormy.lines, &calm.lines));
-    how.extend(differ("commits", &stormy.commits, &calm.commits));
-    how.extend(differ("built", &stormy.built, &calm.built));
-    how.extend(differ("open", &stormy.open, &calm.open));
+    how.extend(differ("lines", &with_faults.lines, &baseline.lines));
+    how.extend(differ("commits", &with_faults.commits, &baseline.commits));
+    how.extend(differ("built", &with_faults.built, &baseline.built));
+    how.extend(differ("open", &with_faults.open, &baseline.open));
     Err(how.join("\n"))
 }
 
@@ -237,14 +238,14 @@ fn number(variable: &str) -> Option<u64> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn chaos_ends_as_a_calm_life_does() {
+async fn chaos_ends_as_a_baseline_life_does() {
     let first = number("STOKER_SEED").unwrap_or_default();
-    let lives = number("STOKER_CHAOS").unwrap_or(LIVES);
+    let runs = number("STOKER_CHAOS").unwrap_or(RUNS);
     let mut failed = Vec::new();
-    for seed in first..first + lives {
+    for seed in first..first + runs {
         if let Err(how) = survives(seed).await {
             failed.push(how);
         }
     }
-    assert!(failed.is_empty(), "{} of {lives} lives end otherwise:\n{}", failed.len(), failed.join("\n\n"));
+    assert!(failed.is_empty(), "{} of {runs} runs end otherwise:\n{}", failed.len(), failed.join("\n\n"));
 }

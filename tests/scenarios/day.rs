@@ -1,4 +1,4 @@
-//! A small day with the same rules as the large one of `cargo bench -p stories --bench day`.
+//! A small day with the same rules as the large one of `cargo bench -p scenarios --bench day`.
 
 use scenarios::day::{Scale, live};
 

@@ -178,10 +178,10 @@ fn the_readmes_report_is_what_the_demo_prints() {
         assert!(report.contains(label), "the demo says nothing of {label:?}");
     }
     // A check may have several parts, of one letter.
-    let story = read("xtask/src/demo/story.rs");
-    let letters = story.split("report.check(").skip(1).map(|call| call.split('"').nth(1).unwrap());
+    let scenario = read("xtask/src/demo/scenario.rs");
+    let letters = scenario.split("report.check(").skip(1).map(|call| call.split('"').nth(1).unwrap());
     let checks = letters.collect::<BTreeSet<_>>().len();
-    assert!(told.contains(&format!("{checks} of {checks} checks hold")), "the story has {checks} checks");
+    assert!(told.contains(&format!("{checks} of {checks} checks hold")), "the scenario has {checks} checks");
 }
 
 #[test]

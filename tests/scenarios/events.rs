@@ -10,7 +10,7 @@ use scenarios::account::Account;
 use stoker_core::event::{Envelope, Event};
 use stoker_core::forge::Meaning;
 use stoker_core::policy::Policy;
-use stoker_core::promote::Hint;
+use stoker_core::promote::PromotionTrigger;
 
 /// Where the events are.
 const EVENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../events");
@@ -110,20 +110,23 @@ async fn every_event_is_understood_by_its_function() {
             let events = envelopes(read(&path));
             assert!(events.iter().all(|envelope| envelope.event.repository().is_some()), "{name}");
         } else if name.starts_with("promote-cache-batch") {
-            let hints =
-                envelopes(read(&path)).iter().filter_map(|envelope| Hint::of(&envelope.event)).count();
-            assert_eq!(hints, 4, "{name}");
+            let triggers = envelopes(read(&path))
+                .iter()
+                .filter_map(|envelope| PromotionTrigger::of(&envelope.event))
+                .count();
+            assert_eq!(triggers, 4, "{name}");
         } else if name == "promote-cache-build-failed" {
-            let hint = Hint::of(&envelopes(read(&path))[0].event);
-            assert!(matches!(hint, Some(Hint::Failed { .. })), "{name}");
+            let trigger = PromotionTrigger::of(&envelopes(read(&path))[0].event);
+            assert!(matches!(trigger, Some(PromotionTrigger::Failed { .. })), "{name}");
         } else if name == "promote-cache-nightly" {
-            assert!(matches!(envelopes(read(&path))[0].event, Event::NightlySweep(_)), "{name}");
-        } else if name.starts_with("promote-cache-sweep-") {
-            let is_known = |event: &Event| matches!(event, Event::SweepWanted(_) | Event::SweepFound(_));
+            assert!(matches!(envelopes(read(&path))[0].event, Event::NightlyReconcile(_)), "{name}");
+        } else if name.starts_with("promote-cache-reconcile-") {
+            let is_known =
+                |event: &Event| matches!(event, Event::ReconcileRequested(_) | Event::DriftFound(_));
             assert!(envelopes(read(&path)).iter().all(|envelope| is_known(&envelope.event)), "{name}");
         } else if name.starts_with("promote-cache-") {
             assert!(
-                envelopes(read(&path)).iter().all(|envelope| Hint::of(&envelope.event).is_none()),
+                envelopes(read(&path)).iter().all(|envelope| PromotionTrigger::of(&envelope.event).is_none()),
                 "{name}"
             );
         } else if name.starts_with("enforce-retention-branch") {
@@ -139,12 +142,12 @@ async fn every_event_is_understood_by_its_function() {
             account.invoke("resolve-cache", None, handled).await.unwrap().unwrap();
         } else if name.starts_with("warm-main-") {
             let is_known = |event: &Event| {
-                matches!(event, Event::BranchPushed(_) | Event::NightlyWarm(_) | Event::WarmWanted(_))
+                matches!(event, Event::BranchPushed(_) | Event::NightlyWarm(_) | Event::WarmRequested(_))
             };
             assert!(envelopes(read(&path)).iter().all(|envelope| is_known(&envelope.event)), "{name}");
         } else if name.starts_with("enforce-retention-") {
             let is_known =
-                |event: &Event| matches!(event, Event::NightlyRetention(_) | Event::RetainWanted(_));
+                |event: &Event| matches!(event, Event::NightlyRetention(_) | Event::RetentionRequested(_));
             assert!(envelopes(read(&path)).iter().all(|envelope| is_known(&envelope.event)), "{name}");
         } else {
             assert_eq!(name, "README", "a file that belongs to no function");

@@ -1,13 +1,13 @@
 //! Lines stay small enough to be imported, and say how warm builds were.
 
-use buildkit_cache::{CONFIG_MEDIA_TYPE, Cache, MANIFEST_MEDIA_TYPE, SAFE_SIZE, Warmth};
+use buildkit_cache::{CONFIG_MEDIA_TYPE, Cache, CacheHitRate, MANIFEST_MEDIA_TYPE, SAFE_SIZE};
 use bytes::Bytes;
 use jiff::SignedDuration;
-use scenarios::environment::{POLICY, World};
+use scenarios::environment::{POLICY, TestEnvironment};
 use serde_json::json;
 use stoker_core::names::{Commit, Digest};
 use stoker_core::policy::Policy;
-use stoker_core::promote::{Hint, Outcome, Warmed, promote};
+use stoker_core::promote::{MeasuredBuild, Outcome, PromotionTrigger, promote};
 
 /// A cache whose config is as large as a line's may be, made long ago.
 fn old_and_large() -> (Bytes, Vec<Bytes>) {
@@ -46,61 +46,61 @@ fn old_and_large() -> (Bytes, Vec<Bytes>) {
 
 #[tokio::test]
 async fn what_was_used_least_lately_leaves_a_full_line() {
-    let mut world = World::new();
+    let mut env = TestEnvironment::new();
     let (manifest, blobs) = old_and_large();
-    world.account.push(&world.repository(), "app.branch.feature-a", MANIFEST_MEDIA_TYPE, manifest, blobs);
-    let before = world.line("branch/feature-a").unwrap().1.records();
-    let a = world.commit([1, 1, 1, 1]);
-    world.push("feature-a", &[&a]).await;
-    world.build().await;
-    let after = world.line("branch/feature-a").unwrap().1;
+    env.account.push(&env.repository(), "app.branch.feature-a", MANIFEST_MEDIA_TYPE, manifest, blobs);
+    let before = env.line("branch/feature-a").unwrap().1.records();
+    let a = env.commit([1, 1, 1, 1]);
+    env.push("feature-a", &[&a]).await;
+    env.build().await;
+    let after = env.line("branch/feature-a").unwrap().1;
     assert!(after.sizes().config <= SAFE_SIZE);
     assert!(
         (before - 20..before).contains(&after.records()),
         "no more goes than has to: {} of {before}",
         after.records()
     );
-    assert_eq!(world.holds("branch/feature-a", [1, 1, 1, 1]).len(), 5);
-    let lines = world.lines();
-    world.replay(false).await;
-    assert_eq!(world.lines(), lines, "the same events move a pruned line no further");
+    assert_eq!(env.holds("branch/feature-a", [1, 1, 1, 1]).len(), 5);
+    let lines = env.lines();
+    env.replay(false).await;
+    assert_eq!(env.lines(), lines, "the same events move a pruned line no further");
 }
 
 #[tokio::test]
 async fn a_line_remembers_when_a_build_used_its_steps() {
-    let mut world = World::new();
-    let first = world.commit([1, 1, 1, 1]);
-    world.push("feature-a", &[&first]).await;
-    world.build().await;
-    let early = world.account.now();
-    world.wait(SignedDuration::from_hours(10));
-    let second = world.commit([1, 2, 1, 1]);
-    world.push("feature-a", &[&second]).await;
-    world.build().await;
-    let cache: Cache = world.line("branch/feature-a").unwrap().1;
+    let mut env = TestEnvironment::new();
+    let first = env.commit([1, 1, 1, 1]);
+    env.push("feature-a", &[&first]).await;
+    env.build().await;
+    let early = env.account.now();
+    env.wait(SignedDuration::from_hours(10));
+    let second = env.commit([1, 2, 1, 1]);
+    env.push("feature-a", &[&second]).await;
+    env.build().await;
+    let cache: Cache = env.line("branch/feature-a").unwrap().1;
     let steps = cache.steps();
     let used = |at: jiff::Timestamp| steps.values().filter(|step| step.used_at == Some(at)).count();
     // Only what the second build replaced was not used by it.
-    assert_eq!((used(early), used(world.account.now())), (2, 5));
+    assert_eq!((used(early), used(env.account.now())), (2, 5));
 }
 
 /// A push to a branch and its build, which takes so long; answers the build's id.
-async fn built(world: &mut World, branch: &str, commit: &Commit, minutes: i64) -> String {
-    world.wait(SignedDuration::from_mins(10));
-    world.push(branch, &[commit]).await;
-    world.settle().await;
-    let build = world.running().pop().expect("a build");
-    world.wait(SignedDuration::from_mins(minutes));
-    world.run(&build);
+async fn built(env: &mut TestEnvironment, branch: &str, commit: &Commit, minutes: i64) -> String {
+    env.wait(SignedDuration::from_mins(10));
+    env.push(branch, &[commit]).await;
+    env.settle().await;
+    let build = env.running().pop().expect("a build");
+    env.wait(SignedDuration::from_mins(minutes));
+    env.run(&build);
     build.id
 }
 
 /// What the promotion of a build tells of it, that is hinted at so often.
-async fn told(world: &World, build: &str, hints: usize) -> Vec<Warmed> {
-    let policy = Policy::parse("the story's policy", POLICY).unwrap();
-    let hints = vec![Hint::Built { build: build.to_owned() }; hints];
-    let promoted = promote(&world.account, &policy, &hints, world.account.now());
-    let answers = world.account.invoke("promote-cache", None, promoted).await.unwrap();
+async fn told(env: &TestEnvironment, build: &str, triggers: usize) -> Vec<MeasuredBuild> {
+    let policy = Policy::parse("the scenario's policy", POLICY).unwrap();
+    let triggers = vec![PromotionTrigger::Built { build: build.to_owned() }; triggers];
+    let promoted = promote(&env.account, &policy, &triggers, env.account.now());
+    let answers = env.account.invoke("promote-cache", None, promoted).await.unwrap();
     let builds = answers.into_iter().flat_map(|answer| answer.expect("an outcome")).filter_map(|outcome| {
         let Outcome::Moved { builds, .. } = outcome else { return None };
         assert!(builds.iter().all(|warmed| warmed.build == build));
@@ -111,25 +111,25 @@ async fn told(world: &World, build: &str, hints: usize) -> Vec<Warmed> {
 
 #[tokio::test]
 async fn a_promotion_tells_once_how_warm_its_build_was() {
-    let mut world = World::new();
-    let first = world.commit([1, 1, 1, 1]);
-    built(&mut world, "feature-a", &first, 10).await;
-    world.settle().await;
-    let second = world.commit([1, 2, 1, 1]);
-    let build = built(&mut world, "feature-a", &second, 1).await;
-    let warmed = told(&world, &build, 2).await;
-    let [Warmed { warmth, .. }] = &warmed[..] else { panic!("{warmed:?}") };
-    let Warmth { steps, reused, reused_bytes, built_bytes } = *warmth;
+    let mut env = TestEnvironment::new();
+    let first = env.commit([1, 1, 1, 1]);
+    built(&mut env, "feature-a", &first, 10).await;
+    env.settle().await;
+    let second = env.commit([1, 2, 1, 1]);
+    let build = built(&mut env, "feature-a", &second, 1).await;
+    let warmed = told(&env, &build, 2).await;
+    let [MeasuredBuild { hit_rate, .. }] = &warmed[..] else { panic!("{warmed:?}") };
+    let CacheHitRate { steps, reused, reused_bytes, built_bytes } = *hit_rate;
     assert_eq!((steps, reused), (5, 3));
     assert!(reused_bytes > 0 && built_bytes > 0);
-    assert!(told(&world, &build, 1).await.is_empty());
+    assert!(told(&env, &build, 1).await.is_empty());
 }
 
 #[tokio::test]
 async fn a_warm_build_has_saved_what_it_was_shorter_than_the_newest_cold_one() {
-    let mut world = World::new();
+    let mut env = TestEnvironment::new();
     let commits = [[1, 1, 1, 1], [1, 2, 1, 1], [1, 3, 1, 1], [9, 9, 9, 9], [9, 9, 9, 8]];
-    let commits = commits.map(|versions| world.commit(versions));
+    let commits = commits.map(|versions| env.commit(versions));
     let mut saved = Vec::new();
     for (commit, (branch, minutes)) in commits.iter().zip([
         // Nothing to compare with: it is what others are compared with.
@@ -140,10 +140,10 @@ async fn a_warm_build_has_saved_what_it_was_shorter_than_the_newest_cold_one() {
         ("feature-a", 20),
         ("feature-a", 5),
     ]) {
-        let build = built(&mut world, branch, commit, minutes).await;
-        let warmed = told(&world, &build, 1).await;
+        let build = built(&mut env, branch, commit, minutes).await;
+        let warmed = told(&env, &build, 1).await;
         saved.extend(warmed.iter().map(|warmed| warmed.saved_seconds));
-        world.settle().await;
+        env.settle().await;
     }
     assert_eq!(saved, [None, Some(360), Some(0), None, Some(900)]);
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use jiff::SignedDuration;
-use scenarios::environment::World;
+use scenarios::environment::TestEnvironment;
 use serde_json::Value;
 use stoker_lambda::metrics::{Metric, Reach};
 use tracing_subscriber::Layer as _;
@@ -127,32 +127,32 @@ async fn one_query_tells_a_pushs_whole_story() {
     tracing::subscriber::set_global_default(tracing_subscriber::registry().with(lines)).unwrap();
     IS_LOGGED.set(true);
 
-    let mut world = World::new();
-    let other = world.commit([9, 9, 9, 9]);
-    world.push("feature-b", &[&other]).await;
-    world.build().await;
-    let a = world.commit([1, 1, 1, 1]);
-    world.push("feature-a", &[&a]).await;
-    world.build().await;
-    let merge = world.commit([1, 1, 1, 2]);
-    world.pull_request("merged", "feature-a", &a, Some(&merge)).await;
-    world.push("main", &[&a, &merge]).await;
-    world.build().await;
-    world.delete_branch("feature-a").await;
-    world.wait(SignedDuration::from_hours(24 * 40));
-    world.settle().await;
-    world.night().await;
+    let mut env = TestEnvironment::new();
+    let other = env.commit([9, 9, 9, 9]);
+    env.push("feature-b", &[&other]).await;
+    env.build().await;
+    let a = env.commit([1, 1, 1, 1]);
+    env.push("feature-a", &[&a]).await;
+    env.build().await;
+    let merge = env.commit([1, 1, 1, 2]);
+    env.pull_request("merged", "feature-a", &a, Some(&merge)).await;
+    env.push("main", &[&a, &merge]).await;
+    env.build().await;
+    env.delete_branch("feature-a").await;
+    env.wait(SignedDuration::from_hours(24 * 40));
+    env.settle().await;
+    env.night().await;
 
-    let story = log.about(a.as_str());
+    let scenario = log.about(a.as_str());
     let step = |message: &str, at: &str, value: &str| {
         let is_step = |(told, line): &(String, Value)| {
             told == message && line.pointer(at).and_then(Value::as_str) == Some(value)
         };
-        assert!(story.iter().any(is_step), "{message} with {value} at {at}: {story:#?}");
+        assert!(scenario.iter().any(is_step), "{message} with {value} at {at}: {scenario:#?}");
     };
     step("accepted", "/span/git.branch", "feature-a");
     step("build started", "/line", "branch/feature-a");
-    step("how warm the build was", "/git.commit", a.as_str());
+    step("the cache hit rate of the build", "/git.commit", a.as_str());
     step("accepted", "/span/event.kind", "PullRequestMerged");
     step("accepted", "/span/git.branch", "main");
     step("line moved", "/line", "main");
@@ -160,13 +160,13 @@ async fn one_query_tells_a_pushs_whole_story() {
     step("build started", "/line", "main");
     step("main wants no warming", "/project.name", "app");
     step("planned", "/cache.tags", &format!("app.commit.{a}"));
-    let builds = world.account.builds.borrow();
+    let builds = env.account.builds.borrow();
     let build = builds.iter().find(|build| build.resolved_commit.as_deref() == Some(a.as_str()));
     step("build started", "/build.id", &build.expect("the build").id);
-    let told_of_other = story.iter().any(|(_, line)| line.to_string().contains(other.as_str()));
-    assert!(!told_of_other, "another push's story is its own");
+    let told_of_other = scenario.iter().any(|(_, line)| line.to_string().contains(other.as_str()));
+    assert!(!told_of_other, "another push's scenario is its own");
     // Whoever has the forge's delivery finds the commit beside it.
-    let accepted = story.iter().filter(|(message, _)| message == "accepted");
+    let accepted = scenario.iter().filter(|(message, _)| message == "accepted");
     assert!(accepted.clone().count() >= 3);
     for (_, line) in accepted {
         assert!(line.get("webhook.delivery").is_some(), "{line}");

@@ -10,7 +10,7 @@ use jiff::SignedDuration;
 use proptest::prelude::{Strategy, any, proptest};
 use proptest::sample::select;
 use scenarios::account::{Account, Fault};
-use scenarios::environment::{ISOLATED, POLICY, REGISTRY, World};
+use scenarios::environment::{ISOLATED, POLICY, REGISTRY, TestEnvironment};
 use scenarios::iam::{self, Deployed, Grant};
 use scenarios::template;
 use serde_json::{Map, Value, json};
@@ -39,7 +39,7 @@ async fn bad_hour(account: &Account, policy: &Policy) {
         json!({"repository": "github.com/example/app", "branch": "hasty", "default_branch": "main",
             "to_default_branch": false, "commit": commit.repeat(40), "before": before.repeat(40)})
     };
-    let told = start_build::TRIES_UNTIL_TOLD;
+    let told = start_build::TRIES_UNTIL_NOTIFIED;
     for (commit, before, receives) in [("a", "9", 1), ("b", "a", 1), ("c", "b", told)] {
         let fault = (account.calls.borrow().len(), Fault::Before(Failure::Throttled));
         account.faults.borrow_mut().extend((receives > 1).then_some(fault));
@@ -63,7 +63,7 @@ async fn bad_hour(account: &Account, policy: &Policy) {
 }
 
 /// A life in which every function makes every call that it ever makes.
-async fn life(isolates_builds: bool, deployed: Arc<Deployed>) -> Account {
+async fn run(isolates_builds: bool, deployed: Arc<Deployed>) -> Account {
     // With a glob, so that projects are listed, and with all that makes a function ask for more.
     let policy = if isolates_builds { ISOLATED } else { POLICY };
     let policy = policy
@@ -72,23 +72,23 @@ async fn life(isolates_builds: bool, deployed: Arc<Deployed>) -> Account {
             "projects:\n  - name: \"other-*\"\n    repository: \"github.com/example/{project}\"",
         )
         .replace("warm: {", "builds: { superseded: stop }\n  warm: { base-images: [\"library/base:1\"],");
-    let mut world = World::with_policy(&policy);
-    world.account.deploy(deployed);
+    let mut env = TestEnvironment::with_policy(&policy);
+    env.account.deploy(deployed);
     let repository = "git-codecommit.us-east-1.amazonaws.com/v1/repos/app";
     let policy = format!("{policy}  - {{ name: in-codecommit, repository: {repository} }}\n");
     let policy = Policy::parse("the same and one more", &policy).unwrap();
-    let base = world.commit([1, 1, 1, 1]);
-    world.push("main", &[&base]).await;
-    world.build().await;
-    let a = world.commit([2, 1, 1, 1]);
-    world.push("feature-a", &[&a]).await;
-    world.build().await;
-    let more = world.commit([3, 1, 1, 1]);
-    world.push("feature-a", &[&more]).await;
-    world.build().await;
+    let base = env.commit([1, 1, 1, 1]);
+    env.push("main", &[&base]).await;
+    env.build().await;
+    let a = env.commit([2, 1, 1, 1]);
+    env.push("feature-a", &[&a]).await;
+    env.build().await;
+    let more = env.commit([3, 1, 1, 1]);
+    env.push("feature-a", &[&more]).await;
+    env.build().await;
     // Whoever asks has the branch's line and main's joined, as the push has had.
     let question = json!({ "project": "app", "branch": "feature-a" });
-    let account = world.account.clone();
+    let account = env.account.clone();
     let handled = stoker_core::resolve::handle(question, &policy, REGISTRY, &account, account.now());
     let _ = account.invoke("resolve-cache", None, handled).await;
     // Main's line and what is about to be merged into it are joined, too.
@@ -97,14 +97,14 @@ async fn life(isolates_builds: bool, deployed: Arc<Deployed>) -> Account {
     let batch = message("stoker", "BranchPushed", &push, 1);
     let handled = warm_main::handle(&batch, &policy, REGISTRY, &account, account.now());
     account.invoke("warm-main", Some("WarmQueue"), handled).await;
-    world.build().await;
-    let merge = world.commit([2, 2, 1, 1]);
-    world.pull_request("merged", "feature-a", &a, Some(&merge)).await;
-    world.build().await;
-    world.delete_branch("feature-a").await;
-    world.settle().await;
-    world.wait(SignedDuration::from_hours(24 * 8));
-    world.night().await;
+    env.build().await;
+    let merge = env.commit([2, 2, 1, 1]);
+    env.pull_request("merged", "feature-a", &a, Some(&merge)).await;
+    env.build().await;
+    env.delete_branch("feature-a").await;
+    env.settle().await;
+    env.wait(SignedDuration::from_hours(24 * 8));
+    env.night().await;
     bad_hour(&account, &policy).await;
     let event = include_str!("../../events/receive-codecommit-branch-pushed.json");
     let handled = receive_codecommit::handle(serde_json::from_str(event).unwrap(), &policy, &account);
@@ -135,7 +135,7 @@ fn differences(deployed: &Deployed, needs: &Needs) -> Vec<String> {
 async fn every_role_allows_exactly_what_its_function_does() {
     for isolates_builds in [false, true] {
         let deployed = iam::deployed(isolates_builds, true);
-        let account = life(isolates_builds, deployed.clone()).await;
+        let account = run(isolates_builds, deployed.clone()).await;
         assert_eq!(differences(&deployed, &account.touched()), Vec::<String>::new());
         let mut roles: BTreeSet<&str> = deployed.functions.values().map(|f| f.role.as_str()).collect();
         assert_eq!(roles.len(), deployed.functions.len(), "each function has a role of its own");
@@ -283,14 +283,14 @@ fn mutants<T>(
 #[tokio::test]
 async fn a_role_with_an_action_too_few_fails_a_story() {
     let deployed = iam::deployed(true, true);
-    let drop = |statement: &mut Map<String, Value>, gone: &String| {
-        let left: Vec<String> = actions(statement).into_iter().filter(|action| action != gone).collect();
+    let drop = |statement: &mut Map<String, Value>, dropped: &String| {
+        let left: Vec<String> = actions(statement).into_iter().filter(|action| action != dropped).collect();
         statement.insert("Action".to_owned(), json!(left));
     };
     let mutants = mutants(&deployed, actions, drop);
     assert!(mutants.len() > 50, "{} actions are dropped", mutants.len());
     for mutant in mutants {
-        let account = life(true, mutant.clone()).await;
+        let account = run(true, mutant.clone()).await;
         let denied = account.denied.take();
         let missing = differences(&deployed, &account.touched());
         assert!(!denied.is_empty(), "nothing is denied: {missing:?}");
@@ -300,7 +300,7 @@ async fn a_role_with_an_action_too_few_fails_a_story() {
 #[tokio::test]
 async fn a_role_with_an_action_or_a_resource_too_many_differs() {
     let deployed = iam::deployed(true, true);
-    let needs = life(true, deployed.clone()).await.touched();
+    let needs = run(true, deployed.clone()).await.touched();
     let more = ["ecr:DeleteRepository", "sqs:PurgeQueue", "ecr:*", "*"].map(str::to_owned);
     let added = mutants(
         &deployed,

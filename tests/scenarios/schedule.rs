@@ -8,7 +8,7 @@ use scenarios::account::{Account, Fault};
 use scenarios::environment::REGISTRY;
 use scenarios::iam;
 use stoker_core::error::Failure;
-use stoker_core::event::{Envelope, Event, RetainWanted, Tick, Turn};
+use stoker_core::event::{Envelope, Event, RetentionRequested, Tick, Turn};
 use stoker_core::names::{CacheRepository, ProjectName};
 use stoker_core::policy::Policy;
 
@@ -20,7 +20,8 @@ projects:
 ";
 
 /// The three schedules, by what ticks.
-const SCHEDULES: [fn(Tick) -> Event; 3] = [Event::NightlySweep, Event::NightlyWarm, Event::NightlyRetention];
+const SCHEDULES: [fn(Tick) -> Event; 3] =
+    [Event::NightlyReconcile, Event::NightlyWarm, Event::NightlyRetention];
 
 fn policy() -> Policy {
     Policy::parse("the fleet's policy", POLICY).unwrap()
@@ -55,14 +56,14 @@ async fn handle(account: &Account, policy: &Policy, event: Event) -> bool {
             let handled = warm_main::handle(&batch, policy, REGISTRY, account, now);
             account.invoke("warm-main", Some("WarmQueue"), handled).await
         }
-        Event::NightlyRetention(_) | Event::RetainWanted(_) => {
+        Event::NightlyRetention(_) | Event::RetentionRequested(_) => {
             let handled = enforce_retention::handle(&batch, policy, account, now);
             account.invoke("enforce-retention", Some("NightlyRetentionQueue"), handled).await
         }
         _ => {
             let promoter = promote_cache::Instance::default();
             let handled = promote_cache::handle(&batch, policy, account, &promoter, now);
-            account.invoke("promote-cache", Some("SweepQueue"), handled).await
+            account.invoke("promote-cache", Some("ReconcileQueue"), handled).await
         }
     };
     !response.unwrap().batch_item_failures.is_empty()
@@ -71,8 +72,10 @@ async fn handle(account: &Account, policy: &Policy, event: Event) -> bool {
 /// What was put on the bus, by whose turn it is.
 fn turns(account: &Account) -> Vec<String> {
     let turn = |event| match event {
-        Event::WarmWanted(Turn { project }) | Event::SweepWanted(Turn { project }) => project.to_string(),
-        Event::RetainWanted(RetainWanted { repository, .. }) => repository.to_string(),
+        Event::WarmRequested(Turn { project }) | Event::ReconcileRequested(Turn { project }) => {
+            project.to_string()
+        }
+        Event::RetentionRequested(RetentionRequested { repository, .. }) => repository.to_string(),
         other => panic!("{other:?} is nobody's turn"),
     };
     account.bus.borrow_mut().drain(..).map(turn).collect()
@@ -138,7 +141,7 @@ async fn what_a_tick_that_died_half_way_has_not_put_is_put_by_its_next_try() {
         let account = fleet(300);
         let tick = schedule(Tick { slots: 4, every_minutes: 10 });
         assert!(!handle(&account, &policy, tick.clone()).await);
-        let calm = counted(turns(&account));
+        let baseline = counted(turns(&account));
         let calls = account.calls.borrow().len();
         // The list, some turns, and no more.
         account.faults.borrow_mut().insert(calls + 3, Fault::Before(Failure::Unavailable));
@@ -147,9 +150,9 @@ async fn what_a_tick_that_died_half_way_has_not_put_is_put_by_its_next_try() {
         assert_eq!(some.len(), 20);
         assert!(!handle(&account, &policy, tick).await);
         let mut again = counted(turns(&account));
-        assert_eq!(again, calm);
+        assert_eq!(again, baseline);
         again.extend(some);
-        assert_eq!(again, calm, "what is put twice is the same turns");
+        assert_eq!(again, baseline, "what is put twice is the same turns");
     }
 }
 
@@ -162,7 +165,7 @@ async fn a_turn_of_a_repository_names_its_projects_and_lists_nothing() {
     let wanted: Vec<Event> = account.bus.borrow_mut().drain(..).collect();
     let named = |repository: &str| {
         let of = wanted.iter().find_map(|event| match event {
-            Event::RetainWanted(wanted) if wanted.repository.as_str() == repository => Some(wanted),
+            Event::RetentionRequested(wanted) if wanted.repository.as_str() == repository => Some(wanted),
             _ => None,
         });
         of.unwrap().projects.iter().map(ToString::to_string).collect::<Vec<_>>()
@@ -188,10 +191,10 @@ async fn a_turn_for_what_the_policy_does_not_name_does_nothing() {
     let project = ProjectName::new("other-").unwrap();
     let projects = vec![project.clone(), ProjectName::new("p00001").unwrap()];
     for event in [
-        Event::SweepWanted(Turn { project: project.clone() }),
-        Event::SweepFound(Turn { project }),
+        Event::ReconcileRequested(Turn { project: project.clone() }),
+        Event::DriftFound(Turn { project }),
         // Named projects that have their caches elsewhere.
-        Event::RetainWanted(RetainWanted {
+        Event::RetentionRequested(RetentionRequested {
             repository: CacheRepository::new("library/app").unwrap(),
             projects,
         }),
@@ -206,8 +209,8 @@ fn blocks(template: &str) -> BTreeMap<&str, Vec<&str>> {
     let mut blocks: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     let mut name = "";
     for line in template.lines() {
-        if let Some(begun) = line.strip_prefix("  ").filter(|rest| !rest.starts_with([' ', '#', '-'])) {
-            name = begun.trim_end().trim_end_matches(':');
+        if let Some(started) = line.strip_prefix("  ").filter(|rest| !rest.starts_with([' ', '#', '-'])) {
+            name = started.trim_end().trim_end_matches(':');
         }
         blocks.entry(name).or_default().push(line.trim());
     }
@@ -262,7 +265,7 @@ fn the_schedules_tick_as_often_as_they_say() {
     let blocks = blocks(&template);
     let default = |parameter: &str| value(&blocks[parameter], "Default").unwrap();
     let (slots, minutes) = (default("NightlySlots"), default("NightlyMinutes"));
-    for name in ["NightlySweep", "NightlyWarm", "NightlyRetention"] {
+    for name in ["NightlyReconcile", "NightlyWarm", "NightlyRetention"] {
         let input = value(&blocks[name], "Input").unwrap();
         let input = input.trim_start_matches("!Sub ").trim_matches('\'');
         let input = input
@@ -271,7 +274,8 @@ fn the_schedules_tick_as_often_as_they_say() {
             .replace("<aws.scheduler.scheduled-time>", "2026-11-21T20:00:00Z");
         let Envelope { time, event, .. } = Envelope::parse(&input).unwrap();
         assert!(time.is_some(), "{name} says when it was due");
-        let (Event::NightlySweep(tick) | Event::NightlyWarm(tick) | Event::NightlyRetention(tick)) = &event
+        let (Event::NightlyReconcile(tick) | Event::NightlyWarm(tick) | Event::NightlyRetention(tick)) =
+            &event
         else {
             panic!("{event:?} is no tick");
         };

@@ -10,9 +10,9 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use saphyr::{LoadableYamlNode as _, Scalar, Yaml};
-use scenarios::environment::{POLICY, REGISTRY, Source, World};
+use scenarios::environment::{POLICY, REGISTRY, Source, TestEnvironment};
 use serde_json::{Value, json};
-use stoker_core::build_inputs::Handed;
+use stoker_core::build_inputs::GivenInputs;
 use stoker_core::names::{Commit, Line, ProjectName};
 use stoker_core::policy::Policy;
 use stoker_core::ports::{Build, BuildStatus};
@@ -524,30 +524,25 @@ fn run_in(shell: &[&str], ci: Ci, told: &[(&str, String)], function: Function<'_
 }
 
 /// A world where main, `feature-a` and `release` have caches.
-async fn world() -> World {
-    let mut world = World::new();
+async fn env() -> TestEnvironment {
+    let mut env = TestEnvironment::new();
     for (branch, versions) in [("main", [1, 1, 1, 1]), ("feature-a", [2, 1, 1, 1]), ("release", [3, 1, 1, 1])]
     {
-        let head = world.commit(versions);
-        world.push(branch, &[&head]).await;
-        world.build().await;
+        let head = env.commit(versions);
+        env.push(branch, &[&head]).await;
+        env.build().await;
     }
-    world
+    env
 }
 
 async fn ask(
-    world: &World,
+    env: &TestEnvironment,
     question: &Value,
 ) -> Result<stoker_core::resolve::Answer, stoker_core::resolve::Error> {
     let policy = Policy::parse("policy", POLICY).unwrap();
-    let handled = stoker_core::resolve::handle(
-        question.clone(),
-        &policy,
-        REGISTRY,
-        &world.account,
-        world.account.now(),
-    );
-    world.account.invoke("resolve-cache", None, handled).await.unwrap()
+    let handled =
+        stoker_core::resolve::handle(question.clone(), &policy, REGISTRY, &env.account, env.account.now());
+    env.account.invoke("resolve-cache", None, handled).await.unwrap()
 }
 
 /// What Lambda says in place of an answer.
@@ -555,14 +550,18 @@ const ERROR: &str = r#"{"errorType": "&str", "errorMessage": "the caches could n
 
 /// Runs a CI's snippet with the answer to the question that it should ask; checks the question and the build. Gives the
 /// run, and the environment in the answer.
-async fn told(world: &World, ci: Ci, cause: Cause<'_>) -> Option<(Ran, Option<BTreeMap<String, String>>)> {
+async fn told(
+    env: &TestEnvironment,
+    ci: Ci,
+    cause: Cause<'_>,
+) -> Option<(Ran, Option<BTreeMap<String, String>>)> {
     let (told, expected) = ci.told(cause)?;
-    let answer = ask(world, &expected).await.ok();
+    let answer = ask(env, &expected).await.ok();
     let said = answer.as_ref().map_or_else(|| ERROR.to_owned(), |answer| json!(answer).to_string());
     let ran = run(ci, &told, Function::Says(&said));
     let mut question = ran.question.clone().expect("a question");
     let reads = |answer: stoker_core::resolve::Answer| answer.environment["STOKER_CACHE_FROM"].clone();
-    assert_eq!(ask(world, &question).await.ok().map(reads), answer.clone().map(reads), "{ci:?}, {cause:?}");
+    assert_eq!(ask(env, &question).await.ok().map(reads), answer.clone().map(reads), "{ci:?}, {cause:?}");
     question.as_object_mut().unwrap().retain(|_, value| value != "");
     assert_eq!(question, expected, "{ci:?}, {cause:?}");
     let environment = answer.map(|answer| answer.environment);
@@ -635,22 +634,22 @@ fn a_pipeline_hands_its_build_the_branch() {
 
 #[tokio::test]
 async fn every_ci_reads_what_its_branch_its_base_and_main_have() {
-    let world = world().await;
+    let env = env().await;
     for ci in CIS {
         let is_own = ci == Ci::CodeBuild;
-        let (_, answer) = told(&world, ci, Cause::Push("feature-a")).await.unwrap();
+        let (_, answer) = told(&env, ci, Cause::Push("feature-a")).await.unwrap();
         let answer = answer.unwrap();
         assert_eq!(answer["STOKER_READS"], "branch/feature-a main");
         assert_eq!(answer.contains_key("STOKER_EXPORT"), is_own, "{ci:?}: others would write in vain");
-        let (_, answer) = told(&world, ci, Cause::Push("main")).await.unwrap();
+        let (_, answer) = told(&env, ci, Cause::Push("main")).await.unwrap();
         let answer = answer.unwrap();
         assert_eq!(answer["STOKER_READS"], "main");
         assert!(!answer.contains_key("STOKER_EXPORT"), "{ci:?}: main's export would not be believed");
-        if let Some((_, answer)) = told(&world, ci, Cause::Pull("feature-a", "release")).await {
+        if let Some((_, answer)) = told(&env, ci, Cause::Pull("feature-a", "release")).await {
             let reads = if is_own { "branch/release main" } else { "branch/feature-a branch/release main" };
             assert_eq!(answer.unwrap()["STOKER_READS"], reads, "{ci:?}");
         }
-        if let Some((_, answer)) = told(&world, ci, Cause::Tag).await {
+        if let Some((_, answer)) = told(&env, ci, Cause::Tag).await {
             assert_eq!(answer.unwrap()["STOKER_READS"], "main", "{ci:?}");
         }
     }
@@ -658,10 +657,10 @@ async fn every_ci_reads_what_its_branch_its_base_and_main_have() {
 
 #[tokio::test]
 async fn attack_a_fork_writes_nothing_from_any_ci() {
-    let world = world().await;
+    let env = env().await;
     for ci in CIS {
         for branch in ["feature-a", "main"] {
-            let Some((ran, answer)) = told(&world, ci, Cause::Fork(branch, "release")).await else {
+            let Some((ran, answer)) = told(&env, ci, Cause::Fork(branch, "release")).await else {
                 assert_eq!(ci, Ci::CodePipeline, "all others tell");
                 continue;
             };
@@ -675,7 +674,7 @@ async fn attack_a_fork_writes_nothing_from_any_ci() {
 
 #[tokio::test]
 async fn attack_a_branchs_name_is_only_ever_a_name() {
-    let world = world().await;
+    let env = env().await;
     for ci in CIS {
         for name in HOSTILE {
             // That nothing else ran is checked in every run.
@@ -686,7 +685,7 @@ async fn attack_a_branchs_name_is_only_ever_a_name() {
         }
         let pull = Cause::Pull(HOSTILE[0], HOSTILE[2]);
         let cause = if ci == Ci::CodePipeline { Cause::Push(HOSTILE[3]) } else { pull };
-        let answered = told(&world, ci, cause).await;
+        let answered = told(&env, ci, cause).await;
         assert!(answered.unwrap().1.is_some(), "{ci:?}: git knows such branches");
     }
 }
@@ -727,15 +726,15 @@ fn every_snippet_for_sh_is_one_for_dash_and_for_bash() {
 #[test]
 fn a_build_that_stoker_started_does_not_ask() {
     for ci in [Ci::CodeBuild, Ci::CodePipeline] {
-        let handed = [
+        let inputs = [
             ("STOKER_LINE", "main"),
             ("STOKER_CACHE_FLAGS", "--cache-from x"),
             ("STOKER_BUILDER_FLAGS", "--driver x"),
         ];
-        let handed = handed.map(|(name, value)| (name, value.to_owned()));
-        let ran = run(ci, &handed, Function::Says(ERROR));
+        let inputs = inputs.map(|(name, value)| (name, value.to_owned()));
+        let ran = run(ci, &inputs, Function::Says(ERROR));
         assert!(ran.question.is_none());
-        let environment = BTreeMap::from(handed.map(|(name, value)| (name.to_owned(), value)));
+        let environment = BTreeMap::from(inputs.map(|(name, value)| (name.to_owned(), value)));
         assert_eq!(ran.build(), ci.command(Some(&environment)));
         assert_eq!(ran.builder(), ci.builder(Some(&environment)));
     }
@@ -753,20 +752,20 @@ async fn what_a_codebuild_build_exports_promotes_its_branch() {
     ];
     for (version, is_its_branch) in versions {
         let ci = Ci::CodeBuild;
-        let mut world = world().await;
-        let (ran, _) = told(&world, ci, Cause::Push("feature-b")).await.unwrap();
+        let mut env = env().await;
+        let (ran, _) = told(&env, ci, Cause::Push("feature-b")).await.unwrap();
         let spec = yaml(&snippet(ci.heading(), "yaml"));
         let exported = lines(&spec["env"]["exported-variables"]);
         let exported = exported.lines().filter_map(|name| ran.environment.get_key_value(name));
         let environment: BTreeMap<String, String> =
             exported.map(|(name, value)| (name.clone(), value.clone())).collect();
-        let handed = Handed::read(&environment).unwrap();
-        assert_eq!(handed.line, Line::parse("branch/feature-b").unwrap());
-        assert_eq!((handed.exports.len(), handed.given.len()), (1, 1));
+        let inputs = GivenInputs::read(&environment).unwrap();
+        assert_eq!(inputs.line, Line::parse("branch/feature-b").unwrap());
+        assert_eq!((inputs.exports.len(), inputs.given.len()), (1, 1));
 
         let (id, head) = ("app:webhook".to_owned(), Commit::new(COMMIT).unwrap());
-        let now = world.account.now();
-        world.account.builds.borrow_mut().push(Build {
+        let now = env.account.now();
+        env.account.builds.borrow_mut().push(Build {
             id: id.clone(),
             project: ProjectName::new("app").unwrap(),
             status: BuildStatus::InProgress,
@@ -774,13 +773,13 @@ async fn what_a_codebuild_build_exports_promotes_its_branch() {
             ended_at: None,
             source_version: Some(version.to_owned()),
             resolved_commit: None,
-            handed: Handed::read(&environment),
+            inputs: GivenInputs::read(&environment),
             claims: true,
         });
-        world.export(&handed.exports[0], &Source { versions: [4, 1, 1, 1] }, |_| now);
-        world.end(&id, BuildStatus::Succeeded, &head);
-        world.settle().await;
-        assert_eq!(world.line("branch/feature-b").is_some(), is_its_branch, "{version}");
+        env.export(&inputs.exports[0], &Source { versions: [4, 1, 1, 1] }, |_| now);
+        env.end(&id, BuildStatus::Succeeded, &head);
+        env.settle().await;
+        assert_eq!(env.line("branch/feature-b").is_some(), is_its_branch, "{version}");
     }
 }
 

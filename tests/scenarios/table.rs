@@ -6,15 +6,15 @@ use std::path::{Path, PathBuf};
 use aws_lambda_events::lambda_function_urls::LambdaFunctionUrlRequest;
 use aws_lambda_events::sqs::SqsEvent;
 use jiff::{SignedDuration, Timestamp};
-use scenarios::environment::{REGISTRY, Source, World, exported};
+use scenarios::environment::{REGISTRY, Source, TestEnvironment, exported};
 use serde_json::{Value, json};
-use stoker_core::build_inputs::{Handed, variable};
+use stoker_core::build_inputs::{GivenInputs, variable};
 use stoker_core::event::{Envelope, Event};
 use stoker_core::forge::{self, Forge, Meaning, codecommit};
 use stoker_core::names::{CacheRepository, Commit, Digest, Line, ProjectName, Scope, Tag};
 use stoker_core::policy::{Mode, Policy, Project, Superseded};
 use stoker_core::ports::{Build, BuildStatus};
-use stoker_core::simulate::{Action, Decision, brief, decide};
+use stoker_core::simulate::{Action, Decision, brief, simulate};
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 /// The repository of the policies in the document, as GitHub has it.
@@ -157,7 +157,7 @@ fn tag_of(line: &Line) -> String {
 }
 
 /// Puts a cache under a tag; `commit` is the one that it says it was built of.
-fn put(world: &World, tag: &str, commit: &Commit, version: u32) {
+fn put(env: &TestEnvironment, tag: &str, commit: &Commit, version: u32) {
     let (manifest, blobs) = exported(&Source { versions: [version; 4] }, |_| at());
     let mut manifest: Value = serde_json::from_slice(&manifest).unwrap();
     manifest["annotations"] = json!({
@@ -166,7 +166,7 @@ fn put(world: &World, tag: &str, commit: &Commit, version: u32) {
     });
     let repository = CacheRepository::new("stoker/app").unwrap();
     let media_type = buildkit_cache::MANIFEST_MEDIA_TYPE;
-    world.account.push(&repository, tag, media_type, manifest.to_string().into(), blobs);
+    env.account.push(&repository, tag, media_type, manifest.to_string().into(), blobs);
 }
 
 fn build(id: &str, status: BuildStatus, commit: &Commit, export: Option<&str>) -> Build {
@@ -184,7 +184,7 @@ fn build(id: &str, status: BuildStatus, commit: &Commit, export: Option<&str>) -
         ended_at: None,
         source_version: Some(commit.to_string()),
         resolved_commit: Some(commit.to_string()),
-        handed: Handed::read(&environment),
+        inputs: GivenInputs::read(&environment),
         claims: false,
     }
 }
@@ -194,15 +194,15 @@ const RUNNING: &str = "app:running";
 
 /// A world in which feature-a has been built and is being built, and in which all commits of the examples have caches, so
 /// that whatever an event moves or deletes can be seen. Main has no cache.
-fn world(policy: &str, envelopes: &[Envelope]) -> World {
-    let world = World::with_policy(policy);
-    world.account.secrets.borrow_mut().push(b"a secret for examples".to_vec());
-    world.account.projects.borrow_mut().push(ProjectName::new("app-forks").unwrap());
+fn env(policy: &str, envelopes: &[Envelope]) -> TestEnvironment {
+    let env = TestEnvironment::with_policy(policy);
+    env.account.secrets.borrow_mut().push(b"a secret for examples".to_vec());
+    env.account.projects.borrow_mut().push(ProjectName::new("app-forks").unwrap());
     for digit in ['1', '5'] {
-        put(&world, Tag::commit(&scope(), &commit(digit)).as_str(), &commit(digit), 1);
+        put(&env, Tag::commit(&scope(), &commit(digit)).as_str(), &commit(digit), 1);
     }
-    put(&world, &tag_of(&branch()), &commit('1'), 2);
-    world.account.builds.borrow_mut().push(build(RUNNING, BuildStatus::InProgress, &commit('2'), None));
+    put(&env, &tag_of(&branch()), &commit('1'), 2);
+    env.account.builds.borrow_mut().push(build(RUNNING, BuildStatus::InProgress, &commit('2'), None));
     let ended = |envelope: &Envelope| match &envelope.event {
         Event::BuildStateChange(change) if change.has_failed() => Some(BuildStatus::Failed),
         Event::BuildStateChange(change) if change.build_status == "IN_PROGRESS" => {
@@ -210,35 +210,35 @@ fn world(policy: &str, envelopes: &[Envelope]) -> World {
         }
         Event::BuildStateChange(_)
         | Event::ImageAction(_)
-        | Event::NightlySweep(_)
-        | Event::SweepWanted(_)
-        | Event::SweepFound(_) => Some(BuildStatus::Succeeded),
+        | Event::NightlyReconcile(_)
+        | Event::ReconcileRequested(_)
+        | Event::DriftFound(_) => Some(BuildStatus::Succeeded),
         _ => None,
     };
     if let Some(status) = envelopes.iter().find_map(ended) {
-        put(&world, EXPORT, &commit('1'), 3);
-        world.account.builds.borrow_mut().push(build(BUILD, status, &commit('1'), Some(EXPORT)));
+        put(&env, EXPORT, &commit('1'), 3);
+        env.account.builds.borrow_mut().push(build(BUILD, status, &commit('1'), Some(EXPORT)));
     }
-    world
+    env
 }
 
 /// What was started, as far as a decision tells it: project, line, commit and trust.
 type Started = BTreeSet<(String, String, Option<String>, String)>;
 
-fn started(world: &World, but: &BTreeSet<String>) -> Started {
-    let builds = world.account.builds.borrow();
+fn started(env: &TestEnvironment, but: &BTreeSet<String>) -> Started {
+    let builds = env.account.builds.borrow();
     let new = builds.iter().filter(|build| !but.contains(&build.id));
     new.map(|build| {
-        let handed = build.handed.clone().unwrap();
-        let trust = world.told(build, variable::TRUST);
-        let commit = handed.commit.map(|commit| commit.to_string());
-        (build.project.to_string(), handed.line.to_string(), commit, trust)
+        let inputs = build.inputs.clone().unwrap();
+        let trust = env.told(build, variable::TRUST);
+        let commit = inputs.commit.map(|commit| commit.to_string());
+        (build.project.to_string(), inputs.line.to_string(), commit, trust)
     })
     .collect()
 }
 
-fn ids(world: &World) -> BTreeSet<String> {
-    world.account.builds.borrow().iter().map(|build| build.id.clone()).collect()
+fn ids(env: &TestEnvironment) -> BTreeSet<String> {
+    env.account.builds.borrow().iter().map(|build| build.id.clone()).collect()
 }
 
 /// What decisions say will be started.
@@ -267,53 +267,53 @@ fn moved(before: &BTreeMap<String, Digest>, after: &BTreeMap<String, Digest>) ->
 /// Delivers the file of a row, and holds what happens against the decisions.
 async fn happens(row: &Row, given: &Given, policy: &str, decisions: &[Decision], envelopes: &[Envelope]) {
     let name = format!("{} under {}", row.event, row.policy);
-    let mut world = world(policy, envelopes);
-    let before = ids(&world);
+    let mut env = env(policy, envelopes);
+    let before = ids(&env);
     match given {
         Given::Webhook(request) => {
             let expected = if envelopes.is_empty() { 200 } else { 202 };
-            assert_eq!(world.post(request).await, expected, "{name}");
+            assert_eq!(env.post(request).await, expected, "{name}");
         }
         Given::CodeCommit(event) => {
-            let meaning = world.codecommit(event.clone()).await;
+            let meaning = env.codecommit(event.clone()).await;
             assert_eq!(matches!(meaning, Meaning::Events(_)), !envelopes.is_empty(), "{name}");
         }
         Given::Events(envelopes) => {
             for envelope in envelopes {
-                world.event(envelope);
+                env.event(envelope);
             }
         }
-        Given::Question(question) => return asked(&world, question, policy).await,
+        Given::Question(question) => return asked(&env, question, policy).await,
     }
-    let queued = world.queued();
+    let queued = env.queued();
 
     // Builds.
-    world.start().await;
-    assert_eq!(started(&world, &before), to_start(decisions), "{name}: builds");
-    assert_eq!(stopped(&world), stops(decisions), "{name}: what is overtaken");
+    env.start().await;
+    assert_eq!(started(&env, &before), to_start(decisions), "{name}: builds");
+    assert_eq!(stopped(&env), stops(decisions), "{name}: what is overtaken");
 
     // Promotions.
-    let lines = world.lines();
-    world.settle_promotions().await;
-    let promoted = moved(&lines, &world.lines());
+    let lines = env.lines();
+    env.settle_promotions().await;
+    let promoted = moved(&lines, &env.lines());
     assert_eq!(promoted, to_promote(decisions), "{name}: promotions");
     assert!(promoted.is_empty() || queued.0 > 0, "{name}: a line moved without a message");
-    assert_eq!(world.notices.len(), tells(decisions), "{name}: people were told {:?}", world.notices);
+    assert_eq!(env.notices.len(), tells(decisions), "{name}: people were told {:?}", env.notices);
 
     // Warming: only what nothing else has built.
-    let ordinary = ids(&world);
-    world.warm().await;
-    world.warm().await;
+    let ordinary = ids(&env);
+    env.warm().await;
+    env.warm().await;
     let warms = decisions.iter().any(|decision| decision.action == Action::Warm);
     let is_built = to_start(decisions).iter().any(|(_, line, _, _)| line == "main");
     let head = ("app".to_owned(), "main".to_owned(), None, "trusted".to_owned());
     let expected: Started = (warms && !is_built).then_some(head).into_iter().collect();
-    assert_eq!(started(&world, &ordinary), expected, "{name}: warming");
+    assert_eq!(started(&env, &ordinary), expected, "{name}: warming");
 
     // Retention.
-    let lines = world.lines();
-    world.retain().await;
-    let left = world.lines();
+    let lines = env.lines();
+    env.retain().await;
+    let left = env.lines();
     let gone: BTreeSet<String> = lines.into_keys().filter(|tag| !left.contains_key(tag)).collect();
     let (retained, deleted) = to_delete(decisions);
     assert!(!retained || queued.1 > 0, "{name}: retention without a message");
@@ -321,22 +321,17 @@ async fn happens(row: &Row, given: &Given, policy: &str, decisions: &[Decision],
 }
 
 /// What `resolve-cache` answers is the environment of a build of the line.
-async fn asked(world: &World, question: &Value, policy: &str) {
+async fn asked(env: &TestEnvironment, question: &Value, policy: &str) {
     let policy = Policy::parse("policy", policy).unwrap();
-    let handled = stoker_core::resolve::handle(
-        question.clone(),
-        &policy,
-        REGISTRY,
-        &world.account,
-        world.account.now(),
-    );
-    let answer = world.account.invoke("resolve-cache", None, handled).await.unwrap().unwrap();
+    let handled =
+        stoker_core::resolve::handle(question.clone(), &policy, REGISTRY, &env.account, env.account.now());
+    let answer = env.account.invoke("resolve-cache", None, handled).await.unwrap().unwrap();
     assert_eq!(answer.environment[variable::LINE], branch().to_string());
     assert_eq!(answer.environment[variable::READS], branch().to_string());
 }
 
-fn stopped(world: &World) -> bool {
-    let builds = world.account.builds.borrow();
+fn stopped(env: &TestEnvironment) -> bool {
+    let builds = env.account.builds.borrow();
     builds.iter().any(|build| build.id == RUNNING && build.status != BuildStatus::InProgress)
 }
 
@@ -392,7 +387,7 @@ async fn every_row_is_decided_and_happens() {
             }
             Ok(envelopes) => {
                 let decided: Vec<Vec<Decision>> =
-                    envelopes.iter().map(|envelope| decide(&policy, envelope, at())).collect();
+                    envelopes.iter().map(|envelope| simulate(&policy, envelope, at())).collect();
                 let words: Vec<String> = decided.iter().map(|decisions| brief(decisions)).collect();
                 (words.join(" + "), envelopes, decided.concat())
             }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use stoker_core::build_inputs::Handed;
+use stoker_core::build_inputs::GivenInputs;
 use stoker_core::error::{CallError, Failure};
 use stoker_core::event::Event;
 use stoker_core::names::{CacheRepository, Commit, Digest, ProjectName, Tag};
@@ -81,7 +81,7 @@ pub struct State {
     /// Repositories whose tags never move.
     pub immutable: RefCell<BTreeSet<CacheRepository>>,
     /// Whether a blob goes the moment that no manifest of its repository names it any more. ECR takes its time.
-    pub sweeps_at_once: Cell<bool>,
+    pub reconciles_at_once: Cell<bool>,
     /// Whether the registry refuses to mount.
     pub mounts_nothing: Cell<bool>,
     /// Every build, the oldest first.
@@ -346,12 +346,12 @@ impl Account {
     }
 
     /// Takes the blobs of images that went from a repository, but for those that others of its images name.
-    fn sweep(&self, repository: &CacheRepository, gone: &[Stored]) {
+    fn collect_garbage(&self, repository: &CacheRepository, deleted: &[Stored]) {
         let images = self.images.borrow();
         let left = images.get(repository).into_iter().flatten();
         let left: BTreeSet<Digest> = left.flat_map(|stored| named(&stored.image.manifest)).collect();
         let mut held = self.held.borrow_mut();
-        for digest in gone.iter().flat_map(|stored| named(&stored.image.manifest)) {
+        for digest in deleted.iter().flat_map(|stored| named(&stored.image.manifest)) {
             if !left.contains(&digest) {
                 held.remove(&(repository.clone(), digest));
             }
@@ -654,8 +654,8 @@ impl Catalogue for Account {
                 let is_named = |stored: &mut Stored| digests.contains(&stored.image.digest);
                 gone.extend(images.extract_if(.., is_named));
             }
-            if self.sweeps_at_once.get() {
-                self.sweep(repository, &gone);
+            if self.reconciles_at_once.get() {
+                self.collect_garbage(repository, &gone);
             }
             Ok(left.iter().map(|digest| (digest.clone(), "InternalServerError".to_owned())).collect())
         })
@@ -703,7 +703,7 @@ impl StartBuilds for Account {
                 ended_at: None,
                 source_version: order.source_version.clone(),
                 resolved_commit: order.source_version.as_deref().and_then(commit_of),
-                handed: Handed::read(&order.environment.iter().cloned().collect()),
+                inputs: GivenInputs::read(&order.environment.iter().cloned().collect()),
                 claims: false,
             });
             Ok(Ordered::Started(id))

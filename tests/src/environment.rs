@@ -20,12 +20,12 @@ use stoker_core::ports::{Build, BuildStatus};
 
 use crate::account::Account;
 use crate::iam;
-use crate::rng::Dice;
+use crate::rng::Rng;
 
-const SECRET: &[u8] = b"a secret for stories";
+const SECRET: &[u8] = b"a secret for scenarios";
 /// How often what waits is tried before a story goes on.
 const TRIES: usize = 3;
-/// Host of the registry in the stories.
+/// Host of the registry in the scenarios.
 pub const REGISTRY: &str = "registry.example";
 
 /// What a commit's Dockerfile does: two independent stages, and a last step that needs both.
@@ -87,23 +87,23 @@ struct Message {
 pub struct Late(Vec<Message>);
 
 /// What becomes of events on their way.
-pub struct Weather {
+pub struct FaultPlan {
     /// What decides.
-    pub dice: Dice,
+    pub rng: Rng,
     /// One in so many events comes twice.
     pub doubles: u64,
     /// One in so many of AWS's own events never comes.
     pub loses: u64,
 }
 
-impl Weather {
+impl FaultPlan {
     fn is_one_in(&mut self, many: u64) -> bool {
-        self.dice.below(many) == 0
+        self.rng.below(many) == 0
     }
 }
 
 /// The world.
-pub struct World {
+pub struct TestEnvironment {
     /// The AWS account.
     pub account: Account,
     /// Host of the registry, as builds are told.
@@ -127,7 +127,7 @@ pub struct World {
     /// Whether AWS's own events are lost.
     pub loses_aws_events: bool,
     /// In which weather events travel; without, each comes once, and in order.
-    pub weather: Option<Weather>,
+    pub fault_plan: Option<FaultPlan>,
     /// Whether what Stoker's bus has for the promotion queue is lost.
     pub loses_promotions: bool,
     /// What the forge calls the default branch.
@@ -142,7 +142,7 @@ pub struct World {
     next: u32,
 }
 
-/// The policy of the stories.
+/// The policy of the scenarios.
 pub const POLICY: &str = "
 version: 1
 defaults:
@@ -165,13 +165,13 @@ projects:
     repository: github.com/example/app
 ";
 
-impl Default for World {
+impl Default for TestEnvironment {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl World {
+impl TestEnvironment {
     /// A world with one project, `app`, of `github.com/example/app`.
     #[must_use]
     pub fn new() -> Self {
@@ -185,7 +185,7 @@ impl World {
         account.set_now("2026-11-21T08:00:00Z".parse().unwrap());
         account.secrets.borrow_mut().push(SECRET.to_vec());
         account.projects.borrow_mut().push(ProjectName::new("app").unwrap());
-        let policy = Policy::parse("the story's policy", policy).unwrap();
+        let policy = Policy::parse("the scenario's policy", policy).unwrap();
         let projects = policy.named_projects();
         let isolates_builds = projects.iter().any(|project| project.builds_repository.is_some());
         let reads_base_images = projects.iter().any(|project| !project.warm.base_images.is_empty());
@@ -211,7 +211,7 @@ impl World {
             deliveries: Vec::new(),
             aws_events: Vec::new(),
             loses_aws_events: false,
-            weather: None,
+            fault_plan: None,
             loses_promotions: false,
             default_branch: "main".to_owned(),
             refusals: Refusals::default(),
@@ -224,10 +224,10 @@ impl World {
 
     /// Main is warm, and a branch has changed the dependencies of one stage and been built; its head.
     pub async fn with_branch(policy: &str) -> (Self, Commit) {
-        let mut world = Self::with_policy(policy);
-        world.built_branch("main", [1, 1, 1, 1]).await;
-        let head = world.built_branch("feature-a", [2, 2, 1, 1]).await;
-        (world, head)
+        let mut env = Self::with_policy(policy);
+        env.built_branch("main", [1, 1, 1, 1]).await;
+        let head = env.built_branch("feature-a", [2, 2, 1, 1]).await;
+        (env, head)
     }
 
     /// A branch is pushed and built, and some time passes; its head.
@@ -262,12 +262,12 @@ impl World {
         self.push(branch, &[commit]).await;
         self.settle().await;
         let build = self.running().pop().expect("its build");
-        let handed = build.handed.clone().expect("a build of Stoker's");
+        let inputs = build.inputs.clone().expect("a build of Stoker's");
         let source = self.sources.get(commit).expect("a known commit").clone();
         let now = self.account.now();
         let layer = |key: &str| format!("{branch} {key} {}", "x".repeat(bytes / 5));
         let (manifest, blobs) = exported_with(&source, |_| now, layer);
-        for tag in &handed.exports {
+        for tag in &inputs.exports {
             self.push_cache(tag, manifest.clone(), blobs.clone());
         }
         self.end(&build.id, BuildStatus::Succeeded, commit);
@@ -463,15 +463,15 @@ impl World {
 
     fn route_one(&mut self, envelope: &Envelope) {
         self.route_once(envelope);
-        if self.weather.as_mut().is_some_and(|weather| weather.is_one_in(weather.doubles)) {
+        if self.fault_plan.as_mut().is_some_and(|fault_plan| fault_plan.is_one_in(fault_plan.doubles)) {
             self.route_once(envelope);
         }
     }
 
     /// What waits is taken in any order.
     fn shuffle(&mut self) {
-        let Some(weather) = &mut self.weather else { return };
-        let dice = &mut weather.dice;
+        let Some(fault_plan) = &mut self.fault_plan else { return };
+        let rng = &mut fault_plan.rng;
         for queue in [
             &mut self.promotions,
             &mut self.sweeps,
@@ -481,7 +481,7 @@ impl World {
             &mut self.warms,
         ] {
             for last in (1..queue.len()).rev() {
-                queue.swap(last, dice.index(last + 1));
+                queue.swap(last, rng.index(last + 1));
             }
         }
     }
@@ -509,13 +509,13 @@ impl World {
                     self.enqueue_promotion(body);
                 }
             }
-            Event::WarmWanted(_) | Event::NightlyWarm(_) => {
+            Event::WarmRequested(_) | Event::NightlyWarm(_) => {
                 let warm = self.message(body);
                 self.warms.push(warm);
             }
             Event::BuildFailed(_)
             | Event::BuildDelayed(_)
-            | Event::WarmthFell(_)
+            | Event::CacheHitRateDropped(_)
             | Event::PromotionFailed(_)
             | Event::WebhookRefused(_) => {
                 if matches!(&envelope.event, Event::BuildFailed(failed) if failed.line == "main") {
@@ -528,14 +528,14 @@ impl World {
                 let message = self.message(body);
                 self.retentions.push(message);
             }
-            Event::BuildStateChange(_) | Event::ImageAction(_) | Event::SweepFound(_) => {
+            Event::BuildStateChange(_) | Event::ImageAction(_) | Event::DriftFound(_) => {
                 self.enqueue_promotion(body);
             }
-            Event::NightlySweep(_) | Event::SweepWanted(_) => {
+            Event::NightlyReconcile(_) | Event::ReconcileRequested(_) => {
                 let message = self.message(body);
                 self.sweeps.push(message);
             }
-            Event::NightlyRetention(_) | Event::RetainWanted(_) => {
+            Event::NightlyRetention(_) | Event::RetentionRequested(_) => {
                 let message = self.message(body);
                 self.nightly_retentions.push(message);
             }
@@ -572,7 +572,7 @@ impl World {
     /// Lets only the promotions happen, those that the night looks for included.
     pub async fn settle_promotions(&mut self) {
         while !(self.promotions.is_empty() && self.sweeps.is_empty()) {
-            self.sweep().await;
+            self.reconcile().await;
             while !self.promotions.is_empty() {
                 self.promote().await;
             }
@@ -584,7 +584,7 @@ impl World {
         self.start().await;
     }
 
-    /// The messages that wait for promotion, those of the sweep included, and those that wait for retention.
+    /// The messages that wait for promotion, those of the reconciliation included, and those that wait for retention.
     #[must_use]
     pub fn queued(&self) -> (usize, usize) {
         (self.promotions.len() + self.sweeps.len(), self.retentions.len() + self.nightly_retentions.len())
@@ -592,7 +592,7 @@ impl World {
 
     /// The projects that are still to be looked at for what was lost, and the messages that wait for a line to move.
     #[must_use]
-    pub fn sweeping(&self) -> (usize, usize) {
+    pub fn reconciling(&self) -> (usize, usize) {
         (self.sweeps.len(), self.promotions.len())
     }
 
@@ -696,14 +696,14 @@ impl World {
         again
     }
 
-    /// One look at what the night's sweep asks for.
-    pub async fn sweep(&mut self) {
+    /// One look at what the nightly reconciliation asks for.
+    pub async fn reconcile(&mut self) {
         let batch = std::mem::take(&mut self.sweeps);
         let now = self.account.now();
         for one in batch.chunks(1) {
             let event = sqs(one);
             let handled = promote_cache::handle(&event, &self.policy, &self.account, &self.promoter, now);
-            let response = self.account.invoke("promote-cache", Some("SweepQueue"), handled).await;
+            let response = self.account.invoke("promote-cache", Some("ReconcileQueue"), handled).await;
             let again = self.failed(one, response.as_ref(), 5);
             self.sweeps.extend(again);
         }
@@ -746,7 +746,7 @@ impl World {
     /// A whole night at once: one tick of each schedule is for all.
     pub async fn night(&mut self) {
         let once = Tick { slots: 1, every_minutes: 1 };
-        self.tick(Event::NightlySweep(once));
+        self.tick(Event::NightlyReconcile(once));
         self.settle_promotions().await;
         self.tick(Event::NightlyWarm(once));
         for _ in 0..2 {
@@ -802,22 +802,22 @@ impl World {
         all
     }
 
-    /// Runs one build: reuses what the caches that it was handed hold, and exports.
+    /// Runs one build: reuses what the caches that it was given hold, and exports.
     pub fn run(&mut self, build: &Build) -> Ran {
-        let handed = build.handed.clone().expect("a build of Stoker's");
-        let head = handed.commit.clone().unwrap_or_else(|| Commit::new(format!("{:040x}", 1)).unwrap());
+        let inputs = build.inputs.clone().expect("a build of Stoker's");
+        let head = inputs.commit.clone().unwrap_or_else(|| Commit::new(format!("{:040x}", 1)).unwrap());
         let source = self.sources.get(&head).expect("a known commit").clone();
-        let known = self.known_steps(&handed.given);
+        let known = self.known_steps(&inputs.given);
         let now = self.account.now();
         let ran =
             source.steps().into_iter().map(|(key, _)| key).filter(|key| !known.contains_key(&record(key)));
         let ran = ran.map(|key| key.split_once(['@', '(']).expect("a step's key").0.to_owned()).collect();
-        for tag in &handed.exports {
+        for tag in &inputs.exports {
             self.export(tag, &source, |key| known.get(&record(key)).copied().unwrap_or(now));
         }
         self.end(&build.id, BuildStatus::Succeeded, &head);
         let reads = self.told(build, "STOKER_READS").split_whitespace().map(str::to_owned).collect();
-        Ran { id: build.id.clone(), line: handed.line.to_string(), ran, reads }
+        Ran { id: build.id.clone(), line: inputs.line.to_string(), ran, reads }
     }
 
     /// Ends a build, and tells it by AWS's event.
@@ -840,10 +840,10 @@ impl World {
         let event = json!({"version": "0", "id": "1", "source": source, "detail-type": kind, "detail": detail,
             "account": "123456789012", "time": self.account.now(), "region": "us-east-1", "resources": []});
         self.aws_events.push(event.to_string());
-        let (mut times, weather) = (usize::from(!self.loses_aws_events), &mut self.weather);
-        if let Some(weather) = weather {
-            times *= 1 + usize::from(weather.is_one_in(weather.doubles));
-            times *= usize::from(!weather.is_one_in(weather.loses));
+        let (mut times, fault_plan) = (usize::from(!self.loses_aws_events), &mut self.fault_plan);
+        if let Some(fault_plan) = fault_plan {
+            times *= 1 + usize::from(fault_plan.is_one_in(fault_plan.doubles));
+            times *= usize::from(!fault_plan.is_one_in(fault_plan.loses));
         }
         for _ in 0..times {
             self.enqueue_promotion(event.to_string());

@@ -25,7 +25,7 @@ pub struct Place {
 }
 
 impl Place {
-    /// The stories' account, with these parameters.
+    /// The scenarios' account, with these parameters.
     #[must_use]
     pub fn with(parameters: &[(&str, &str)]) -> Self {
         let parameters =
@@ -107,7 +107,7 @@ pub struct Deployed {
     template: Value,
 }
 
-/// The repository's template as the stories have it deployed: with or without repositories for builds, with or without
+/// The repository's template as the scenarios have it deployed: with or without repositories for builds, with or without
 /// images that main is built on.
 #[must_use]
 pub fn deployed(isolates_builds: bool, reads_base_images: bool) -> Arc<Deployed> {
@@ -120,7 +120,7 @@ pub fn deployed(isolates_builds: bool, reads_base_images: bool) -> Arc<Deployed>
     all[usize::from(isolates_builds) * 2 + usize::from(reads_base_images)].clone()
 }
 
-/// The stories' account with the parameters that these policies need.
+/// The scenarios' account with the parameters that these policies need.
 #[must_use]
 pub fn place(isolates_builds: bool, reads_base_images: bool) -> Place {
     // It matches all that the default does, and a resource that is written out rather than asked for differs from it.

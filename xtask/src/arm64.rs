@@ -36,7 +36,7 @@ pub(crate) fn add_target() -> anyhow::Result<()> {
 /// Builds functions, and has them refuse a bad policy and one of them answer an invocation.
 pub(crate) fn check(all: bool) -> anyhow::Result<()> {
     tools::install()?;
-    let begun = Instant::now();
+    let started = Instant::now();
     let target = crate::root().join("target");
     let mut command = tools::cargo_lambda()?;
     command
@@ -50,7 +50,7 @@ pub(crate) fn check(all: bool) -> anyhow::Result<()> {
     }
     let log = crate::home().join("logs/arm64-compile.log");
     process::run(&mut command, "compiling for arm64", &log, |_| None)?;
-    println!("   built in {} s", begun.elapsed().as_secs());
+    println!("   built in {} s", started.elapsed().as_secs());
 
     let emulator = emulator()?;
     let mut programs = 0;
@@ -96,7 +96,7 @@ fn answers(program: &Path, emulator: &[OsString]) -> anyhow::Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     listener.set_nonblocking(true)?;
     let here = listener.local_addr()?.to_string();
-    let begun = Instant::now();
+    let started = Instant::now();
     let mut command = deployed::program(program, emulator);
     let mut child = Running(
         tools::without_aws_settings(&mut command)
@@ -117,7 +117,7 @@ fn answers(program: &Path, emulator: &[OsString]) -> anyhow::Result<()> {
     );
     let mut looked_up = 0;
     loop {
-        ensure!(begun.elapsed() < PATIENCE, "{ONE} for arm64 does not answer");
+        ensure!(started.elapsed() < PATIENCE, "{ONE} for arm64 does not answer");
         if let Some(status) = child.0.try_wait()? {
             bail!("{ONE} for arm64 ended with {status}");
         }
@@ -133,7 +133,7 @@ fn answers(program: &Path, emulator: &[OsString]) -> anyhow::Result<()> {
             let line = &answer["environment"]["STOKER_LINE"];
             ensure!(line == "main", "{ONE} for arm64 answers {answer}");
             ensure!(looked_up > 0, "{ONE} for arm64 answers without having looked");
-            println!("   {ONE} for arm64 has answered after {} ms", begun.elapsed().as_millis());
+            println!("   {ONE} for arm64 has answered after {} ms", started.elapsed().as_millis());
             return Ok(());
         } else if headers.get("x-amz-target").is_some_and(|target| target.ends_with(".BatchGetImage")) {
             looked_up += 1;

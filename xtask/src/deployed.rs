@@ -72,7 +72,7 @@ pub(crate) fn check(stage: &Stage) -> anyhow::Result<Vec<String>> {
             failed.push(what.to_owned());
         }
     };
-    let aws = stage.world.aws();
+    let aws = stage.setup.aws();
     let builds =
         || Ok::<_, anyhow::Error>(stage.local("GET", "builds", None)?.as_array().map_or(0, Vec::len));
     let before = builds()?;
@@ -100,7 +100,7 @@ pub(crate) fn check(stage: &Stage) -> anyhow::Result<Vec<String>> {
     let resolve = stage.output("ResolveCacheFunction")?;
     let answer = aws.invoke(resolve, &json!({ "project": "app" }))?;
     let flags = answer["environment"]["STOKER_CACHE_FLAGS"].as_str().unwrap_or_default();
-    note("resolve-cache hands out main", flags.starts_with("--cache-from type=registry,ref="));
+    note("resolve-cache gives main", flags.starts_with("--cache-from type=registry,ref="));
     let error =
         aws.invoke(resolve, &json!({ "project": "other" })).map_or_else(|e| e.to_string(), |a| a.to_string());
     note("resolve-cache says what to do about an unknown project", error.contains("policy/stoker.yaml"));
@@ -115,7 +115,7 @@ pub(crate) fn check(stage: &Stage) -> anyhow::Result<Vec<String>> {
         builds_are_kept_out(stage)?,
     );
 
-    note("IAM and the stories' evaluator agree on what the roles may do", simulated::agrees(stage)?);
+    note("IAM and the scenarios' evaluator agree on what the roles may do", simulated::agrees(stage)?);
 
     for queue in ["DeadLettersUrl", "PromotionDeadLettersUrl"] {
         let input = json!({ "QueueUrl": stage.output(queue)?, "AttributeNames": ["All"] });
@@ -125,7 +125,7 @@ pub(crate) fn check(stage: &Stage) -> anyhow::Result<Vec<String>> {
     }
     note("nothing of this started a build", builds()? == before);
 
-    stack::deploy(&stage.world, crate::demo::POLICY, &crate::demo::PARAMETERS)?;
+    stack::deploy(&stage.setup, crate::demo::POLICY, &crate::demo::PARAMETERS)?;
     let answer = aws.invoke(resolve, &json!({ "project": "app" }))?;
     note("a second deployment keeps everything", answer["environment"]["STOKER_CACHE_FLAGS"] == flags);
     Ok(failed)
@@ -135,7 +135,7 @@ pub(crate) fn check(stage: &Stage) -> anyhow::Result<Vec<String>> {
 /// repository is not in the policy, the other is built by somebody else.
 fn other_forges(stage: &Stage, secret: &str) -> anyhow::Result<[(&'static str, bool); 2]> {
     const SEEN: &str = "seen";
-    let (aws, bus) = (stage.world.aws(), stage.output("BusName")?);
+    let (aws, bus) = (stage.setup.aws(), stage.output("BusName")?);
     let queue = aws.call("sqs", "AmazonSQS.CreateQueue", &json!({ "QueueName": SEEN }))?;
     let queue = queue["QueueUrl"].as_str().context("there is no queue")?;
     let pattern = json!({ "source": ["stoker"], "detail-type": ["BranchPushed"] }).to_string();
@@ -170,8 +170,8 @@ fn other_forges(stage: &Stage, secret: &str) -> anyhow::Result<[(&'static str, b
     aws.invoke(&stack::function("receive-codecommit"), &push)?;
 
     let mut forges = [("GitLab", "gitlab.com", false), ("CodeCommit", "git-codecommit", false)];
-    let begun = Instant::now();
-    while forges.iter().any(|(_, _, arrived)| !arrived) && begun.elapsed() < PATIENCE {
+    let started = Instant::now();
+    while forges.iter().any(|(_, _, arrived)| !arrived) && started.elapsed() < PATIENCE {
         let ask = json!({ "QueueUrl": queue, "MaxNumberOfMessages": 10, "WaitTimeSeconds": 1 });
         let messages = aws.call("sqs", "AmazonSQS.ReceiveMessage", &ask)?;
         for message in messages["Messages"].as_array().into_iter().flatten() {
@@ -194,9 +194,9 @@ fn other_forges(stage: &Stage, secret: &str) -> anyhow::Result<[(&'static str, b
 
 /// Waits until the queues are empty.
 fn settle(stage: &Stage) -> anyhow::Result<()> {
-    let begun = Instant::now();
+    let started = Instant::now();
     while stage.waiting()? > 0 {
-        ensure!(begun.elapsed() < PATIENCE, "Stoker's queues do not become empty");
+        ensure!(started.elapsed() < PATIENCE, "Stoker's queues do not become empty");
         thread::sleep(Duration::from_millis(100));
     }
     Ok(())
@@ -206,7 +206,7 @@ fn settle(stage: &Stage) -> anyhow::Result<()> {
 fn builds_are_kept_out(stage: &Stage) -> anyhow::Result<bool> {
     const TRUSTED: &str = "stoker/app";
     const BUILDS: &str = "stoker-builds/app";
-    let aws = stage.world.aws();
+    let aws = stage.setup.aws();
     aws.make_role("of-builds", stage.output("BuildPolicy")?)?;
     aws.make_role("of-forks", stage.output("ForkBuildPolicy")?)?;
     let mut as_expected = true;

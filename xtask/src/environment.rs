@@ -44,7 +44,7 @@ pub(crate) struct Settings {
 
 /// A running local AWS.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct World {
+pub(crate) struct LocalSetup {
     /// The port of the local AWS, on the loopback interface.
     pub(crate) port: u16,
     /// The port at which functions look for `CodeBuild`.
@@ -82,7 +82,7 @@ pub(crate) struct Request {
     pub(crate) agent: String,
 }
 
-impl World {
+impl LocalSetup {
     /// Starts a new, empty world. One that is left over from before is ended first.
     pub(crate) fn start(settings: &Settings) -> anyhow::Result<Self> {
         if let Some(old) = Self::attach()? {
@@ -98,19 +98,19 @@ impl World {
         let port = free_port(PORT)?;
         let codebuild_port = free_port(CODEBUILD_PORT)?;
         let proxy_port = settings.behind_proxy.then(|| free_port(PROXY_PORT)).transpose()?;
-        let mut world = Self { port, codebuild_port, proxy_port, dir, processes: BTreeMap::new() };
-        world.start_aws(settings)?;
-        Ok(world)
+        let mut setup = Self { port, codebuild_port, proxy_port, dir, processes: BTreeMap::new() };
+        setup.start_aws(settings)?;
+        Ok(setup)
     }
 
     /// The world that is running, if one is.
     pub(crate) fn attach() -> anyhow::Result<Option<Self>> {
         let file = record();
         let Ok(text) = fs::read(&file) else { return Ok(None) };
-        let world: Self =
+        let setup: Self =
             serde_json::from_slice(&text).with_context(|| format!("cannot read {}", file.display()))?;
-        let alive = world.processes.values().any(|p| process::is_running(p.id, &p.mark));
-        Ok(alive.then_some(world))
+        let alive = setup.processes.values().any(|p| process::is_running(p.id, &p.mark));
+        Ok(alive.then_some(setup))
     }
 
     /// Starts another process of the world, which ends with it. Its output goes to `<name>.log` in [`Self::dir`].
@@ -197,7 +197,7 @@ impl World {
     }
 
     fn start_aws_at(&mut self, name: &str, port: u16, dir: &Path, settings: &Settings) -> anyhow::Result<()> {
-        let begun = Instant::now();
+        let started = Instant::now();
         let endpoint = format!("http://127.0.0.1:{port}");
         let proxy = self.proxy_port.map(|port| format!("http://127.0.0.1:{port}"));
         let fields = ["%(t)s", "%(m)s", "%(U)s", "%(s)s", "%({x-amz-target}i)s", "%(L)s", "%(a)s"];
@@ -231,7 +231,7 @@ impl World {
         self.spawn(name, APP, &mut command)?;
         let aws = Aws::new(&endpoint);
         while !aws.answers() {
-            if !self.is_running(name) || begun.elapsed() > START_TIMEOUT {
+            if !self.is_running(name) || started.elapsed() > START_TIMEOUT {
                 bail!(
                     "the local AWS does not start; see {}",
                     self.dir().join(format!("{name}.log")).display()
@@ -239,7 +239,7 @@ impl World {
             }
             thread::sleep(Duration::from_millis(50));
         }
-        println!("the local AWS listens at {endpoint} ({:.1} s)", begun.elapsed().as_secs_f32());
+        println!("the local AWS listens at {endpoint} ({:.1} s)", started.elapsed().as_secs_f32());
         Ok(())
     }
 
@@ -277,11 +277,11 @@ impl Request {
 }
 
 fn dir() -> PathBuf {
-    crate::home().join("world")
+    crate::home().join("setup")
 }
 
 fn record() -> PathBuf {
-    dir().join("world.json")
+    dir().join("setup.json")
 }
 
 /// The wanted port if it is free, else any that is.

@@ -27,7 +27,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 
-use crate::environment::{Settings, World};
+use crate::environment::{LocalSetup, Settings};
 
 /// Stoker's chores. Everything they install or write stays under `.stoker/` and `target/` of this checkout.
 ///
@@ -36,15 +36,15 @@ use crate::environment::{Settings, World};
 #[command(bin_name = "cargo xtask", version, propagate_version = false, disable_help_subcommand = true)]
 struct Cli {
     #[command(subcommand)]
-    chore: Chore,
+    task: Task,
 }
 
 #[derive(Debug, Subcommand)]
-enum Chore {
+enum Task {
     /// Shows Stoker at work: deploys it to a local AWS, pushes, merges, and compares build times
     Demo(demo::Args),
     /// Lives lives by chance on the deployed stack, calmly and in a storm of faults, and compares their ends
-    Storm(faults::Args),
+    Faults(faults::Args),
     /// Runs all tests, those against a deployed stack included
     Test(test::Args),
     /// Measures what cold starts of the functions cost, beside programs that do less and other languages
@@ -105,28 +105,28 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> anyhow::Result<()> {
-    match cli.chore {
-        Chore::Demo(args) => demo::run(&args),
-        Chore::Storm(args) => faults::run(&args),
-        Chore::Test(args) => test::run(&args),
-        Chore::Cold => cold::run(),
-        Chore::Fuzz(args) => fuzz::run(&args),
-        Chore::Check(args) => check::run(&args),
-        Chore::Release(args) => release::run(&args),
-        Chore::Up(args) => up(&args),
-        Chore::Deploy(args) => {
-            let world = running()?;
-            deploy(&world, &args)
+    match cli.task {
+        Task::Demo(args) => demo::run(&args),
+        Task::Faults(args) => faults::run(&args),
+        Task::Test(args) => test::run(&args),
+        Task::Cold => cold::run(),
+        Task::Fuzz(args) => fuzz::run(&args),
+        Task::Check(args) => check::run(&args),
+        Task::Release(args) => release::run(&args),
+        Task::Up(args) => up(&args),
+        Task::Deploy(args) => {
+            let setup = running()?;
+            deploy(&setup, &args)
         }
-        Chore::Logs { function } => {
+        Task::Logs { function } => {
             let lines = running()?.aws().logs(&stack::function(&function))?;
             for line in lines {
                 println!("{line}");
             }
             Ok(())
         }
-        Chore::Down => down(),
-        Chore::Tools => tools::install(),
+        Task::Down => down(),
+        Task::Tools => tools::install(),
     }
 }
 
@@ -134,36 +134,36 @@ fn up(args: &Up) -> anyhow::Result<()> {
     tools::install()?;
     stack::build()?;
     let settings = Settings { ignore_roles: args.ignore_roles, ..Settings::default() };
-    let world = World::start(&settings)?;
-    deploy(&world, &args.deploy)?;
-    println!("\nthe local AWS answers at {}; to look around with the AWS CLI or SDKs:", world.endpoint());
-    println!("  export AWS_ENDPOINT_URL={} AWS_DEFAULT_REGION={}", world.endpoint(), aws::REGION);
+    let setup = LocalSetup::start(&settings)?;
+    deploy(&setup, &args.deploy)?;
+    println!("\nthe local AWS answers at {}; to look around with the AWS CLI or SDKs:", setup.endpoint());
+    println!("  export AWS_ENDPOINT_URL={} AWS_DEFAULT_REGION={}", setup.endpoint(), aws::REGION);
     println!("  export AWS_ACCESS_KEY_ID={} AWS_SECRET_ACCESS_KEY={}", aws::KEY_ID, aws::SECRET_KEY);
     println!("`cargo xtask down` ends it");
     Ok(())
 }
 
-fn deploy(world: &World, args: &Deploy) -> anyhow::Result<()> {
+fn deploy(setup: &LocalSetup, args: &Deploy) -> anyhow::Result<()> {
     stack::build()?;
     let policy = root().join(&args.policy);
     let policy =
         std::fs::read_to_string(&policy).with_context(|| format!("cannot read {}", policy.display()))?;
     stoker_core::policy::Policy::parse(&args.policy.display().to_string(), &policy)?;
     let parameters: Vec<_> = args.parameters.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
-    let outputs = stack::deploy(world, &policy, &parameters)?;
+    let outputs = stack::deploy(setup, &policy, &parameters)?;
     for (name, value) in &outputs {
         println!("  {name:<24} {value}");
     }
     Ok(())
 }
 
-fn running() -> anyhow::Result<World> {
-    World::attach()?.context("no local AWS is running; `cargo xtask up` starts one")
+fn running() -> anyhow::Result<LocalSetup> {
+    LocalSetup::attach()?.context("no local AWS is running; `cargo xtask up` starts one")
 }
 
 fn down() -> anyhow::Result<()> {
-    if let Some(world) = World::attach()? {
-        return world.stop();
+    if let Some(setup) = LocalSetup::attach()? {
+        return setup.stop();
     }
     println!("no local AWS is running");
     Ok(())

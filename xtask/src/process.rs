@@ -25,7 +25,7 @@ pub(crate) fn run(
     log: &Path,
     show: impl Fn(&str) -> Option<String>,
 ) -> anyhow::Result<()> {
-    let begun = Instant::now();
+    let started = Instant::now();
     if let Some(parent) = log.parent() {
         fs::create_dir_all(parent)?;
     }
@@ -56,7 +56,9 @@ pub(crate) fn run(
                     last.remove(0);
                 }
             }
-            Err(RecvTimeoutError::Timeout) => println!("  ... still {what}, {} s", begun.elapsed().as_secs()),
+            Err(RecvTimeoutError::Timeout) => {
+                println!("  ... still {what}, {} s", started.elapsed().as_secs())
+            }
             Err(RecvTimeoutError::Disconnected) => break,
         }
     }

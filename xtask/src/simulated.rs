@@ -1,5 +1,5 @@
 //! What the deployed roles may do, as the local AWS decides it (`SimulatePrincipalPolicy`), beside what the
-//! stories' evaluator says of the built template: two judges that nobody here wrote together.
+//! scenarios' evaluator says of the built template: two judges that nobody here wrote together.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -22,7 +22,7 @@ const QUESTIONS: u64 = 300;
 pub(crate) fn agrees(stage: &Stage) -> anyhow::Result<bool> {
     let now = u64::try_from(Timestamp::now().as_millisecond()).unwrap_or_default();
     let seed = env::var("STOKER_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(now);
-    let aws = stage.world.aws();
+    let aws = stage.setup.aws();
     let resources = resources(&aws)?;
     let mut arns = BTreeMap::from([("WebhookSecret", stage.output("WebhookSecret")?.to_owned())]);
     for (name, (kind, id)) in &resources {
@@ -49,7 +49,7 @@ pub(crate) fn agrees(stage: &Stage) -> anyhow::Result<bool> {
         let may = aws.may(role, text("action"), text("resource"))?;
         allowed += usize::from(may);
         if question["may"] != may {
-            writeln!(differ, "    the local AWS says {may}, the stories {question}")?;
+            writeln!(differ, "    the local AWS says {may}, the scenarios {question}")?;
         }
     }
     print!("{differ}");
@@ -58,7 +58,7 @@ pub(crate) fn agrees(stage: &Stage) -> anyhow::Result<bool> {
     Ok(differ.is_empty())
 }
 
-/// The questions, with the answers of the stories' evaluator.
+/// The questions, with the answers of the scenarios' evaluator.
 fn judged(place: &Value) -> anyhow::Result<Vec<Value>> {
     let judge = commands::programs()?.join("examples/judge");
     let mut child = Command::new(&judge)
@@ -68,7 +68,7 @@ fn judged(place: &Value) -> anyhow::Result<Vec<Value>> {
         .with_context(|| format!("cannot run {}", judge.display()))?;
     child.stdin.take().context("no standard input")?.write_all(place.to_string().as_bytes())?;
     let output = child.wait_with_output()?;
-    ensure!(output.status.success(), "the stories' evaluator does not understand the built template");
+    ensure!(output.status.success(), "the scenarios' evaluator does not understand the built template");
     Ok(serde_json::from_slice(&output.stdout)?)
 }
 

@@ -9,7 +9,7 @@ use anyhow::{Context as _, bail};
 use serde_json::{Value, json};
 
 use crate::demo::forge::Forge;
-use crate::environment::World;
+use crate::environment::LocalSetup;
 use crate::stack;
 
 /// The stand-in for `CodeBuild` is up at once.
@@ -22,7 +22,7 @@ pub(crate) const QUEUES: [&str; 6] = [
     "StartQueueUrl",
     "WarmQueueUrl",
     "PromotionQueueUrl",
-    "SweepQueueUrl",
+    "ReconcileQueueUrl",
     "RetentionQueueUrl",
     "NightlyRetentionQueueUrl",
 ];
@@ -43,41 +43,41 @@ pub(crate) struct Plan<'a> {
 
 /// Stoker at work.
 pub(crate) struct Site {
-    pub(crate) world: World,
+    pub(crate) setup: LocalSetup,
     pub(crate) outputs: stack::Outputs,
     local: ureq::Agent,
 }
 
 impl Site {
     /// Starts the stand-in for `CodeBuild`, and deploys.
-    pub(crate) fn open(mut world: World, plan: &Plan<'_>) -> anyhow::Result<Self> {
-        let projects = world.dir().join("projects.json");
+    pub(crate) fn open(mut setup: LocalSetup, plan: &Plan<'_>) -> anyhow::Result<Self> {
+        let projects = setup.dir().join("projects.json");
         std::fs::write(&projects, plan.projects.to_string())?;
-        let listen = format!("127.0.0.1:{}", world.codebuild_port);
+        let listen = format!("127.0.0.1:{}", setup.codebuild_port);
         let mut command = Command::new(plan.program);
         command
-            .args(["serve", "--listen", &listen, "--aws", &world.endpoint()])
-            .args(["--registry", &world.registry()])
+            .args(["serve", "--listen", &listen, "--aws", &setup.endpoint()])
+            .args(["--registry", &setup.registry()])
             .args(plan.arguments)
             .arg("--projects")
             .arg(&projects)
             .arg("--state")
-            .arg(world.dir().join("codebuild"));
-        if let Some(port) = world.proxy_port {
+            .arg(setup.dir().join("codebuild"));
+        if let Some(port) = setup.proxy_port {
             command.args(["--proxy", &format!("127.0.0.1:{port}")]);
         }
-        world.spawn("codebuild", "stoker-local", &mut command)?;
+        setup.spawn("codebuild", "stoker-local", &mut command)?;
 
-        let outputs = stack::deploy(&world, plan.policy, plan.parameters)?;
+        let outputs = stack::deploy(&setup, plan.policy, plan.parameters)?;
         let local =
             ureq::Agent::config_builder().proxy(None).timeout_global(Some(Duration::from_secs(10))).build();
-        let site = Self { world, outputs, local: local.new_agent() };
-        let begun = Instant::now();
+        let site = Self { setup, outputs, local: local.new_agent() };
+        let started = Instant::now();
         while site.local("GET", "health", None).is_err() {
-            if !site.world.is_running("codebuild") || begun.elapsed() > START_TIMEOUT {
+            if !site.setup.is_running("codebuild") || started.elapsed() > START_TIMEOUT {
                 bail!(
                     "the local CodeBuild does not start; see {}",
-                    site.world.dir().join("codebuild.log").display()
+                    site.setup.dir().join("codebuild.log").display()
                 );
             }
             thread::sleep(Duration::from_millis(50));
@@ -92,20 +92,20 @@ impl Site {
 
     /// A forge that knows the webhook's address and secret.
     pub(crate) fn forge(&self) -> anyhow::Result<Forge> {
-        Forge::new(self.world.aws(), self.output("WebhookUrl")?, self.output("WebhookSecret")?)
+        Forge::new(self.setup.aws(), self.output("WebhookUrl")?, self.output("WebhookSecret")?)
     }
 
     /// The attributes of a queue, by its output.
     pub(crate) fn queue(&self, output: &str) -> anyhow::Result<Value> {
         let input = json!({ "QueueUrl": self.output(output)?, "AttributeNames": ["All"] });
-        let mut answer = self.world.aws().call("sqs", "AmazonSQS.GetQueueAttributes", &input)?;
+        let mut answer = self.setup.aws().call("sqs", "AmazonSQS.GetQueueAttributes", &input)?;
         Ok(answer["Attributes"].take())
     }
 
     /// Sets attributes of a queue, by its output.
     pub(crate) fn set_queue(&self, output: &str, attributes: &Value) -> anyhow::Result<()> {
         let input = json!({ "QueueUrl": self.output(output)?, "Attributes": attributes });
-        self.world.aws().call("sqs", "AmazonSQS.SetQueueAttributes", &input).map(drop)
+        self.setup.aws().call("sqs", "AmazonSQS.SetQueueAttributes", &input).map(drop)
     }
 
     /// How many messages are in a queue: those that wait, those that are handled, those that are delayed.
@@ -125,7 +125,7 @@ impl Site {
 
     /// Fires the schedule of a queue: does what it says in its deployed form.
     pub(crate) fn tick(&self, queue: &str) -> anyhow::Result<()> {
-        let aws = self.world.aws();
+        let aws = self.setup.aws();
         let url = self.output(queue)?;
         let (_, name) = url.rsplit_once('/').with_context(|| format!("`{url}` is no queue"))?;
         let listed = aws.rest("scheduler", "GET", "/schedules", None)?;
@@ -146,7 +146,7 @@ impl Site {
 
     /// Talks to the control interface of the local `CodeBuild`.
     pub(crate) fn local(&self, method: &str, what: &str, body: Option<&Value>) -> anyhow::Result<Value> {
-        let url = format!("{}/control/{what}", self.world.codebuild_endpoint());
+        let url = format!("{}/control/{what}", self.setup.codebuild_endpoint());
         let mut answer = match (method, body) {
             ("GET", _) => self.local.get(&url).call()?,
             (_, body) => self
@@ -161,7 +161,7 @@ impl Site {
 
     /// Calls the `CodeBuild` API as somebody who is not Stoker.
     pub(crate) fn codebuild(&self, action: &str, input: &Value) -> anyhow::Result<Value> {
-        let request = self.local.post(self.world.codebuild_endpoint());
+        let request = self.local.post(self.setup.codebuild_endpoint());
         let request = request.header("x-amz-target", format!("CodeBuild_20161006.{action}"));
         let mut answer =
             request.header("content-type", "application/x-amz-json-1.1").send(input.to_string())?;

@@ -13,7 +13,7 @@ use anyhow::{Context as _, ensure};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
-use crate::environment::{World, unzip};
+use crate::environment::{LocalSetup, unzip};
 use crate::{aws, process, tools};
 
 /// The stack's name. Its functions are called `stoker-start-build` and so on.
@@ -36,7 +36,7 @@ pub(crate) fn function(name: &str) -> String {
 /// in, so that what they share is compiled once; and writes the template beside them as SAM would.
 pub(crate) fn build() -> anyhow::Result<()> {
     tools::install()?;
-    println!("building the functions and the local world");
+    println!("building the functions and the local setup");
     let source = fs::read_to_string(crate::root().join("template.yaml"))?;
     let (template, functions) = with_programs(&source)?;
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
@@ -109,7 +109,7 @@ pub(crate) fn build_for_release() -> anyhow::Result<()> {
     if dir.join("template.yaml").exists() && fs::read_to_string(&stamp).is_ok_and(|built| built == sources) {
         return Ok(());
     }
-    let begun = Instant::now();
+    let started = Instant::now();
     println!("building the functions as `sam build` does; the first time takes minutes");
     // Where SAM looks for what was built, wherever the caller has its own.
     let target = crate::root().join("target");
@@ -133,7 +133,7 @@ pub(crate) fn build_for_release() -> anyhow::Result<()> {
         Some(function.to_owned())
     })?;
     fs::write(stamp, sources)?;
-    println!("  built in {} s", begun.elapsed().as_secs());
+    println!("  built in {} s", started.elapsed().as_secs());
     Ok(())
 }
 
@@ -141,10 +141,14 @@ pub(crate) fn build_for_release() -> anyhow::Result<()> {
 ///
 /// Parameters that are not given have the template's defaults, but for the architecture and the registry, which are this
 /// machine's and this world's.
-pub(crate) fn deploy(world: &World, policy: &str, parameters: &[(&str, &str)]) -> anyhow::Result<Outputs> {
-    let begun = Instant::now();
+pub(crate) fn deploy(
+    setup: &LocalSetup,
+    policy: &str,
+    parameters: &[(&str, &str)],
+) -> anyhow::Result<Outputs> {
+    let started = Instant::now();
     println!("deploying the stack `{NAME}`");
-    let registry = world.registry_of_functions();
+    let registry = setup.registry_of_functions();
     let mut all = BTreeMap::from([("Architecture", architecture()?), ("RegistryHost", registry.as_str())]);
     all.extend(parameters.iter().copied());
     let mut command = tools::sam()?;
@@ -162,29 +166,29 @@ pub(crate) fn deploy(world: &World, policy: &str, parameters: &[(&str, &str)]) -
         .args(["--capabilities", "CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"])
         .arg("--parameter-overrides")
         .args(all.iter().map(|(name, value)| format!("ParameterKey={name},ParameterValue={value}")))
-        .env("AWS_ENDPOINT_URL", world.endpoint())
+        .env("AWS_ENDPOINT_URL", setup.endpoint())
         .env("AWS_ACCESS_KEY_ID", aws::KEY_ID)
         .env("AWS_SECRET_ACCESS_KEY", aws::SECRET_KEY);
     process::run(&mut command, "deploying", &log("deploy"), |_| None)?;
-    let outputs = world.aws().stack_outputs(NAME)?;
-    bring_layer_to_opt(world, &outputs)?;
-    println!("  deployed in {:.1} s", begun.elapsed().as_secs_f32());
+    let outputs = setup.aws().stack_outputs(NAME)?;
+    bring_layer_to_opt(setup, &outputs)?;
+    println!("  deployed in {:.1} s", started.elapsed().as_secs_f32());
     Ok(outputs)
 }
 
 /// Lambda unpacks layers to `/opt`; the local AWS runs functions as plain processes and does not. So what was deployed is
 /// fetched from it and unpacked to where the functions have been told to look.
-fn bring_layer_to_opt(world: &World, outputs: &Outputs) -> anyhow::Result<()> {
-    let aws = world.aws();
+fn bring_layer_to_opt(setup: &LocalSetup, outputs: &Outputs) -> anyhow::Result<()> {
+    let aws = setup.aws();
     let layer = outputs.get("PolicyLayer").context("the stack has no output PolicyLayer")?;
     let mut parts = layer.rsplit(':');
     let (version, name) = parts.next().zip(parts.next()).context("the policy's layer has no ARN")?;
     let layer = aws.rest("lambda", "GET", &format!("/2018-10-31/layers/{name}/versions/{version}"), None)?;
     let location = layer["Content"]["Location"].as_str().context("the policy's layer has no content")?;
-    let archive = world.dir().join("layer.zip");
+    let archive = setup.dir().join("layer.zip");
     fs::write(&archive, aws.download(location)?)?;
 
-    let (opt, new) = (world.opt(), world.dir().join("opt.new"));
+    let (opt, new) = (setup.opt(), setup.dir().join("opt.new"));
     unzip(&archive, &new)?;
     ensure!(new.join("stoker.yaml").exists(), "the policy's layer holds no stoker.yaml");
     fs::remove_dir_all(&opt)?;

@@ -18,7 +18,7 @@ const FEWER: [(&str, &str); 3] = [("STOKER_AGAIN", "3"), ("STOKER_CASES", "10"),
 #[derive(Debug, clap::Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(crate) struct Args {
-    /// Only what needs no tools but cargo: units, properties, stories
+    /// Only what needs no tools but cargo: units, properties, scenarios
     #[arg(long)]
     fast: bool,
     /// The costly tests, too: fuzzing, the released functions, arm64, the documentation's commands, lives in a storm
@@ -34,14 +34,14 @@ pub(crate) struct Args {
 
 /// Runs the tests.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    let mut run = Run { begun: Instant::now(), stage: None, failed: Vec::new() };
+    let mut run = Run { started: Instant::now(), stage: None, failed: Vec::new() };
     if args.arm64 {
         run.stage("the functions for arm64");
         arm64::add_target()?;
         return arm64::check(true);
     }
     if !args.builder {
-        run.stage("units, properties, stories");
+        run.stage("units, properties, scenarios");
         let asked = requests::of_tests()?;
         let status = cargo_test().args(["--workspace", "--quiet"]).env(requests::VARIABLE, &asked).status();
         ensure!(status.context("cannot run cargo")?.success(), "cargo test failed");
@@ -77,22 +77,22 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         }
     }
 
-    run.stage("the demo's story");
+    run.stage("the demo's scenario");
     let wanted = args.builder.then_some(demo::Builder::Docker);
-    let (mut stage, report, builder) = demo::stage_and_tell(wanted, false)?;
+    let (mut stage, report, builder) = demo::stage_and_run(wanted, false)?;
     let deployed = if args.builder { Ok(Vec::new()) } else { deployed(&mut stage, args.full, &mut run) };
-    stage.site.world.stop()?;
+    stage.site.setup.stop()?;
     report.print(builder);
     run.failed.extend(report.failed());
     run.failed.extend(deployed?);
 
     if args.full && !args.builder {
-        run.stage("a few lives in a storm");
+        run.stage("a few runs in a faults");
         run.failed.extend(faults::check()?);
     }
     if builder == demo::Builder::Simulated {
         println!(
-            "SKIPPED: the story on a real builder, as no Docker engine answers that can export a registry cache"
+            "SKIPPED: the scenario on a real builder, as no Docker engine answers that can export a registry cache"
         );
         // Elsewhere that may be so; CI has an engine, and a CI that skips the heart of the matter is broken.
         if env::var_os("CI").is_some() {
@@ -101,7 +101,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     }
     if !args.full && !args.builder {
         println!(
-            "LEFT to --full: fuzzing, the functions as they are released, arm64, the documentation's commands, a storm"
+            "LEFT to --full: fuzzing, the functions as they are released, arm64, the documentation's commands, a faults"
         );
     }
     run.end()
@@ -116,27 +116,27 @@ fn deployed(stage: &mut demo::Stage, full: bool, run: &mut Run) -> anyhow::Resul
         failed.extend(commands::check(stage)?);
     }
     run.stage("what AWS would refuse of what was asked");
-    requests::check(&stage.world.recorded())?;
+    requests::check(&stage.setup.recorded())?;
     Ok(failed)
 }
 
 /// A run: how long it and its stages take, and what did not hold.
 struct Run {
-    begun: Instant,
+    started: Instant,
     stage: Option<Instant>,
     failed: Vec<String>,
 }
 
 impl Run {
     fn stage(&mut self, what: &str) {
-        if let Some(begun) = self.stage.replace(Instant::now()) {
-            println!("   {} s", begun.elapsed().as_secs());
+        if let Some(started) = self.stage.replace(Instant::now()) {
+            println!("   {} s", started.elapsed().as_secs());
         }
         println!("== {what}");
     }
 
     fn end(self) -> anyhow::Result<()> {
-        println!("the tests took {} s", self.begun.elapsed().as_secs());
+        println!("the tests took {} s", self.started.elapsed().as_secs());
         ensure!(self.failed.is_empty(), "{}", self.failed.join("; "));
         Ok(())
     }

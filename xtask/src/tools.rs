@@ -79,7 +79,7 @@ fn compiled((name, version): (&str, &str)) -> anyhow::Result<PathBuf> {
     let root = crate::home().join(format!("{name}-{version}"));
     let program = root.join("bin").join(name);
     if !program.is_file() {
-        let begun = Instant::now();
+        let started = Instant::now();
         println!("installing {name} into {}", root.display());
         let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         // Not optimised: compiling takes longer than all that it does here.
@@ -88,7 +88,7 @@ fn compiled((name, version): (&str, &str)) -> anyhow::Result<PathBuf> {
         command.env("CARGO_PROFILE_DEV_DEBUG", "false");
         let log = crate::home().join(format!("logs/install-{name}.log"));
         process::run(&mut command, "installing", &log, |_| None)?;
-        println!("  done in {} s", begun.elapsed().as_secs());
+        println!("  done in {} s", started.elapsed().as_secs());
     }
     Ok(program)
 }
@@ -217,7 +217,7 @@ impl Toolset {
         if fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted) {
             return Ok(());
         }
-        let begun = Instant::now();
+        let started = Instant::now();
         println!("installing {} into {}", self.what, self.directory().display());
         let python = python()?;
         let log = crate::home().join("logs").join(format!("install-{}.log", self.name));
@@ -239,7 +239,7 @@ impl Toolset {
             |_| None,
         )?;
         fs::rename(requirements, stamp)?;
-        println!("  done in {} s", begun.elapsed().as_secs());
+        println!("  done in {} s", started.elapsed().as_secs());
         Ok(())
     }
 }

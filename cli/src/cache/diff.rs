@@ -3,7 +3,7 @@
 use buildkit_cache::{Cache, Diff, Side};
 use serde_json::{Value, json};
 
-use crate::Answer;
+use crate::CommandOutcome;
 use crate::cache::Amount;
 use crate::problem::Problem;
 use crate::reference::Reference;
@@ -29,7 +29,7 @@ pub(crate) struct Args {
     json: bool,
 }
 
-pub(crate) async fn run(args: &Args) -> Result<Answer, Problem> {
+pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
     let held = read_all(&Remotes::default(), &[args.a.clone(), args.b.clone()]).await?;
     let [a, b] = held.as_slice() else {
         return Err(Problem::failed("two caches were asked for, and not two read", "report this"));
@@ -40,7 +40,7 @@ pub(crate) async fn run(args: &Args) -> Result<Answer, Problem> {
     } else {
         render(&args.a.to_string(), &args.b.to_string(), &comparison)
     };
-    Ok(Answer { text, is_yes: comparison.diff.is_empty() })
+    Ok(CommandOutcome { text, success: comparison.diff.is_empty() })
 }
 
 /// Two caches beside each other.
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn what_parts_two_caches_is_told() {
+    fn what_parts_two_caches_is_reported() {
         let text = told(&["a", "b"], &["b", "c", "bd"]);
         let expected = "\
 A  a
@@ -176,7 +176,7 @@ Where they part:
     }
 
     #[test]
-    fn the_same_and_the_contained_are_told() {
+    fn the_same_and_the_contained_are_reported() {
         assert!(told(&["a", "b"], &["b", "a"]).contains("They hold the same: 2 steps"));
         assert!(told(&["a"], &["b", "a"]).contains("B has all of A"));
         assert!(told(&["a", "b"], &["b"]).contains("A has all of B"));

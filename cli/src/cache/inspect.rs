@@ -8,7 +8,7 @@ use serde::Serialize;
 use stoker_core::names::{Commit, Digest};
 use stoker_core::provenance::Provenance;
 
-use crate::Answer;
+use crate::CommandOutcome;
 use crate::cache::{Amount, ROWS};
 use crate::problem::Problem;
 use crate::reference::Reference;
@@ -41,7 +41,7 @@ pub(crate) struct Args {
     all: bool,
 }
 
-pub(crate) async fn run(args: &Args) -> Result<Answer, Problem> {
+pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
     let held = read_all(&Remotes::default(), &args.references).await?;
     let report = Report::of(&held);
     let text = if args.json {
@@ -50,7 +50,7 @@ pub(crate) async fn run(args: &Args) -> Result<Answer, Problem> {
         let rows = if args.all { usize::MAX } else { ROWS };
         render(&report, Timestamp::now(), rows)
     };
-    Ok(Answer::yes(text))
+    Ok(CommandOutcome::yes(text))
 }
 
 #[derive(Debug, Serialize)]

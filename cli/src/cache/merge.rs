@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use buildkit_cache::{Cache, IMPORT_LIMIT, SAFE_SIZE, Serialised};
 use stoker_core::names::Digest;
 
-use crate::Answer;
+use crate::CommandOutcome;
 use crate::cache::prune::to_budget;
 use crate::cache::{Amount, ROWS};
 use crate::problem::Problem;
@@ -49,7 +49,7 @@ pub(crate) struct Args {
     dry_run: bool,
 }
 
-pub(crate) async fn run(args: &Args) -> Result<Answer, Problem> {
+pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
     let remotes = Remotes::default();
     must_be_tag(&args.into)?;
     let sources = read_all(&remotes, &args.references).await?;
@@ -62,7 +62,7 @@ pub(crate) async fn run(args: &Args) -> Result<Answer, Problem> {
         text += &what_goes;
     }
     text += &store(&remotes, &args.into, &cache, &sources, args.dry_run).await?;
-    Ok(Answer::yes(text))
+    Ok(CommandOutcome::yes(text))
 }
 
 /// BuildKit notes in no export when its steps were used: the build that exported it used them all, and when its newest

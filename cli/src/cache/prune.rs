@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use buildkit_cache::{Cache, Limits, Pruned};
 use jiff::Timestamp;
 
-use crate::Answer;
+use crate::CommandOutcome;
 use crate::cache::merge::{must_be_tag, store};
 use crate::cache::{Amount, ROWS};
 use crate::problem::Problem;
@@ -44,7 +44,7 @@ pub(crate) struct Args {
     all: bool,
 }
 
-pub(crate) async fn run(args: &Args) -> Result<Answer, Problem> {
+pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
     let remotes = Remotes::default();
     let into = args.into.as_ref().unwrap_or(&args.reference);
     must_be_tag(into)?;
@@ -53,10 +53,10 @@ pub(crate) async fn run(args: &Args) -> Result<Answer, Problem> {
     let rows = if args.all { usize::MAX } else { ROWS };
     let (cache, mut text) = to_budget(&whole, args.budget, rows)?;
     if cache == whole && *into == args.reference {
-        return Ok(Answer::yes(text + "nothing to write\n"));
+        return Ok(CommandOutcome::yes(text + "nothing to write\n"));
     }
     text += &store(&remotes, into, &cache, &sources, args.dry_run).await?;
-    Ok(Answer::yes(text))
+    Ok(CommandOutcome::yes(text))
 }
 
 /// What is left of a cache within a budget and BuildKit's limits, and what is to be said of that.
@@ -113,7 +113,7 @@ mod tests {
     use crate::cache::tests::cache;
 
     #[test]
-    fn what_goes_is_told() {
+    fn what_goes_is_reported() {
         let now = "2026-11-21T10:00:00Z".parse().unwrap();
         let long_ago = cache(&["b", "d"]).used_at("2026-11-01T10:00:00Z".parse().unwrap());
         let whole = Cache::merge([&long_ago, &cache(&["c"]).used_at(now)]);

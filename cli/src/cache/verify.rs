@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use stoker_aws::registry::Presence;
 
-use crate::Answer;
+use crate::CommandOutcome;
 use crate::problem::Problem;
 use crate::reference::Reference;
 use crate::remote::{self, Found, Held, Remotes};
@@ -35,14 +35,14 @@ pub(crate) struct Args {
     json: bool,
 }
 
-pub(crate) async fn run(args: &Args) -> Result<Answer, Problem> {
+pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
     let remotes = Remotes::default();
     let checks = args.references.iter().map(|reference| check(&remotes, reference));
     let checks: Vec<_> = futures_util::stream::iter(checks).buffered(AT_A_TIME).collect().await;
     let checks = checks.into_iter().collect::<Result<Vec<Verdict>, Problem>>()?;
-    let is_yes = checks.iter().all(Verdict::is_sound);
+    let success = checks.iter().all(Verdict::is_sound);
     let text = if args.json { super::to_json(&checks) } else { checks.iter().map(render).collect() };
-    Ok(Answer { text, is_yes })
+    Ok(CommandOutcome { text, success })
 }
 
 /// What is to be said of a cache.

@@ -42,7 +42,7 @@ fn mounting(value: &Fact<String>) -> Finding {
 
 fn clock(skew: Option<i64>) -> Finding {
     const CHECK: &str = "clock";
-    const MEND: &str = "set this machine's clock: `stoker rollback` dates by it, and AWS refuses requests that are five minutes off";
+    const REPAIR: &str = "set this machine's clock: `stoker rollback` dates by it, and AWS refuses requests that are five minutes off";
     let Some(skew) = skew else {
         return Finding::unknown(CHECK, "AWS's answer had no date", "compare `date -u` with any other clock");
     };
@@ -52,8 +52,8 @@ fn clock(skew: Option<i64>) -> Finding {
         format!("{} s {} AWS's", skew.saturating_abs(), if skew > 0 { "ahead of" } else { "behind" })
     };
     match skew.saturating_abs() {
-        REFUSED_SKEW.. => Finding::wrong(CHECK, told, MEND),
-        skew if skew > MOST_SKEW => Finding::warn(CHECK, told, MEND),
+        REFUSED_SKEW.. => Finding::wrong(CHECK, told, REPAIR),
+        skew if skew > MOST_SKEW => Finding::warn(CHECK, told, REPAIR),
         _ => Finding::ok(CHECK, told),
     }
 }
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_is_off_is_told() {
+    fn a_clock_that_is_off_is_reported() {
         for (skew, state) in [
             (Some(0), State::Ok),
             (Some(-60), State::Ok),

@@ -21,8 +21,8 @@ pub(super) fn check(
     vec![
         annotated(repositories),
         tags_stay(repositories),
-        layers_are_told(repositories),
-        overrides_are_told(projects),
+        layers_are_reported(repositories),
+        overrides_are_reported(projects),
         initiators_are_roles(projects),
         variables_are_merged(projects),
         commits_are_whole(projects),
@@ -56,7 +56,7 @@ fn tags_stay(repositories: &BTreeMap<CacheRepository, RepositoryFacts>) -> Findi
     }
 }
 
-fn layers_are_told(repositories: &BTreeMap<CacheRepository, RepositoryFacts>) -> Finding {
+fn layers_are_reported(repositories: &BTreeMap<CacheRepository, RepositoryFacts>) -> Finding {
     const CHECK: &str = "layer availability";
     let with_lines =
         repositories.values().filter(|facts| facts.seen.lines.as_ref().is_ok_and(|lines| !lines.is_empty()));
@@ -90,7 +90,7 @@ fn by_stoker<'f>(
     })
 }
 
-fn overrides_are_told(projects: &[ProjectFacts<'_>]) -> Finding {
+fn overrides_are_reported(projects: &[ProjectFacts<'_>]) -> Finding {
     const CHECK: &str = "overrides in answers";
     let (mut told, mut silent) = (0, 0);
     for (_, build) in by_stoker(projects) {

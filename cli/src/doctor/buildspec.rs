@@ -102,18 +102,22 @@ fn buildctl(done: &Done) -> Option<Finding> {
     };
     let all = done.builds.iter().all(of_stoker);
     let flags = done.uses(variable::FLAGS, is_buildctl);
-    let mend = "its flags are ${STOKER_CACHE_FROM:+--import-cache $STOKER_CACHE_FROM} and ${STOKER_CACHE_TO:+--export-cache \
+    let repair = "its flags are ${STOKER_CACHE_FROM:+--import-cache $STOKER_CACHE_FROM} and ${STOKER_CACHE_TO:+--export-cache \
                 $STOKER_CACHE_TO}; the daemon that it asks has to be of BuildKit 0.12 or newer";
     Some(if flags {
         Finding::wrong(
             CHECK,
             "$STOKER_CACHE_FLAGS are flags of Docker's, which `buildctl build` does not know",
-            mend,
+            repair,
         )
     } else if all {
         Finding::ok(CHECK, "`buildctl build` is given Stoker's caches")
     } else {
-        Finding::wrong(CHECK, "`buildctl build` is given none of Stoker's caches: every build is cold", mend)
+        Finding::wrong(
+            CHECK,
+            "`buildctl build` is given none of Stoker's caches: every build is cold",
+            repair,
+        )
     })
 }
 
@@ -166,7 +170,7 @@ fn variables(project: &Project, done: &Done) -> Finding {
         );
     }
     let command = |flags: &String| format!("docker buildx build {flags} ...");
-    let mend = match missing.as_slice() {
+    let repair = match missing.as_slice() {
         [one] => format!("give `docker buildx build` the variables: {}", command(one)),
         [first, second, ..] => format!(
             "build each target by a command of its own ({}; {}; ...), or all with `docker buildx bake` (docs/ci.md)",
@@ -182,7 +186,7 @@ fn variables(project: &Project, done: &Done) -> Finding {
         }
         _ => "Stoker's variables are not used: every build is cold".to_owned(),
     };
-    Finding::wrong(CHECK, found, mend)
+    Finding::wrong(CHECK, found, repair)
 }
 
 fn builder(done: &Done, text: &str, image: &str, is_forks: bool) -> Finding {
@@ -569,7 +573,7 @@ mod tests {
     }
 
     #[test]
-    fn each_mistake_is_told() {
+    fn each_mistake_is_reported() {
         let app = project("");
         let variables = |state| vec![("buildspec", state), ("builder", State::Ok)];
         let builder = |state| vec![("buildspec", State::Ok), ("builder", state)];
@@ -673,12 +677,12 @@ mod tests {
             false,
             None,
         );
-        let mend = two[0].mend.as_deref().unwrap();
+        let repair = two[0].repair.as_deref().unwrap();
         assert!(
-            mend.contains(
+            repair.contains(
                 "docker buildx build $STOKER_CACHE_FLAGS_A ...; docker buildx build $STOKER_CACHE_FLAGS_B"
             ),
-            "{mend}"
+            "{repair}"
         );
         let mapping = ["docker buildx create --use $STOKER_BUILDER_FLAGS", BUILD, "echo done: yes"];
         assert_eq!(told("", &mapping), [("commands", Wrong)]);

@@ -14,7 +14,7 @@ const CHECK: &str = "lifecycle";
 const LONGEST: usize = 64 * 1024;
 /// No tag is longer, so a longer pattern is none of ECR's.
 const LONGEST_PATTERN: usize = 256;
-/// The nightly sweep promotes what builds of so many days have exported.
+/// The nightly reconciliation promotes what builds of so many days have exported.
 const SWEPT_DAYS: u64 = 2;
 
 #[derive(Debug, Deserialize)]
@@ -85,7 +85,7 @@ pub(super) fn check(repository: &str, text: Option<&str>, holds: Holds, promises
         Ok(document) => document,
         Err(why) => {
             let found = format!("the rules cannot be read: {}", plain(&why));
-            return vec![Finding::unknown(CHECK, found, mend(repository, "look at them"))];
+            return vec![Finding::unknown(CHECK, found, repair(repository, "look at them"))];
         }
     };
     // An image is the business of the first rule that selects it, by their priority: no later one deletes it.
@@ -95,7 +95,7 @@ pub(super) fn check(repository: &str, text: Option<&str>, holds: Holds, promises
         let (state, what, how) = judge(rule, rules.get(..n).unwrap_or_default(), holds, promises)?;
         let found = format!("rule {} {what}", rule.priority);
         let how = how.replace("{rule}", &rule.priority.to_string());
-        Some(Finding { check: CHECK, state, found, mend: Some(mend(repository, &how)) })
+        Some(Finding { check: CHECK, state, found, repair: Some(repair(repository, &how)) })
     });
     let judged: Vec<Finding> = judged.collect();
     if judged.is_empty() {
@@ -114,7 +114,7 @@ fn read(text: &str) -> Result<Document, String> {
     serde_json::from_str(text).map_err(|error| error.to_string())
 }
 
-fn mend(repository: &str, how: &str) -> String {
+fn repair(repository: &str, how: &str) -> String {
     format!(
         "{how}: aws ecr get-lifecycle-policy --repository-name {repository} --query lifecyclePolicyText --output text > \
          rules.json; edit it; aws ecr put-lifecycle-policy --repository-name {repository} --lifecycle-policy-text \
@@ -419,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_early_is_told() {
+    fn what_is_too_early_is_reported() {
         assert_eq!(state(&untagged(1), Holds::Lines), State::Wrong, "the lease is 24 h");
         assert_eq!(state(&untagged(5), Holds::Lines), State::Warn, "orphans stay for 7 days");
         assert_eq!(state(&untagged(8), Holds::Lines), State::Ok);

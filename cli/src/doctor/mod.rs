@@ -1,4 +1,4 @@
-//! `stoker doctor`: whether an account is set up as Stoker needs it, and how to mend what is not.
+//! `stoker doctor`: whether an account is set up as Stoker needs it, and how to repair what is not.
 //!
 //! Reading and judging are apart: [`read`] asks AWS, and keeps for each fact why it is not known where it is not; every
 //! check is a plain function from facts to findings. Nothing is written, started or deleted.
@@ -14,7 +14,7 @@ use stoker_core::policy::{Policy, Project};
 use stoker_core::retain::by_repository;
 use stoker_core::schedule::all_projects;
 
-use crate::Answer;
+use crate::CommandOutcome;
 use crate::cache::to_json;
 use crate::deployed::Missing;
 use crate::problem::Problem;
@@ -41,7 +41,7 @@ use read::Reader;
 /// Repositories or projects that are asked for at once.
 const AT_A_TIME: usize = 4;
 
-/// Checks a real account: what would keep builds cold or eat caches, and how to mend it
+/// Checks a real account: what would keep builds cold or eat caches, and how to repair it
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -57,7 +57,7 @@ believed of AWS (docs/assumptions.md) as far as the account shows it. Each line 
   warn     works, but costs something: see whether you want it so
   wrong    builds stay cold, caches are lost, or a border is open
   unknown  could not be looked at, and why: most often a permission of yours
-and whatever is not ok is followed by how to mend it. Exit code 1 says that something is wrong; 0 that nothing is, of what \
+and whatever is not ok is followed by how to repair it. Exit code 1 says that something is wrong; 0 that nothing is, of what \
 could be looked at. Only reading calls are made; cli/README.md lists the permissions. Region and credentials are found as the \
 AWS command line finds them.")]
 pub(crate) struct Args {
@@ -106,41 +106,41 @@ impl State {
     }
 }
 
-/// What a check has found, and how to mend it.
+/// What a check has found, and how to repair it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 struct Finding {
     check: &'static str,
     state: State,
     found: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    mend: Option<String>,
+    repair: Option<String>,
 }
 
 impl Finding {
     fn ok(check: &'static str, found: impl Into<String>) -> Self {
-        Self { check, state: State::Ok, found: found.into(), mend: None }
+        Self { check, state: State::Ok, found: found.into(), repair: None }
     }
 
-    fn warn(check: &'static str, found: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self { check, state: State::Warn, found: found.into(), mend: Some(mend.into()) }
+    fn warn(check: &'static str, found: impl Into<String>, repair: impl Into<String>) -> Self {
+        Self { check, state: State::Warn, found: found.into(), repair: Some(repair.into()) }
     }
 
-    fn wrong(check: &'static str, found: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self { check, state: State::Wrong, found: found.into(), mend: Some(mend.into()) }
+    fn wrong(check: &'static str, found: impl Into<String>, repair: impl Into<String>) -> Self {
+        Self { check, state: State::Wrong, found: found.into(), repair: Some(repair.into()) }
     }
 
-    fn unknown(check: &'static str, found: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self { check, state: State::Unknown, found: found.into(), mend: Some(mend.into()) }
+    fn unknown(check: &'static str, found: impl Into<String>, repair: impl Into<String>) -> Self {
+        Self { check, state: State::Unknown, found: found.into(), repair: Some(repair.into()) }
     }
 
     /// A check that cannot be made, as a call was refused or failed.
     fn missing(check: &'static str, missing: &Missing) -> Self {
-        let mend = if missing.is_denied {
+        let repair = if missing.is_denied {
             format!("allow {} to whoever runs this (cli/README.md has the whole policy)", missing.action)
         } else {
             "run it again; then see what AWS says of that call".to_owned()
         };
-        Self::unknown(check, missing.text(), mend)
+        Self::unknown(check, missing.text(), repair)
     }
 }
 
@@ -184,7 +184,7 @@ impl Report {
             }
             // All of it may have come from outside.
             finding.found = plain_whole(&finding.found);
-            finding.mend = finding.mend.as_deref().map(plain_whole);
+            finding.repair = finding.repair.as_deref().map(plain_whole);
         }
         Self { policy, at, region, counts, groups }
     }
@@ -198,8 +198,8 @@ impl Report {
             let lines = table("", &[Align::Left; 2], &rows);
             for (line, finding) in lines.lines().zip(&group.checks) {
                 text += &format!("  {:<7}  {line}\n", finding.state.word());
-                if let Some(mend) = &finding.mend {
-                    text += &format!("           mend: {mend}\n");
+                if let Some(repair) = &finding.repair {
+                    text += &format!("           repair: {repair}\n");
                 }
             }
             text.push('\n');
@@ -210,7 +210,7 @@ impl Report {
     }
 }
 
-pub(crate) async fn run(args: &Args) -> Result<Answer, Problem> {
+pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
     let policy = retain::load(&args.policy)?;
     retain::check_names(&policy, &args.projects)?;
     let now = Timestamp::now();
@@ -219,7 +219,7 @@ pub(crate) async fn run(args: &Args) -> Result<Answer, Problem> {
     let region = reader.account.region().unwrap_or_default().to_owned();
     let report = Report::new(plain(&args.policy.display().to_string()), now, region, groups);
     let text = if args.json { to_json(&report) } else { report.render() };
-    Ok(Answer { text, is_yes: report.counts.wrong == 0 })
+    Ok(CommandOutcome { text, success: report.counts.wrong == 0 })
 }
 
 async fn examine(
@@ -336,7 +336,7 @@ mod tests {
         let report = Report::new("p".to_owned(), Timestamp::UNIX_EPOCH, "r".to_owned(), groups);
         assert_eq!(
             report.render(),
-            "project a\\u{1b}[2J\\nb\n  wrong    check        a\\u{1b}[2J\\nb\n           mend: a\\u{1b}[2J\\nb\n  \
+            "project a\\u{1b}[2J\\nb\n  wrong    check        a\\u{1b}[2J\\nb\n           repair: a\\u{1b}[2J\\nb\n  \
              ok       other check  fine\n\n2 checks: 1 ok, 0 warn, 1 wrong, 0 unknown\n"
         );
         assert!(!to_json(&report).contains('\u{1b}'));
@@ -347,7 +347,7 @@ mod tests {
         let denied = Missing { action: "ecr:GetLifecyclePolicy", is_denied: true, why: "no".to_owned() };
         let finding = Finding::missing("lifecycle", &denied);
         assert_eq!(finding.state, State::Unknown);
-        assert!(finding.mend.unwrap().contains("allow ecr:GetLifecyclePolicy"));
+        assert!(finding.repair.unwrap().contains("allow ecr:GetLifecyclePolicy"));
         let failed = Finding::missing("lifecycle", &Missing { is_denied: false, ..denied });
         assert!(failed.found.contains("ecr:GetLifecyclePolicy failed: no"), "{}", failed.found);
     }

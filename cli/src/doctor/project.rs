@@ -15,7 +15,7 @@ use crate::text::{ago, count, plain};
 
 /// Fewer builds say nothing.
 const TELLING: usize = 3;
-/// A build that was handed caches and reused less was as good as cold.
+/// A build that was given caches and reused less was as good as cold.
 const COLD_PERCENT: u8 = 10;
 
 /// A project of CodeBuild's that runs builds of a project of the policy.
@@ -80,8 +80,8 @@ pub(super) struct BuildSeen {
     pub(super) resolved: Option<String>,
     /// Names of the variables that it was started with.
     pub(super) variables: BTreeSet<String>,
-    /// Whether it was handed caches.
-    pub(super) is_handed: bool,
+    /// Whether it was given caches.
+    pub(super) is_given: bool,
 }
 
 impl BuildSeen {
@@ -159,7 +159,7 @@ pub(super) fn check(
     }
     findings.push(builds(facts, now));
     if !is_forks {
-        findings.extend(warmth(project, repositories));
+        findings.extend(hit_rate(project, repositories));
     }
     findings
 }
@@ -241,19 +241,19 @@ fn docker_server(name: &ProjectName, described: &Described) -> Option<Finding> {
 /// Stoker starts single builds: what a buildspec or a project has for batches is not heeded.
 fn batch(project: &Project, described: &Described) -> Option<Finding> {
     const CHECK: &str = "batch";
-    const MEND: &str = "name each image and platform as one of `targets` in the policy and build all in one build, or make a project \
+    const REPAIR: &str = "name each image and platform as one of `targets` in the policy and build all in one build, or make a project \
                         of each build of the batch; or start the batches yourself, with `builds.start: false`";
     if !project.builds.start {
         return None;
     }
     if described.buildspec.as_deref().is_some_and(buildspec::has_batch) {
         let found = "the buildspec has a `batch`, and Stoker starts single builds: its matrix, list or graph is never run";
-        return Some(Finding::wrong(CHECK, found, MEND));
+        return Some(Finding::wrong(CHECK, found, REPAIR));
     }
     let found = "the project is set up for batches, and Stoker starts single builds: a `batch` of the buildspec is never run";
     described
         .has_batch
-        .then(|| Finding::unknown(CHECK, found, format!("see that the buildspec has none; else {MEND}")))
+        .then(|| Finding::unknown(CHECK, found, format!("see that the buildspec has none; else {REPAIR}")))
 }
 
 /// Host and path of an address that git clones from, as the policy names repositories.
@@ -520,7 +520,7 @@ fn builds(facts: &Facts<'_>, now: Timestamp) -> Finding {
         Err(missing) => return Finding::missing(CHECK, missing),
     };
     let ours: Vec<&BuildSeen> = builds.iter().filter(|build| build.is_stokers()).collect();
-    let handed = ours.iter().filter(|build| build.is_handed).count();
+    let inputs = ours.iter().filter(|build| build.is_given).count();
     if ours.is_empty() && (facts.is_forks || !facts.project.builds.start || builds.is_empty()) {
         return Finding::unknown(
             CHECK,
@@ -532,12 +532,12 @@ fn builds(facts: &Facts<'_>, now: Timestamp) -> Finding {
         return Finding::warn(
             CHECK,
             format!("{}, and Stoker started none of them", count(builds.len(), "build")),
-            "see the forge's list of deliveries to the output WebhookUrl, and what `stoker decide` says of one",
+            "see the forge's list of deliveries to the output WebhookUrl, and what `stoker simulate` says of one",
         );
     }
     let last = ours.first().map(|build| ago(now, Some(build.started_at), "unknown")).unwrap_or_default();
-    let found = format!("{} by Stoker, {handed} handed caches, the last {last}", count(ours.len(), "build"));
-    if handed == 0 && ours.len() >= TELLING {
+    let found = format!("{} by Stoker, {inputs} inputs caches, the last {last}", count(ours.len(), "build"));
+    if inputs == 0 && ours.len() >= TELLING {
         return Finding::warn(
             CHECK,
             found,
@@ -547,9 +547,9 @@ fn builds(facts: &Facts<'_>, now: Timestamp) -> Finding {
     Finding::ok(CHECK, found)
 }
 
-/// Builds that are handed caches and reuse nothing of them.
-fn warmth(project: &Project, repositories: &BTreeMap<CacheRepository, RepositoryFacts>) -> Option<Finding> {
-    const CHECK: &str = "warmth";
+/// Builds that are given caches and reuse nothing of them.
+fn hit_rate(project: &Project, repositories: &BTreeMap<CacheRepository, RepositoryFacts>) -> Option<Finding> {
+    const CHECK: &str = "hit_rate";
     let lines = repositories.get(&project.cache_repository)?.seen.lines.as_ref().ok()?;
     let mut warm = Vec::new();
     for scope in project.scopes() {
@@ -614,7 +614,7 @@ mod tests {
         }
     }
 
-    fn build(is_handed: bool) -> BuildSeen {
+    fn build(is_given: bool) -> BuildSeen {
         BuildSeen {
             started_at: Timestamp::UNIX_EPOCH,
             initiator: "stoker-StartBuildRole-1/stoker-start-build".to_owned(),
@@ -622,7 +622,7 @@ mod tests {
             has_ended_well: true,
             resolved: Some("ab".repeat(20)),
             variables: BTreeSet::from(["IMAGE".to_owned(), "STOKER_LINE".to_owned()]),
-            is_handed,
+            is_given,
         }
     }
 
@@ -652,7 +652,7 @@ mod tests {
         };
         change(&mut facts);
         let findings = check(&facts, &[], &BTreeMap::new(), None, Timestamp::now());
-        assert!(findings.iter().all(|finding| (finding.state == State::Ok) == finding.mend.is_none()));
+        assert!(findings.iter().all(|finding| (finding.state == State::Ok) == finding.repair.is_none()));
         findings.iter().filter(|f| f.state != State::Ok).map(|f| (f.check, f.state)).collect()
     }
 
@@ -666,7 +666,7 @@ mod tests {
     }
 
     #[test]
-    fn each_defect_is_told_by_its_own_check() {
+    fn each_defect_is_reported_by_its_own_check() {
         use State::{Unknown, Warn, Wrong};
         assert_eq!(told("", |facts| facts.seen.described = Ok(None)), [("exists", Wrong)]);
         assert_eq!(settings("", |of| of.is_privileged = false), [("environment", Wrong)]);
@@ -734,7 +734,7 @@ mod tests {
     }
 
     #[test]
-    fn builds_that_are_handed_nothing_are_told() {
+    fn builds_that_are_given_nothing_are_reported() {
         let builds = |builds: Vec<BuildSeen>| told("", |facts| facts.seen.builds = Ok(builds));
         let foreign = || BuildSeen { variables: BTreeSet::new(), ..build(false) };
         assert_eq!(builds(vec![build(false); 2]), [], "two say nothing");

@@ -407,7 +407,7 @@ fn build(build: &types::Build) -> BuildSeen {
         has_ended_well: build.build_status() == Some(&StatusType::Succeeded),
         resolved: build.resolved_source_version().filter(|commit| !commit.is_empty()).map(str::to_owned),
         variables: variables.iter().map(|variable| variable.name().to_owned()).collect(),
-        is_handed: variables
+        is_given: variables
             .iter()
             .any(|variable| variable.name().starts_with("STOKER_CACHE_FROM") && !variable.value().is_empty()),
     }

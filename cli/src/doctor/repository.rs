@@ -394,8 +394,8 @@ fn access(name: &CacheRepository, text: Option<&str>, account: Option<&str>, hol
         "its own policy lets {}{more} write or delete: whoever does decides what builds contain",
         writers.join(", ")
     );
-    let mend = format!("take that from it (aws ecr set-repository-policy): {look}");
-    if open { Finding::wrong(CHECK, found, mend) } else { Finding::warn(CHECK, found, mend) }
+    let repair = format!("take that from it (aws ecr set-repository-policy): {look}");
+    if open { Finding::wrong(CHECK, found, repair) } else { Finding::warn(CHECK, found, repair) }
 }
 
 /// Whether a policy's action, which may have `*` and be in any case, is or includes this one.
@@ -416,10 +416,10 @@ fn room(images: u64) -> Finding {
     const CHECK: &str = "room";
     let many = count(usize::try_from(images).unwrap_or(usize::MAX), "image");
     let found = format!("{many}, {} of ECR's quota", percent(images, QUOTA));
-    let mend = "let retention delete (`stoker plan`, then `retention.mode: apply`), or raise ECR's quota of images per repository";
+    let repair = "let retention delete (`stoker plan`, then `retention.mode: apply`), or raise ECR's quota of images per repository";
     match images {
-        QUOTA.. => Finding::wrong(CHECK, found, mend),
-        _ if images * 10 >= QUOTA * 8 => Finding::warn(CHECK, found, mend),
+        QUOTA.. => Finding::wrong(CHECK, found, repair),
+        _ if images * 10 >= QUOTA * 8 => Finding::warn(CHECK, found, repair),
         _ => Finding::ok(CHECK, found),
     }
 }
@@ -475,13 +475,13 @@ fn imports(name: &CacheRepository, lines: &[LineImage]) -> Finding {
     for line in lines {
         let tag = plain(&line.tag);
         let Some((bytes, kind)) = &line.manifest else {
-            let mend = format!(
+            let repair = format!(
                 "aws ecr batch-get-image --repository-name {name} --image-ids imageTag={tag} says why"
             );
             return Finding::wrong(
                 CHECK,
                 format!("the manifest of {tag} cannot be read: its builds are cold"),
-                mend,
+                repair,
             );
         };
         let config = match kind {
@@ -498,17 +498,17 @@ fn imports(name: &CacheRepository, lines: &[LineImage]) -> Finding {
         let size = config.max(*bytes as u64);
         largest = largest.max(size);
         let found = format!("{tag} is at {} of what BuildKit imports", percent(size, IMPORT_LIMIT as u64));
-        let mend =
+        let repair =
             "stoker cache prune lets old steps go; `line-budget` in the policy keeps it smaller".to_owned();
         if size > IMPORT_LIMIT as u64 {
-            return Finding::wrong(CHECK, format!("{found}: its builds are cold"), mend);
+            return Finding::wrong(CHECK, format!("{found}: its builds are cold"), repair);
         }
         if size > SAFE_SIZE as u64 {
-            warning.get_or_insert((found, mend));
+            warning.get_or_insert((found, repair));
         }
     }
     match warning {
-        Some((found, mend)) => Finding::warn(CHECK, found, mend),
+        Some((found, repair)) => Finding::warn(CHECK, found, repair),
         None if lines.is_empty() => Finding::ok(CHECK, "no lines yet"),
         None => {
             let lines = count(lines.len(), "line");
@@ -533,7 +533,7 @@ fn layers(name: &CacheRepository, unavailable: &[Digest]) -> Finding {
                 "{} of lines cannot be had, such as {first}: a build that needs it fails",
                 count(unavailable.len(), "blob")
             ),
-            format!("the night mends lines; at once: stoker lines REGISTRY/{name}, then stoker rollback"),
+            format!("the night repairs lines; at once: stoker lines REGISTRY/{name}, then stoker rollback"),
         ),
     }
 }
@@ -602,7 +602,7 @@ mod tests {
         let name = CacheRepository::new(repository).unwrap();
         change(&mut all.get_mut(&name).unwrap().seen);
         let findings = check(&name, &all[&name], None, &all);
-        assert!(findings.iter().all(|finding| (finding.state == State::Ok) == finding.mend.is_none()));
+        assert!(findings.iter().all(|finding| (finding.state == State::Ok) == finding.repair.is_none()));
         findings.iter().filter(|f| f.state != State::Ok).map(|f| (f.check, f.state)).collect()
     }
 
@@ -620,7 +620,7 @@ mod tests {
     }
 
     #[test]
-    fn each_defect_is_told_by_its_own_check() {
+    fn each_defect_is_reported_by_its_own_check() {
         use State::{Unknown, Warn, Wrong};
         assert_eq!(simple(|seen| seen.described = Ok(None)), [("exists", Wrong)]);
         assert_eq!(simple(|seen| settings(seen).mutability = "IMMUTABLE".into()), [("tags", Wrong)]);
@@ -650,7 +650,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quota_that_fills_is_told_in_time() {
+    fn a_quota_that_fills_is_reported_in_time() {
         for (images, state) in [
             (0, State::Ok),
             (79_999, State::Ok),
@@ -690,7 +690,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_else_may_write_is_told() {
+    fn whoever_else_may_write_is_reported() {
         let policy = |principal: Value, action: Value| json!({"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Principal": principal, "Action": action}]});
         let state = |keys: &str, policy: &Value| {
             let told = told("stoker/app", keys, |seen| seen.access = Ok(Some(policy.to_string())));

@@ -146,7 +146,7 @@ mod tests {
             found.found,
             "builds may not ecr:GetDownloadUrlForLayer on stoker/app: its builds are cold"
         );
-        assert!(found.mend.as_ref().unwrap().starts_with("aws iam attach-role-policy --role-name builds "));
+        assert!(found.repair.as_ref().unwrap().starts_with("aws iam attach-role-policy --role-name builds "));
         let mut less = seen();
         less.writes.as_mut().unwrap()[5].is_allowed = false;
         assert_eq!(states(&less, false), of(Fine, Wrong, Fine));

@@ -113,8 +113,8 @@ fn functions(name: &str, stack: &Stack) -> Finding {
     let failed: Vec<String> =
         failed.map(|there| format!("{} is {}", plain(&there.name), plain(&there.status))).collect();
     if !failed.is_empty() {
-        let mend = format!("see why: aws cloudformation describe-stack-events --stack-name {name}");
-        return Finding::wrong(CHECK, failed.join(", "), mend);
+        let repair = format!("see why: aws cloudformation describe-stack-events --stack-name {name}");
+        return Finding::wrong(CHECK, failed.join(", "), repair);
     }
     Finding::ok(CHECK, format!("all {}", FUNCTIONS.len()))
 }
@@ -134,7 +134,7 @@ fn queue(stack: &str, name: &str, messages: &Fact<u64>) -> Finding {
             check,
             format!("{found}: something could not be delivered or handled"),
             format!(
-                "see what it is: stoker redrive --stack {stack} --queue {name}; mend the cause, then the same with --yes"
+                "see what it is: stoker redrive --stack {stack} --queue {name}; repair the cause, then the same with --yes"
             ),
         ),
         (false, _) => Finding::warn(

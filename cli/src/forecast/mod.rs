@@ -9,7 +9,7 @@ use serde::Serialize;
 use stoker_core::error::chain;
 use stoker_core::names::{Platform, ProjectName, Scope};
 
-use crate::Answer;
+use crate::CommandOutcome;
 use crate::cache::to_json;
 use crate::problem::Problem;
 use crate::progress::{Progress, Unit};
@@ -185,7 +185,7 @@ struct NotUnderstood {
     is_current: bool,
 }
 
-pub(crate) fn run(args: &Args) -> Result<Answer, Problem> {
+pub(crate) fn run(args: &Args) -> Result<CommandOutcome, Problem> {
     let (forecast, drawn) = forecast(args)?;
     if let Some(file) = &args.html {
         std::fs::write(file, page::page(&forecast, &drawn)).map_err(|error| {
@@ -196,7 +196,7 @@ pub(crate) fn run(args: &Args) -> Result<Answer, Problem> {
         })?;
     }
     let text = if args.json { to_json(&forecast) } else { render::text(&forecast) };
-    Ok(Answer::yes(text))
+    Ok(CommandOutcome::yes(text))
 }
 
 fn forecast(args: &Args) -> Result<(Forecast, Drawn), Problem> {

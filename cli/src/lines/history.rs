@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use stoker_core::names::{Digest, Line, ProjectName};
 
-use crate::Answer;
+use crate::CommandOutcome;
 use crate::cache::to_json;
 use crate::lines::{Column, Entry, places_of, project_name, read_all, render};
 use crate::problem::Problem;
@@ -48,14 +48,14 @@ struct Report {
     caches: Vec<Entry>,
 }
 
-pub(crate) async fn run(args: &Args) -> Result<Answer, Problem> {
+pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
     let remotes = Remotes::default();
     let (current, past) = places_of(&remotes, &args.repository, &args.line, args.project.as_ref()).await?;
     let places = [vec![current], past].concat();
     let mut caches = read_all(&remotes, &args.repository, &places).await?;
     order(&mut caches);
     let report = Report { repository: args.repository.to_string(), line: args.line.to_string(), caches };
-    Ok(Answer::yes(if args.json { to_json(&report) } else { told(&report, Timestamp::now()) }))
+    Ok(CommandOutcome::yes(if args.json { to_json(&report) } else { told(&report, Timestamp::now()) }))
 }
 
 /// A tag's time has whole seconds. Of caches that the line left within one, each names the one that it followed.
@@ -93,7 +93,7 @@ mod tests {
     use crate::lines::Origin;
 
     #[test]
-    fn what_a_line_left_within_one_second_is_told_in_the_order_of_parents() {
+    fn what_a_line_left_within_one_second_is_reported_in_the_order_of_parents() {
         let entry = |name: &str, parent: Option<&str>, left_at: Option<&str>| Entry {
             line: "main".to_owned(),
             scope: "app".to_owned(),

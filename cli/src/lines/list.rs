@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use stoker_core::names::ProjectName;
 
-use crate::Answer;
+use crate::CommandOutcome;
 use crate::cache::to_json;
 use crate::lines::{Column, Entry, NONE, places, project_name, read_all, render};
 use crate::problem::Problem;
@@ -43,13 +43,13 @@ struct Report {
     lines: Vec<Entry>,
 }
 
-pub(crate) async fn run(args: &Args) -> Result<Answer, Problem> {
+pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
     let remotes = Remotes::default();
     let mut places = places(&remotes, &args.repository, args.project.as_ref()).await?;
     places.retain(|place| place.left_at.is_none());
     let lines = read_all(&remotes, &args.repository, &places).await?;
     let report = Report { repository: args.repository.to_string(), lines };
-    Ok(Answer::yes(if args.json { to_json(&report) } else { told(&report, Timestamp::now()) }))
+    Ok(CommandOutcome::yes(if args.json { to_json(&report) } else { told(&report, Timestamp::now()) }))
 }
 
 const FIRST: [Column; 3] = [

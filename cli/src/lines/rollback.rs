@@ -11,7 +11,7 @@ use serde::Serialize;
 use stoker_core::names::{Digest, Line, ProjectName, Tag};
 use stoker_core::provenance::Provenance;
 
-use crate::Answer;
+use crate::CommandOutcome;
 use crate::cache::{to_json, verify};
 use crate::lines::{Place, annotations, places_of, project_name};
 use crate::problem::Problem;
@@ -136,7 +136,7 @@ impl Written {
     }
 }
 
-pub(crate) async fn run(args: &Args) -> Result<Answer, Problem> {
+pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
     let remotes = Remotes::default();
     let plan = plan(&remotes, args).await?;
     if !args.dry_run {
@@ -151,7 +151,7 @@ pub(crate) async fn run(args: &Args) -> Result<Answer, Problem> {
         to: Written::new(&plan.target.tag, &plan.target_digest),
         is: Written::new(&plan.line, &Digest::of(&plan.manifest)),
     };
-    Ok(Answer::yes(if args.json { to_json(&report) } else { told(&report) }))
+    Ok(CommandOutcome::yes(if args.json { to_json(&report) } else { told(&report) }))
 }
 
 async fn plan(remotes: &Remotes, args: &Args) -> Result<Plan, Problem> {
@@ -168,7 +168,7 @@ async fn plan(remotes: &Remotes, args: &Args) -> Result<Plan, Problem> {
     if let Some(why) = verify::check_found(remotes, found).await?.against() {
         return Err(cannot(&why));
     }
-    // After the checks: a build that starts while they run is handed what the line still is.
+    // After the checks: a build that starts while they run is given what the line still is.
     let now = Timestamp::now();
     let provenance = Provenance {
         parent: Some(current.digest.clone()),

@@ -8,7 +8,7 @@ use serde::Serialize;
 use stoker_core::names::{Digest, Line, ProjectName, Scope, Tag, TagKind};
 use stoker_core::policy::{Mode, Project};
 use stoker_core::ports::{Build, BuildStatus, MAX_BUILDS};
-use stoker_core::retain::inventory::{Facts, Inventory};
+use stoker_core::retain::inventory::{Inventory, ManifestInfo};
 use stoker_core::retain::plan::{DOLLARS_PER_GB_MONTH, mode};
 use stoker_core::retain::{Action, Plan, Rule, Verdict};
 
@@ -67,7 +67,7 @@ pub(crate) struct Report {
     pub(crate) projects: Vec<ProjectFigures>,
     /// A day each, the oldest first.
     pub(crate) storage: Vec<StorageOfDay>,
-    pub(crate) warmth: Vec<Warmth>,
+    pub(crate) hit_rate: Vec<CacheHitRate>,
     pub(crate) builds: Vec<BuildFigures>,
     /// A day each, the oldest first.
     pub(crate) builds_by_day: Vec<BuildsOfDay>,
@@ -179,7 +179,7 @@ pub(crate) struct StorageOfDay {
 /// How warm the builds of a scope were.
 #[derive(Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Warmth {
+pub(crate) struct CacheHitRate {
     pub(crate) project: String,
     pub(crate) scope: String,
     /// The mean over main's builds of [`DAYS`] days.
@@ -192,7 +192,7 @@ pub(crate) struct Warmth {
     pub(crate) points: Vec<Point>,
 }
 
-impl Warmth {
+impl CacheHitRate {
     pub(crate) fn main(&self) -> Vec<&Point> {
         self.points.iter().filter(|point| point.line == "main").collect()
     }
@@ -214,13 +214,13 @@ pub(crate) struct BuildFigures {
     pub(crate) project: String,
     pub(crate) builds: usize,
     pub(crate) started_by_stoker: usize,
-    /// Started by somebody else, and handed caches by `resolve-cache`, as they say themselves.
+    /// Started by somebody else, and given caches by `resolve-cache`, as they say themselves.
     pub(crate) asked: usize,
     pub(crate) running: usize,
     pub(crate) failed: usize,
-    /// Builds that were handed caches.
+    /// Builds that were given caches.
     pub(crate) warm: usize,
-    /// Builds that were handed none, though Stoker was asked.
+    /// Builds that were given none, though Stoker was asked.
     pub(crate) cold: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) cold_median_minutes: Option<f64>,
@@ -276,7 +276,7 @@ pub(crate) struct Deletion {
 
 /// Makes the report.
 pub(crate) fn gather(seen: Seen<'_>) -> Report {
-    let warmth = warmth(&seen);
+    let hit_rate = hit_rate(&seen);
     let builds: Vec<BuildFigures> =
         seen.builds.iter().map(|of| build_figures(of, seen.now, seen.dollars_per_minute)).collect();
     Report {
@@ -284,7 +284,7 @@ pub(crate) fn gather(seen: Seen<'_>) -> Report {
         days: DAYS,
         dollars_per_minute: seen.dollars_per_minute,
         dollars_per_gb_month: DOLLARS_PER_GB_MONTH,
-        figures: figures(&seen, &warmth, &builds),
+        figures: figures(&seen, &hit_rate, &builds),
         repositories: seen.repositories.iter().map(|of| repository_figures(of, seen.projects)).collect(),
         projects: projects(&seen),
         storage: storage(&seen),
@@ -294,7 +294,7 @@ pub(crate) fn gather(seen: Seen<'_>) -> Report {
         notes: notes(&seen),
         account: seen.account,
         region: seen.region,
-        warmth,
+        hit_rate,
         builds,
     }
 }
@@ -334,13 +334,13 @@ fn frees(plan: &Plan) -> u64 {
     if plan.refused.is_some() { 0 } else { plan.bytes.saturating_sub(plan.bytes_after) }
 }
 
-fn figures(seen: &Seen<'_>, warmth: &[Warmth], builds: &[BuildFigures]) -> Figures {
+fn figures(seen: &Seen<'_>, hit_rate: &[CacheHitRate], builds: &[BuildFigures]) -> Figures {
     let plans = || seen.repositories.iter().map(|repository| &repository.plan);
     let bytes = plans().map(|plan| plan.bytes).sum();
     let frees = plans().map(frees).sum();
-    let main: Vec<f64> = warmth
+    let main: Vec<f64> = hit_rate
         .iter()
-        .flat_map(Warmth::main)
+        .flat_map(CacheHitRate::main)
         .filter(|point| is_recent(seen.now, point.at))
         .map(|point| f64::from(point.reused_percent))
         .collect();
@@ -391,7 +391,7 @@ fn amounts<K: Ord + Clone>(inventory: &Inventory, members: &[(K, &Digest)]) -> B
     for (key, digest) in members {
         let (images, blobs) = groups.entry(key.clone()).or_default();
         *images += 1;
-        blobs.extend(inventory.known.of(digest).into_iter().flat_map(Facts::blobs));
+        blobs.extend(inventory.known.of(digest).into_iter().flat_map(ManifestInfo::blobs));
     }
     let mut holders: HashMap<u32, u32> = HashMap::new();
     for blob in groups.values().flat_map(|(_, blobs)| blobs) {
@@ -408,7 +408,7 @@ fn amounts<K: Ord + Clone>(inventory: &Inventory, members: &[(K, &Digest)]) -> B
 /// What an image is counted under: project, scope and line.
 type Place = (Option<String>, Option<Scope>, String);
 
-fn place(verdict: &Verdict, facts: Option<Facts<'_>>, owners: &Owners<'_>) -> Place {
+fn place(verdict: &Verdict, facts: Option<ManifestInfo<'_>>, owners: &Owners<'_>) -> Place {
     let project = match &verdict.scope {
         Some(scope) => owners.by_scope.get(scope).copied(),
         None => owners.only,
@@ -416,7 +416,7 @@ fn place(verdict: &Verdict, facts: Option<Facts<'_>>, owners: &Owners<'_>) -> Pl
     let line = match &verdict.line {
         // A tag may have only the hash of a branch's name; the manifest says the name.
         Some(key) if is_checked(verdict) => facts
-            .and_then(Facts::line)
+            .and_then(ManifestInfo::line)
             .filter(|line| line.key() == *key)
             .map_or_else(|| key.to_string(), ToString::to_string),
         _ => nameless(verdict).to_owned(),
@@ -556,7 +556,7 @@ fn days_of_blobs(inventory: &Inventory) -> HashMap<u32, DaysOfBlob> {
             _ => None,
         });
         let left = left.max().unwrap_or(came);
-        for blob in inventory.known.of(&image.digest).into_iter().flat_map(Facts::blobs) {
+        for blob in inventory.known.of(&image.digest).into_iter().flat_map(ManifestInfo::blobs) {
             let days = blobs.entry(*blob).or_insert(DaysOfBlob { came, left, is_on_line });
             days.came = days.came.min(came);
             days.left = days.left.max(left);
@@ -566,7 +566,7 @@ fn days_of_blobs(inventory: &Inventory) -> HashMap<u32, DaysOfBlob> {
     blobs
 }
 
-fn warmth(seen: &Seen<'_>) -> Vec<Warmth> {
+fn hit_rate(seen: &Seen<'_>) -> Vec<CacheHitRate> {
     // A line that merges bring something keeps its newest build, so one build is told by many caches.
     let mut points: BTreeMap<(String, Scope), BTreeMap<String, Point>> = BTreeMap::new();
     for Repository { inventory, plan } in seen.repositories {
@@ -590,12 +590,12 @@ fn warmth(seen: &Seen<'_>) -> Vec<Warmth> {
             mean(recent.map(|point| f64::from(point.reused_percent)))
         };
         let (main_percent, others_percent) = (mean_of(true), mean_of(false));
-        Warmth { project, scope: scope.to_string(), main_percent, others_percent, points }
+        CacheHitRate { project, scope: scope.to_string(), main_percent, others_percent, points }
     };
     points.into_iter().map(of_scope).collect()
 }
 
-fn point(facts: Facts<'_>) -> Option<Point> {
+fn point(facts: ManifestInfo<'_>) -> Option<Point> {
     Some(Point {
         at: facts.built_at()?,
         build: facts.build()?.to_owned(),
@@ -614,8 +614,8 @@ enum Heat {
 }
 
 fn heat(build: &Build) -> Heat {
-    match &build.handed {
-        Some(handed) if handed.given.is_empty() => Heat::Cold,
+    match &build.inputs {
+        Some(inputs) if inputs.given.is_empty() => Heat::Cold,
         Some(_) => Heat::Warm,
         None => Heat::Other,
     }
@@ -727,7 +727,7 @@ fn means(rule: Rule) -> &'static str {
         Rule::Line => "the line of a living branch",
         Rule::KeepBranches => "a line that retention.keep-branches keeps",
         Rule::Pinned => "retention.pinned names it",
-        Rule::Lease => "a build that was handed it may still run",
+        Rule::Lease => "a build that was given it may still run",
         Rule::History => "a line left it not long ago",
         Rule::KeepAtLeast => "one of the newest that main has left",
         Rule::Head => "of the commit that a living line holds",
@@ -736,7 +736,7 @@ fn means(rule: Rule) -> &'static str {
         Rule::NotOurs => "of no project of the policy: never touched",
         Rule::Unread => "its manifest could not be read: never touched",
         Rule::IdleBranch => "the branch has not moved for retention.idle-branch",
-        Rule::Gone => "its branch or pull request is gone",
+        Rule::DeletedLine => "its branch or pull request is gone",
         Rule::ExpiredHistory => "a line left it longer ago than retention.history",
         Rule::OldCommit => "of a commit that no living line holds",
         Rule::AbandonedExport => "an export older than the lease",
@@ -789,7 +789,7 @@ fn notes(seen: &Seen<'_>) -> Vec<String> {
     }
     for project in seen.projects.iter().filter(|project| !project.more_sources.is_empty()) {
         notes.push(format!(
-            "{}: its builds also read what more-sources names, so those that were handed nothing may not be quite cold",
+            "{}: its builds also read what more-sources names, so those that were given nothing may not be quite cold",
             project.name
         ));
     }

@@ -9,7 +9,7 @@ use stoker_core::names::ProjectName;
 use stoker_core::policy::Project;
 use stoker_core::ports::ReadBuilds as _;
 
-use crate::Answer;
+use crate::CommandOutcome;
 use crate::cache::to_json;
 use crate::problem::Problem;
 use crate::retain::{Account, Which, call_problem, plan_all};
@@ -35,7 +35,7 @@ Examples:
   stoker report --json | jq .figures
 
 The page is one file that needs no network and no script: it can be mailed, archived and printed. Nothing is started, \
-written to AWS or deleted. Time saved is the median of builds that were handed no caches less what each build took that was, \
+written to AWS or deleted. Time saved is the median of builds that were inputs no caches less what each build took that was, \
 by CodeBuild project; fewer than three such cold builds tell nothing.")]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -57,14 +57,14 @@ pub(crate) fn price(text: &str) -> Result<f64, String> {
     price.ok_or_else(|| format!("`{text}` is no price: write it like 0.005"))
 }
 
-pub(crate) async fn run(args: &Args) -> Result<Answer, Problem> {
+pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
     let report = read(args, Timestamp::now()).await?;
     if args.json {
-        return Ok(Answer::yes(to_json(&report)));
+        return Ok(CommandOutcome::yes(to_json(&report)));
     }
     let page = page::page(&report);
     if args.out == Path::new("-") {
-        return Ok(Answer::yes(page));
+        return Ok(CommandOutcome::yes(page));
     }
     std::fs::write(&args.out, page).map_err(|error| {
         Problem::usage(
@@ -72,7 +72,7 @@ pub(crate) async fn run(args: &Args) -> Result<Answer, Problem> {
             "name another file with --out, or - for standard output",
         )
     })?;
-    Ok(Answer::yes(said(&report, &args.out)))
+    Ok(CommandOutcome::yes(said(&report, &args.out)))
 }
 
 /// What is said of a page that was written.

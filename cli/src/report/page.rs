@@ -2,7 +2,9 @@
 
 use jiff::Timestamp;
 
-use super::data::{BuildFigures, Deletion, LineFigures, ProjectFigures, Report, RuleFigures, Warmth, float};
+use super::data::{
+    BuildFigures, CacheHitRate, Deletion, LineFigures, ProjectFigures, Report, RuleFigures, float,
+};
 use crate::html::chart::{self, Words};
 use crate::html::{self, Cell, dollars, escaped, figure, legend, list, paragraph, section, soft, table};
 use crate::text::{count, size};
@@ -43,7 +45,7 @@ pub(super) fn page(report: &Report) -> String {
         header(report),
         key_figures(report),
         storage(report),
-        warmth(report),
+        hit_rate(report),
         builds(report),
         plan(report),
         notes(report),
@@ -129,7 +131,7 @@ fn key_figures(report: &Report) -> String {
             .to_owned(),
         format!(
             "Saved: for each CodeBuild project, the sum over its warm builds of the cold builds' median duration less \
-             their own, a build that was slower counting against it. Warm builds were handed caches, cold ones none; \
+             their own, a build that was slower counting against it. Warm builds were inputs caches, cold ones none; \
              both only where they succeeded within {} days, from their start to their end, time in the queue \
              included. Fewer than three cold builds tell nothing.",
             report.days
@@ -263,15 +265,15 @@ fn bytes(value: f64) -> String {
     size(value.round() as u64).replace(".0 ", " ")
 }
 
-fn warmth(report: &Report) -> String {
+fn hit_rate(report: &Report) -> String {
     let mut body = builds_by_day(report);
-    if report.warmth.is_empty() {
+    if report.hit_rate.is_empty() {
         body += &paragraph(
-            "No cache tells how warm its build was: Stoker notes that when it promotes what a build exported.",
+            "No cache tells the cache hit rate of its build: Stoker notes that when it promotes what a build exported.",
         );
-        return section("warmth", "Warmth", &body);
+        return section("hit_rate", "CacheHitRate", &body);
     }
-    let row = |(at, of): (usize, &Warmth)| {
+    let row = |(at, of): (usize, &CacheHitRate)| {
         let main = of.main();
         let values: Vec<f64> = main.iter().map(|point| f64::from(point.reused_percent)).collect();
         let values = &values[values.len().saturating_sub(SPARKS)..];
@@ -304,7 +306,7 @@ fn warmth(report: &Report) -> String {
             spark,
         ]
     };
-    let rows: Vec<Vec<Cell>> = report.warmth.iter().enumerate().map(row).collect();
+    let rows: Vec<Vec<Cell>> = report.hit_rate.iter().enumerate().map(row).collect();
     let mean = format!("Main, {} days", report.days);
     let others = format!("Others, {} days", report.days);
     body += "<h3>Steps reused, by project</h3>\n";
@@ -314,7 +316,7 @@ fn warmth(report: &Report) -> String {
         &["Project", "Builds of main", "Newest", &mean, &others, "Over time"],
         &rows,
     );
-    section("warmth", "Warmth", &body)
+    section("hit_rate", "CacheHitRate", &body)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "builds of a day")]
@@ -331,22 +333,22 @@ fn builds_by_day(report: &Report) -> String {
         .collect();
     let total = |of: fn(&super::data::BuildsOfDay) -> usize| days.iter().map(of).sum::<usize>();
     let desc = format!(
-        "{} were handed caches, {} none, and {} were not Stoker's.",
+        "{} were given caches, {} none, and {} were not Stoker's.",
         count(total(|of| of.warm), "build"),
         total(|of| of.cold),
         total(|of| of.others)
     );
-    let words = Words { id: "builds-by-day", title: "Builds by day, and what they were handed", desc: &desc };
+    let words = Words { id: "builds-by-day", title: "Builds by day, and what they were inputs", desc: &desc };
     let svg = chart::columns(&words, &stacks, most);
     let middle = &days[days.len() / 2].day;
     let half = most / 2.0;
     let half = if half.fract() > 0.0 { String::new() } else { format!("{half:.0}") };
     figure(
-        &format!("Builds of each of the last {} days (UTC), by what they were handed", report.days),
+        &format!("Builds of each of the last {} days (UTC), by what they were given", report.days),
         &[format!("{most:.0}"), half, "0".to_owned()],
         &svg,
         &[&first.day, middle, &last.day],
-        &[("warm", "handed caches"), ("cold", "handed none"), ("others", "not Stoker's")],
+        &[("warm", "inputs caches"), ("cold", "inputs none"), ("others", "not Stoker's")],
     )
 }
 
@@ -381,7 +383,7 @@ fn builds(report: &Report) -> String {
     let body = table(
         &format!(
             "Builds of the last {} days. Beside each median stands how many builds it is of. Asked: started by somebody \
-             else and handed caches by resolve-cache, as the builds say themselves.",
+             else and inputs caches by resolve-cache, as the builds say themselves.",
             report.days
         ),
         &[

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use buildkit_cache::CONFIG_MEDIA_TYPE;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
-use stoker_core::build_inputs::{Handed, variable};
+use stoker_core::build_inputs::{GivenInputs, variable};
 use stoker_core::names::{Branch, CacheRepository, Commit, Digest, Line, ProjectName, Scope, Tag};
 use stoker_core::policy::{Mode, Policy, Project};
 use stoker_core::ports::{Build, BuildStatus, ListedImage};
 use stoker_core::provenance::{Built, Provenance};
-use stoker_core::retain::inventory::{Inventory, Known};
-use stoker_core::retain::plan::{Circumstances, plan};
+use stoker_core::retain::inventory::{Inventory, ManifestIndex};
+use stoker_core::retain::plan::{PlanInputs, plan};
 
 use super::data::{BuildsOf, Report, Repository, Seen, gather};
 use super::page::{minutes, page};
@@ -80,7 +80,7 @@ fn layers(names: &[(&str, u64)]) -> Vec<(String, u64)> {
 }
 
 fn repository(name: &str, projects: &[Project], given: &[Given]) -> Repository {
-    let mut known = Known::default();
+    let mut known = ManifestIndex::default();
     let mut images = Vec::new();
     for given in given {
         let manifest = given.manifest();
@@ -97,15 +97,15 @@ fn repository(name: &str, projects: &[Project], given: &[Given]) -> Repository {
     }
     let repository = CacheRepository::new(name).unwrap();
     let inventory = Inventory { repository, images, known, unread: Vec::new() };
-    let plan = plan(&inventory, projects, &Circumstances::default(), now());
+    let plan = plan(&inventory, projects, &PlanInputs::default(), now());
     Repository { inventory, plan }
 }
 
-/// A build that succeeded; `handed` is what it was handed, `None` where Stoker had no part in it.
-fn build(project: &str, started: Timestamp, minutes: i64, handed: Option<&[&str]>) -> Build {
+/// A build that succeeded; `inputs` is what it was given, `None` where Stoker had no part in it.
+fn build(project: &str, started: Timestamp, minutes: i64, inputs: Option<&[&str]>) -> Build {
     let mut environment = BTreeMap::new();
-    if let Some(handed) = handed {
-        let refs = handed.iter().map(|name| {
+    if let Some(inputs) = inputs {
+        let refs = inputs.iter().map(|name| {
             let digest = Digest::of(name.as_bytes());
             format!("type=registry,ref=registry.example/stoker/{project}@{digest}")
         });
@@ -120,7 +120,7 @@ fn build(project: &str, started: Timestamp, minutes: i64, handed: Option<&[&str]
         ended_at: Some(started + SignedDuration::from_mins(minutes)),
         source_version: None,
         resolved_commit: None,
-        handed: Handed::read(&environment),
+        inputs: GivenInputs::read(&environment),
         claims: false,
     }
 }
@@ -296,10 +296,10 @@ fn days_tell_what_came_and_what_no_line_holds() {
 }
 
 #[test]
-fn warmth_is_told_by_caches_once_for_each_build() {
+fn hit_rate_is_reported_by_caches_once_for_each_build() {
     let (projects, repository) = small();
-    let warmth = report(&projects, &[repository], &[]).warmth;
-    let [app] = warmth.as_slice() else { panic!("one scope") };
+    let hit_rate = report(&projects, &[repository], &[]).hit_rate;
+    let [app] = hit_rate.as_slice() else { panic!("one scope") };
     assert_eq!((app.project.as_str(), app.scope.as_str(), app.points.len()), ("app", "app", 4));
     assert!(is(app.main_percent, 70.0) && is(app.others_percent, 20.0), "the idle branch's is long ago");
     let main: Vec<u8> = app.main().iter().map(|point| point.reused_percent).collect();
@@ -307,7 +307,7 @@ fn warmth_is_told_by_caches_once_for_each_build() {
 }
 
 #[test]
-fn builds_are_counted_by_what_they_were_handed() {
+fn builds_are_counted_by_what_they_were_given() {
     let report = report(&projects(&project("app")), &[], &[builds()]);
     let [app] = report.builds.as_slice() else { panic!("one project") };
     assert_eq!((app.builds, app.started_by_stoker, app.asked), (10, 8, 1));
@@ -333,7 +333,7 @@ fn few_cold_builds_tell_nothing() {
 }
 
 #[test]
-fn the_plan_is_told_by_rule_and_by_size() {
+fn the_plan_is_reported_by_rule_and_by_size() {
     let (projects, repository) = small();
     let report = report(&projects, &[repository], &[]);
     let deleted: Vec<_> = report.rules.iter().filter(|rule| rule.action == "delete").collect();
@@ -353,7 +353,7 @@ fn the_plan_is_told_by_rule_and_by_size() {
 fn a_plan_that_is_refused_frees_nothing_and_says_why() {
     let (projects, mut small) = small();
     small.inventory.unread.push((Digest::of(b"unread"), "nobody answers".to_owned()));
-    small.plan = plan(&small.inventory, &projects, &Circumstances::default(), now());
+    small.plan = plan(&small.inventory, &projects, &PlanInputs::default(), now());
     let why = small.plan.refused.clone().unwrap();
     let report = report(&projects, &[small], &[]);
     assert_eq!((report.figures.frees, report.figures.deletions), (0, 0));
@@ -452,7 +452,7 @@ fn names_from_outside_are_text_and_nothing_else() {
     for of in &mut report.rules {
         (of.rule, of.means) = (hostile.to_owned(), hostile.to_owned());
     }
-    for of in &mut report.warmth {
+    for of in &mut report.hit_rate {
         (of.project, of.scope) = (hostile.to_owned(), hostile.to_owned());
     }
     for of in &mut report.largest_deletions {
@@ -525,9 +525,9 @@ fn sums_and_times_read_well() {
 }
 
 /// Numbers that look like those of a life, and are the same each time.
-struct Dice(u64);
+struct Rng(u64);
 
-impl Dice {
+impl Rng {
     fn below(&mut self, most: u64) -> u64 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % most
@@ -539,15 +539,15 @@ fn sample() -> Report {
     let names = ["app", "web", "api-gateway"];
     let yaml: Vec<String> = names.iter().map(|name| project(name)).collect();
     let projects = projects(&yaml.join(", "));
-    let mut dice = Dice(7);
+    let mut rng = Rng(7);
     let (mut repositories, mut all) = (Vec::new(), Vec::new());
     for (at, name) in names.into_iter().enumerate() {
         let factor = [3, 2, 1][at];
         let of = scope(name);
         let mut given = Vec::new();
         for week in 0..if at == 2 { 2 } else { 9 } {
-            let pushed = days_ago(week * 6 + 1) - SignedDuration::from_mins(dice.below(900).cast_signed());
-            let percent = 94 - dice.below(20) - if week == 3 { 55 } else { 0 };
+            let pushed = days_ago(week * 6 + 1) - SignedDuration::from_mins(rng.below(900).cast_signed());
+            let percent = 94 - rng.below(20) - if week == 3 { 55 } else { 0 };
             let digest = Digest::of(format!("{name}{week}").as_bytes());
             let line = Tag::line(&of, &Line::Main).to_string();
             let left = Tag::history(&of, &Line::Main, days_ago(week * 6 - 5), &digest).to_string();
@@ -559,7 +559,7 @@ fn sample() -> Report {
                 layers: vec![
                     (format!("{name} base"), 620 * factor * MB),
                     (format!("{name} packages {}", week / 3), 340 * factor * MB),
-                    (format!("{name} main {week}"), (60 + dice.below(90)) * factor * MB),
+                    (format!("{name} main {week}"), (60 + rng.below(90)) * factor * MB),
                 ],
             });
         }
@@ -586,7 +586,7 @@ fn sample() -> Report {
                 layers: vec![
                     (format!("{name} base"), 620 * factor * MB),
                     (format!("{name} packages {}", number % 3), 340 * factor * MB),
-                    (format!("{name} {branch_name}"), (40 + dice.below(240)) * factor * MB),
+                    (format!("{name} {branch_name}"), (40 + rng.below(240)) * factor * MB),
                 ],
             });
         }
@@ -596,22 +596,22 @@ fn sample() -> Report {
                 pushed: days_ago(number * 4),
                 line: None,
                 built: None,
-                layers: vec![(format!("{name} export {number}"), (20 + dice.below(60)) * MB)],
+                layers: vec![(format!("{name} export {number}"), (20 + rng.below(60)) * MB)],
             });
         }
         repositories.push(repository(&format!("stoker/{name}"), std::slice::from_ref(&projects[at]), &given));
         let mut builds = Vec::new();
         for day in 0..30 {
-            for turn in 0..dice.below(if day % 7 < 2 { 2 } else { 7 }) {
+            for turn in 0..rng.below(if day % 7 < 2 { 2 } else { 7 }) {
                 let started = days_ago(day) - SignedDuration::from_hours(turn.cast_signed());
                 let cold: &[&str] = &[];
-                let (handed, length) = match dice.below(12) {
-                    0 if at < 2 => (Some(cold), 11 + dice.below(5)),
+                let (inputs, length) = match rng.below(12) {
+                    0 if at < 2 => (Some(cold), 11 + rng.below(5)),
                     1 => (None, 9),
-                    _ => (Some(&["main"][..]), 2 + dice.below(4)),
+                    _ => (Some(&["main"][..]), 2 + rng.below(4)),
                 };
-                let mut build = build(name, started, length.cast_signed() * 2, handed);
-                if dice.below(15) == 0 {
+                let mut build = build(name, started, length.cast_signed() * 2, inputs);
+                if rng.below(15) == 0 {
                     build.status = BuildStatus::Failed;
                 }
                 builds.push(build);

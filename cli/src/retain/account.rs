@@ -11,7 +11,7 @@ use aws_config::{AppName, BehaviorVersion, Region, SdkConfig};
 use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
 use bytes::Bytes;
 use jiff::Timestamp;
-use stoker_aws::{Aws, Surroundings};
+use stoker_aws::{Aws, AwsSettings};
 use stoker_core::error::{CallError, Failure, chain};
 use stoker_core::names::{CacheRepository, Digest, ProjectName};
 use stoker_core::ports::{
@@ -71,7 +71,7 @@ impl Account {
 
     /// The account of a configuration.
     pub(crate) fn new(config: SdkConfig) -> Self {
-        let aws = Aws::from_config(config, Surroundings::default());
+        let aws = Aws::from_config(config, AwsSettings::default());
         Self { aws, reading: RefCell::default(), deleted: RefCell::default() }
     }
 

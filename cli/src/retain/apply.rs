@@ -11,7 +11,7 @@ use stoker_core::retain;
 use super::account::{self, Account};
 use super::report::Report;
 use super::{Planned, Which, plan_all, render};
-use crate::Answer;
+use crate::CommandOutcome;
 use crate::cache::to_json;
 use crate::problem::Problem;
 use crate::text::{count, plain_whole, size};
@@ -26,7 +26,7 @@ Examples:
   stoker apply --yes --json | jq '.repositories[] | {repository, deleted: (.deleted | length), left}'
 
 It plans anew, shows the plan, asks, and deletes. Every image is looked at once more just before: what has got or lost a tag \
-since, or was handed to a build, stays. A run deletes no more of a repository than `retention.max-deletions`.
+since, or was inputs to a build, stays. A run deletes no more of a repository than `retention.max-deletions`.
 
 A repository whose policy says `mode: report` is left as it is, unless --even-in-report-mode is given: the policy is what a \
 team agreed on, and a deletion by hand is to be meant.
@@ -97,7 +97,7 @@ impl Done {
     }
 }
 
-pub(crate) async fn run(args: &Args) -> Result<Answer, Problem> {
+pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
     super::load(&args.which.policy)?;
     let account = Account::find(None).await?;
     let now = Timestamp::now();
@@ -127,7 +127,7 @@ pub(crate) async fn run(args: &Args) -> Result<Answer, Problem> {
         crate::print(&text);
         return Err(problem);
     }
-    Ok(Answer { text, is_yes: outcome.repositories.iter().all(Done::is_whole) })
+    Ok(CommandOutcome { text, success: outcome.repositories.iter().all(Done::is_whole) })
 }
 
 /// Whether a plan deletes anything, be it refused or not.
@@ -219,7 +219,7 @@ fn of_repository(done: &Done) -> String {
         text += &format!("  deleted {digest}\n");
     }
     for digest in changed {
-        text += &format!("  left    {digest}: it has changed since the plan, or a build was handed it\n");
+        text += &format!("  left    {digest}: it has changed since the plan, or a build was given it\n");
     }
     for Refused { digest, why } in refused {
         text += &format!("  refused {digest}: {}\n", plain_whole(why));

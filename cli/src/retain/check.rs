@@ -6,7 +6,7 @@ use serde::Serialize;
 use stoker_core::error::chain;
 use stoker_core::policy::{LoadError, Policy};
 
-use crate::Answer;
+use crate::CommandOutcome;
 use crate::cache::to_json;
 use crate::problem::Problem;
 use crate::text::{Align, count, plain, plain_whole, table};
@@ -66,7 +66,7 @@ struct Served {
 }
 
 #[expect(clippy::unused_async, reason = "a command is a future")]
-pub(crate) async fn run(args: &Args) -> Result<Answer, Problem> {
+pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
     let policy = args.path.display().to_string();
     let (report, text) = match Policy::load(&args.path) {
         Ok(served) => {
@@ -90,7 +90,7 @@ pub(crate) async fn run(args: &Args) -> Result<Answer, Problem> {
             return Err(Problem::usage(plain_whole(&chain(&error)), "name a file that you may read"));
         }
     };
-    Ok(Answer { text: if args.json { to_json(&report) } else { text }, is_yes: report.sound })
+    Ok(CommandOutcome { text: if args.json { to_json(&report) } else { text }, success: report.sound })
 }
 
 fn served_by(policy: String, served: &Policy) -> Report {

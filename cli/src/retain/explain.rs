@@ -9,19 +9,19 @@ use std::sync::Arc;
 use futures_util::future::try_join_all;
 use jiff::Timestamp;
 use serde::Serialize;
-use stoker_core::build_inputs::Handed;
+use stoker_core::build_inputs::GivenInputs;
 use stoker_core::names::{CacheRepository, Digest, ProjectName, Tag, TagKind};
 use stoker_core::partition::registry_region;
 use stoker_core::policy::Project;
 use stoker_core::ports::{Build, BuildStatus, ListedImage, ReadBuilds as _};
 use stoker_core::retain::forecast;
-use stoker_core::retain::inventory::{Facts, Inventory, Shape};
+use stoker_core::retain::inventory::{Inventory, ManifestInfo, Shape};
 use stoker_core::retain::plan::{Use, last_use};
 
 use super::account::{self, Account};
 use super::report::Judged;
 use super::{Planned, planned, project_name, repositories};
-use crate::Answer;
+use crate::CommandOutcome;
 use crate::cache::to_json;
 use crate::problem::Problem;
 use crate::text::{ago, count, plain, plain_whole, size};
@@ -38,7 +38,7 @@ Examples:
 IMAGE is repository:tag or repository@digest, as the policy names the repository, or with ECR's host before it; with --project \
 a tag or a digest alone will do. 8 hexadecimal digits of a digest are enough.
 
-When it goes is what the planner answers about the time to come if nothing changes: nothing is pushed, built or handed out, and \
+When it goes is what the planner answers about the time to come if nothing changes: nothing is pushed, built or inputs out, and \
 the policy stays.")]
 pub(crate) struct Args {
     /// The image
@@ -125,7 +125,7 @@ struct Life {
     #[serde(skip_serializing_if = "Option::is_none")]
     made_by: Option<Made>,
     lines: Vec<OnLine>,
-    /// Running builds that were handed it.
+    /// Running builds that were given it.
     read_by: Vec<Reader>,
     last_use: LastUse,
     /// When it goes if nothing changes; absent where it stays, and where it goes or waits now.
@@ -173,7 +173,7 @@ struct Reader {
 #[derive(Debug, Serialize)]
 struct LastUse {
     at: Timestamp,
-    /// `pushed`, `built` or `handed`.
+    /// `pushed`, `built` or `inputs`.
     by: &'static str,
 }
 
@@ -192,7 +192,7 @@ struct Shares {
     images: usize,
 }
 
-pub(crate) async fn run(args: &Args) -> Result<Answer, Problem> {
+pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
     let policy = super::load(&args.policy)?;
     if args.image.repository.is_none() && args.project.is_none() {
         return Err(Problem::usage(
@@ -219,7 +219,7 @@ pub(crate) async fn run(args: &Args) -> Result<Answer, Problem> {
         if let Some(image) = one(&args.image, &planned.inventory)? {
             let image = image.clone();
             let life = life(&account, &planned, &image, now).await?;
-            return Ok(Answer::yes(if args.json { to_json(&life) } else { told(&life, now) }));
+            return Ok(CommandOutcome::yes(if args.json { to_json(&life) } else { told(&life, now) }));
         }
         searched.push(repository.to_string());
     }
@@ -249,27 +249,27 @@ async fn life(
     image: &ListedImage,
     now: Timestamp,
 ) -> Result<Life, Problem> {
-    let Planned { projects, inventory, circumstances, plan } = planned;
+    let Planned { projects, inventory, plan_inputs, plan } = planned;
     let verdict = plan.verdicts.iter().find(|verdict| verdict.image.digest == image.digest);
     let verdict =
         verdict.ok_or_else(|| Problem::failed("the plan lacks the image", "report this as a mistake"))?;
     let facts = inventory.known.of(&image.digest);
     let builds = builds(account, projects).await?;
-    let handed = builds.iter().filter_map(|build| Some((&**build, build.handed.as_ref()?)));
-    let handed: Vec<(&Build, &Handed)> = handed.collect();
-    let running = handed.iter().filter(|(build, handed)| {
-        build.status == BuildStatus::InProgress && handed.caches().any(|digest| *digest == image.digest)
+    let inputs = builds.iter().filter_map(|build| Some((&**build, build.inputs.as_ref()?)));
+    let inputs: Vec<(&Build, &GivenInputs)> = inputs.collect();
+    let running = inputs.iter().filter(|(build, inputs)| {
+        build.status == BuildStatus::InProgress && inputs.caches().any(|digest| *digest == image.digest)
     });
     let read_by =
         running.map(|(build, _)| Reader { build: build.id.clone(), started_at: build.started_at }).collect();
-    let (used_at, by) = last_use(image, facts, circumstances);
-    let goes = forecast::goes_at(inventory, projects, circumstances, now, &image.digest);
+    let (used_at, by) = last_use(image, facts, plan_inputs);
+    let goes = forecast::goes_at(inventory, projects, plan_inputs, now, &image.digest);
     let (shares, frees_alone) = shares(inventory, &image.digest);
     Ok(Life {
         repository: plan.repository.to_string(),
         projects: projects.iter().map(|project| project.name.clone()).collect(),
         mode: planned.mode().to_string(),
-        kind: match facts.map(Facts::shape) {
+        kind: match facts.map(ManifestInfo::shape) {
             Some(Shape::Cache) => "cache",
             Some(Shape::Index) => "index",
             Some(Shape::Other) => "other",
@@ -277,7 +277,7 @@ async fn life(
             Some(Shape::TooLarge) | None => "unread",
         },
         verdict: Judged::new(planned, verdict),
-        made_by: made_by(inventory, image, &handed),
+        made_by: made_by(inventory, image, &inputs),
         lines: lines(inventory, image),
         read_by,
         last_use: LastUse { at: used_at, by: name_of(by) },
@@ -296,7 +296,7 @@ async fn builds(account: &Account, projects: &[Project]) -> Result<Vec<Arc<Build
     Ok(builds.map_err(|error| account::problem(&error))?.concat())
 }
 
-fn made_by(inventory: &Inventory, image: &ListedImage, handed: &[(&Build, &Handed)]) -> Option<Made> {
+fn made_by(inventory: &Inventory, image: &ListedImage, inputs: &[(&Build, &GivenInputs)]) -> Option<Made> {
     let facts = inventory.known.of(&image.digest);
     let by_manifest = facts.and_then(|facts| {
         Some(Made {
@@ -309,10 +309,10 @@ fn made_by(inventory: &Inventory, image: &ListedImage, handed: &[(&Build, &Hande
     });
     by_manifest.or_else(|| {
         let exported =
-            |(_, handed): &&(&Build, &Handed)| handed.exports.iter().any(|tag| image.tags.contains(tag));
-        handed.iter().find(exported).map(|(build, handed)| Made {
+            |(_, inputs): &&(&Build, &GivenInputs)| inputs.exports.iter().any(|tag| image.tags.contains(tag));
+        inputs.iter().find(exported).map(|(build, inputs)| Made {
             build: build.id.clone(),
-            commit: handed.commit.as_ref().map(ToString::to_string),
+            commit: inputs.commit.as_ref().map(ToString::to_string),
             started_at: build.started_at,
             reused_percent: None,
             known_by: "codebuild",
@@ -322,7 +322,7 @@ fn made_by(inventory: &Inventory, image: &ListedImage, handed: &[(&Build, &Hande
 
 /// The lines that hold it or have left it, as its tags tell; that of its manifest where no tag tells any.
 fn lines(inventory: &Inventory, image: &ListedImage) -> Vec<OnLine> {
-    let named = inventory.known.of(&image.digest).and_then(Facts::line);
+    let named = inventory.known.of(&image.digest).and_then(ManifestInfo::line);
     let tagged = image.tags.iter().filter_map(|tag| {
         let (scope, kind) = Tag::parse(tag)?;
         let (key, left_at) = match kind {
@@ -351,17 +351,18 @@ fn name_of(by: Use) -> &'static str {
     match by {
         Use::Pushed => "pushed",
         Use::Built => "built",
-        Use::Handed => "handed",
+        Use::Given => "inputs",
     }
 }
 
 /// What it shares with other images, and the bytes that nothing else has.
 fn shares(inventory: &Inventory, digest: &Digest) -> (Shares, u64) {
-    let own: BTreeSet<u32> = inventory.known.of(digest).into_iter().flat_map(Facts::blobs).copied().collect();
+    let own: BTreeSet<u32> =
+        inventory.known.of(digest).into_iter().flat_map(ManifestInfo::blobs).copied().collect();
     let mut shares = Shares::default();
     let mut shared = BTreeSet::new();
     for other in inventory.images.iter().filter(|other| other.digest != *digest) {
-        let blobs = inventory.known.of(&other.digest).into_iter().flat_map(Facts::blobs);
+        let blobs = inventory.known.of(&other.digest).into_iter().flat_map(ManifestInfo::blobs);
         let common: Vec<u32> = blobs.copied().filter(|blob| own.contains(blob)).collect();
         shares.images += usize::from(!common.is_empty());
         shared.extend(common);
@@ -461,7 +462,7 @@ fn line_text(line: &OnLine, now: Timestamp) -> String {
 fn use_text(by: &str) -> &'static str {
     match by {
         "built" => "the newest build in it started",
-        "handed" => "a build was handed it",
+        "inputs" => "a build was inputs it",
         _ => "pushed",
     }
 }

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use stoker_core::error::chain;
 use stoker_core::names::{CacheRepository, InvalidName, ProjectName};
 use stoker_core::policy::{Mode, Policy, Project};
-use stoker_core::retain::{self, Circumstances, Plan, inventory::Inventory, plan};
+use stoker_core::retain::{self, Plan, PlanInputs, inventory::Inventory, plan};
 use stoker_core::schedule::all_projects;
 
 use crate::problem::Problem;
@@ -38,7 +38,7 @@ pub(crate) struct Which {
 pub(crate) struct Planned {
     pub(crate) projects: Vec<Project>,
     pub(crate) inventory: Inventory,
-    circumstances: Circumstances,
+    plan_inputs: PlanInputs,
     pub(crate) plan: Plan,
 }
 
@@ -113,9 +113,9 @@ async fn planned(
 ) -> Result<Planned, Problem> {
     let seen = retain::observe(account, repository, &projects, Vec::new(), now).await;
     account.end_of_reading();
-    let (inventory, circumstances) = seen.map_err(|error| account::problem(&error))?;
-    let plan = plan::plan(&inventory, &projects, &circumstances, now);
-    Ok(Planned { projects, inventory, circumstances, plan })
+    let (inventory, plan_inputs) = seen.map_err(|error| account::problem(&error))?;
+    let plan = plan::plan(&inventory, &projects, &plan_inputs, now);
+    Ok(Planned { projects, inventory, plan_inputs, plan })
 }
 
 /// Reads every chosen repository and plans for it. One that cannot be read ends it all: a plan is whole or none.

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use super::account::Account;
 use super::report::Report;
 use super::{Which, plan_all, render};
-use crate::Answer;
+use crate::CommandOutcome;
 use crate::cache::to_json;
 use crate::problem::Problem;
 
@@ -34,11 +34,11 @@ pub(crate) struct Args {
     json: bool,
 }
 
-pub(crate) async fn run(args: &Args) -> Result<Answer, Problem> {
+pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
     super::load(&args.which.policy)?;
     let account = Account::find(None).await?;
     let now = Timestamp::now();
     let planned = plan_all(&account, &args.which, now).await?;
     let report = Report::new(args.which.policy.display().to_string(), now, &planned, args.all);
-    Ok(Answer::yes(if args.json { to_json(&report) } else { render::plans(&report) }))
+    Ok(CommandOutcome::yes(if args.json { to_json(&report) } else { render::plans(&report) }))
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::Serialize;
 use stoker_core::names::{Digest, ProjectName};
-use stoker_core::retain::inventory::Facts;
+use stoker_core::retain::inventory::ManifestInfo;
 use stoker_core::retain::plan::DOLLARS_PER_GB_MONTH;
 use stoker_core::retain::{Action, Rule, Verdict};
 
@@ -173,7 +173,7 @@ impl Judged {
             .as_ref()
             .and_then(|scope| planned.projects.iter().find(|project| project.has_scope(scope)));
         // A hashed slug does not tell the line; a name that is not the tag's is a lie.
-        let named = facts.and_then(Facts::line);
+        let named = facts.and_then(ManifestInfo::line);
         let named = named.filter(|line| Some(line.key()) == verdict.line);
         Self {
             digest: verdict.image.digest.clone(),
@@ -184,8 +184,8 @@ impl Judged {
             project: owner.map(|project| project.name.clone()),
             scope: verdict.scope.as_ref().map(ToString::to_string),
             line: named.map(ToString::to_string).or_else(|| verdict.line.as_ref().map(ToString::to_string)),
-            commit: facts.and_then(Facts::commit).map(|commit| commit.to_string()),
-            build: facts.and_then(Facts::build).map(str::to_owned),
+            commit: facts.and_then(ManifestInfo::commit).map(|commit| commit.to_string()),
+            build: facts.and_then(ManifestInfo::build).map(str::to_owned),
             pushed_at: verdict.image.pushed_at,
             bytes: verdict.image.bytes,
             frees: verdict.frees,

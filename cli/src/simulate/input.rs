@@ -103,7 +103,7 @@ pub(super) fn read(args: &Args, policy: &Policy, now: Timestamp) -> Read {
         (Shape::Unknown, None) => Err(unknown(&json)),
         (shape, Some(_)) => Err(Problem::usage(
             format!("this is {}, which says itself where it is from", shape.name()),
-            "leave --forge and --event out; they are for a forge's payload without its headers",
+            "skipped --forge and --event out; they are for a forge's payload without its headers",
         )),
         (Shape::Request, None) => request(&json, policy, now),
         (Shape::Batch, None) => batch(&json),

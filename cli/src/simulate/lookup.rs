@@ -1,4 +1,4 @@
-//! What a build would be handed: looked up in the registry as the functions do, with every place that was looked at.
+//! What a build would be given: looked up in the registry as the functions do, with every place that was looked at.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -59,10 +59,10 @@ pub(super) fn registry_host(text: &str) -> Result<String, String> {
     }
 }
 
-/// What a build is handed, as people and programs read it.
+/// What a build is given, as people and programs read it.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Handed {
+pub(super) struct GivenInputs {
     line: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) commit: Option<String>,
@@ -83,7 +83,7 @@ pub(super) struct Handed {
     pub(super) environment: BTreeMap<String, String>,
 }
 
-impl Handed {
+impl GivenInputs {
     pub(super) fn line(&self) -> &str {
         &self.line
     }
@@ -113,9 +113,9 @@ pub(super) struct Look {
     /// What is there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) digest: Option<Digest>,
-    /// Whether the build is handed it; absent where nothing was looked up.
+    /// Whether the build is given it; absent where nothing was looked up.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) handed: Option<bool>,
+    pub(super) inputs: Option<bool>,
     /// Why it is not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) why: Option<String>,
@@ -191,22 +191,22 @@ impl WriteImages for Images<'_> {
     }
 }
 
-/// What the build of a request would be handed.
-pub(super) async fn handed(
+/// What the build of a request would be given.
+pub(super) async fn inputs(
     registry: &Registry,
     remotes: &Remotes,
     project: &Project,
     request: &Request,
-) -> Result<Handed, Problem> {
+) -> Result<GivenInputs, Problem> {
     let images = Images::new(registry, remotes);
     let wanted = start::wanted(project, request);
     let reads = give(&images, project, &wanted, Timestamp::now()).await;
     let reads = reads.map_err(|error| not_looked_up(&images, project, &error))?;
-    let environment = start::hand_out(project, request, reads).environment(registry.name(), project);
+    let environment = start::build_inputs_of(project, request, reads).environment(registry.name(), project);
     let names = project.scopes().flat_map(|scope| wanted.tags(scope));
     let names: BTreeMap<Tag, String> = names.map(|(name, tag)| (tag, name)).collect();
     let told = told(images, project, &names, environment.into_iter().collect());
-    Ok(Handed {
+    Ok(GivenInputs {
         commit: match &request.subject {
             Subject::Commit(commit) => Some(commit.to_string()),
             Subject::Head { .. } => None,
@@ -224,7 +224,7 @@ pub(super) async fn answered(
     remotes: &Remotes,
     policy: &Policy,
     question: Value,
-) -> Result<(Project, Handed), Problem> {
+) -> Result<(Project, GivenInputs), Problem> {
     let wrong = |why: String| {
         let next = "ask for a project of the policy, and for a target that it has; or name another policy with --policy";
         Problem::usage(format!("resolve-cache refuses the question: {why}"), next)
@@ -259,7 +259,7 @@ fn told(
     project: &Project,
     names: &BTreeMap<Tag, String>,
     mut environment: BTreeMap<String, String>,
-) -> Handed {
+) -> GivenInputs {
     let is_asked = images.registry.is_asked;
     let name = images.registry.name();
     let seen = images.seen.into_inner();
@@ -274,12 +274,12 @@ fn told(
         let given: Vec<&str> =
             refs.split(' ').filter_map(|it| it.split_once('@')).map(|(_, digest)| digest).collect();
         let joined = environment.get(variable::JOINED).map(String::as_str).unwrap_or_default();
-        let handed: BTreeSet<&str> = given.iter().copied().chain(joined.split(' ')).collect();
+        let inputs: BTreeSet<&str> = given.iter().copied().chain(joined.split(' ')).collect();
         let own = seen.iter().filter(|(tag, _)| scope_of(tag).as_ref() == Some(&target.scope));
         Looked {
             target: target.bake_name(),
             scope: target.scope.to_string(),
-            looks_at: looks(own, names, &given, &handed, is_asked),
+            looks_at: looks(own, names, &given, &inputs, is_asked),
             exports_to: exports
                 .iter()
                 .find(|tag| tag.starts_with(&format!("{}.export.", target.scope)))
@@ -290,7 +290,7 @@ fn told(
     let targets = targets.collect();
     let say = |variable: &str| environment.get(variable).cloned().unwrap_or_default();
     let left_out = "STOKER_BAKE: it is larger than a variable may be. Give each target its own flags, or split the project";
-    Handed {
+    GivenInputs {
         line: say(variable::LINE),
         commit: environment.get(variable::COMMIT).cloned(),
         trust: say(variable::TRUST),
@@ -332,7 +332,7 @@ fn looks<'s>(
     seen: impl Iterator<Item = &'s (Tag, Option<Image>)>,
     names: &BTreeMap<Tag, String>,
     given: &[&str],
-    handed: &BTreeSet<&str>,
+    inputs: &BTreeSet<&str>,
     is_asked: bool,
 ) -> Vec<Look> {
     let mut known: BTreeSet<Digest> = BTreeSet::new();
@@ -344,18 +344,18 @@ fn looks<'s>(
             let is_made = !known.iter().any(|known| given.contains(&known.to_string().as_str()));
             let why = if is_made { "made when the build starts" } else { "one of these has all" };
             let (name, why) = ("their join".to_owned(), Some(why.to_owned()));
-            return Look { name, tag: tag.to_string(), digest, handed: Some(is_made), why };
+            return Look { name, tag: tag.to_string(), digest, inputs: Some(is_made), why };
         }
         let why = match image {
             None => is_asked.then(|| "nothing is there".to_owned()),
             Some(image) if !known.insert(image.digest.clone()) => {
                 Some("the same cache as one before".to_owned())
             }
-            Some(image) if handed.contains(image.digest.to_string().as_str()) => None,
+            Some(image) if inputs.contains(image.digest.to_string().as_str()) => None,
             Some(image) => Some(left_out(tag, image)),
         };
-        let handed = is_asked.then_some(why.is_none());
-        Look { name, tag: tag.to_string(), digest, handed, why }
+        let inputs = is_asked.then_some(why.is_none());
+        Look { name, tag: tag.to_string(), digest, inputs, why }
     };
     seen.map(look).collect()
 }
@@ -368,7 +368,7 @@ fn left_out(tag: &Tag, image: &Image) -> String {
         Some((_, TagKind::Commit(_))) => {
             "it is of no build, of one before the line was rolled back, of several branches, or one of too many".to_owned()
         }
-        _ => "a build is handed the nearest few only".to_owned(),
+        _ => "a build is given the nearest few only".to_owned(),
     }
 }
 

@@ -1,4 +1,4 @@
-//! `stoker decide`: what Stoker would do with an event, before it happens.
+//! `stoker simulate`: what Stoker would do with an event, before it happens.
 
 use std::path::PathBuf;
 
@@ -8,9 +8,9 @@ use stoker_core::error::chain;
 use stoker_core::event::Envelope;
 use stoker_core::names::{Line, ProjectName};
 use stoker_core::policy::Policy;
-use stoker_core::simulate::{Action, Decision, brief, decide};
+use stoker_core::simulate::{Action, Decision, brief, simulate};
 
-use crate::Answer;
+use crate::CommandOutcome;
 use crate::cache::to_json;
 use crate::problem::Problem;
 use crate::remote::Remotes;
@@ -21,21 +21,21 @@ mod lookup;
 mod render;
 
 use input::{Asked, Given, Sender};
-use lookup::{Handed, Registry};
+use lookup::{GivenInputs, Registry};
 
-/// Says what Stoker would do with an event under a policy, which key of the policy says so, and what each build would be handed
+/// Says what Stoker would do with an event under a policy, which key of the policy says so, and what each build would be given
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  stoker decide --offline events/receive-webhook-push.json
-  stoker decide --forge github --event push --offline payload.json
-  stoker decide --forge gitlab --event 'Merge Request Hook' --offline < payload.json
+  stoker simulate --offline events/receive-webhook-push.json
+  stoker simulate --forge github --event push --offline payload.json
+  stoker simulate --forge gitlab --event 'Merge Request Hook' --offline < payload.json
   gh api repos/example/app/hooks/1/deliveries/2 --jq .request.payload |
-    stoker decide --forge github --event pull_request --offline
-  stoker decide --registry 123456789012.dkr.ecr.eu-central-1.amazonaws.com event.json
-  stoker decide --offline --policy new.yaml --json event.json | jq -r .summary
+    stoker simulate --forge github --event pull_request --offline
+  stoker simulate --registry 123456789012.dkr.ecr.eu-central-1.amazonaws.com event.json
+  stoker simulate --offline --policy new.yaml --json event.json | jq -r .summary
   echo '{\"source\":\"stoker\",\"detail-type\":\"NightlyWarm\",\"detail\":{\"slots\":4,\"every_minutes\":15}}' |
-    stoker decide --offline --at 2026-11-21T02:15:00Z
+    stoker simulate --offline --at 2026-11-21T02:15:00Z
 
 FILE is told by its shape: a request to the webhooks' Function URL, a batch of SQS, an event of EventBridge (Stoker's own, \
 of CodeBuild, ECR or CodeCommit), or a question to `resolve-cache`. What a forge's list of deliveries shows is its payload \
@@ -116,10 +116,10 @@ struct Choice {
     summary: String,
     text: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    build: Option<Handed>,
+    build: Option<GivenInputs>,
 }
 
-pub(crate) async fn run(args: &Args) -> Result<Answer, Problem> {
+pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
     let registry = match (&args.registry, args.offline) {
         (Some(_) | None, true) => Registry::offline(args.registry.clone()),
         (Some(host), false) => Registry::at(host.clone()),
@@ -155,13 +155,13 @@ pub(crate) async fn run(args: &Args) -> Result<Answer, Problem> {
         }
         Asked::Events(envelopes) => {
             for envelope in &envelopes {
-                report.events.push(tell(&registry, &remotes, &policy, envelope, now).await?);
+                report.events.push(simulate_event(&registry, &remotes, &policy, envelope, now).await?);
             }
             let all: Vec<&str> = report.events.iter().map(|told| told.summary.as_str()).collect();
             report.summary = all.join(" + ");
         }
     }
-    Ok(Answer::yes(if args.json { to_json(&report) } else { render::render(&report) }))
+    Ok(CommandOutcome::yes(if args.json { to_json(&report) } else { render::render(&report) }))
 }
 
 fn policy(args: &Args) -> Result<Policy, Problem> {
@@ -172,20 +172,20 @@ fn policy(args: &Args) -> Result<Policy, Problem> {
 }
 
 /// What an event leads to.
-async fn tell(
+async fn simulate_event(
     registry: &Registry,
     remotes: &Remotes,
     policy: &Policy,
     envelope: &Envelope,
     now: Timestamp,
 ) -> Result<Told, Problem> {
-    let decisions = decide(policy, envelope, now);
+    let decisions = simulate(policy, envelope, now);
     let summary = brief(&decisions);
     let mut entries = Vec::new();
     for decision in decisions {
         let build = match (&decision.action, &decision.project) {
             (Action::Build(request), Some(project)) => {
-                Some(lookup::handed(registry, remotes, project, request).await?)
+                Some(lookup::inputs(registry, remotes, project, request).await?)
             }
             _ => None,
         };
@@ -199,7 +199,7 @@ async fn tell(
     })
 }
 
-fn entry(policy: &Policy, decision: &Decision, build: Option<Handed>) -> Choice {
+fn entry(policy: &Policy, decision: &Decision, build: Option<GivenInputs>) -> Choice {
     Choice {
         function: decision.function,
         project: decision.project_name().cloned(),

@@ -2,7 +2,7 @@
 
 use stoker_core::build_inputs::variable;
 
-use super::lookup::{Handed, Look, Looked};
+use super::lookup::{GivenInputs, Look, Looked};
 use super::{Report, Told};
 use crate::text::{Align, plain, plain_whole, table};
 
@@ -43,12 +43,12 @@ fn event(told: &Told, offline: bool) -> String {
     let rows: Vec<Vec<String>> = std::iter::once(head).chain(rows).collect();
     let mut text = format!("{}{of}\n{}", plain(&told.kind), table("  ", &LEFT, &rows));
     for build in told.decisions.iter().filter_map(|entry| entry.build.as_ref()) {
-        text += &handed(build, offline);
+        text += &inputs(build, offline);
     }
     text
 }
 
-fn handed(build: &Handed, offline: bool) -> String {
+fn inputs(build: &GivenInputs, offline: bool) -> String {
     let commit = build.commit.as_deref().map(|commit| format!(" at {}", plain(commit))).unwrap_or_default();
     let by = build.run_by.as_ref().map(|project| format!(" by {project}")).unwrap_or_default();
     let mut text = format!("Build of {}{commit}{by}, trust: {}\n", plain(build.line()), build.trust);
@@ -72,10 +72,10 @@ fn handed(build: &Handed, offline: bool) -> String {
 }
 
 fn looked(looked: &Looked, offline: bool) -> String {
-    let head = ["LOOKS AT", "TAG", "FOUND", "HANDED"].map(str::to_owned).to_vec();
+    let head = ["LOOKS AT", "TAG", "FOUND", "GIVEN"].map(str::to_owned).to_vec();
     let rows = looked.looks_at.iter().map(|look| {
         let digest = look.digest.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string);
-        vec![plain(&look.name), plain(&look.tag), digest, is_handed(look)]
+        vec![plain(&look.name), plain(&look.tag), digest, is_given(look)]
     });
     let rows: Vec<Vec<String>> = std::iter::once(head).chain(rows).collect();
     let exports = looked.exports_to.as_deref().unwrap_or("nothing: it must not write");
@@ -88,8 +88,8 @@ fn looked(looked: &Looked, offline: bool) -> String {
     )
 }
 
-fn is_handed(look: &Look) -> String {
-    match (&look.handed, &look.why) {
+fn is_given(look: &Look) -> String {
+    match (&look.inputs, &look.why) {
         (None, _) => "not looked up".to_owned(),
         (Some(true), None) => "yes".to_owned(),
         (Some(true), Some(why)) => format!("yes: {}", plain(why)),

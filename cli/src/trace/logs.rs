@@ -25,7 +25,7 @@ const FIELDS: [&str; 11] = [
     "build.status",
     "reads",
     "policy.rule",
-    "leave.why",
+    "skipped.why",
     "cache.tags",
     "why",
     "error",

@@ -1,4 +1,4 @@
-//! `stoker story`: all that came of one commit.
+//! `stoker trace`: all that came of one commit.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::future::try_join_all;
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
-use stoker_core::build_inputs::Handed;
+use stoker_core::build_inputs::GivenInputs;
 use stoker_core::names::{
     CacheRepository, Commit, Digest, InvalidName, Line, ProjectName, Repository, Revision, Tag, TagKind,
 };
@@ -19,7 +19,7 @@ use stoker_core::provenance::{self, Provenance};
 use stoker_core::retain::{by_repository, inventory};
 use stoker_core::schedule::all_projects;
 
-use crate::Answer;
+use crate::CommandOutcome;
 use crate::cache::to_json;
 use crate::problem::Problem;
 use crate::retain::{Account, call_problem, check_names, config, load};
@@ -37,10 +37,10 @@ const FEWEST_DIGITS: usize = 7;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  stoker story 1f2e3d4c5b6a79880011223344556677889900aa
-  stoker story 1f2e3d4 --project app
-  stoker story $(git rev-parse HEAD) --repository github.com/example/app
-  stoker story 1f2e3d4 --stack ci-stoker --json | jq '.steps[] | {at, source, what}'
+  stoker trace 1f2e3d4c5b6a79880011223344556677889900aa
+  stoker trace 1f2e3d4 --project app
+  stoker trace $(git rev-parse HEAD) --repository github.com/example/app
+  stoker trace 1f2e3d4 --stack ci-stoker --json | jq '.steps[] | {at, source, what}'
 
 It asks CodeBuild which builds were of the commit, or were told that it had been merged; ECR which caches say that they are the \
 commit's or that it was merged into them; and the logs of Stoker's functions for every line that names it: why it was built or \
@@ -87,7 +87,7 @@ fn revision(text: &str) -> Result<Revision, String> {
 /// What came of a commit.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Story {
+struct Trace {
     commit: String,
     at: Timestamp,
     /// All that is known, by time.
@@ -129,14 +129,14 @@ struct Told {
     seconds: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pushed_at: Option<Timestamp>,
-    /// The caches that it was handed.
-    handed: Vec<Source>,
+    /// The caches that it was given.
+    inputs: Vec<Source>,
     /// How many of a hundred of its steps came out of the cache.
     #[serde(skip_serializing_if = "Option::is_none")]
     reused_percent: Option<u8>,
 }
 
-/// A cache that a build was handed.
+/// A cache that a build was given.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Source {
@@ -174,7 +174,7 @@ struct Known {
     says: Provenance,
 }
 
-pub(crate) async fn run(args: &Args) -> Result<Answer, Problem> {
+pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
     let policy = load(&args.policy)?;
     let config = config(None).await?;
     let account = Account::new(config.clone());
@@ -190,29 +190,29 @@ pub(crate) async fn run(args: &Args) -> Result<Answer, Problem> {
     let builds = or_missing(builds, "codebuild", &mut missing);
     let images = or_missing(images, "ecr", &mut missing);
     let commit = the_one(&args.commit, &builds, &images)?;
-    let mut story = story(&args.commit, &builds, &images, now);
-    story.missing = missing;
+    let mut trace = trace(&args.commit, &builds, &images, now);
+    trace.missing = missing;
     if let Some(commit) = &commit {
-        story.commit = commit.to_string();
+        trace.commit = commit.to_string();
     }
     if args.no_logs {
-        story.missing.push(Silent { source: "logs", why: "--no-logs was given".to_owned() });
+        trace.missing.push(Silent { source: "logs", why: "--no-logs was given".to_owned() });
     } else {
         let ids: Vec<&str> =
-            story.builds.iter().filter(|build| build.role == "of").map(|build| build.id.as_str()).collect();
-        match logs::read(&config, &args.stack, &story.commit, &ids, since, now).await {
+            trace.builds.iter().filter(|build| build.role == "of").map(|build| build.id.as_str()).collect();
+        match logs::read(&config, &args.stack, &trace.commit, &ids, since, now).await {
             Ok(told) => {
-                story.steps.extend(told.steps);
-                story.missing.extend(told.cut.map(|why| Silent { source: "logs", why }));
+                trace.steps.extend(told.steps);
+                trace.missing.extend(told.cut.map(|why| Silent { source: "logs", why }));
             }
-            Err(why) => story.missing.push(Silent { source: "logs", why }),
+            Err(why) => trace.missing.push(Silent { source: "logs", why }),
         }
     }
-    story.steps.sort();
-    story.steps.dedup();
-    let is_known = !story.steps.is_empty() || !story.caches.is_empty();
-    let text = if args.json { to_json(&story) } else { render::text(&story, args.days.into()) };
-    Ok(Answer { text, is_yes: is_known })
+    trace.steps.sort();
+    trace.steps.dedup();
+    let is_known = !trace.steps.is_empty() || !trace.caches.is_empty();
+    let text = if args.json { to_json(&trace) } else { render::text(&trace, args.days.into()) };
+    Ok(CommandOutcome { text, success: is_known })
 }
 
 /// What a source knows; nothing where it could not be asked, which is noted.
@@ -292,8 +292,8 @@ fn resolved(build: &Build) -> Option<Commit> {
 /// The commit that is meant, where anything knows it.
 fn the_one(asked: &Revision, builds: &[Arc<Build>], images: &[Known]) -> Result<Option<Commit>, Problem> {
     let of_builds = builds.iter().flat_map(|build| {
-        let handed = build.handed.iter();
-        let told = handed.flat_map(|handed| handed.commit.iter().chain(&handed.merged).cloned());
+        let inputs = build.inputs.iter();
+        let told = inputs.flat_map(|inputs| inputs.commit.iter().chain(&inputs.merged).cloned());
         resolved(build).into_iter().chain(told).collect::<Vec<_>>()
     });
     let of_images = images.iter().flat_map(|known| {
@@ -311,24 +311,24 @@ fn the_one(asked: &Revision, builds: &[Arc<Build>], images: &[Known]) -> Result<
     Ok(named.into_iter().next().or_else(|| asked.commit()))
 }
 
-fn story(asked: &Revision, builds: &[Arc<Build>], images: &[Known], now: Timestamp) -> Story {
+fn trace(asked: &Revision, builds: &[Arc<Build>], images: &[Known], now: Timestamp) -> Trace {
     let caches: Vec<Cache> = images.iter().filter_map(|known| cache(asked, known)).collect();
     let own: BTreeSet<&Digest> = caches.iter().map(|cache| &cache.digest).collect();
     let lines: BTreeMap<&Digest, &Known> = images.iter().map(|known| (&known.image.digest, known)).collect();
-    let warmth = |build: &str| {
+    let hit_rate = |build: &str| {
         let mut of =
             images.iter().filter(|known| known.says.built.as_ref().is_some_and(|built| built.build == build));
         of.find_map(|known| known.says.reused_percent)
     };
     let told = builds.iter().filter_map(|build| {
-        let handed = build.handed.as_ref();
-        let role = role(asked, build, handed, &own)?;
+        let inputs = build.inputs.as_ref();
+        let role = role(asked, build, inputs, &own)?;
         // A join is told by what it was joined from.
-        let is_join = |handed: &Handed, digest: &Digest| {
-            !handed.joined.is_empty() && !handed.joined.contains(digest) && !lines.contains_key(digest)
+        let is_join = |inputs: &GivenInputs, digest: &Digest| {
+            !inputs.joined.is_empty() && !inputs.joined.contains(digest) && !lines.contains_key(digest)
         };
-        let sources = handed.iter().flat_map(|handed| {
-            let sources = handed.caches().filter(|digest| !is_join(handed, digest));
+        let sources = inputs.iter().flat_map(|inputs| {
+            let sources = inputs.caches().filter(|digest| !is_join(inputs, digest));
             sources.map(|digest| Source {
                 digest: digest.clone(),
                 line: lines.get(digest).map(|known| name_of(known)),
@@ -337,41 +337,41 @@ fn story(asked: &Revision, builds: &[Arc<Build>], images: &[Known], now: Timesta
         Some(Told {
             id: build.id.clone(),
             project: build.project.clone(),
-            line: handed.map_or_else(|| "no line of Stoker's".to_owned(), |handed| handed.line.to_string()),
+            line: inputs.map_or_else(|| "no line of Stoker's".to_owned(), |inputs| inputs.line.to_string()),
             role,
-            reason: handed.map(|handed| handed.reason.clone()).unwrap_or_default(),
+            reason: inputs.map(|inputs| inputs.reason.clone()).unwrap_or_default(),
             status: status(build.status),
             started_at: build.started_at,
             ended_at: build.ended_at,
             seconds: build.ended_at.map(|ended| ended.duration_since(build.started_at).as_secs()),
-            pushed_at: handed.and_then(|handed| handed.pushed_at),
-            handed: sources.collect(),
-            reused_percent: warmth(&build.id),
+            pushed_at: inputs.and_then(|inputs| inputs.pushed_at),
+            inputs: sources.collect(),
+            reused_percent: hit_rate(&build.id),
         })
     });
     let mut builds: Vec<Told> = told.collect();
     builds.sort_by(|a, b| (a.started_at, &a.id).cmp(&(b.started_at, &b.id)));
     let mut steps: Vec<Step> = builds.iter().flat_map(steps_of_build).collect();
     steps.extend(images.iter().flat_map(|known| steps_of_image(asked, known)));
-    Story { commit: asked.to_string(), at: now, steps, builds, caches, missing: Vec::new() }
+    Trace { commit: asked.to_string(), at: now, steps, builds, caches, missing: Vec::new() }
 }
 
 /// What a build has to do with the commit, if anything.
 fn role(
     asked: &Revision,
     build: &Build,
-    handed: Option<&Handed>,
+    inputs: Option<&GivenInputs>,
     own: &BTreeSet<&Digest>,
 ) -> Option<&'static str> {
-    let built = handed.and_then(|handed| handed.commit.clone()).or_else(|| resolved(build));
+    let built = inputs.and_then(|inputs| inputs.commit.clone()).or_else(|| resolved(build));
     if built.is_some_and(|commit| asked.names(&commit)) {
         return Some("of");
     }
-    let handed = handed?;
-    if handed.merged.iter().any(|commit| asked.names(commit)) {
+    let inputs = inputs?;
+    if inputs.merged.iter().any(|commit| asked.names(commit)) {
         return Some("brings");
     }
-    handed.caches().any(|digest| own.contains(digest)).then_some("reads")
+    inputs.caches().any(|digest| own.contains(digest)).then_some("reads")
 }
 
 fn status(status: BuildStatus) -> &'static str {
@@ -415,7 +415,7 @@ fn cache(asked: &Revision, known: &Known) -> Option<Cache> {
 }
 
 fn steps_of_build(build: &Told) -> Vec<Step> {
-    let Told { id, line, role, reason, status, seconds, handed, reused_percent, .. } = build;
+    let Told { id, line, role, reason, status, seconds, inputs, reused_percent, .. } = build;
     let step = |at: Timestamp, what: String| Step {
         at,
         source: "codebuild".to_owned(),
@@ -427,7 +427,7 @@ fn steps_of_build(build: &Told) -> Vec<Step> {
         steps.extend(build.pushed_at.map(|at| step(at, format!("pushed to {line}, by the forge's clock"))));
     }
     let sources: Vec<&str> =
-        handed.iter().map(|source| source.line.as_deref().unwrap_or("a cache that is gone")).collect();
+        inputs.iter().map(|source| source.line.as_deref().unwrap_or("a cache that is gone")).collect();
     let sources = if sources.is_empty() { "no cache".to_owned() } else { sources.join(", ") };
     let part = match *role {
         "of" => "",
@@ -437,7 +437,7 @@ fn steps_of_build(build: &Told) -> Vec<Step> {
     let reason = if reason.is_empty() { String::new() } else { format!(" ({reason})") };
     steps.push(step(
         build.started_at,
-        format!("build {id} of {line}{part} started{reason}; handed {sources}"),
+        format!("build {id} of {line}{part} started{reason}; inputs {sources}"),
     ));
     if let (Some(at), Some(seconds)) = (build.ended_at, seconds) {
         let warm = reused_percent.map(|share| format!("; {share} % of its steps reused")).unwrap_or_default();

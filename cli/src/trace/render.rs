@@ -1,15 +1,15 @@
 //! The story as people read it.
 
-use super::{Cache, Silent, Story};
+use super::{Cache, Silent, Trace};
 use crate::text::{Align, count, plain, plain_whole, table};
 
-pub(super) fn text(story: &Story, days: usize) -> String {
-    let mut text = format!("commit {}\n", plain(&story.commit));
-    if story.steps.is_empty() && story.caches.is_empty() {
+pub(super) fn text(trace: &Trace, days: usize) -> String {
+    let mut text = format!("commit {}\n", plain(&trace.commit));
+    if trace.steps.is_empty() && trace.caches.is_empty() {
         text +=
             &format!("  nobody knows it: no build and no log of the last {}, no cache\n", count(days, "day"));
     }
-    let rows: Vec<Vec<String>> = story
+    let rows: Vec<Vec<String>> = trace
         .steps
         .iter()
         .map(|step| {
@@ -18,13 +18,13 @@ pub(super) fn text(story: &Story, days: usize) -> String {
         })
         .collect();
     text += &table("  ", &[Align::Left; 4], &rows);
-    if !story.caches.is_empty() {
+    if !trace.caches.is_empty() {
         text += "caches\n";
-        for cache in &story.caches {
+        for cache in &trace.caches {
             text += &format!("  {}\n", of_cache(cache));
         }
     }
-    for Silent { source, why } in &story.missing {
+    for Silent { source, why } in &trace.missing {
         text += &format!("not all is known, {source}: {}\n", plain_whole(why));
     }
     text

@@ -38,7 +38,7 @@ async fn verify_finds_what_is_missing() {
     let ran = stoker(&format!("cache verify {a} {b}")).await;
     assert_eq!((ran.code, ran.out.matches("sound  ").count()), (0, 2), "{}", ran.out);
     let gone = Digest::of(b"the layer of two");
-    fake.world().blobs.remove(&("app".to_owned(), gone.clone()));
+    fake.env().blobs.remove(&("app".to_owned(), gone.clone()));
     let ran = stoker(&format!("cache verify {a} {b} {}", fake.reference("app", "none"))).await;
     assert_eq!(ran.code, 1);
     assert!(ran.out.contains(&format!("blob {gone} (16 B) is missing: the result of 1 step")), "{}", ran.out);
@@ -65,7 +65,7 @@ async fn verify_warns_of_several_leaves_and_merge_makes_them_one() {
 async fn codes_are_as_documented() {
     let fake = Fake::start().await;
     let a = fake.put("app", "a", "one");
-    fake.world().manifests.insert(("app".to_owned(), Digest::of(b"{}")), "{}".into());
+    fake.env().manifests.insert(("app".to_owned(), Digest::of(b"{}")), "{}".into());
     let (image, none) =
         (format!("{}/app@{}", fake.address, Digest::of(b"{}")), fake.reference("app", "none"));
     for (line, code) in [
@@ -88,7 +88,7 @@ async fn codes_are_as_documented() {
         // Mistakes go to stderr, answers to stdout.
         assert_eq!(ran.out.is_empty(), code != 0, "{line}: {}", ran.out);
     }
-    fake.world().status = Some(axum::http::StatusCode::SERVICE_UNAVAILABLE);
+    fake.env().status = Some(axum::http::StatusCode::SERVICE_UNAVAILABLE);
     let ran = stoker(&format!("cache verify {a}")).await;
     assert_eq!((ran.code, ran.err.contains("try again later")), (3, true), "{}", ran.err);
 }
@@ -119,7 +119,7 @@ async fn prune_lets_go_of_what_was_not_used_for_longest() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cache_too_large_to_import_is_told_and_can_be_pruned() {
+async fn a_cache_too_large_to_import_is_reported_and_can_be_pruned() {
     let fake = Fake::start().await;
     let steps: Vec<String> = (0..3500).map(|n| format!("{n}-{}", "x".repeat(150))).collect();
     let large = fake.put("app", "large", &steps.join(" "));
@@ -132,7 +132,7 @@ async fn a_cache_too_large_to_import_is_told_and_can_be_pruned() {
     let noted = fake.put("app", "noted", "one");
     let mut manifest = fake.manifest("app", "noted").unwrap();
     manifest["annotations"] = json!({"note": "x".repeat(IMPORT_LIMIT)});
-    fake.world().manifest_instead = Some(manifest.to_string().into());
+    fake.env().manifest_instead = Some(manifest.to_string().into());
     let ran = stoker(&format!("cache verify {noted}")).await;
     assert_eq!((ran.code, ran.out.contains("its manifest is at 100 %")), (1, true), "{}{}", ran.out, ran.err);
 }

@@ -44,10 +44,10 @@ pub(crate) struct Queue {
     pub(crate) sent: Vec<(String, Option<String>)>,
 }
 
-type Change = Box<dyn FnOnce(&mut World) + Send>;
+type Change = Box<dyn FnOnce(&mut TestEnvironment) + Send>;
 
 #[derive(Default)]
-pub(crate) struct World {
+pub(crate) struct TestEnvironment {
     /// By repository, in the order of pushing.
     pub(crate) images: BTreeMap<String, Vec<(String, Image)>>,
     pub(crate) projects: Vec<String>,
@@ -94,7 +94,7 @@ pub(crate) struct World {
 /// An account of AWS.
 pub(crate) struct Account {
     address: SocketAddr,
-    world: Arc<Mutex<World>>,
+    env: Arc<Mutex<TestEnvironment>>,
     home: Home,
 }
 
@@ -117,16 +117,16 @@ pub(crate) fn cache(name: &str, layers: &[(&str, u64)], annotations: &Value) -> 
 
 impl Account {
     pub(crate) async fn start() -> Self {
-        let world = Arc::new(Mutex::new(World::default()));
+        let env = Arc::new(Mutex::new(TestEnvironment::default()));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let router = Router::new().fallback(answer).with_state(Arc::clone(&world));
+        let router = Router::new().fallback(answer).with_state(Arc::clone(&env));
         tokio::spawn(async move { axum::serve(listener, router).await });
-        Self { address, world, home: Home::new() }
+        Self { address, env, home: Home::new() }
     }
 
-    pub(crate) fn world(&self) -> MutexGuard<'_, World> {
-        self.world.lock().unwrap()
+    pub(crate) fn env(&self) -> MutexGuard<'_, TestEnvironment> {
+        self.env.lock().unwrap()
     }
 
     /// Pushes an image; answers its digest.
@@ -138,21 +138,21 @@ impl Account {
             pushed_at: days_ago(days),
             pulled_at: None,
         };
-        self.world().images.entry(repository.to_owned()).or_default().push((digest.clone(), image));
+        self.env().images.entry(repository.to_owned()).or_default().push((digest.clone(), image));
         digest
     }
 
     /// The digests of a repository.
     pub(crate) fn digests(&self, repository: &str) -> Vec<String> {
         let mut digests: Vec<String> =
-            self.world().images[repository].iter().map(|(digest, _)| digest.clone()).collect();
+            self.env().images[repository].iter().map(|(digest, _)| digest.clone()).collect();
         digests.sort();
         digests
     }
 
     /// How many calls of a name there were.
     pub(crate) fn count(&self, name: &str) -> usize {
-        self.world().calls.iter().filter(|call| *call == name).count()
+        self.env().calls.iter().filter(|call| *call == name).count()
     }
 
     pub(crate) async fn stoker(&self, policy: &str, line: &str) -> Ran {
@@ -191,10 +191,10 @@ fn record(target: Option<&str>, body: &[u8]) {
     file.write_all(format!("{line}\n").as_bytes()).unwrap();
 }
 
-async fn answer(State(world): State<Arc<Mutex<World>>>, headers: HeaderMap, body: Bytes) -> Response {
+async fn answer(State(env): State<Arc<Mutex<TestEnvironment>>>, headers: HeaderMap, body: Bytes) -> Response {
     let target = headers.get("x-amz-target").map(|target| target.to_str().unwrap().to_owned());
     record(target.as_deref(), &body);
-    let Some(target) = target else { return answer_query(&world, &body) };
+    let Some(target) = target else { return answer_query(&env, &body) };
     let asked: Value = serde_json::from_slice(&body).unwrap();
     let name = target.rsplit_once('.').unwrap().1;
     // What `apply` looks at once more is another call to the tests.
@@ -203,76 +203,76 @@ async fn answer(State(world): State<Arc<Mutex<World>>>, headers: HeaderMap, body
         ("DescribeImages", None, Some(page)) => format!("DescribeImages from {page}"),
         _ => name.to_owned(),
     };
-    let mut world = world.lock().unwrap();
-    world.calls.push(name.clone());
-    if world.meanwhile.as_ref().is_some_and(|(call, _)| *call == name) {
-        let (_, change) = world.meanwhile.take().unwrap();
-        change(&mut world);
+    let mut env = env.lock().unwrap();
+    env.calls.push(name.clone());
+    if env.meanwhile.as_ref().is_some_and(|(call, _)| *call == name) {
+        let (_, change) = env.meanwhile.take().unwrap();
+        change(&mut env);
     }
     if let Some((_, times, code)) =
-        world.failing.iter_mut().find(|(call, times, _)| *call == name && *times > 0)
+        env.failing.iter_mut().find(|(call, times, _)| *call == name && *times > 0)
     {
         *times -= 1;
         return error(code);
     }
     let answered = match target.as_str() {
-        "AmazonEC2ContainerRegistry_V20150921.DescribeImages" => world.describe(&asked),
-        "AmazonEC2ContainerRegistry_V20150921.BatchGetImage" => world.get(&asked),
-        "AmazonEC2ContainerRegistry_V20150921.BatchDeleteImage" => world.delete(&asked),
-        "CodeBuild_20161006.ListBuildsForProject" => world.list_builds(&asked),
-        "CodeBuild_20161006.BatchGetBuilds" => world.get_builds(&asked),
+        "AmazonEC2ContainerRegistry_V20150921.DescribeImages" => env.describe(&asked),
+        "AmazonEC2ContainerRegistry_V20150921.BatchGetImage" => env.get(&asked),
+        "AmazonEC2ContainerRegistry_V20150921.BatchDeleteImage" => env.delete(&asked),
+        "CodeBuild_20161006.ListBuildsForProject" => env.list_builds(&asked),
+        "CodeBuild_20161006.BatchGetBuilds" => env.get_builds(&asked),
         "AmazonEC2ContainerRegistry_V20150921.GetAccountSetting" => {
-            Ok(json!({"name": asked["name"], "value": world.blob_mounting}))
+            Ok(json!({"name": asked["name"], "value": env.blob_mounting}))
         }
         "AmazonEC2ContainerRegistry_V20150921.DescribeRepositories" => {
-            let found = world.repositories.get(asked["repositoryNames"][0].as_str().unwrap());
+            let found = env.repositories.get(asked["repositoryNames"][0].as_str().unwrap());
             found.map(|found| json!({"repositories": [found]})).ok_or("RepositoryNotFoundException")
         }
         "AmazonEC2ContainerRegistry_V20150921.GetLifecyclePolicy" => {
-            let text = world.lifecycles.get(asked["repositoryName"].as_str().unwrap());
+            let text = env.lifecycles.get(asked["repositoryName"].as_str().unwrap());
             text.map(|text| json!({"lifecyclePolicyText": text})).ok_or("LifecyclePolicyNotFoundException")
         }
         "AmazonEC2ContainerRegistry_V20150921.GetRepositoryPolicy" => {
-            let text = world.access.get(asked["repositoryName"].as_str().unwrap());
+            let text = env.access.get(asked["repositoryName"].as_str().unwrap());
             text.map(|text| json!({"policyText": text})).ok_or("RepositoryPolicyNotFoundException")
         }
-        "AmazonEC2ContainerRegistry_V20150921.BatchCheckLayerAvailability" => world.layers(&asked),
+        "AmazonEC2ContainerRegistry_V20150921.BatchCheckLayerAvailability" => env.layers(&asked),
         "CodeBuild_20161006.BatchGetProjects" => {
-            let found = world.codebuild.iter().filter(|project| project["name"] == asked["names"][0]);
+            let found = env.codebuild.iter().filter(|project| project["name"] == asked["names"][0]);
             Ok(json!({"projects": found.collect::<Vec<_>>()}))
         }
         "AmazonSQS.GetQueueAttributes" if asked["AttributeNames"][0] == "All" => {
-            world.queue(&asked).map(|queue| json!({"Attributes": queue.attributes}))
+            env.queue(&asked).map(|queue| json!({"Attributes": queue.attributes}))
         }
-        "AmazonSQS.ReceiveMessage" => world.receive(&asked),
-        "AmazonSQS.ChangeMessageVisibilityBatch" => world.give_back(&asked),
-        "AmazonSQS.DeleteMessage" => world.queue(&asked).map(|queue| {
+        "AmazonSQS.ReceiveMessage" => env.receive(&asked),
+        "AmazonSQS.ChangeMessageVisibilityBatch" => env.give_back(&asked),
+        "AmazonSQS.DeleteMessage" => env.queue(&asked).map(|queue| {
             queue.messages.retain(|(message, _)| message["ReceiptHandle"] != asked["ReceiptHandle"]);
             json!({})
         }),
-        "AmazonSQS.SendMessage" => world.queue(&asked).map(|queue| {
+        "AmazonSQS.SendMessage" => env.queue(&asked).map(|queue| {
             let group = asked["MessageGroupId"].as_str().map(str::to_owned);
             queue.sent.push((asked["MessageBody"].as_str().unwrap().to_owned(), group));
             json!({"MessageId": "sent"})
         }),
         "AmazonSQS.StartMessageMoveTask" => {
-            world.calls.push(format!("moves {}", asked["SourceArn"].as_str().unwrap()));
+            env.calls.push(format!("moves {}", asked["SourceArn"].as_str().unwrap()));
             Ok(json!({"TaskHandle": "task"}))
         }
         "Logs_20140328.StartQuery" => {
-            world.queries.push(asked.clone());
+            env.queries.push(asked.clone());
             Ok(json!({"queryId": "query"}))
         }
-        "Logs_20140328.GetQueryResults" => Ok(world.results()),
+        "Logs_20140328.GetQueryResults" => Ok(env.results()),
         "AmazonSQS.GetQueueAttributes" => {
-            let messages = world.messages.get(asked["QueueUrl"].as_str().unwrap());
+            let messages = env.messages.get(asked["QueueUrl"].as_str().unwrap());
             let messages = messages.ok_or("QueueDoesNotExist");
             messages.map(|n| json!({"Attributes": {"ApproximateNumberOfMessages": n.to_string()}}))
         }
-        "CodeBuild_20161006.ListProjects" => Ok(json!({"projects": world.projects})),
+        "CodeBuild_20161006.ListProjects" => Ok(json!({"projects": env.projects})),
         other => panic!("nobody may call {other}"),
     };
-    let date = Timestamp::now() - SignedDuration::from_secs(world.is_behind);
+    let date = Timestamp::now() - SignedDuration::from_secs(env.is_behind);
     let date = jiff::fmt::rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&date).unwrap();
     let head = [("content-type", "application/x-amz-json-1.1".to_owned()), ("date", date)];
     match answered {
@@ -282,7 +282,7 @@ async fn answer(State(world): State<Arc<Mutex<World>>>, headers: HeaderMap, body
 }
 
 /// IAM and stacks, which are asked in forms and answer XML.
-fn answer_query(world: &Mutex<World>, body: &[u8]) -> Response {
+fn answer_query(env: &Mutex<TestEnvironment>, body: &[u8]) -> Response {
     let form: Vec<(String, String)> = std::str::from_utf8(body)
         .unwrap()
         .split('&')
@@ -291,9 +291,9 @@ fn answer_query(world: &Mutex<World>, body: &[u8]) -> Response {
         .collect();
     let field = |name: &str| form.iter().find(|(of, _)| of == name).map(|(_, value)| value.as_str()).unwrap();
     let name = field("Action").to_owned();
-    let mut world = world.lock().unwrap();
-    world.calls.push(name.clone());
-    let failing = world.failing.iter_mut().find(|(call, times, _)| *call == name && *times > 0);
+    let mut env = env.lock().unwrap();
+    env.calls.push(name.clone());
+    let failing = env.failing.iter_mut().find(|(call, times, _)| *call == name && *times > 0);
     if let Some((_, times, code)) = failing {
         *times -= 1;
         return xml(StatusCode::FORBIDDEN, &error_xml(code, "no"));
@@ -304,14 +304,14 @@ fn answer_query(world: &Mutex<World>, body: &[u8]) -> Response {
             let actions = form.iter().filter(|(name, _)| name.starts_with("ActionNames.member."));
             let decided = actions.map(|(_, action)| {
                 let may = (role.to_owned(), action.clone(), resource.to_owned());
-                let decision = if world.allowed.contains(&may) { "allowed" } else { "implicitDeny" };
+                let decision = if env.allowed.contains(&may) { "allowed" } else { "implicitDeny" };
                 format!(
                     "<member><EvalActionName>{action}</EvalActionName><EvalDecision>{decision}</EvalDecision></member>"
                 )
             });
             format!("<EvaluationResults>{}</EvaluationResults>", decided.collect::<String>())
         }
-        "DescribeStacks" => match &world.stack {
+        "DescribeStacks" => match &env.stack {
             Some(Stack { name, status, parameters }) if name == field("StackName") => {
                 let parameters = parameters.iter().map(|(key, value)| {
                     format!("<member><ParameterKey>{key}</ParameterKey><ParameterValue>{value}</ParameterValue></member>")
@@ -328,7 +328,7 @@ fn answer_query(world: &Mutex<World>, body: &[u8]) -> Response {
             }
         },
         "ListStackResources" => {
-            let resources = world.resources.iter().map(|(name, kind, id)| {
+            let resources = env.resources.iter().map(|(name, kind, id)| {
                 format!(
                     "<member><LogicalResourceId>{name}</LogicalResourceId><PhysicalResourceId>{id}</PhysicalResourceId>\
                      <ResourceType>{kind}</ResourceType><ResourceStatus>CREATE_COMPLETE</ResourceStatus>\
@@ -404,7 +404,7 @@ fn detail(digest: &str, image: &Image, is_archived: bool) -> Value {
     detail
 }
 
-impl World {
+impl TestEnvironment {
     fn of(&self, asked: &Value) -> Result<&[(String, Image)], &'static str> {
         let images = self.images.get(asked["repositoryName"].as_str().unwrap_or_default());
         images.map(Vec::as_slice).ok_or("RepositoryNotFoundException")
@@ -568,7 +568,7 @@ impl World {
     }
 }
 
-/// A build of a project that was handed a cache, and told to export to a tag.
+/// A build of a project that was given a cache, and told to export to a tag.
 pub(crate) fn build(project: &str, number: u32, is_running: bool, reads: &str, exports: &str) -> Value {
     let variable = |name: &str, value: &str| json!({"name": name, "value": value, "type": "PLAINTEXT"});
     json!({

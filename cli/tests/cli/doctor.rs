@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use stoker_core::names::Digest;
 
-use crate::aws::{Account, Stack, World, cache};
+use crate::aws::{Account, Stack, TestEnvironment, cache};
 use crate::run::Ran;
 
 const POLICY: &str = "version: 1
@@ -70,9 +70,9 @@ fn build(project: &str, number: u32) -> Value {
     })
 }
 
-fn allow(world: &mut World, role_name: &str, actions: &[&str], resource: &str) {
+fn allow(env: &mut TestEnvironment, role_name: &str, actions: &[&str], resource: &str) {
     let may = |action: &&str| (role(role_name), format!("ecr:{action}"), resource.to_owned());
-    world.allowed.extend(actions.iter().map(may));
+    env.allowed.extend(actions.iter().map(may));
 }
 
 /// An account in which all is as it should be, with the border between builds and lines.
@@ -87,23 +87,23 @@ async fn sound() -> Account {
     );
     account.push(LINES, &main, &["app.main", &format!("app.commit.{}", "11".repeat(20))], 3);
     account.push(EXPORTS, &cache("export", &[("main", 10)], &json!({})), &["app.export.k1"], 3);
-    let mut world = account.world();
-    world.blob_mounting = "ENABLED".to_owned();
-    world.repositories.insert(LINES.to_owned(), repository(LINES, "MUTABLE"));
-    world.repositories.insert(EXPORTS.to_owned(), repository(EXPORTS, "IMMUTABLE"));
+    let mut env = account.env();
+    env.blob_mounting = "ENABLED".to_owned();
+    env.repositories.insert(LINES.to_owned(), repository(LINES, "MUTABLE"));
+    env.repositories.insert(EXPORTS.to_owned(), repository(EXPORTS, "IMMUTABLE"));
     for name in [LINES, EXPORTS] {
-        world.lifecycles.insert(name.to_owned(), SAFETY_NET.to_owned());
+        env.lifecycles.insert(name.to_owned(), SAFETY_NET.to_owned());
     }
-    world.projects = vec!["app".to_owned(), "app-forks".to_owned()];
-    world.codebuild = vec![project("app", "builds"), project("app-forks", "forks")];
-    world.builds = vec![build("app", 2), build("app", 1), build("app-forks", 1)];
+    env.projects = vec!["app".to_owned(), "app-forks".to_owned()];
+    env.codebuild = vec![project("app", "builds"), project("app-forks", "forks")];
+    env.builds = vec![build("app", 2), build("app", 1), build("app-forks", 1)];
     let read = ["BatchGetImage", "GetDownloadUrlForLayer", "BatchCheckLayerAvailability"];
     for role_name in ["builds", "forks"] {
-        allow(&mut world, role_name, &["GetAuthorizationToken"], "*");
-        allow(&mut world, role_name, &read, &arn(LINES));
+        allow(&mut env, role_name, &["GetAuthorizationToken"], "*");
+        allow(&mut env, role_name, &read, &arn(LINES));
     }
     let write = ["InitiateLayerUpload", "UploadLayerPart", "CompleteLayerUpload", "PutImage"];
-    allow(&mut world, "builds", &[&read[..], &write].concat(), &arn(EXPORTS));
+    allow(&mut env, "builds", &[&read[..], &write].concat(), &arn(EXPORTS));
     let parameters = [
         ("CacheRepositoryPrefix", "stoker"),
         ("BuildsRepositoryPrefix", "stoker-builds"),
@@ -111,7 +111,7 @@ async fn sound() -> Account {
     ];
     let parameters = parameters.map(|(name, value)| (name.to_owned(), value.to_owned()));
     let (name, status) = ("stoker".to_owned(), "CREATE_COMPLETE".to_owned());
-    world.stack = Some(Stack { name, status, parameters: parameters.into() });
+    env.stack = Some(Stack { name, status, parameters: parameters.into() });
     for name in [
         "EnforceRetention",
         "PromoteCache",
@@ -121,20 +121,20 @@ async fn sound() -> Account {
         "StartBuild",
         "WarmMain",
     ] {
-        world.resources.push((name.to_owned(), "AWS::Lambda::Function".to_owned(), format!("stoker-{name}")));
+        env.resources.push((name.to_owned(), "AWS::Lambda::Function".to_owned(), format!("stoker-{name}")));
     }
     for name in ["DeadLetters", "PromotionDeadLetters", "PromotionQueue", "StartQueue"] {
         let url = format!("https://sqs.eu-west-1.amazonaws.com/123456789012/stoker-{name}-1X");
-        world.resources.push((name.to_owned(), "AWS::SQS::Queue".to_owned(), url.clone()));
-        world.messages.insert(url, 0);
+        env.resources.push((name.to_owned(), "AWS::SQS::Queue".to_owned(), url.clone()));
+        env.messages.insert(url, 0);
     }
     let policy = (
         "BuildPolicy".to_owned(),
         "AWS::IAM::ManagedPolicy".to_owned(),
         "arn:aws:iam::1:policy/p".to_owned(),
     );
-    world.resources.push(policy);
-    drop(world);
+    env.resources.push(policy);
+    drop(env);
     account
 }
 
@@ -156,7 +156,7 @@ fn told(report: &Value) -> Vec<String> {
         kind => format!("{kind} {}", text(&group["name"])),
     };
     bad.map(|(group, check)| {
-        assert!(check["mend"].is_string(), "{check}");
+        assert!(check["repair"].is_string(), "{check}");
         format!("{}: {} {}", name(group), text(&check["check"]), text(&check["state"]))
     })
     .collect()
@@ -182,7 +182,7 @@ async fn a_sound_account_is_sound_and_left_as_it_is() {
             .sum::<u64>()
     );
     let reads = ["Get", "Describe", "List", "BatchGet", "BatchCheck", "Simulate"];
-    let calls = account.world().calls.clone();
+    let calls = account.env().calls.clone();
     assert!(calls.iter().all(|call| reads.iter().any(|read| call.starts_with(read))), "{calls:?}");
 
     let ran = account.stoker(POLICY, "doctor --policy POLICY").await;
@@ -200,23 +200,23 @@ async fn a_sound_account_is_sound_and_left_as_it_is() {
     }
 }
 
-type Change = Box<dyn FnOnce(&mut World) + Send>;
+type Change = Box<dyn FnOnce(&mut TestEnvironment) + Send>;
 
 fn of_project(name: &'static str, pointer: &'static str, value: Value) -> Change {
-    Box::new(move |world| {
-        let project = world.codebuild.iter_mut().find(|project| project["name"] == name).unwrap();
+    Box::new(move |env| {
+        let project = env.codebuild.iter_mut().find(|project| project["name"] == name).unwrap();
         let (parent, key) = pointer.rsplit_once('/').unwrap();
         project.pointer_mut(parent).unwrap()[key] = value;
     })
 }
 
 fn of_repository(name: &'static str, key: &'static str, value: Value) -> Change {
-    Box::new(move |world| world.repositories.get_mut(name).unwrap()[key] = value)
+    Box::new(move |env| env.repositories.get_mut(name).unwrap()[key] = value)
 }
 
 fn of_stack(parameter: &'static str, value: &'static str) -> Change {
-    Box::new(move |world| {
-        let stack = world.stack.as_mut().unwrap();
+    Box::new(move |env| {
+        let stack = env.stack.as_mut().unwrap();
         stack.parameters.insert(parameter.to_owned(), value.to_owned());
     })
 }
@@ -225,37 +225,34 @@ fn of_stack(parameter: &'static str, value: &'static str) -> Change {
 async fn each_alone(defects: Vec<(Change, &str)>) {
     for (change, expected) in defects {
         let account = sound().await;
-        change(&mut account.world());
+        change(&mut account.env());
         let code = i32::from(expected.ends_with(" wrong"));
         assert_eq!(examined(&account, code).await, [expected]);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_defect_of_account_and_stack_is_told_by_its_own_check_alone() {
+async fn each_defect_of_account_and_stack_is_reported_by_its_own_check_alone() {
     each_alone(vec![
-        (Box::new(|world| world.blob_mounting = "DISABLED".into()), "account: blob mounting wrong"),
-        (Box::new(|world| world.is_behind = 3600), "account: clock wrong"),
+        (Box::new(|env| env.blob_mounting = "DISABLED".into()), "account: blob mounting wrong"),
+        (Box::new(|env| env.is_behind = 3600), "account: clock wrong"),
         (
-            Box::new(|world| world.stack.as_mut().unwrap().status = "ROLLBACK_FAILED".into()),
+            Box::new(|env| env.stack.as_mut().unwrap().status = "ROLLBACK_FAILED".into()),
             "stack stoker: deployed wrong",
         ),
-        (Box::new(|world| world.stack = None), "stack stoker: deployed wrong"),
+        (Box::new(|env| env.stack = None), "stack stoker: deployed wrong"),
         (
-            Box::new(|world| world.resources.retain(|(name, ..)| name != "WarmMain")),
+            Box::new(|env| env.resources.retain(|(name, ..)| name != "WarmMain")),
             "stack stoker: functions wrong",
         ),
-        (
-            Box::new(|world| *world.messages.values_mut().next().unwrap() = 2),
-            "stack stoker: dead letters wrong",
-        ),
+        (Box::new(|env| *env.messages.values_mut().next().unwrap() = 2), "stack stoker: dead letters wrong"),
         (of_stack("CacheRepositoryPrefix", "caches"), "repository stoker/app: prefix wrong"),
     ])
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_defect_of_repositories_is_told_by_its_own_check_alone() {
+async fn each_defect_of_repositories_is_reported_by_its_own_check_alone() {
     each_alone(vec![
         (of_repository(LINES, "imageTagMutability", json!("IMMUTABLE")), "repository stoker/app: tags wrong"),
         (
@@ -275,16 +272,16 @@ async fn each_defect_of_repositories_is_told_by_its_own_check_alone() {
             "repository stoker-builds/app: encryption wrong",
         ),
         (
-            Box::new(|world| {
+            Box::new(|env| {
                 let rule = SAFETY_NET.replace("*.export.*", "app.*");
-                world.lifecycles.insert(LINES.to_owned(), rule);
+                env.lifecycles.insert(LINES.to_owned(), rule);
             }),
             "repository stoker/app: lifecycle wrong",
         ),
         (
-            Box::new(|world| {
+            Box::new(|env| {
                 let text = json!({"Statement": [{"Effect": "Allow", "Principal": "*", "Action": "ecr:*"}]});
-                world.access.insert(LINES.to_owned(), text.to_string());
+                env.access.insert(LINES.to_owned(), text.to_string());
             }),
             "repository stoker/app: access wrong",
         ),
@@ -293,7 +290,7 @@ async fn each_defect_of_repositories_is_told_by_its_own_check_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_defect_of_projects_is_told_by_its_own_check_alone() {
+async fn each_defect_of_projects_is_reported_by_its_own_check_alone() {
     each_alone(vec![
         (of_project("app", "/environment/privilegedMode", json!(false)), "project app: environment wrong"),
         (of_project("app", "/source/buildspec", json!("ci/build.yml")), "project app: buildspec unknown"),
@@ -324,19 +321,19 @@ async fn each_defect_of_projects_is_told_by_its_own_check_alone() {
         (of_project("app", "/timeoutInMinutes", json!(2000)), "project app: lease warn"),
         (of_project("app", "/concurrentBuildLimit", json!(1)), "project app: concurrency warn"),
         (
-            Box::new(|world| world.allowed.retain(|(_, action, _)| action != "ecr:PutImage")),
+            Box::new(|env| env.allowed.retain(|(_, action, _)| action != "ecr:PutImage")),
             "project app: role writes wrong",
         ),
         (
-            Box::new(|world| allow(world, "builds", &["PutImage"], &arn(LINES))),
+            Box::new(|env| allow(env, "builds", &["PutImage"], &arn(LINES))),
             "project app: role's border wrong",
         ),
         (
-            Box::new(|world| allow(world, "builds", &["ListImages"], &arn(EXPORTS))),
+            Box::new(|env| allow(env, "builds", &["ListImages"], &arn(EXPORTS))),
             "project app: role's border wrong",
         ),
         (
-            Box::new(|world| allow(world, "forks", &["PutImage"], &arn(EXPORTS))),
+            Box::new(|env| allow(env, "forks", &["PutImage"], &arn(EXPORTS))),
             "project app-forks: role's border wrong",
         ),
         (of_stack("BuildProjectPattern", "app"), "project app-forks: pattern wrong"),
@@ -344,23 +341,23 @@ async fn each_defect_of_projects_is_told_by_its_own_check_alone() {
     .await;
     let forks = "project app-forks";
     let account = sound().await;
-    account.world().codebuild.retain(|project| project["name"] != "app-forks");
+    account.env().codebuild.retain(|project| project["name"] != "app-forks");
     assert_eq!(examined(&account, 1).await, [format!("{forks}: exists wrong")]);
     let account = sound().await;
-    account.world().codebuild[1]["serviceRole"] = json!(role("builds"));
+    account.env().codebuild[1]["serviceRole"] = json!(role("builds"));
     let told = examined(&account, 1).await;
     assert_eq!(told, [format!("{forks}: own role wrong"), format!("{forks}: role's border wrong")]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn defects_of_lines_are_told() {
+async fn defects_of_lines_are_reported() {
     let account = sound().await;
     let digest = account.digests(LINES).remove(0);
-    account.world().archived.push(digest);
+    account.env().archived.push(digest);
     let told = examined(&account, 1).await;
     assert!(told.contains(&"repository stoker/app: archived wrong".to_owned()), "{told:?}");
     let account = sound().await;
-    account.world().missing_layers.push(Digest::of(b"base").to_string());
+    account.env().missing_layers.push(Digest::of(b"base").to_string());
     let told = examined(&account, 1).await;
     assert_eq!(told, ["repository stoker/app: layers wrong", "assumptions: layer availability unknown"]);
     let account = sound().await;
@@ -370,19 +367,19 @@ async fn defects_of_lines_are_told() {
         &json!({"stoker.project": "app", "stoker.commit": "22".repeat(20),
         "stoker.build": "app:8", "stoker.built-at": "2026-01-03T03:04:05Z", "stoker.reused-percent": "0"}),
     );
-    account.world().images.get_mut(LINES).unwrap().clear();
+    account.env().images.get_mut(LINES).unwrap().clear();
     account.push(LINES, &cold, &["app.main", &format!("app.commit.{}", "22".repeat(20)), "v1"], 1);
     assert_eq!(
         examined(&account, 0).await,
-        ["repository stoker/app: other tags warn", "project app: warmth warn"]
+        ["repository stoker/app: other tags warn", "project app: hit_rate warn"]
     );
-    account.world().repositories.remove(LINES);
+    account.env().repositories.remove(LINES);
     let told = examined(&account, 1).await;
     assert!(told.contains(&"repository stoker/app: exists wrong".to_owned()), "{told:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_aws_contradicts_is_told() {
+async fn what_aws_contradicts_is_reported() {
     for (change, expected) in [
         (json!({"resolvedSourceVersion": "ab12"}), "assumptions: resolved commits wrong"),
         (json!({"environment": {"environmentVariables": []}}), "assumptions: overrides in answers wrong"),
@@ -390,18 +387,18 @@ async fn what_aws_contradicts_is_told() {
         let account = sound().await;
         for (key, value) in change.as_object().unwrap() {
             if key == "environment" {
-                account.world().builds[0][key]["environmentVariables"] = json!([]);
+                account.env().builds[0][key]["environmentVariables"] = json!([]);
             } else {
-                account.world().builds[0][key] = value.clone();
+                account.env().builds[0][key] = value.clone();
             }
         }
         assert_eq!(examined(&account, 1).await, [expected]);
     }
     let account = sound().await;
-    account.world().builds[0]["environment"]["environmentVariables"].as_array_mut().unwrap().remove(0);
+    account.env().builds[0]["environment"]["environmentVariables"].as_array_mut().unwrap().remove(0);
     assert_eq!(examined(&account, 1).await, ["assumptions: merged variables wrong"]);
     let account = sound().await;
-    for build in &mut account.world().builds {
+    for build in &mut account.env().builds {
         build["initiator"] = json!("stoker");
     }
     assert_eq!(examined(&account, 1).await, ["assumptions: initiators wrong"]);
@@ -430,7 +427,7 @@ async fn what_may_not_be_looked_at_is_unknown_and_says_why() {
         ("BatchGetBuilds", "codebuild:BatchGetBuilds", "project app: recent builds unknown"),
     ] {
         let account = sound().await;
-        account.world().failing.push((call.to_owned(), 99, "AccessDeniedException"));
+        account.env().failing.push((call.to_owned(), 99, "AccessDeniedException"));
         let report = json_of(&account.stoker(POLICY, "doctor --policy POLICY --json").await, 0);
         let told = told(&report);
         assert!(told.contains(&expected.to_owned()), "{call}: {told:?}");
@@ -447,7 +444,7 @@ async fn what_may_not_be_looked_at_is_unknown_and_says_why() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_account_that_does_not_answer_is_no_account() {
     let account = sound().await;
-    account.world().failing.push(("GetAccountSetting".to_owned(), 99, "UnrecognizedClientException"));
+    account.env().failing.push(("GetAccountSetting".to_owned(), 99, "UnrecognizedClientException"));
     let ran = account.stoker(POLICY, "doctor --policy POLICY").await;
     assert_eq!(
         (ran.code, ran.err.contains("aws sts get-caller-identity")),
@@ -466,24 +463,23 @@ async fn what_is_hostile_is_printed_escaped() {
     let account = sound().await;
     let bad = "\u{1b}[2J\u{202e}";
     {
-        let mut world = account.world();
-        world
-            .lifecycles
+        let mut env = account.env();
+        env.lifecycles
             .insert(LINES.to_owned(), SAFETY_NET.replace("untagged", &format!("x{}", "\\u001b[2J")));
-        world.access.insert(
+        env.access.insert(
             LINES.to_owned(),
             json!({"Statement": [{"Effect": "Allow",
             "Principal": {"AWS": bad}, "Action": "*"}]})
             .to_string(),
         );
-        world.codebuild[0]["source"]["buildspec"] =
+        env.codebuild[0]["source"]["buildspec"] =
             json!(format!("{SPEC}      - docker buildx build --cache-to={bad} .\n"));
-        world.codebuild[0]["source"]["location"] = json!(format!("https://github.com/{bad}"));
-        world.codebuild[0]["environment"]["image"] = json!(bad);
-        world.codebuild[0]["environment"]["environmentVariables"][0]["name"] = json!(format!("STOKER_{bad}"));
-        world.codebuild[1]["source"]["buildspec"] = json!(format!("ci/{bad}.yml"));
-        world.images.get_mut(LINES).unwrap()[0].1.tags.push(bad.to_owned());
-        world.builds[0]["resolvedSourceVersion"] = json!(bad);
+        env.codebuild[0]["source"]["location"] = json!(format!("https://github.com/{bad}"));
+        env.codebuild[0]["environment"]["image"] = json!(bad);
+        env.codebuild[0]["environment"]["environmentVariables"][0]["name"] = json!(format!("STOKER_{bad}"));
+        env.codebuild[1]["source"]["buildspec"] = json!(format!("ci/{bad}.yml"));
+        env.images.get_mut(LINES).unwrap()[0].1.tags.push(bad.to_owned());
+        env.builds[0]["resolvedSourceVersion"] = json!(bad);
     }
     for line in ["doctor --policy POLICY", "doctor --policy POLICY --json"] {
         let ran = account.stoker(POLICY, line).await;
@@ -519,7 +515,7 @@ async fn one_project_or_repository_can_be_chosen() {
         assert_eq!((ran.code, ran.err.contains(said)), (2, true), "{line}: {}", ran.err);
     }
     let globs = two.replace("name: web", "name: \"web*\"").replace("example/web", "example/{project}");
-    account.world().failing.push(("ListProjects".to_owned(), 99, "AccessDeniedException"));
+    account.env().failing.push(("ListProjects".to_owned(), 99, "AccessDeniedException"));
     let report = json_of(&account.stoker(&globs, "doctor --policy POLICY --json").await, 0);
     assert_eq!(told(&report), ["account: projects of globs unknown"]);
 }

@@ -29,9 +29,9 @@ fn put_left(fake: &Fake, line: &Line, day: u32, steps: &str) -> (String, Digest)
     let digest = fake.annotate("app", "new", &provenance(&line.to_string(), day));
     let left_at = format!("2026-01-{:02}T10:00:00Z", day + 1).parse().unwrap();
     let tag = Tag::history(&scope(), line, left_at, &digest).to_string();
-    let mut world = fake.world();
-    world.tags.remove(&("app".to_owned(), "new".to_owned()));
-    world.tags.insert(("app".to_owned(), tag.clone()), digest.clone());
+    let mut env = fake.env();
+    env.tags.remove(&("app".to_owned(), "new".to_owned()));
+    env.tags.insert(("app".to_owned(), tag.clone()), digest.clone());
     (tag, digest)
 }
 
@@ -58,8 +58,8 @@ fn json_of(out: &str) -> Value {
 
 /// The tags that were written, in their order.
 fn written(fake: &Fake) -> Vec<String> {
-    let world = fake.world();
-    let puts = world.asked.iter().filter_map(|asked| asked.line.strip_prefix("PUT /v2/app/"));
+    let env = fake.env();
+    let puts = env.asked.iter().filter_map(|asked| asked.line.strip_prefix("PUT /v2/app/"));
     puts.map(|path| path.strip_prefix("manifests/").unwrap().to_owned()).collect()
 }
 
@@ -125,7 +125,7 @@ async fn lines_are_listed_with_what_is_known_of_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lines_that_buildkit_does_not_import_are_told() {
+async fn lines_that_buildkit_does_not_import_are_reported() {
     let fake = Fake::start().await;
     put_main(&fake);
     fake.put("app", "app.branch.large", "one");
@@ -134,8 +134,8 @@ async fn lines_that_buildkit_does_not_import_are_told() {
     let mut image = fake.manifest("app", "app.branch.image").unwrap();
     image["config"]["mediaType"] = json!("application/vnd.oci.image.config.v1+json");
     let image = axum::body::Bytes::from(image.to_string());
-    fake.world().tags.insert(("app".to_owned(), "app.branch.image".to_owned()), Digest::of(&image));
-    fake.world().manifests.insert(("app".to_owned(), Digest::of(&image)), image);
+    fake.env().tags.insert(("app".to_owned(), "app.branch.image".to_owned()), Digest::of(&image));
+    fake.env().manifests.insert(("app".to_owned(), Digest::of(&image)), image);
     let ran = stoker(&format!("lines {}/app", fake.address)).await;
     assert_eq!((ran.code, ran.out.matches("  NO  ").count()), (0, 2), "{}", ran.out);
     assert!(ran.out.contains("an image, not a cache"), "{}", ran.out);
@@ -149,11 +149,11 @@ async fn lines_that_buildkit_does_not_import_are_told() {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_page_of_tags_is_read() {
     let fake = Fake::start().await;
-    fake.world().door = Door::Bearer { password: None, refresh_token: None };
+    fake.env().door = Door::Bearer { password: None, refresh_token: None };
     for n in 0..7 {
         fake.put("app", &format!("app.branch.b{n}"), "one");
     }
-    fake.world().page = 2;
+    fake.env().page = 2;
     let json = json_of(&stoker(&format!("lines {}/app --json", fake.address)).await.out);
     assert_eq!(json["lines"].as_array().unwrap().len(), 7);
     // The first page is refused once, for the token.
@@ -171,34 +171,34 @@ async fn tags_are_fetched_nowhere_else_and_not_for_ever() {
         ("?last=x".to_owned(), "another host"),
         ("/v2/app/tags/list".to_owned(), "more than 300 pages"),
     ] {
-        fake.world().next_page = Some(next.clone());
+        fake.env().next_page = Some(next.clone());
         let ran = stoker(&line).await;
         assert_eq!((ran.code, ran.err.contains(why)), (3, true), "{next}: {}{}", ran.out, ran.err);
     }
     assert_eq!(other.count("", ""), 0);
-    fake.world().next_page = None;
+    fake.env().next_page = None;
     for nonsense in ["", "<html>", "[]", "{\"tags\":7}", "{\"tags\":[7]}", "{\"tags\":{}}"] {
-        fake.world().tags_instead = Some(nonsense.into());
+        fake.env().tags_instead = Some(nonsense.into());
         let ran = stoker(&line).await;
         assert_eq!((ran.code, ran.err.contains("list")), (3, true), "{nonsense}: {}{}", ran.out, ran.err);
     }
     for none in ["{}", "{\"tags\":null}", "{\"tags\":[\"\\u001b[31m\",\"app.branch./../x\",\"..\",\"app.\"]}"]
     {
-        fake.world().tags_instead = Some(none.into());
+        fake.env().tags_instead = Some(none.into());
         let ran = stoker(&line).await;
         assert_eq!((ran.code, ran.out.contains("has no lines")), (0, true), "{none}: {}{}", ran.out, ran.err);
     }
     // A tag that is gone when it is read is not told.
-    fake.world().tags_instead = Some("{\"tags\":[\"app.main\",\"app.pr.1\",\"app.main\"]}".into());
+    fake.env().tags_instead = Some("{\"tags\":[\"app.main\",\"app.pr.1\",\"app.main\"]}".into());
     let json = json_of(&stoker(&format!("{line} --json")).await.out);
     assert_eq!(json["lines"].as_array().unwrap().len(), 1);
-    fake.world().is_endless = true;
+    fake.env().is_endless = true;
     let ran = stoker(&line).await;
     assert_eq!((ran.code, ran.err.contains("length limit")), (3, true), "{}", ran.err);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn history_is_told_the_newest_first() {
+async fn history_is_reported_the_newest_first() {
     let fake = Fake::start().await;
     let ([older, newer], [first, second, current]) = put_main(&fake);
     put_left(&fake, &feature(), 5, "five");
@@ -239,7 +239,7 @@ async fn a_rollback_keeps_what_was_and_says_when() {
     );
     assert_eq!((line.as_str(), fake.manifest("app", &kept)), ("app.main", Some(before)));
     let now = fake.manifest("app", "app.main").unwrap();
-    let old: Value = serde_json::from_slice(&fake.world().manifests[&("app".to_owned(), second)]).unwrap();
+    let old: Value = serde_json::from_slice(&fake.env().manifests[&("app".to_owned(), second)]).unwrap();
     assert_eq!((&now["config"], &now["layers"]), (&old["config"], &old["layers"]));
     let mut annotations = now["annotations"].clone();
     let rolled_back = annotations.as_object_mut().unwrap().remove("stoker.rolled-back-at").unwrap();
@@ -285,7 +285,7 @@ async fn any_cache_of_the_history_can_be_named() {
         assert_eq!(ran.code, 2, "{name}: {}{}", ran.out, ran.err);
     }
     // A tag that no longer holds what the line left.
-    fake.world().tags.insert(("app".to_owned(), older.clone()), second);
+    fake.env().tags.insert(("app".to_owned(), older.clone()), second);
     let ran = to(&older).await;
     assert_eq!((ran.code, ran.err.contains("does not hold what main left")), (1, true), "{}", ran.err);
     assert_eq!(written(&fake), Vec::<String>::new());
@@ -300,7 +300,7 @@ async fn a_dry_run_and_a_refusal_write_nothing() {
     assert_eq!((dry.code, dry.out.matches("would ").count()), (0, 3), "{}{}", dry.out, dry.err);
 
     let gone = Digest::of(b"the layer of two");
-    let blob = fake.world().blobs.remove(&("app".to_owned(), gone.clone())).unwrap();
+    let blob = fake.env().blobs.remove(&("app".to_owned(), gone.clone())).unwrap();
     let ran = stoker(&line).await;
     assert_eq!(
         (ran.code, ran.err.contains(&format!("blob {gone} (16 B) is missing"))),
@@ -308,23 +308,23 @@ async fn a_dry_run_and_a_refusal_write_nothing() {
         "{}",
         ran.err
     );
-    fake.world().blobs.insert(("app".to_owned(), gone), blob);
+    fake.env().blobs.insert(("app".to_owned(), gone), blob);
 
     let config = fake.manifest("app", "app.main").unwrap()["config"]["digest"].as_str().unwrap().to_owned();
     let old: Value =
-        serde_json::from_slice(&fake.world().manifests[&("app".to_owned(), second.clone())]).unwrap();
+        serde_json::from_slice(&fake.env().manifests[&("app".to_owned(), second.clone())]).unwrap();
     let old = old["config"]["digest"].as_str().unwrap();
     assert_ne!(old, config);
-    let blob = fake.world().blobs.remove(&("app".to_owned(), Digest::new(old).unwrap())).unwrap();
+    let blob = fake.env().blobs.remove(&("app".to_owned(), Digest::new(old).unwrap())).unwrap();
     let ran = stoker(&line).await;
     assert_eq!((ran.code, ran.err.contains("is gone")), (1, true), "{}", ran.err);
-    fake.world().blobs.insert(("app".to_owned(), Digest::new(old).unwrap()), blob);
+    fake.env().blobs.insert(("app".to_owned(), Digest::new(old).unwrap()), blob);
 
     // Somebody moves the line while its history is looked at.
-    fake.world().moved_meanwhile = Some((("app".to_owned(), "app.main".to_owned()), second));
+    fake.env().moved_meanwhile = Some((("app".to_owned(), "app.main".to_owned()), second));
     let ran = stoker(&line).await;
     assert_eq!((ran.code, ran.err.contains("moved in the meantime")), (1, true), "{}", ran.err);
-    fake.world().tags.insert(("app".to_owned(), "app.main".to_owned()), current);
+    fake.env().tags.insert(("app".to_owned(), "app.main".to_owned()), current);
 
     assert_eq!(written(&fake), Vec::<String>::new());
     assert_eq!(stoker(&line).await.code, 0);
@@ -336,8 +336,8 @@ async fn a_line_that_something_else_was_written_to_is_put_back() {
     let (_, [_, second, _]) = put_main(&fake);
     let media_type = "application/vnd.oci.image.index.v1+json";
     let image = json!({"schemaVersion": 2, "mediaType": media_type, "manifests": []}).to_string();
-    fake.world().tags.insert(("app".to_owned(), "app.main".to_owned()), Digest::of(image.as_bytes()));
-    fake.world().manifests.insert(("app".to_owned(), Digest::of(image.as_bytes())), image.into());
+    fake.env().tags.insert(("app".to_owned(), "app.main".to_owned()), Digest::of(image.as_bytes()));
+    fake.env().manifests.insert(("app".to_owned(), Digest::of(image.as_bytes())), image.into());
     let ran = stoker(&format!("rollback {}/app main --json", fake.address)).await;
     assert_eq!(ran.code, 0, "{}", ran.err);
     assert_eq!(json_of(&ran.out)["to"]["digest"], second.to_string());
@@ -356,8 +356,8 @@ async fn what_buildkit_does_not_import_is_no_way_back() {
     let digest = fake.annotate("app", &tag, &annotations);
     let left_at = "2026-01-02T10:00:00Z".parse().unwrap();
     let large = Tag::history(&scope(), &Line::Main, left_at, &digest).to_string();
-    fake.world().tags.remove(&("app".to_owned(), tag));
-    fake.world().tags.insert(("app".to_owned(), large), digest);
+    fake.env().tags.remove(&("app".to_owned(), tag));
+    fake.env().tags.insert(("app".to_owned(), large), digest);
     let ran = stoker(&format!("rollback {}/app main", fake.address)).await;
     assert_eq!((ran.code, ran.err.contains("of what BuildKit imports")), (1, true), "{}{}", ran.out, ran.err);
     assert_eq!(written(&fake), Vec::<String>::new());
@@ -369,7 +369,7 @@ async fn a_move_that_failed_halfway_is_no_way_back() {
     let (_, [_, second, current]) = put_main(&fake);
     let left_at = "2026-01-20T10:00:00Z".parse().unwrap();
     let tag = Tag::history(&scope(), &Line::Main, left_at, &current).to_string();
-    fake.world().tags.insert(("app".to_owned(), tag.clone()), current);
+    fake.env().tags.insert(("app".to_owned(), tag.clone()), current);
     let line = format!("rollback {}/app main --json", fake.address);
     let ran = stoker(&format!("{line} --to {tag}")).await;
     assert_eq!((ran.code, ran.err.contains("is that cache already")), (1, true), "{}", ran.err);
@@ -377,7 +377,7 @@ async fn a_move_that_failed_halfway_is_no_way_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_there_is_told_with_what_is() {
+async fn what_is_not_there_is_reported_with_what_is() {
     let fake = Fake::start().await;
     let app = format!("{}/app", fake.address);
     let ran = stoker(&format!("history {app} main")).await;

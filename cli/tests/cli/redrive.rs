@@ -53,7 +53,7 @@ fn message(id: &str, body: &str, own: &Value, more: &[(&str, &str)]) -> (Value, 
 
 async fn stack() -> Account {
     let account = Account::start().await;
-    let mut world = account.world();
+    let mut env = account.env();
     for (name, gives_up_to) in [
         (DEAD, None),
         ("PromotionDeadLetters", None),
@@ -61,7 +61,7 @@ async fn stack() -> Account {
         ("StartQueue", Some(DEAD)),
         ("WarmQueue", Some(DEAD)),
     ] {
-        world.resources.push((name.to_owned(), "AWS::SQS::Queue".to_owned(), url(name)));
+        env.resources.push((name.to_owned(), "AWS::SQS::Queue".to_owned(), url(name)));
         let mut attributes = json!({"QueueArn": arn(name), "ApproximateNumberOfMessages": "0"});
         if name.starts_with("Promotion") {
             attributes["FifoQueue"] = json!("true");
@@ -70,9 +70,9 @@ async fn stack() -> Account {
             let policy = json!({"deadLetterTargetArn": arn(to), "maxReceiveCount": 5});
             attributes["RedrivePolicy"] = json!(policy.to_string());
         }
-        world.queues.insert(url(name), Queue { attributes, ..Queue::default() });
+        env.queues.insert(url(name), Queue { attributes, ..Queue::default() });
     }
-    drop(world);
+    drop(env);
     account
 }
 
@@ -90,8 +90,8 @@ async fn full() -> Account {
         ("ERROR_CODE", "InternalServiceError"),
     ];
     let theirs = json!({"MessageBody": "{}", "QueueUrl": url("theirs")}).to_string();
-    let mut world = account.world();
-    let dead = world.queues.get_mut(&url(DEAD)).unwrap();
+    let mut env = account.env();
+    let dead = env.queues.get_mut(&url(DEAD)).unwrap();
     dead.attributes["ApproximateNumberOfMessages"] = json!("8");
     let target = arn("PromotionQueue");
     dead.messages = vec![
@@ -109,12 +109,12 @@ async fn full() -> Account {
         message("7", "{", &json!({}), &[]),
         message("8", &theirs, &json!({}), &scheduler),
     ];
-    let promotions = world.queues.get_mut(&url("PromotionDeadLetters")).unwrap();
+    let promotions = env.queues.get_mut(&url("PromotionDeadLetters")).unwrap();
     let given_up = json!({"DeadLetterQueueSourceArn": arn("PromotionQueue"), "MessageGroupId": "promotions"});
     promotions.messages =
         (0..12).map(|number| message(&format!("p{number}"), &ended(), &given_up, &[])).collect();
     promotions.attributes["ApproximateNumberOfMessages"] = json!("12");
-    drop(world);
+    drop(env);
     account
 }
 
@@ -124,8 +124,8 @@ async fn redrive(account: &Account, more: &str) -> Ran {
 
 /// The bodies that a queue was sent, with their groups, and the ids of the messages that are in it.
 fn of_queue(account: &Account, name: &str) -> (Vec<(String, Option<String>)>, Vec<String>) {
-    let world = account.world();
-    let queue = &world.queues[&url(name)];
+    let env = account.env();
+    let queue = &env.queues[&url(name)];
     let hidden = queue.messages.iter().filter(|(_, is_hidden)| *is_hidden).count();
     assert_eq!(hidden, 0, "{name} hides messages");
     let ids = queue.messages.iter().map(|(message, _)| message["MessageId"].as_str().unwrap().to_owned());
@@ -183,14 +183,14 @@ async fn with_yes_everything_goes_back_where_it_was_to_go() {
 #[tokio::test]
 async fn a_call_that_fails_half_way_tells_what_was_sent_and_hides_nothing() {
     let account = full().await;
-    account.world().failing.push(("DeleteMessage".to_owned(), 1, "AccessDeniedException"));
+    account.env().failing.push(("DeleteMessage".to_owned(), 1, "AccessDeniedException"));
     let ran = redrive(&account, "--yes --queue DeadLetters").await;
     assert_eq!(ran.code, 3, "{}", ran.out);
     assert!(ran.err.contains("you may not call sqs:DeleteMessage"), "{}", ran.err);
     assert!(ran.out.contains("sent 1 message"), "{}", ran.out);
 
     let account = full().await;
-    account.world().failing.push(("SendMessage".to_owned(), 1, "AccessDeniedException"));
+    account.env().failing.push(("SendMessage".to_owned(), 1, "AccessDeniedException"));
     let ran = redrive(&account, "--yes --queue DeadLetters").await;
     assert_eq!(ran.code, 3, "{}", ran.out);
     assert_eq!(account.count("DeleteMessage"), 0, "what was not sent stays");
@@ -207,7 +207,7 @@ async fn what_is_not_there_is_said() {
     let ran = redrive(&account, "--queue StartQueue").await;
     assert_eq!(ran.code, 2, "{}", ran.out);
     assert!(ran.err.contains("these are: DeadLetters, PromotionDeadLetters"), "{}", ran.err);
-    account.world().failing.push(("ListStackResources".to_owned(), 9, "AccessDenied"));
+    account.env().failing.push(("ListStackResources".to_owned(), 9, "AccessDenied"));
     let ran = redrive(&account, "").await;
     assert_eq!(ran.code, 3, "{}", ran.out);
     assert!(ran.err.contains("allow cloudformation:ListStackResources"), "{}", ran.err);

@@ -31,7 +31,7 @@ pub(crate) struct Asked {
 }
 
 #[derive(Default)]
-pub(crate) struct World {
+pub(crate) struct TestEnvironment {
     pub(crate) blobs: BTreeMap<(String, Digest), Bytes>,
     pub(crate) manifests: BTreeMap<(String, Digest), Bytes>,
     pub(crate) tags: BTreeMap<(String, String), Digest>,
@@ -64,20 +64,20 @@ pub(crate) struct World {
 #[derive(Clone)]
 pub(crate) struct Fake {
     pub(crate) address: SocketAddr,
-    world: Arc<Mutex<World>>,
+    env: Arc<Mutex<TestEnvironment>>,
 }
 
 impl Fake {
     pub(crate) async fn start() -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let fake = Self { address: listener.local_addr().unwrap(), world: Arc::default() };
+        let fake = Self { address: listener.local_addr().unwrap(), env: Arc::default() };
         let router = Router::new().fallback(handle).with_state(fake.clone());
         tokio::spawn(async move { axum::serve(listener, router).await });
         fake
     }
 
-    pub(crate) fn world(&self) -> MutexGuard<'_, World> {
-        self.world.lock().unwrap()
+    pub(crate) fn env(&self) -> MutexGuard<'_, TestEnvironment> {
+        self.env.lock().unwrap()
     }
 
     /// Puts a cache under a tag of a repository: each word is a step on a source of its own.
@@ -87,7 +87,7 @@ impl Fake {
 
     /// As [`Fake::put`], with steps that were made at a time.
     pub(crate) fn put_made(&self, repository: &str, tag: &str, steps: &str, made: &str) -> String {
-        let mut world = self.world();
+        let mut env = self.env();
         let (mut layers, mut records, mut descriptors) = (Vec::new(), Vec::new(), Vec::new());
         for (n, step) in steps.split(' ').enumerate() {
             let bytes = Bytes::from(format!("the layer of {step}"));
@@ -98,7 +98,7 @@ impl Fake {
             records.push(json!({"digest": format!("source of {step}")}));
             records.push(json!({"digest": format!("run {step}"), "inputs": [[{"link": 2 * n}]],
                                 "layers": [{"layer": n, "createdAt": made}]}));
-            world.blobs.insert((repository.to_owned(), digest), bytes);
+            env.blobs.insert((repository.to_owned(), digest), bytes);
         }
         let config = Bytes::from(json!({"layers": layers, "records": records}).to_string());
         let manifest = json!({
@@ -108,11 +108,11 @@ impl Fake {
                        "size": config.len()},
             "layers": descriptors,
         });
-        world.blobs.insert((repository.to_owned(), Digest::of(&config)), config);
+        env.blobs.insert((repository.to_owned(), Digest::of(&config)), config);
         let manifest = Bytes::from(manifest.to_string());
-        world.tags.insert((repository.to_owned(), tag.to_owned()), Digest::of(&manifest));
-        world.manifests.insert((repository.to_owned(), Digest::of(&manifest)), manifest);
-        drop(world);
+        env.tags.insert((repository.to_owned(), tag.to_owned()), Digest::of(&manifest));
+        env.manifests.insert((repository.to_owned(), Digest::of(&manifest)), manifest);
+        drop(env);
         self.reference(repository, tag)
     }
 
@@ -126,23 +126,23 @@ impl Fake {
         manifest["annotations"] = annotations.clone();
         let manifest = Bytes::from(manifest.to_string());
         let digest = Digest::of(&manifest);
-        let mut world = self.world();
-        world.tags.insert((repository.to_owned(), tag.to_owned()), digest.clone());
-        world.manifests.insert((repository.to_owned(), digest.clone()), manifest);
+        let mut env = self.env();
+        env.tags.insert((repository.to_owned(), tag.to_owned()), digest.clone());
+        env.manifests.insert((repository.to_owned(), digest.clone()), manifest);
         digest
     }
 
     /// What a tag holds.
     pub(crate) fn manifest(&self, repository: &str, tag: &str) -> Option<Value> {
-        let world = self.world();
-        let digest = world.tags.get(&(repository.to_owned(), tag.to_owned()))?;
-        serde_json::from_slice(&world.manifests[&(repository.to_owned(), digest.clone())]).ok()
+        let env = self.env();
+        let digest = env.tags.get(&(repository.to_owned(), tag.to_owned()))?;
+        serde_json::from_slice(&env.manifests[&(repository.to_owned(), digest.clone())]).ok()
     }
 
     /// How many requests of this kind were made, whose path or query contains a text.
     pub(crate) fn count(&self, method: &str, text: &str) -> usize {
-        let world = self.world();
-        world.asked.iter().filter(|a| a.line.starts_with(method) && a.line.contains(text)).count()
+        let env = self.env();
+        env.asked.iter().filter(|a| a.line.starts_with(method) && a.line.contains(text)).count()
     }
 }
 
@@ -157,37 +157,37 @@ fn with(code: StatusCode, name: &'static str, value: &str) -> Response {
 async fn handle(State(fake): State<Fake>, request: Request) -> Response {
     let (head, body) = request.into_parts();
     let body = axum::body::to_bytes(body, usize::MAX).await.unwrap_or_default();
-    let mut world = fake.world();
+    let mut env = fake.env();
     let line = format!("{} {}", head.method, head.uri);
     let authorization = header(&head.headers, "authorization");
-    world.asked.push(Asked { line, authorization: authorization.clone() });
-    if let Some(code) = world.status {
+    env.asked.push(Asked { line, authorization: authorization.clone() });
+    if let Some(code) = env.status {
         return status(code);
     }
     let query = head.uri.query().unwrap_or_default().to_owned();
     let path = head.uri.path();
     if path == "/token" {
-        return token(&mut world, &query, authorization.as_deref(), &body);
+        return token(&mut env, &query, authorization.as_deref(), &body);
     }
     if path.starts_with("/elsewhere/") {
         let digest = Digest::new(path.rsplit('/').next().unwrap_or_default()).ok();
-        let found = world.blobs.iter().find(|((_, known), _)| Some(known) == digest.as_ref());
+        let found = env.blobs.iter().find(|((_, known), _)| Some(known) == digest.as_ref());
         return found
             .map_or_else(|| status(StatusCode::NOT_FOUND), |(_, bytes)| bytes.clone().into_response());
     }
-    if let Some(refusal) = refusal(&world, fake.address, &head.method, path, authorization.as_deref()) {
+    if let Some(refusal) = refusal(&env, fake.address, &head.method, path, authorization.as_deref()) {
         return refusal;
     }
     let path = path.strip_prefix("/v2/").unwrap_or_default();
     if let Some((repository, version)) = path.split_once("/manifests/") {
         let content_type = header(&head.headers, "content-type");
-        return manifests(&mut world, &head.method, repository, version, content_type.as_deref(), body);
+        return manifests(&mut env, &head.method, repository, version, content_type.as_deref(), body);
     }
     if let Some(repository) = path.strip_suffix("/tags/list") {
-        return tags(&world, repository, &query);
+        return tags(&env, repository, &query);
     }
     match path.split_once("/blobs/") {
-        Some((repository, rest)) => blobs(&mut world, &head.method, repository, rest, &query, body),
+        Some((repository, rest)) => blobs(&mut env, &head.method, repository, rest, &query, body),
         None => status(StatusCode::NOT_FOUND),
     }
 }
@@ -196,9 +196,9 @@ fn header(headers: &HeaderMap, name: &str) -> Option<String> {
     headers.get(name).map(|value| value.to_str().unwrap().to_owned())
 }
 
-fn token(world: &mut World, query: &str, authorization: Option<&str>, body: &Bytes) -> Response {
+fn token(env: &mut TestEnvironment, query: &str, authorization: Option<&str>, body: &Bytes) -> Response {
     let body = String::from_utf8_lossy(body);
-    if let Door::Bearer { password, refresh_token } = &world.door {
+    if let Door::Bearer { password, refresh_token } = &env.door {
         let is_known = match refresh_token {
             Some(token) => {
                 body.contains(&format!("refresh_token={token}")) && body.contains("grant_type=refresh_token")
@@ -211,19 +211,19 @@ fn token(world: &mut World, query: &str, authorization: Option<&str>, body: &Byt
     }
     // The token is what it is good for.
     let scopes = format!("{query}&{body}").replace("%3A", ":").replace("%2F", "/").replace("%2C", ",");
-    world.tokens.push(scopes);
-    let name = format!("token-{}", world.tokens.len() - 1);
+    env.tokens.push(scopes);
+    let name = format!("token-{}", env.tokens.len() - 1);
     axum::Json(json!({"token": name, "expires_in": 300})).into_response()
 }
 
 fn refusal(
-    world: &World,
+    env: &TestEnvironment,
     address: SocketAddr,
     method: &Method,
     path: &str,
     authorization: Option<&str>,
 ) -> Option<Response> {
-    match &world.door {
+    match &env.door {
         Door::Open => None,
         Door::Basic(header) if authorization == Some(header) => None,
         Door::Basic(_) => Some(with(StatusCode::UNAUTHORIZED, "www-authenticate", "Basic realm=\"x\"")),
@@ -235,7 +235,7 @@ fn refusal(
             let reads = matches!(*method, Method::GET | Method::HEAD);
             let right = format!("repository:{repository}:pull{}", if reads { "" } else { ",push" });
             let number = authorization.and_then(|header| header.strip_prefix("Bearer token-")?.parse().ok());
-            let scopes = number.and_then(|number: usize| world.tokens.get(number));
+            let scopes = number.and_then(|number: usize| env.tokens.get(number));
             if scopes.is_some_and(|scopes| scopes.contains(&right)) {
                 return None;
             }
@@ -246,27 +246,27 @@ fn refusal(
     }
 }
 
-fn tags(world: &World, repository: &str, query: &str) -> Response {
-    if world.is_endless {
+fn tags(env: &TestEnvironment, repository: &str, query: &str) -> Response {
+    if env.is_endless {
         return endless();
     }
-    if let Some(instead) = &world.tags_instead {
+    if let Some(instead) = &env.tags_instead {
         return instead.clone().into_response();
     }
     let last = query.split('&').find_map(|pair| pair.strip_prefix("last=")).unwrap_or_default();
-    let own = world.tags.keys().filter(|(own, tag)| own == repository && tag.as_str() > last);
+    let own = env.tags.keys().filter(|(own, tag)| own == repository && tag.as_str() > last);
     let all: Vec<&String> = own.map(|(_, tag)| tag).collect();
-    let page = &all[..if world.page == 0 { all.len() } else { world.page.min(all.len()) }];
+    let page = &all[..if env.page == 0 { all.len() } else { env.page.min(all.len()) }];
     let answer = axum::Json(json!({"name": repository, "tags": page}));
     let here = page.last().map(|last| format!("/v2/{repository}/tags/list?last={last}"));
-    match world.next_page.clone().or(here.filter(|_| page.len() < all.len())) {
+    match env.next_page.clone().or(here.filter(|_| page.len() < all.len())) {
         Some(next) => ([("link", format!("<{next}>; rel=\"next\""))], answer).into_response(),
         None => answer.into_response(),
     }
 }
 
 fn manifests(
-    world: &mut World,
+    env: &mut TestEnvironment,
     method: &Method,
     repository: &str,
     version: &str,
@@ -282,19 +282,19 @@ fn manifests(
             return status(StatusCode::BAD_REQUEST);
         }
         let digest = Digest::of(&body);
-        world.tags.insert((repository.to_owned(), version.to_owned()), digest.clone());
-        world.manifests.insert((repository.to_owned(), digest), body);
+        env.tags.insert((repository.to_owned(), version.to_owned()), digest.clone());
+        env.manifests.insert((repository.to_owned(), digest), body);
         return status(StatusCode::CREATED);
     }
-    if world.is_endless {
+    if env.is_endless {
         return endless();
     }
-    if let Some(instead) = &world.manifest_instead {
+    if let Some(instead) = &env.manifest_instead {
         return instead.clone().into_response();
     }
-    let tagged = world.tags.get(&(repository.to_owned(), version.to_owned())).cloned();
+    let tagged = env.tags.get(&(repository.to_owned(), version.to_owned())).cloned();
     let digest = tagged.or_else(|| Digest::new(version).ok());
-    let found = digest.and_then(|digest| world.manifests.get(&(repository.to_owned(), digest)));
+    let found = digest.and_then(|digest| env.manifests.get(&(repository.to_owned(), digest)));
     found.map_or_else(
         || status(StatusCode::NOT_FOUND),
         |manifest| ([("content-type", media_type(manifest))], manifest.clone()).into_response(),
@@ -302,7 +302,7 @@ fn manifests(
 }
 
 fn blobs(
-    world: &mut World,
+    env: &mut TestEnvironment,
     method: &Method,
     repository: &str,
     rest: &str,
@@ -314,36 +314,36 @@ fn blobs(
         Method::POST => {
             let mounted = field("mount").zip(field("from")).and_then(|(digest, from)| {
                 let digest = Digest::new(digest).ok()?;
-                world.blobs.get(&(from.to_owned(), digest.clone())).cloned().map(|bytes| (digest, bytes))
+                env.blobs.get(&(from.to_owned(), digest.clone())).cloned().map(|bytes| (digest, bytes))
             });
-            if let Some((digest, bytes)) = mounted.filter(|_| !world.refuses_mounts) {
-                world.blobs.insert((repository.to_owned(), digest), bytes);
+            if let Some((digest, bytes)) = mounted.filter(|_| !env.refuses_mounts) {
+                env.blobs.insert((repository.to_owned(), digest), bytes);
                 return status(StatusCode::CREATED);
             }
             let here = format!("/v2/{repository}/blobs/uploads/1?state=x");
-            with(StatusCode::ACCEPTED, "location", world.upload_elsewhere.as_ref().unwrap_or(&here))
+            with(StatusCode::ACCEPTED, "location", env.upload_elsewhere.as_ref().unwrap_or(&here))
         }
         Method::PUT => {
             let digest = Digest::of(&body);
             if field("digest") != Some(digest.to_string().as_str()) {
                 return status(StatusCode::BAD_REQUEST);
             }
-            world.blobs.insert((repository.to_owned(), digest), body);
+            env.blobs.insert((repository.to_owned(), digest), body);
             status(StatusCode::CREATED)
         }
         _ => {
-            if let Some((tag, digest)) = world.moved_meanwhile.take_if(|_| *method == Method::HEAD) {
-                world.tags.insert(tag, digest);
+            if let Some((tag, digest)) = env.moved_meanwhile.take_if(|_| *method == Method::HEAD) {
+                env.tags.insert(tag, digest);
             }
             let found =
-                Digest::new(rest).ok().and_then(|digest| world.blobs.get(&(repository.to_owned(), digest)));
-            match (found, &world.blobs_elsewhere) {
+                Digest::new(rest).ok().and_then(|digest| env.blobs.get(&(repository.to_owned(), digest)));
+            match (found, &env.blobs_elsewhere) {
                 (None, _) => status(StatusCode::NOT_FOUND),
                 (Some(_), Some(place)) => {
                     with(StatusCode::TEMPORARY_REDIRECT, "location", &format!("{place}/{rest}"))
                 }
-                (Some(_), None) if world.is_endless && *method == Method::GET => endless(),
-                (Some(bytes), None) => world.blob_instead.as_ref().unwrap_or(bytes).clone().into_response(),
+                (Some(_), None) if env.is_endless && *method == Method::GET => endless(),
+                (Some(bytes), None) => env.blob_instead.as_ref().unwrap_or(bytes).clone().into_response(),
             }
         }
     }

@@ -32,11 +32,11 @@ async fn account() -> Account {
     let digest = account.push("stoker/app", &main, &["app.main"], 1);
     let idle = cache("idle", &[("base", 400), ("idle", 70)], &json!({"stoker.line": "branch/idle"}));
     account.push("stoker/app", &idle, &["app.branch.idle"], 300);
-    let mut world = account.world();
-    world.projects.push("app".to_owned());
+    let mut env = account.env();
+    env.projects.push("app".to_owned());
     let warm = format!("type=registry,ref=registry.example/stoker/app@{digest}");
-    world.builds = vec![build(4, 4, &warm), build(3, 10, ""), build(2, 10, ""), build(1, 10, "")];
-    drop(world);
+    env.builds = vec![build(4, 4, &warm), build(3, 10, ""), build(2, 10, ""), build(1, 10, "")];
+    drop(env);
     account
 }
 
@@ -80,7 +80,7 @@ async fn programs_get_the_same_figures() {
 }
 
 #[tokio::test]
-async fn a_page_goes_where_it_is_told_to_or_nowhere() {
+async fn a_page_goes_where_it_is_reported_to_or_nowhere() {
     let account = account().await;
     let ran = account.stoker(POLICY, "report --policy POLICY --out -").await;
     assert!(ran.out.starts_with("<!DOCTYPE html>"), "{}", ran.err);
@@ -96,7 +96,7 @@ async fn a_page_goes_where_it_is_told_to_or_nowhere() {
             "{wrong}"
         );
     }
-    account.world().failing.push(("ListBuildsForProject".to_owned(), 9, "AccessDeniedException"));
+    account.env().failing.push(("ListBuildsForProject".to_owned(), 9, "AccessDeniedException"));
     let ran = account.stoker(POLICY, "report --policy POLICY --out -").await;
     assert_eq!((ran.code, ran.out.as_str()), (3, ""), "no page of half an account");
     assert!(ran.err.contains("codebuild:ListBuildsForProject"), "{}", ran.err);

@@ -6,7 +6,7 @@ use std::time::Instant;
 use jiff::SignedDuration;
 use serde_json::{Value, json};
 
-use crate::aws::{Account, Image, World, build, cache, days_ago};
+use crate::aws::{Account, Image, TestEnvironment, build, cache, days_ago};
 use crate::run::{Home, Ran};
 
 const APP: &str = "stoker/app";
@@ -39,7 +39,7 @@ fn history(line: &str, days: i64, digest: &str) -> String {
 /// A repository with one of everything, by name.
 async fn mixed() -> (Account, BTreeMap<&'static str, String>) {
     let account = Account::start().await;
-    account.world().projects.push("app".to_owned());
+    account.env().projects.push("app".to_owned());
     let mut images = BTreeMap::new();
     let mut push = |name: &'static str, manifest: &str, tags: &[&str], days| {
         images.insert(name, account.push(APP, manifest, tags, days));
@@ -68,7 +68,7 @@ async fn mixed() -> (Account, BTreeMap<&'static str, String>) {
     let digest = stoker_core::names::Digest::of(older.as_bytes()).to_string();
     push("older", &older, &[&history("main", 25, &digest)], 40);
     // Its running build was started a day ago: without the lease its line would be in use until then only.
-    account.world().builds.push(build("app", 9, true, &images["leased"], "app.export.k2"));
+    account.env().builds.push(build("app", 9, true, &images["leased"], "app.export.k2"));
     (account, images)
 }
 
@@ -185,12 +185,12 @@ async fn what_changes_meanwhile_stays() {
     let (account, images) = mixed().await;
     let (idle, orphan, export, older) =
         (images["idle"].clone(), images["orphan"].clone(), images["export"].clone(), images["older"].clone());
-    account.world().undeletable.insert(older.clone(), "a list \u{1b}[2J holds it".to_owned());
-    let (tagged, handed, gone) = (idle.clone(), orphan.clone(), export.clone());
-    account.world().meanwhile = Some((
+    account.env().undeletable.insert(older.clone(), "a list \u{1b}[2J holds it".to_owned());
+    let (tagged, inputs, gone) = (idle.clone(), orphan.clone(), export.clone());
+    account.env().meanwhile = Some((
         "DescribeImages again".to_owned(),
-        Box::new(move |world| {
-            let images = world.images.get_mut(APP).unwrap();
+        Box::new(move |env| {
+            let images = env.images.get_mut(APP).unwrap();
             images.retain(|(digest, _)| *digest != gone);
             images
                 .iter_mut()
@@ -199,7 +199,7 @@ async fn what_changes_meanwhile_stays() {
                 .1
                 .tags
                 .push("app.branch.new".to_owned());
-            world.builds.push(build("app", 10, true, &handed, "app.export.k9"));
+            env.builds.push(build("app", 10, true, &inputs, "app.export.k9"));
         }),
     ));
     let ran = account.stoker(&policy(""), "apply --policy POLICY --yes").await;
@@ -221,7 +221,7 @@ async fn what_changes_meanwhile_stays() {
 async fn a_running_build_behind_many_newer_ones_holds_its_caches() {
     let (account, images) = mixed().await;
     let newer = (100..350).map(|number| build("app", number, false, "sha256:x", "app.export.none"));
-    account.world().builds.splice(0..0, newer);
+    account.env().builds.splice(0..0, newer);
     let plan = account.stoker(&policy(LEASED), "plan --policy POLICY --json --all").await;
     let said = said(&json_of(&plan, 0), &images);
     assert_eq!(said["leased"], "wait idle-branch");
@@ -232,10 +232,10 @@ async fn a_running_build_behind_many_newer_ones_holds_its_caches() {
 async fn what_goes_while_it_is_read_is_no_gap() {
     let (account, images) = mixed().await;
     let gone = images["export"].clone();
-    let change = move |world: &mut World| {
-        world.images.get_mut(APP).unwrap().retain(|(digest, _)| *digest != gone);
+    let change = move |env: &mut TestEnvironment| {
+        env.images.get_mut(APP).unwrap().retain(|(digest, _)| *digest != gone);
     };
-    account.world().meanwhile = Some(("BatchGetImage".to_owned(), Box::new(change)));
+    account.env().meanwhile = Some(("BatchGetImage".to_owned(), Box::new(change)));
     let report = json_of(&account.stoker(&policy(""), "plan --policy POLICY --json").await, 0);
     assert_eq!((&report["totals"]["images"], &report["totals"]["delete"]), (&json!(14), &json!(4)));
     assert_eq!(report["repositories"][0].get("refused"), None);
@@ -245,13 +245,13 @@ async fn what_goes_while_it_is_read_is_no_gap() {
 async fn throttling_is_waited_for_and_told_if_it_does_not_end() {
     let (account, _) = mixed().await;
     let throttled = |name: &str, times| (name.to_owned(), times, "ThrottlingException");
-    account.world().failing =
+    account.env().failing =
         vec![throttled("DescribeImages", 1), throttled("BatchGetImage", 1), throttled("BatchDeleteImage", 1)];
     let done = json_of(&account.stoker(&policy(""), "apply --policy POLICY --yes --json").await, 0);
     assert_eq!(done["repositories"][0]["deleted"].as_array().unwrap().len(), 5);
 
     let (account, _) = mixed().await;
-    account.world().failing = vec![throttled("BatchDeleteImage", 9)];
+    account.env().failing = vec![throttled("BatchDeleteImage", 9)];
     let ran = account
         .stoker_in(&policy(""), "apply --policy POLICY --yes --json", &[("AWS_MAX_ATTEMPTS", "1")])
         .await;
@@ -277,7 +277,7 @@ async fn what_cannot_be_read_whole_is_not_deleted_from() {
         for n in 0..1000 {
             account.push(APP, &cache(&format!("many {n}"), &[], &json!({})), &[], 50);
         }
-        account.world().failing = vec![(call.to_owned(), 1, code)];
+        account.env().failing = vec![(call.to_owned(), 1, code)];
         let ran = account.stoker(&policy(""), "apply --policy POLICY --yes").await;
         assert_eq!((ran.code, ran.out.as_str()), (3, ""), "{call}: {}", ran.err);
         assert!(
@@ -289,7 +289,7 @@ async fn what_cannot_be_read_whole_is_not_deleted_from() {
         assert_eq!(account.count("BatchDeleteImage"), 0, "{call}");
     }
     let (account, images) = mixed().await;
-    account.world().unreadable.push(images["living"].clone());
+    account.env().unreadable.push(images["living"].clone());
     let ran = account.stoker(&policy(""), "apply --policy POLICY --yes").await;
     assert_eq!(ran.code, 1, "{}", ran.err);
     assert!(ran.out.contains("stoker/app: left as it is; unread manifests: 1."), "{}", ran.out);
@@ -342,7 +342,7 @@ async fn thousands_without_a_tag_are_understood() {
         (stoker_core::names::Digest::of(image.manifest.as_bytes()).to_string(), image)
     });
     let images: Vec<_> = images.collect();
-    account.world().images.insert(APP.to_owned(), images);
+    account.env().images.insert(APP.to_owned(), images);
     let start = Instant::now();
     let report = json_of(&account.stoker(&policy(""), "plan --policy POLICY --json").await, 0);
     let took = start.elapsed();
@@ -368,7 +368,7 @@ async fn thousands_without_a_tag_are_understood() {
 #[tokio::test(flavor = "multi_thread")]
 async fn hostile_names_move_no_cursor() {
     let account = Account::start().await;
-    account.world().projects.push("app".to_owned());
+    account.env().projects.push("app".to_owned());
     let bad = "\u{1b}[2Japp\u{202e}.main\r\nstoker";
     let lies = json!({"stoker.line": "branch/\u{202e}x", "stoker.commit": "77".repeat(20), "stoker.build": bad,
         "stoker.built-at": "9999-01-01T00:00:00Z", "stoker.reused-percent": "255"});
@@ -377,7 +377,7 @@ async fn hostile_names_move_no_cursor() {
     let other = cache("other", &[("a", 1)], &lies).replace("1000000", &u64::MAX.to_string());
     account.push(APP, &other, &["app.branch.x"], 90);
     let gone = account.push(APP, &cache("c", &[], &json!({})), &["app.export.x"], 90);
-    account.world().builds.push(build("app", 1, true, "sha256:x", bad));
+    account.env().builds.push(build("app", 1, true, "sha256:x", bad));
     for line in [
         "plan --policy POLICY --all",
         "explain --policy POLICY stoker/app:app.main",
@@ -393,7 +393,7 @@ async fn hostile_names_move_no_cursor() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_life_is_told() {
+async fn a_life_is_reported() {
     let (account, images) = mixed().await;
     let explain = async |image: &str, code: i32| {
         let line = format!("explain --policy POLICY --json {image}");
@@ -415,7 +415,7 @@ async fn a_life_is_told() {
 
     let leased = explain(&format!("--project app {}", &images["leased"]["sha256:".len()..][..8]), 0).await;
     assert_eq!(leased["readBy"][0]["build"], "app:9");
-    assert_eq!(leased["lastUse"]["by"], "handed");
+    assert_eq!(leased["lastUse"]["by"], "inputs");
 
     let export = explain("--project app app.export.k2", 0).await;
     assert_eq!(export["madeBy"]["knownBy"], "codebuild");
@@ -456,7 +456,7 @@ async fn a_life_is_told() {
 #[tokio::test(flavor = "multi_thread")]
 async fn globs_mean_what_codebuild_has() {
     let account = Account::start().await;
-    account.world().projects.extend(["team-web".to_owned(), "team-api".to_owned(), "alien".to_owned()]);
+    account.env().projects.extend(["team-web".to_owned(), "team-api".to_owned(), "alien".to_owned()]);
     account.push("stoker/team-web", &cache("w", &[("w", 1)], &json!({})), &["team-web.export.k"], 9);
     account.push("stoker/team-api-builds", &cache("a", &[("a", 1)], &json!({})), &["team-api.export.k"], 9);
     let policy = "version: 1\nprojects:\n  - name: team-api\n    repository: github.com/example/api\n    \
@@ -475,7 +475,7 @@ async fn globs_mean_what_codebuild_has() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_has_no_region_or_credentials_is_told() {
+async fn who_has_no_region_or_credentials_is_reported() {
     let account = Account::start().await;
     let ran = account.stoker_in(&policy(""), "plan --policy POLICY", &[("AWS_REGION", "")]).await;
     assert_eq!(ran.code, 2, "{}", ran.err);

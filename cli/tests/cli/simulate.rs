@@ -26,15 +26,15 @@ fn payload(name: &str) -> String {
 }
 
 /// Decides under a policy, with nothing looked up.
-async fn decide(policy: &str, words: &[&str], given: &str) -> Ran {
-    decide_at(policy, &[&["--offline", AT], words].concat(), given).await
+async fn simulate(policy: &str, words: &[&str], given: &str) -> Ran {
+    simulate_at(policy, &[&["--offline", AT], words].concat(), given).await
 }
 
-async fn decide_at(policy: &str, words: &[&str], given: &str) -> Ran {
+async fn simulate_at(policy: &str, words: &[&str], given: &str) -> Ran {
     let home = Home::new();
     let path = home.path().join("policy.yaml");
     std::fs::write(&path, policy).unwrap();
-    home.stoker_given(&[&["decide", "--policy", path.to_str().unwrap()], words].concat(), given).await
+    home.stoker_given(&[&["simulate", "--policy", path.to_str().unwrap()], words].concat(), given).await
 }
 
 fn json_of(ran: &Ran) -> Value {
@@ -79,9 +79,9 @@ async fn every_example_is_answered_as_the_table_has_it() {
     let examples = std::fs::read_dir(Path::new(ROOT).join("events")).unwrap();
     assert_eq!(files.len() + 1, examples.count(), "all but the README");
     for (event, policy, happens) in &rows {
-        let ran = decide(policy, &["--json", &file(event)], "").await;
+        let ran = simulate(policy, &["--json", &file(event)], "").await;
         assert_eq!(json_of(&ran)["summary"], *happens, "{event}");
-        let ran = decide(policy, &[&file(event)], "").await;
+        let ran = simulate(policy, &[&file(event)], "").await;
         assert_eq!(ran.code, 0, "{event}: {}", ran.err);
         assert!(ran.out.ends_with(&format!("In short: {happens}\n")), "{event}: {}", ran.out);
     }
@@ -99,7 +99,7 @@ async fn a_payload_alone_is_read_with_its_forge_and_event() {
         (&bitbucket, "bitbucket", "repo:push", "receive-webhook-bitbucket-push"),
     ] {
         let words = ["--json", "--forge", forge, "--event", event];
-        let told = json_of(&decide(policy, &words, &payload(name)).await);
+        let told = json_of(&simulate(policy, &words, &payload(name)).await);
         assert_eq!(told["summary"], "build branch/feature-a", "{forge}");
         assert_eq!(
             (&told["input"], &told["forge"], &told["event"]),
@@ -107,7 +107,7 @@ async fn a_payload_alone_is_read_with_its_forge_and_event() {
         );
     }
     let event = read("receive-codecommit-branch-created").to_string();
-    let told = json_of(&decide(&codecommit, &["--json", "--forge", "codecommit", "-"], &event).await);
+    let told = json_of(&simulate(&codecommit, &["--json", "--forge", "codecommit", "-"], &event).await);
     assert_eq!(told["summary"], "build branch/feature-a");
 }
 
@@ -158,14 +158,14 @@ async fn what_is_not_understood_says_what_to_do() {
         ("--at tomorrow", "", "--at"),
         ("--registry https://registry.example", "", "expected a host only"),
     ] {
-        let ran = decide(POLICY, &words.split_whitespace().collect::<Vec<_>>(), given).await;
+        let ran = simulate(POLICY, &words.split_whitespace().collect::<Vec<_>>(), given).await;
         assert_eq!((ran.code, ran.out.as_str()), (2, ""), "{words} {given:.100}: {}", ran.err);
         assert!(ran.err.contains(why), "{words} {given:.100}: {}", ran.err);
     }
-    let ran = decide_at(POLICY, &[], &request).await;
+    let ran = simulate_at(POLICY, &[], &request).await;
     assert_eq!(ran.code, 2);
     assert!(ran.err.contains("--registry") && ran.err.contains("--offline"), "{}", ran.err);
-    let ran = decide("version: 1\nprojects: [{nam: app}]\n", &[], &request).await;
+    let ran = simulate("version: 1\nprojects: [{nam: app}]\n", &[], &request).await;
     assert_eq!(ran.code, 2);
     assert!(ran.err.contains("policy.yaml:2:") && ran.err.contains("--policy"), "{}", ran.err);
 }
@@ -173,7 +173,7 @@ async fn what_is_not_understood_says_what_to_do() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_would_be_refused_is_said_and_decided_all_the_same() {
     let notes = async |request: &Value, at: &str| {
-        let told = json_of(&decide_at(POLICY, &["--offline", "--json", at], &request.to_string()).await);
+        let told = json_of(&simulate_at(POLICY, &["--offline", "--json", at], &request.to_string()).await);
         assert_eq!(told["summary"], "build branch/feature-a");
         told["notes"]
             .as_array()
@@ -200,7 +200,7 @@ async fn the_time_of_a_tick_is_that_of_the_command_line_unless_it_has_one() {
         )
     };
     let told = async |tick: &str, at: &str| {
-        let ran = decide_at(POLICY, &["--offline", "--json", &format!("--at={at}")], tick).await;
+        let ran = simulate_at(POLICY, &["--offline", "--json", &format!("--at={at}")], tick).await;
         json_of(&ran)["summary"].as_str().unwrap().to_owned()
     };
     let (even, odd) = ("2026-11-21T02:00:00Z", "2026-11-21T02:01:00Z");
@@ -215,7 +215,7 @@ async fn the_time_of_a_tick_is_that_of_the_command_line_unless_it_has_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_build_would_be_handed_is_looked_up() {
+async fn what_a_build_would_be_given_is_looked_up() {
     let fake = Fake::start().await;
     let registry = fake.address.to_string();
     let built = json!({"stoker.commit": "1".repeat(40), "stoker.build": "app:1", "stoker.built-at": "2026-11-20T08:00:00Z",
@@ -224,17 +224,17 @@ async fn what_a_build_would_be_handed_is_looked_up() {
     let main = fake.annotate("stoker/app", "app.main", &built);
     // The one commit's cache is the same as main's, the other is of no build.
     let tag = format!("app.commit.{}", "1".repeat(40));
-    fake.world().tags.insert(("stoker/app".to_owned(), tag), main.clone());
+    fake.env().tags.insert(("stoker/app".to_owned(), tag), main.clone());
     fake.put("stoker/app", &format!("app.commit.{}", "5".repeat(40)), "five");
     let words = ["--registry", &registry, AT];
     let push = file("receive-webhook-push-first");
-    let told = json_of(&decide_at(POLICY, &[&words[..], &["--json", &push]].concat(), "").await);
+    let told = json_of(&simulate_at(POLICY, &[&words[..], &["--json", &push]].concat(), "").await);
     let build = &told["events"][0]["decisions"][0]["build"];
     let looks = |build: &Value| -> Vec<(String, Value, String)> {
         let looks = build["targets"][0]["looksAt"].as_array().unwrap();
         let look = |look: &Value| {
             let why = look["why"].as_str().unwrap_or_default().to_owned();
-            (look["name"].as_str().unwrap().to_owned(), look["handed"].clone(), why)
+            (look["name"].as_str().unwrap().to_owned(), look["inputs"].clone(), why)
         };
         looks.iter().map(look).collect()
     };
@@ -263,27 +263,28 @@ async fn what_a_build_would_be_handed_is_looked_up() {
     {
         let bytes = axum::body::Bytes::from(instead.to_string());
         let digest = stoker_core::names::Digest::of(&bytes);
-        let mut world = fake.world();
-        world.manifests.insert(("stoker/app".to_owned(), digest.clone()), bytes);
-        world.tags.insert(("stoker/app".to_owned(), "app.branch.feature-a".to_owned()), digest);
+        let mut env = fake.env();
+        env.manifests.insert(("stoker/app".to_owned(), digest.clone()), bytes);
+        env.tags.insert(("stoker/app".to_owned(), "app.branch.feature-a".to_owned()), digest);
     }
     for example in ["receive-webhook-push", "resolve-cache"] {
-        let told = json_of(&decide_at(POLICY, &[&words[..], &["--json", &file(example)]].concat(), "").await);
+        let told =
+            json_of(&simulate_at(POLICY, &[&words[..], &["--json", &file(example)]].concat(), "").await);
         let looks = looks(&told["events"][0]["decisions"][0]["build"]);
         assert_eq!((&looks[0].1, &looks[1].1), (&json!(false), &json!(true)), "{looks:?}");
         assert!(!looks[0].2.is_empty() && looks[0].0.starts_with("branch"), "{looks:?}");
     }
-    let ran = decide_at(POLICY, &[&words[..], &[&file("receive-webhook-push")]].concat(), "").await;
+    let ran = simulate_at(POLICY, &[&words[..], &[&file("receive-webhook-push")]].concat(), "").await;
     assert_eq!(ran.code, 0, "{}", ran.err);
     assert!(ran.out.contains(&format!("app.main              {main}  yes")), "{}", ran.out);
     assert_eq!(fake.count("PUT", ""), 0);
 
     // A repository that is not there yet is as good as empty; a registry that does not answer is a failure.
     let elsewhere = POLICY.to_owned() + "    cache-repository: stoker/elsewhere\n";
-    let told = json_of(&decide_at(&elsewhere, &[&words[..], &["--json", &push]].concat(), "").await);
+    let told = json_of(&simulate_at(&elsewhere, &[&words[..], &["--json", &push]].concat(), "").await);
     assert_eq!(looks(&told["events"][0]["decisions"][0]["build"])[0].2, "nothing is there");
-    fake.world().status = Some(axum::http::StatusCode::SERVICE_UNAVAILABLE);
-    let ran = decide_at(POLICY, &[&words[..], &[&push]].concat(), "").await;
+    fake.env().status = Some(axum::http::StatusCode::SERVICE_UNAVAILABLE);
+    let ran = simulate_at(POLICY, &[&words[..], &[&push]].concat(), "").await;
     assert_eq!((ran.code, ran.err.contains("cannot look up the caches of app")), (3, true), "{}", ran.err);
 }
 
@@ -296,9 +297,9 @@ async fn what_is_too_large_for_a_variable_is_said() {
         targets.join(", ")
     );
     let push = file("receive-webhook-push");
-    let ran = decide_at(&policy, &[AT, "--offline", &push], "").await;
+    let ran = simulate_at(&policy, &[AT, "--offline", &push], "").await;
     assert!(ran.out.contains("  left out    STOKER_BAKE: "), "{}{}", ran.out, ran.err);
-    let told = json_of(&decide_at(&policy, &[AT, "--offline", "--json", &push], "").await);
+    let told = json_of(&simulate_at(&policy, &[AT, "--offline", "--json", &push], "").await);
     let build = &told["events"][0]["decisions"][0]["build"];
     assert!(build["leftOut"].is_string() && build["environment"].get("STOKER_BAKE").is_none());
 }
@@ -324,7 +325,7 @@ async fn why_a_new_branch_builds_all_of_a_monorepo_is_said() {
     };
     let words = ["--forge", "github", "--event", "push", "--json"];
     let texts = async |created: bool| {
-        let told = json_of(&decide(&policy, &words, &push(created)).await);
+        let told = json_of(&simulate(&policy, &words, &push(created)).await);
         let decisions = told["events"][0]["decisions"].as_array().unwrap().iter();
         let of = |entry: &Value| {
             (entry["rule"].as_str().unwrap().to_owned(), entry["text"].as_str().unwrap().to_owned())
@@ -347,7 +348,8 @@ async fn json_is_for_programs() {
     let policy = POLICY.to_owned()
         + "    targets: [{ name: api, platforms: [linux/amd64, linux/arm64] }, { name: worker }]\n";
     let words = ["--json", "--registry", "registry.example"];
-    let told = json_of(&decide(&policy, &[&words[..], &[&file("receive-webhook-push")]].concat(), "").await);
+    let told =
+        json_of(&simulate(&policy, &[&words[..], &[&file("receive-webhook-push")]].concat(), "").await);
     assert_eq!(keys(&told), ["event", "events", "forge", "input", "notes", "offline", "policy", "summary"]);
     let event = &told["events"][0];
     assert_eq!(keys(event), ["decisions", "kind", "repository", "summary"]);
@@ -384,11 +386,11 @@ async fn json_is_for_programs() {
             target["flags"].as_str().unwrap().contains(&format!("ref=registry.example/stoker/app:{tag},"))
         );
     }
-    let told = json_of(&decide(POLICY, &["--json", &file("receive-webhook-ping")], "").await);
+    let told = json_of(&simulate(POLICY, &["--json", &file("receive-webhook-ping")], "").await);
     assert_eq!((&told["ignored"], &told["events"]), (&json!("pong"), &json!([])));
     let forks = POLICY.to_owned() + "    builds: { forks: { build: read-only, project: app-forks } }\n";
     let told =
-        json_of(&decide(&forks, &["--json", &file("receive-webhook-pull-request-from-fork")], "").await);
+        json_of(&simulate(&forks, &["--json", &file("receive-webhook-pull-request-from-fork")], "").await);
     let build = &told["events"][0]["decisions"][0]["build"];
     assert_eq!(
         (&build["trust"], &build["runBy"], &build["reference"]),
@@ -407,32 +409,32 @@ async fn names_from_outside_do_nothing_to_a_terminal() {
     };
     let mut push: Value = serde_json::from_str(&payload("receive-webhook-push")).unwrap();
     push["ref"] = "refs/heads/\u{202e}evil`$(x)|".into();
-    let ran = decide(POLICY, &["--forge", "github", "--event", "push"], &push.to_string()).await;
+    let ran = simulate(POLICY, &["--forge", "github", "--event", "push"], &push.to_string()).await;
     assert_eq!(ran.code, 0, "{}", ran.err);
     assert!(clean(&ran.out) && ran.out.contains("\\u{202e}evil"), "{}", ran.out);
     push["ref"] = "refs/heads/\u{1b}[31m".into();
-    let ran = decide(POLICY, &["--forge", "github", "--event", "push"], &push.to_string()).await;
+    let ran = simulate(POLICY, &["--forge", "github", "--event", "push"], &push.to_string()).await;
     assert!(ran.code == 2 && clean(&ran.err), "{}", ran.err);
-    let ran = decide(POLICY, &["--forge", "github", "--event", "\u{1b}]0;x\u{7}"], &push.to_string()).await;
+    let ran = simulate(POLICY, &["--forge", "github", "--event", "\u{1b}]0;x\u{7}"], &push.to_string()).await;
     assert!(ran.code == 0 && clean(&ran.out), "{}", ran.out);
-    let ran = decide(POLICY, &[], "{\"project\":\"app\",\"\u{1b}[2J\":1}").await;
+    let ran = simulate(POLICY, &[], "{\"project\":\"app\",\"\u{1b}[2J\":1}").await;
     assert_eq!(ran.code, 2);
-    let ran = decide(POLICY, &[], r#"{"project":"app","\u001b[2J":1}"#).await;
+    let ran = simulate(POLICY, &[], r#"{"project":"app","\u001b[2J":1}"#).await;
     assert!(ran.code == 2 && clean(&ran.err), "{}", ran.err);
-    let ran = decide(POLICY, &[], r#"{"source":"\u001b","detail-type":"\u001b[2J","detail":{}}"#).await;
+    let ran = simulate(POLICY, &[], r#"{"source":"\u001b","detail-type":"\u001b[2J","detail":{}}"#).await;
     assert!(ran.code == 2 && clean(&ran.err), "{}", ran.err);
 
     // What signs a webhook is no part of the answer.
     let request = read("receive-webhook-gitlab-push");
     let token = request["headers"]["x-gitlab-token"].as_str().unwrap();
     for words in [&["--json"][..], &[]] {
-        let ran = decide(POLICY, words, &request.to_string()).await;
+        let ran = simulate(POLICY, words, &request.to_string()).await;
         assert!(ran.code == 0 && !ran.out.contains(token) && !ran.err.contains(token), "{}", ran.out);
     }
 }
 
 #[tokio::test]
-async fn a_build_that_asks_is_told_why_it_only_reads() {
+async fn a_build_that_asks_is_reported_why_it_only_reads() {
     let main_only = format!("{POLICY}    export: {{ builds: main }}\n");
     let commit = "ab".repeat(20);
     for (policy, question, why) in [
@@ -450,7 +452,7 @@ async fn a_build_that_asks_is_told_why_it_only_reads() {
         ),
         (POLICY, json!({"project": "app", "branch": "topic", "commit": commit}), ""),
     ] {
-        let decided = json_of(&decide(policy, &["--json"], &question.to_string()).await);
+        let decided = json_of(&simulate(policy, &["--json"], &question.to_string()).await);
         let text = decided["events"][0]["decisions"][0]["text"].as_str().unwrap();
         assert_eq!(text.contains("this one only reads"), !why.is_empty(), "{text}");
         assert!(text.contains(why), "{text}");

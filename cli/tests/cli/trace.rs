@@ -1,4 +1,4 @@
-//! What `stoker story` tells of a commit, from which source, and what it says where one is silent.
+//! What `stoker trace` tells of a commit, from which source, and what it says where one is silent.
 
 use serde_json::{Value, json};
 
@@ -55,9 +55,9 @@ async fn merged() -> Account {
         "stoker.merged-at": "2026-01-02T01:00:00Z", "stoker.parent": old});
     let main = account.push(REPOSITORY, &cache("main", &[("a", 1), ("base", 10)], &main), &["app.main"], 0);
     let reads = |digest: &str| format!("type=registry,ref=registry.example/stoker/app@{digest}");
-    let mut world = account.world();
-    world.projects = vec!["app".to_owned(), "other".to_owned()];
-    world.builds = vec![
+    let mut env = account.env();
+    env.projects = vec!["app".to_owned(), "other".to_owned()];
+    env.builds = vec![
         build(
             2,
             "IN_PROGRESS",
@@ -84,34 +84,34 @@ async fn merged() -> Account {
         build(0, "FAILED", (30, Some(30)), &[("STOKER_LINE", "main"), ("STOKER_COMMIT", &"ff".repeat(20))]),
     ];
     let group = "/aws/lambda/stoker-start-build".to_owned();
-    world.resources.push(("StartBuildLogs".to_owned(), "AWS::Logs::LogGroup".to_owned(), group.clone()));
+    env.resources.push(("StartBuildLogs".to_owned(), "AWS::Logs::LogGroup".to_owned(), group.clone()));
     let line = json!({"timestamp": "2026-01-01T23:59:02Z", "level": "INFO", "message": "not built", "project.name": "app",
         "policy.rule": "builds.paths\u{1b}[31m", "span": {"event.kind": "BranchPushed", "git.commit": commit}});
-    world.log = vec![
+    env.log = vec![
         (line.to_string(), format!("123456789012:{group}")),
         ("REPORT RequestId: 1".to_owned(), format!("123456789012:{group}")),
     ];
-    drop(world);
+    drop(env);
     account
 }
 
-async fn story(account: &Account, more: &str) -> Ran {
-    account.stoker(POLICY, &format!("story --policy POLICY {more}")).await
+async fn trace(account: &Account, more: &str) -> Ran {
+    account.stoker(POLICY, &format!("trace --policy POLICY {more}")).await
 }
 
 #[tokio::test]
 async fn it_tells_a_commits_life_from_all_sources() {
     let account = merged().await;
-    let ran = story(&account, "ab12ab1").await;
+    let ran = trace(&account, "ab12ab1").await;
     assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{}", ran.out);
     let has = |words: &[&str]| ran.out.lines().any(|line| words.iter().all(|word| line.contains(word)));
     assert!(has(&[&format!("commit {}", commit())]), "{}", ran.out);
     assert!(has(&["2026-01-01T23:59:00Z", "pushed to branch/feature-a"]), "{}", ran.out);
-    assert!(has(&["build app:1 of branch/feature-a started (push); handed main"]), "{}", ran.out);
+    assert!(has(&["build app:1 of branch/feature-a started (push); inputs main"]), "{}", ran.out);
     assert!(has(&["build app:1 succeeded after 90 s; 80 % of its steps reused"]), "{}", ran.out);
     assert!(has(&["its build was promoted", &format!("app.commit.{}", commit())]), "{}", ran.out);
     assert!(has(&["2026-01-02T01:00:00Z", "ecr", "merged into main"]), "{}", ran.out);
-    assert!(has(&["build app:2 of main, which brings it by a merge, started; handed main"]), "{}", ran.out);
+    assert!(has(&["build app:2 of main, which brings it by a merge, started; inputs main"]), "{}", ran.out);
     assert!(
         has(&["log stoker-start-build", "not built", "policy.rule=builds.paths\\u{1b}[31m"]),
         "{}",
@@ -119,7 +119,7 @@ async fn it_tells_a_commits_life_from_all_sources() {
     );
     assert!(has(&["stoker/app@sha256:", "app.main", "the last that was merged into it"]), "{}", ran.out);
     assert!(!ran.out.contains("app:0 "), "another commit's build: {}", ran.out);
-    let asked = account.world().queries.clone();
+    let asked = account.env().queries.clone();
     assert_eq!(asked[0]["logGroupNames"], json!(["/aws/lambda/stoker-start-build"]));
     let query = asked[0]["queryString"].as_str().unwrap();
     assert!(query.contains(&format!("@message like \"{}\" or @message like \"app:1\"", commit())), "{query}");
@@ -128,7 +128,7 @@ async fn it_tells_a_commits_life_from_all_sources() {
 #[tokio::test]
 async fn programs_read_the_same() {
     let account = merged().await;
-    let ran = story(&account, &format!("{} --project app --json", commit())).await;
+    let ran = trace(&account, &format!("{} --project app --json", commit())).await;
     assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{}", ran.out);
     let told: Value = serde_json::from_str(&ran.out).unwrap();
     let roles: Vec<&str> =
@@ -138,7 +138,7 @@ async fn programs_read_the_same() {
         (&told["builds"][0]["seconds"], &told["builds"][0]["reusedPercent"]),
         (&json!(90), &json!(80))
     );
-    assert_eq!(told["builds"][0]["handed"][0]["line"], "main");
+    assert_eq!(told["builds"][0]["inputs"][0]["line"], "main");
     let holds: Vec<&str> =
         told["caches"].as_array().unwrap().iter().map(|of| of["holds"].as_str().unwrap()).collect();
     assert_eq!(holds.iter().filter(|holds| **holds == "built").count(), 1, "{holds:?}");
@@ -152,42 +152,42 @@ async fn programs_read_the_same() {
 #[tokio::test]
 async fn a_silent_source_is_named_and_the_others_tell_the_rest() {
     let account = merged().await;
-    account.world().failing.push(("StartQuery".to_owned(), 9, "AccessDeniedException"));
-    let ran = story(&account, "ab12ab1").await;
+    account.env().failing.push(("StartQuery".to_owned(), 9, "AccessDeniedException"));
+    let ran = trace(&account, "ab12ab1").await;
     assert_eq!(ran.code, 0, "{}", ran.err);
     assert!(ran.out.contains("logs: you may not call logs:StartQuery"), "{}", ran.out);
     assert!(ran.out.contains("merged into main"), "{}", ran.out);
-    let ran = story(&account, "ab12ab1 --no-logs").await;
+    let ran = trace(&account, "ab12ab1 --no-logs").await;
     assert!(ran.out.contains("logs: --no-logs was given"), "{}", ran.out);
-    account.world().failing.push(("ListBuildsForProject".to_owned(), 9, "AccessDeniedException"));
-    let ran = story(&account, "ab12ab1 --no-logs").await;
+    account.env().failing.push(("ListBuildsForProject".to_owned(), 9, "AccessDeniedException"));
+    let ran = trace(&account, "ab12ab1 --no-logs").await;
     assert_eq!(ran.code, 0, "{}", ran.err);
     assert!(ran.out.contains("not all is known, codebuild: codebuild:ListBuildsForProject"), "{}", ran.out);
     assert!(ran.out.contains("merged into main"), "{}", ran.out);
-    account.world().failing.push(("DescribeImages".to_owned(), 9, "AccessDeniedException"));
-    let ran = story(&account, "ab12ab1 --no-logs").await;
+    account.env().failing.push(("DescribeImages".to_owned(), 9, "AccessDeniedException"));
+    let ran = trace(&account, "ab12ab1 --no-logs").await;
     assert_eq!(ran.code, 3, "nobody tells anything: {}", ran.out);
-    account.world().failing.clear();
-    account.world().resources.clear();
-    let ran = story(&account, "ab12ab1 --stack there").await;
+    account.env().failing.clear();
+    account.env().resources.clear();
+    let ran = trace(&account, "ab12ab1 --stack there").await;
     assert!(ran.out.contains("logs: the stack there has no log groups"), "{}", ran.out);
 }
 
 #[tokio::test]
 async fn what_nobody_knows_is_a_no_and_what_is_no_commit_an_error() {
     let account = merged().await;
-    account.world().log.clear();
-    let ran = story(&account, &"99".repeat(20)).await;
+    account.env().log.clear();
+    let ran = trace(&account, &"99".repeat(20)).await;
     assert_eq!(ran.code, 1, "{}", ran.out);
     assert!(ran.out.contains("nobody knows it"), "{}", ran.out);
     for wrong in
         ["ab12ab", "not-a-commit", "ab12ab1 --project nobody", "ab12ab1 --repository github.com/example/none"]
     {
-        assert_eq!(story(&account, wrong).await.code, 2, "{wrong}");
+        assert_eq!(trace(&account, wrong).await.code, 2, "{wrong}");
     }
-    account.world().builds[2]["environment"]["environmentVariables"][1]["value"] =
+    account.env().builds[2]["environment"]["environmentVariables"][1]["value"] =
         json!(format!("ab12ab1{}", "0".repeat(33)));
-    let ran = story(&account, "ab12ab1").await;
+    let ran = trace(&account, "ab12ab1").await;
     assert_eq!(ran.code, 2, "{}", ran.out);
     assert!(ran.err.contains("2 commits begin with ab12ab1"), "{}", ran.err);
 }

@@ -42,7 +42,7 @@ async fn other_repositories_blobs_are_mounted() {
 async fn what_a_registry_does_not_mount_is_copied() {
     let fake = Fake::start().await;
     let (a, b) = (fake.put("app", "a", "one two"), fake.put("builds", "b", "three"));
-    fake.world().refuses_mounts = true;
+    fake.env().refuses_mounts = true;
     let into = fake.reference("trusted", "main");
     let ran = stoker(&format!("cache merge {a} {b} --into {into}")).await;
     assert_eq!(ran.code, 0, "{}", ran.err);
@@ -76,8 +76,8 @@ async fn an_image_is_never_overwritten() {
     let manifest =
         br#"{"schemaVersion":2,"config":{"mediaType":"application/vnd.oci.image.config.v1+json"}}"#;
     let digest = stoker_core::names::Digest::of(manifest);
-    fake.world().manifests.insert(("app".to_owned(), digest.clone()), manifest.as_slice().into());
-    fake.world().tags.insert(("app".to_owned(), "latest".to_owned()), digest);
+    fake.env().manifests.insert(("app".to_owned(), digest.clone()), manifest.as_slice().into());
+    fake.env().tags.insert(("app".to_owned(), "latest".to_owned()), digest);
     let ran = stoker(&format!("cache merge {a} {b} --into {}", fake.reference("app", "latest"))).await;
     assert_eq!((ran.code, ran.err.contains("not a cache")), (1, true), "{}", ran.err);
     assert_eq!(fake.count("P", "/"), 0);

@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent};
 use jiff::Timestamp;
 use stoker_core::error::{CallError, Disposition};
-use stoker_core::event::{Envelope, Event, RetainWanted, Tick};
+use stoker_core::event::{Envelope, Event, RetentionRequested, Tick};
 use stoker_core::names::Line;
 use stoker_core::policy::Policy;
 use stoker_core::ports::{ListProjects, Publish};
-use stoker_core::retain::{Action, Applied, Gone, Rule, Verdict, by_repository, enforce};
+use stoker_core::retain::{Action, Applied, DeletedLine, Rule, Verdict, by_repository, enforce};
 use stoker_core::schedule;
 use stoker_core::schedule::all_projects;
 use stoker_lambda::log;
@@ -44,7 +44,9 @@ pub async fn handle(
                 tick_of_the_night(ports, policy, *tick, at).await.map(|()| false)
             }
             // What a running build holds is left to the next night.
-            Event::RetainWanted(wanted) => handle_wanted(wanted, policy, ports, now).await.map(|()| false),
+            Event::RetentionRequested(wanted) => {
+                handle_wanted(wanted, policy, ports, now).await.map(|()| false)
+            }
             _ => {
                 // In a box, as the compiler lays out only so many futures within each other.
                 let gone = Box::pin(handle_gone(&envelope, policy, ports, now));
@@ -72,14 +74,14 @@ async fn tick_of_the_night(
     let turns = repositories.filter(|(repository, _)| schedule::is_turn_of(repository.as_str(), tick, at));
     let turns = turns.map(|(repository, projects)| {
         let projects = projects.into_iter().map(|project| project.name).collect();
-        Event::RetainWanted(RetainWanted { repository, projects })
+        Event::RetentionRequested(RetentionRequested { repository, projects })
     });
     schedule::put(ports, &turns.collect::<Vec<_>>()).await
 }
 
 /// Handles one repository's turn in the night.
 async fn handle_wanted(
-    wanted: &RetainWanted,
+    wanted: &RetentionRequested,
     policy: &Policy,
     ports: &impl Ports,
     now: Timestamp,
@@ -87,7 +89,7 @@ async fn handle_wanted(
     let names: BTreeSet<_> = wanted.projects.iter().collect();
     let projects = names.into_iter().filter_map(|name| policy.project(name)).collect();
     if let Some(projects) = by_repository(projects).remove(&wanted.repository) {
-        tell(&enforce(ports, &wanted.repository, &projects, Vec::new(), now).await?, now);
+        report(&enforce(ports, &wanted.repository, &projects, Vec::new(), now).await?, now);
     }
     Ok(())
 }
@@ -106,11 +108,13 @@ async fn handle_gone(
     let mut held = false;
     for project in policy.projects_of(repository) {
         // The repository may hold other projects' caches: those are not named here, and what is not named is kept.
-        let gone =
-            project.scopes().map(|scope| Gone { scope: scope.clone(), line: line.key(), at }).collect();
+        let gone = project
+            .scopes()
+            .map(|scope| DeletedLine { scope: scope.clone(), line: line.key(), at })
+            .collect();
         let repository = project.cache_repository.clone();
         let applied = enforce(ports, &repository, &[project], gone, now).await?;
-        tell(&applied, now);
+        report(&applied, now);
         held |= applied.applied && applied.plan.of(Action::Wait).next().is_some();
     }
     Ok(held)
@@ -131,7 +135,7 @@ fn gone(event: &Event) -> Option<(&stoker_core::names::Repository, Line)> {
     }
 }
 
-fn tell(applied: &Applied, now: Timestamp) {
+fn report(applied: &Applied, now: Timestamp) {
     let plan = &applied.plan;
     for verdict in plan.verdicts.iter().filter(|verdict| verdict.action != Action::Keep) {
         tracing::info!(

@@ -6,21 +6,21 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent, SqsMessage};
-use buildkit_cache::{SAFE_SIZE, Warmth};
+use buildkit_cache::{CacheHitRate, SAFE_SIZE};
 use jiff::{SignedDuration, Timestamp};
 use stoker_core::error::{Disposition, chain};
-use stoker_core::event::{Envelope, Event, PromotionFailed, Turn, WarmthFell};
+use stoker_core::event::{CacheHitRateDropped, Envelope, Event, PromotionFailed, Turn};
 use stoker_core::names::{Commit, Digest, Line, ProjectName};
 use stoker_core::policy::{Policy, Project};
 use stoker_core::ports::{ListProjects, Publish};
-use stoker_core::promote::reconcile::{self, sweep};
-use stoker_core::promote::{self, Answer, Hint, Outcome, Shares, Warmed, promote_in_turn};
+use stoker_core::promote::reconcile::{self, reconcile};
+use stoker_core::promote::{self, Answer, MeasuredBuild, Outcome, PromotionTrigger, Shares, promote_in_turn};
 use stoker_core::schedule;
 use stoker_lambda::log;
 use stoker_lambda::metrics::{self, Metric};
 use tracing::Span;
 
-/// The ports that promotion needs, those of the sweep included.
+/// The ports that promotion needs, those of the reconciliation included.
 pub trait Ports: reconcile::Ports + ListProjects + Publish {}
 impl<P: reconcile::Ports + ListProjects + Publish> Ports for P {}
 
@@ -31,7 +31,7 @@ const WARM_PERCENT: u8 = 50;
 const TIME: Duration = Duration::from_secs(70);
 
 /// Projects that have lost something, each with the messages that say so.
-type Sweeps = BTreeMap<ProjectName, (Project, Vec<String>)>;
+type Drifted = BTreeMap<ProjectName, (Project, Vec<String>)>;
 
 /// Behind a message that has waited for so long others wait, too.
 const LATE: SignedDuration = SignedDuration::from_secs(10);
@@ -63,10 +63,10 @@ pub async fn handle(
     instance: &Instance,
     now: Timestamp,
 ) -> SqsBatchResponse {
-    let begun = Instant::now();
+    let started = Instant::now();
     let mut messages = Vec::new();
-    let mut hints = Vec::new();
-    let mut found = Sweeps::new();
+    let mut triggers = Vec::new();
+    let mut found = Drifted::new();
     let mut failed = Vec::new();
     for message in &batch.records {
         let envelope = match Envelope::parse(message.body.as_deref().unwrap_or_default()) {
@@ -78,28 +78,30 @@ pub async fn handle(
         };
         let id = message.message_id.clone().unwrap_or_default();
         match &envelope.event {
-            Event::NightlySweep(tick) => {
+            Event::NightlyReconcile(tick) => {
                 let at = schedule::due(&envelope, &message.attributes, now);
-                if let Err(error) = schedule::put_turns(ports, policy, *tick, at, Event::SweepWanted).await {
+                if let Err(error) =
+                    schedule::put_turns(ports, policy, *tick, at, Event::ReconcileRequested).await
+                {
                     log(error.disposition(), &error);
                     failed.push(id);
                 }
             }
-            Event::SweepWanted(Turn { project }) => {
-                if let Err(error) = look(ports, policy, project, now).await {
+            Event::ReconcileRequested(Turn { project }) => {
+                if let Err(error) = check(ports, policy, project, now).await {
                     log(error.disposition(), &error);
                     failed.push(id);
                 }
             }
-            Event::SweepFound(Turn { project }) => {
+            Event::DriftFound(Turn { project }) => {
                 let Some(project) = policy.project(project) else { continue };
                 let (_, ids) = found.entry(project.name.clone()).or_insert((project, Vec::new()));
                 ids.push(id);
             }
             event => {
                 let span = event.span();
-                let Some(hint) = Hint::of(event) else {
-                    span.in_scope(|| tracing::debug!("no hint"));
+                let Some(trigger) = PromotionTrigger::of(event) else {
+                    span.in_scope(|| tracing::debug!("no trigger"));
                     continue;
                 };
                 let at = [event.signed_at(), envelope.time].into_iter().flatten().min();
@@ -110,22 +112,22 @@ pub async fn handle(
                     at,
                     sent_at: sent_at(message),
                 });
-                hints.push(hint.known_at(at));
+                triggers.push(trigger.known_at(at));
             }
         }
     }
-    let answers = promote_all(ports, policy, instance, (&messages, &hints), now).await;
-    notify(ports, &answers, &hints, &messages).await;
-    let done = now + SignedDuration::try_from(begun.elapsed()).unwrap_or_default();
+    let answers = promote_all(ports, policy, instance, (&messages, &triggers), now).await;
+    notify(ports, &answers, &triggers, &messages).await;
+    let done = now + SignedDuration::try_from(started.elapsed()).unwrap_or_default();
     measure_lines(&answers, done);
-    for ((message, hint), answer) in messages.into_iter().zip(&hints).zip(&answers) {
+    for ((message, trigger), answer) in messages.into_iter().zip(&triggers).zip(&answers) {
         let _in_span = message.span.enter();
-        measure_age(hint, answer, message.at, done);
-        if !tell_all(answer, message.again, now) {
+        measure_age(trigger, answer, message.at, done);
+        if !report_all(answer, message.again, now) {
             failed.push(message.id);
         }
     }
-    failed.extend(swept(ports, policy, found, now).await);
+    failed.extend(reconciled(ports, policy, found, now).await);
     let mut response = SqsBatchResponse::default();
     response.set_failures(failed);
     response
@@ -148,21 +150,25 @@ async fn promote_all(
     ports: &impl Ports,
     policy: &Policy,
     instance: &Instance,
-    (messages, hints): (&[Message], &[Hint]),
+    (messages, triggers): (&[Message], &[PromotionTrigger]),
     now: Timestamp,
 ) -> Vec<Answer> {
-    let begun = tokio::time::Instant::now();
+    let started = tokio::time::Instant::now();
     let waited = |message: &Message| message.sent_at.map(|sent_at| now.duration_since(sent_at));
     let turn = (&instance.shares, messages.iter().filter_map(waited).max() > Some(LATE));
-    let mut answers: Vec<Answer> = hints.iter().map(|_| Ok(Vec::new())).collect();
-    let (again, first): (Vec<usize>, Vec<usize>) = (0..hints.len()).partition(|&place| messages[place].again);
+    let mut answers: Vec<Answer> = triggers.iter().map(|_| Ok(Vec::new())).collect();
+    let (again, first): (Vec<usize>, Vec<usize>) =
+        (0..triggers.len()).partition(|&place| messages[place].again);
     let alone = again.into_iter().map(|place| vec![place]);
     for places in [first].into_iter().chain(alone).filter(|places| !places.is_empty()) {
-        let group: Vec<Hint> = places.iter().map(|&place| hints[place].clone()).collect();
-        let promoted = if begun.elapsed() < TIME {
+        let group: Vec<PromotionTrigger> = places.iter().map(|&place| triggers[place].clone()).collect();
+        let promoted = if started.elapsed() < TIME {
             promote_in_turn(ports, policy, &group, turn, now).await
         } else {
-            group.iter().map(|hint| Err(Arc::new(promote::Error::NoTime { of: hint.to_string() }))).collect()
+            group
+                .iter()
+                .map(|trigger| Err(Arc::new(promote::Error::NoTime { of: trigger.to_string() })))
+                .collect()
         };
         for (place, answer) in places.into_iter().zip(promoted) {
             answers[place] = answer;
@@ -172,7 +178,7 @@ async fn promote_all(
 }
 
 /// Looks what a project has lost. Most have lost nothing, and keep nobody waiting whose line is to move.
-async fn look(
+async fn check(
     ports: &impl Ports,
     policy: &Policy,
     project: &ProjectName,
@@ -180,23 +186,24 @@ async fn look(
 ) -> Result<(), promote::Error> {
     let Some(project) = policy.project(project) else { return Ok(()) };
     if reconcile::is_wanted(ports, &project, now).await? {
-        ports.publish(&[Event::SweepFound(Turn { project: project.name })]).await?;
+        ports.publish(&[Event::DriftFound(Turn { project: project.name })]).await?;
     }
     Ok(())
 }
 
 /// Makes good what projects have lost; answers the messages of those where that failed.
-async fn swept(ports: &impl Ports, policy: &Policy, found: Sweeps, now: Timestamp) -> Vec<String> {
+async fn reconciled(ports: &impl Ports, policy: &Policy, found: Drifted, now: Timestamp) -> Vec<String> {
     let (projects, ids): (Vec<Project>, Vec<Vec<String>>) = found.into_values().unzip();
     let mut failed = Vec::new();
-    for ((answers, ids), project) in sweep(ports, policy, &projects, now).await.iter().zip(ids).zip(&projects)
+    for ((answers, ids), project) in
+        reconcile(ports, policy, &projects, now).await.iter().zip(ids).zip(&projects)
     {
         notify(ports, answers, &[], &[]).await;
         measure_lines(answers, now);
         let drift = drift(answers);
-        metrics::put(now, &[project.name.as_str()], &[(Metric::SweepDrift, drift)]);
-        let left = answers.iter().filter(|answer| !tell_all(answer, false, now)).count();
-        tracing::info!(project.name = %project.name, hints = answers.len(), drift, failed = left, "sweep");
+        metrics::put(now, &[project.name.as_str()], &[(Metric::DriftRepaired, drift)]);
+        let left = answers.iter().filter(|answer| !report_all(answer, false, now)).count();
+        tracing::info!(project.name = %project.name, triggers = answers.len(), drift, failed = left, "reconcile");
         if left > 0 {
             failed.extend(ids);
         }
@@ -205,18 +212,23 @@ async fn swept(ports: &impl Ports, policy: &Policy, found: Sweeps, now: Timestam
 }
 
 /// Puts on the bus what people may want to be told. Whoever is not told finds it in the log.
-async fn notify(ports: &impl Publish, answers: &[Answer], hints: &[Hint], messages: &[Message]) {
+async fn notify(
+    ports: &impl Publish,
+    answers: &[Answer],
+    triggers: &[PromotionTrigger],
+    messages: &[Message],
+) {
     let outcomes = answers.iter().flatten().flatten();
-    let hopeless = answers.iter().zip(hints).zip(messages).filter_map(|((answer, hint), message)| {
+    let hopeless = answers.iter().zip(triggers).zip(messages).filter_map(|((answer, trigger), message)| {
         let error = answer.as_ref().err().filter(|error| is_hopeless(error, message.again))?;
-        let (of, why) = (hint.to_string(), chain(&**error));
+        let (of, why) = (trigger.to_string(), chain(&**error));
         Some(Event::PromotionFailed(PromotionFailed { of, why }))
     });
     let notices: Vec<Event> = outcomes.flat_map(notices).chain(hopeless).collect();
     if !notices.is_empty()
         && let Err(error) = ports.publish(&notices).await
     {
-        tracing::warn!(error = chain(&error), "nobody is told of it");
+        tracing::warn!(error = chain(&error), "nobody is notified of it");
     }
 }
 
@@ -224,13 +236,19 @@ fn notices(outcome: &Outcome) -> Vec<Event> {
     match outcome {
         Outcome::Failed(failed) => vec![Event::BuildFailed(failed.clone())],
         Outcome::Moved { line: Line::Main, project, builds, .. } => {
-            let fell = builds.iter().filter_map(|Warmed { build, warmth, before_percent, .. }| {
-                let (reused_percent, before_percent) = (warmth.reused_percent()?, (*before_percent)?);
-                (before_percent >= WARM_PERCENT && reused_percent < before_percent / 2).then(|| {
-                    let (project, build) = (project.clone(), build.clone());
-                    Event::WarmthFell(WarmthFell { project, build, reused_percent, before_percent })
-                })
-            });
+            let fell =
+                builds.iter().filter_map(|MeasuredBuild { build, hit_rate, before_percent, .. }| {
+                    let (reused_percent, before_percent) = (hit_rate.reused_percent()?, (*before_percent)?);
+                    (before_percent >= WARM_PERCENT && reused_percent < before_percent / 2).then(|| {
+                        let (project, build) = (project.clone(), build.clone());
+                        Event::CacheHitRateDropped(CacheHitRateDropped {
+                            project,
+                            build,
+                            reused_percent,
+                            before_percent,
+                        })
+                    })
+                });
             fell.collect()
         }
         _ => Vec::new(),
@@ -246,13 +264,13 @@ fn is_hopeless(error: &promote::Error, again: bool) -> bool {
     }
 }
 
-/// Tells what came of a hint; false if it has to be tried again. What is of no use to try is let go: people are told, and the
-/// nightly sweep tries it once more.
-fn tell_all(answer: &Answer, again: bool, now: Timestamp) -> bool {
+/// Tells what came of a hint; false if it has to be tried again. What is of no use to try is let go: people are notified, and the
+/// nightly reconciliation tries it once more.
+fn report_all(answer: &Answer, again: bool, now: Timestamp) -> bool {
     match answer {
         Ok(outcomes) => {
             for outcome in outcomes {
-                tell(outcome, now);
+                report(outcome, now);
             }
             true
         }
@@ -267,7 +285,7 @@ fn tell_all(answer: &Answer, again: bool, now: Timestamp) -> bool {
     }
 }
 
-fn tell(outcome: &Outcome, now: Timestamp) {
+fn report(outcome: &Outcome, now: Timestamp) {
     match outcome {
         Outcome::Moved { line, to, project, records, size, merged, on_probation, builds } => {
             let merged = merged.iter().map(Commit::as_str).collect::<Vec<_>>().join(" ");
@@ -275,15 +293,15 @@ fn tell(outcome: &Outcome, now: Timestamp) {
                 %line, project.name = %project, cache.digest = %to, cache.records = records, cache.import_bytes = size,
                 cache.probation_records = on_probation, git.merged = merged, "line moved"
             );
-            for Warmed { build, commit, warmth, saved_seconds, .. } in builds {
+            for MeasuredBuild { build, commit, hit_rate, saved_seconds, .. } in builds {
                 tracing::info!(
                     %line, project.name = %project, build.id = build, git.commit = %commit, cache.digest = %to,
-                    steps.reused_count = warmth.reused, steps.built_count = warmth.built(),
-                    layers.reused_bytes = warmth.reused_bytes, layers.built_bytes = warmth.built_bytes,
+                    steps.reused_count = hit_rate.reused, steps.built_count = hit_rate.built(),
+                    layers.reused_bytes = hit_rate.reused_bytes, layers.built_bytes = hit_rate.built_bytes,
                     build.saved_seconds = saved_seconds,
-                    "how warm the build was"
+                    "the cache hit rate of the build"
                 );
-                measure(project, line, warmth, *saved_seconds, now);
+                measure(project, line, hit_rate, *saved_seconds, now);
             }
         }
         Outcome::Failed(failed) => {
@@ -293,14 +311,20 @@ fn tell(outcome: &Outcome, now: Timestamp) {
             );
             metrics::put(now, &[failed.project.as_str()], &[(Metric::BuildsFailed, 1)]);
         }
-        Outcome::Mended { tag } => tracing::info!(cache.tag = %tag, "line mended"),
+        Outcome::Repaired { tag } => tracing::info!(cache.tag = %tag, "line repaired"),
         Outcome::Unchanged { line } => tracing::info!(%line, "the line holds it already"),
         Outcome::Nothing { why } => tracing::info!(why, "nothing to promote"),
     }
 }
 
 /// Turns a build's warmth into metrics.
-fn measure(project: &ProjectName, line: &Line, warmth: &Warmth, saved_seconds: Option<u64>, now: Timestamp) {
+fn measure(
+    project: &ProjectName,
+    line: &Line,
+    hit_rate: &CacheHitRate,
+    saved_seconds: Option<u64>,
+    now: Timestamp,
+) {
     let kind = match line {
         Line::Main => "main",
         Line::Branch(_) => "branch",
@@ -308,12 +332,12 @@ fn measure(project: &ProjectName, line: &Line, warmth: &Warmth, saved_seconds: O
         Line::GitTag(_) => "tag",
     };
     let mut metrics = vec![
-        (Metric::StepsReused, warmth.reused as u64),
-        (Metric::StepsBuilt, warmth.built() as u64),
-        (Metric::BytesReused, warmth.reused_bytes),
-        (Metric::BytesBuilt, warmth.built_bytes),
+        (Metric::StepsReused, hit_rate.reused as u64),
+        (Metric::StepsBuilt, hit_rate.built() as u64),
+        (Metric::BytesReused, hit_rate.reused_bytes),
+        (Metric::BytesBuilt, hit_rate.built_bytes),
     ];
-    metrics.extend(warmth.reused_percent().map(|percent| (Metric::CacheHitRate, u64::from(percent))));
+    metrics.extend(hit_rate.reused_percent().map(|percent| (Metric::CacheHitRate, u64::from(percent))));
     metrics.extend(saved_seconds.map(|seconds| (Metric::SecondsSaved, seconds)));
     metrics::put(now, &[project.as_str(), kind], &metrics);
 }
@@ -337,27 +361,27 @@ fn measure_lines(answers: &[Answer], now: Timestamp) {
         *headroom = (*headroom).min(SAFE_SIZE.saturating_sub(size) as u64);
     }
     for (project, (lines, headroom)) in projects {
-        let metrics = [(Metric::LinesMoved, lines), (Metric::ImportHeadroom, headroom)];
+        let metrics = [(Metric::LinesUpdated, lines), (Metric::ImportHeadroom, headroom)];
         metrics::put(now, &[project.as_str()], &metrics);
     }
 }
 
-/// How many lines a sweep had to move or mend.
+/// How many lines a reconciliation had to move or repair.
 fn drift(answers: &[Answer]) -> u64 {
-    let mended = answers.iter().flatten().flatten();
-    let mended = mended.filter(|outcome| matches!(outcome, Outcome::Mended { .. })).count();
-    (moved(answers).len() + mended) as u64
+    let repaired = answers.iter().flatten().flatten();
+    let repaired = repaired.filter(|outcome| matches!(outcome, Outcome::Repaired { .. })).count();
+    (moved(answers).len() + repaired) as u64
 }
 
 /// The projects whose main has got what this merge brought.
-fn merged_into_main<'a>(hint: &Hint, outcomes: &'a [Outcome]) -> BTreeSet<&'a ProjectName> {
-    let Hint::Merged { commits, head, .. } = hint else { return BTreeSet::new() };
-    let is_of_hint = |commit: &Commit| {
+fn merged_into_main<'a>(trigger: &PromotionTrigger, outcomes: &'a [Outcome]) -> BTreeSet<&'a ProjectName> {
+    let PromotionTrigger::Merged { commits, head, .. } = trigger else { return BTreeSet::new() };
+    let is_of_trigger = |commit: &Commit| {
         commits.contains(commit) || head.as_ref().is_some_and(|(_, revision)| revision.names(commit))
     };
     let projects = outcomes.iter().filter_map(|outcome| match outcome {
         Outcome::Moved { line: Line::Main, project, merged, .. } => {
-            merged.iter().any(is_of_hint).then_some(project)
+            merged.iter().any(is_of_trigger).then_some(project)
         }
         _ => None,
     });
@@ -365,11 +389,11 @@ fn merged_into_main<'a>(hint: &Hint, outcomes: &'a [Outcome]) -> BTreeSet<&'a Pr
 }
 
 /// Measures the time from a merge until main's line had what was merged.
-fn measure_age(hint: &Hint, answer: &Answer, merged_at: Option<Timestamp>, now: Timestamp) {
+fn measure_age(trigger: &PromotionTrigger, answer: &Answer, merged_at: Option<Timestamp>, now: Timestamp) {
     let (Some(merged_at), Ok(outcomes)) = (merged_at, answer) else { return };
     // The forge's clock may be ahead.
     let age = u64::try_from(now.duration_since(merged_at).as_millis()).unwrap_or_default();
-    for project in merged_into_main(hint, outcomes) {
+    for project in merged_into_main(trigger, outcomes) {
         metrics::put(now, &[project.as_str()], &[(Metric::PromotionAge, age)]);
     }
 }
@@ -397,7 +421,7 @@ mod tests {
 
     #[test]
     fn a_merge_has_an_age_only_where_main_got_what_it_brought() {
-        let merged = |commits: &[Commit]| Hint::Merged {
+        let merged = |commits: &[Commit]| PromotionTrigger::Merged {
             repository: stoker_core::names::Repository::new("github.com/example/app").unwrap(),
             line: Line::Main,
             commits: commits.to_vec(),
@@ -409,7 +433,7 @@ mod tests {
         let brought = |commits: &[Commit]| merged_into_main(&merged(commits), &outcomes).len();
         assert_eq!(brought(&[a.clone(), b.clone()]), 1);
         assert_eq!(brought(&[b]), 0, "the line moved for another reason");
-        let built = Hint::Built { build: "app:1".to_owned() };
+        let built = PromotionTrigger::Built { build: "app:1".to_owned() };
         assert_eq!(merged_into_main(&built, &outcomes).len(), 0);
         let elsewhere = [moved_to(Line::PullRequest(7), "1", std::slice::from_ref(&a))];
         assert_eq!(merged_into_main(&merged(&[a]), &elsewhere).len(), 0);
@@ -418,9 +442,10 @@ mod tests {
     #[test]
     fn drift_counts_each_line_once() {
         let one = || Ok(vec![moved_to(Line::Main, "1", &[])]);
-        let mended = Ok(vec![Outcome::Mended { tag: stoker_core::names::Tag::known("app.main").unwrap() }]);
+        let repaired =
+            Ok(vec![Outcome::Repaired { tag: stoker_core::names::Tag::known("app.main").unwrap() }]);
         let nothing = Ok(vec![Outcome::Nothing { why: String::new() }]);
-        assert_eq!(drift(&[one(), one(), nothing, mended]), 2);
+        assert_eq!(drift(&[one(), one(), nothing, repaired]), 2);
         assert_eq!(drift(&[]), 0);
     }
 }

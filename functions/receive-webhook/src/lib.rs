@@ -17,8 +17,8 @@ use stoker_core::policy::Policy;
 use stoker_core::ports::{Publish, ReadSecrets};
 use stoker_lambda::metrics::{self, Metric};
 
-/// How often people are told of refusals for the same reason.
-const TELL_EVERY: SignedDuration = SignedDuration::from_hours(1);
+/// How often people are notified of refusals for the same reason.
+const REPORT_EVERY: SignedDuration = SignedDuration::from_hours(1);
 
 /// The refusals that people were told of last, for as long as this instance of the function lives.
 #[derive(Debug, Default)]
@@ -28,7 +28,7 @@ impl Refusals {
     /// Whether nobody was told of this reason within the last hour; from now on somebody was.
     fn is_news(&self, reason: &'static str, now: Timestamp) -> bool {
         let Ok(mut told) = self.0.lock() else { return false };
-        let recent = told.get(reason).is_some_and(|at| now.duration_since(*at).abs() < TELL_EVERY);
+        let recent = told.get(reason).is_some_and(|at| now.duration_since(*at).abs() < REPORT_EVERY);
         if !recent {
             told.insert(reason, now);
         }
@@ -92,16 +92,16 @@ pub async fn handle(
                 metrics::put(now, &[forge, refusal.reason()], &[(Metric::WebhooksRefused, 1)]);
                 let signed = sender.is_some_and(|forge| forge::is_signed(forge, &header));
                 if signed {
-                    // Strangers seldom sign: what does is a forge whose webhook somebody has to mend.
+                    // Strangers seldom sign: what does is a forge whose webhook somebody has to repair.
                     metrics::put(now, &[forge], &[(Metric::SignedWebhooksRefused, 1)]);
                 }
                 if signed && refusals.is_news(refusal.reason(), now) {
-                    tell(forge, refusal, ports).await;
+                    report(forge, refusal, ports).await;
                 }
             }
-            // What failed inside is for the logs; the caller learns only what it can mend.
-            let mendable = !matches!(failure, Failure::Unavailable(_));
-            (status, if mendable { failure.to_string() } else { "try again later".to_owned() })
+            // What failed inside is for the logs; the caller learns only what it can repair.
+            let repairable = !matches!(failure, Failure::Unavailable(_));
+            (status, if repairable { failure.to_string() } else { "try again later".to_owned() })
         }
     };
     let mut response = LambdaFunctionUrlResponse::default();
@@ -183,11 +183,11 @@ async fn answer(
     Ok(meaning)
 }
 
-/// Tells people of a refusal, as far as the bus takes it: the forge gets the same answer either way.
-async fn tell(forge: &str, refusal: &Refusal, ports: &impl Publish) {
+/// notifies people of a refusal, as far as the bus takes it: the forge gets the same answer either way.
+async fn report(forge: &str, refusal: &Refusal, ports: &impl Publish) {
     let refused = WebhookRefused { forge: forge.to_owned(), why: refusal.to_string() };
     if let Err(error) = ports.publish(&[Event::WebhookRefused(refused)]).await {
-        tracing::warn!(error = chain(&error), "nobody is told of the refusal");
+        tracing::warn!(error = chain(&error), "nobody is notified of the refusal");
     }
 }
 
@@ -198,7 +198,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn people_are_told_of_a_reason_once_an_hour() {
+    fn people_are_notified_of_a_reason_once_an_hour() {
         let refusals = Refusals::default();
         let start: Timestamp = "2026-11-21T08:00:00Z".parse().unwrap();
         let at = |seconds| start + SignedDuration::from_secs(seconds);

@@ -13,15 +13,15 @@ use stoker_core::names::{Line, ProjectName};
 use stoker_core::policy::{Policy, Project};
 use stoker_core::ports::{Build, Publish, ReadBuilds, StartBuilds, StopBuilds};
 use stoker_core::sources;
-use stoker_core::start::{Outcome, Request, begun, overtaken, start};
-use stoker_core::trigger::gate;
+use stoker_core::start::{Outcome, Request, overtaken, start, started};
+use stoker_core::trigger::trigger;
 use stoker_lambda::log;
 use stoker_lambda::metrics::{self, Metric};
 use tracing::{Instrument as _, Span};
 
-/// After so many tries of one message, and as many again, people are told that its build is delayed: every half an hour, at
+/// After so many tries of one message, and as many again, people are notified that its build is delayed: every half an hour, at
 /// two minutes a try.
-pub const TRIES_UNTIL_TOLD: u32 = 15;
+pub const TRIES_UNTIL_NOTIFIED: u32 = 15;
 
 /// The ports that starting needs.
 pub trait Ports: sources::Ports + ReadBuilds + StartBuilds + StopBuilds + Publish {}
@@ -91,7 +91,7 @@ pub async fn handle(
                 if matches!(outcome, Outcome::Started { .. }) {
                     enough = 2;
                 }
-                tell(&project.name, &request, &outcome, now);
+                report(&project.name, &request, &outcome, now);
             }
             Err(error) => {
                 log(error.disposition(), &error);
@@ -106,23 +106,23 @@ pub async fn handle(
     let mut response = SqsBatchResponse::default();
     for (message, why) in failed {
         let record = &batch.records[message];
-        tell_if_late(ports, record, &why, now).await;
+        notify_if_late(ports, record, &why, now).await;
         response.add_failure(record.message_id.clone().unwrap_or_default());
     }
     response
 }
 
-/// The builds that an event asks for, by project. Why the others ask for none is told in the log.
+/// The builds that an event asks for, by project. Why the others ask for none is logged.
 fn wanted(event: &Event, policy: &Policy) -> Vec<(Project, Request)> {
     let projects = event.repository().map(|repository| policy.projects_of(repository)).unwrap_or_default();
     if projects.is_empty() {
         tracing::debug!("no project of the policy builds this repository");
     }
-    let gated = projects.into_iter().filter_map(|project| match gate(&project, event) {
+    let gated = projects.into_iter().filter_map(|project| match trigger(&project, event) {
         Ok(request) => Some((project, request)),
-        Err(leave) => {
+        Err(skipped) => {
             tracing::info!(
-                project.name = %project.name, policy.rule = leave.rule, leave.why, "not built"
+                project.name = %project.name, policy.rule = skipped.rule, skipped.why, "not built"
             );
             None
         }
@@ -191,12 +191,12 @@ async fn start_once(
                 }
             }
         }
-        recent.insert(0, Arc::new(begun(request, id, now)));
+        recent.insert(0, Arc::new(started(request, id, now)));
     }
     Ok(outcome)
 }
 
-fn tell(project: &ProjectName, request: &Request, outcome: &Outcome, now: Timestamp) {
+fn report(project: &ProjectName, request: &Request, outcome: &Outcome, now: Timestamp) {
     let line = &request.wanted.line;
     match outcome {
         Outcome::Started { id, sources } => {
@@ -222,10 +222,11 @@ fn tell(project: &ProjectName, request: &Request, outcome: &Outcome, now: Timest
     }
 }
 
-/// Tells people of a push that has been waiting for long.
-async fn tell_if_late(ports: &impl Publish, record: &SqsMessage, why: &str, now: Timestamp) {
+/// notifies people of a push that has been waiting for long.
+async fn notify_if_late(ports: &impl Publish, record: &SqsMessage, why: &str, now: Timestamp) {
     let tries = record.attributes.get("ApproximateReceiveCount").and_then(|tries| tries.parse().ok());
-    let Some(tries) = tries.filter(|tries: &u32| *tries > 0 && tries.is_multiple_of(TRIES_UNTIL_TOLD)) else {
+    let Some(tries) = tries.filter(|tries: &u32| *tries > 0 && tries.is_multiple_of(TRIES_UNTIL_NOTIFIED))
+    else {
         return;
     };
     let Ok(Envelope { event, .. }) = Envelope::parse(record.body.as_deref().unwrap_or_default()) else {
@@ -241,6 +242,6 @@ async fn tell_if_late(ports: &impl Publish, record: &SqsMessage, why: &str, now:
     metrics::put(now, &[], &[(Metric::BuildsDelayed, 1)]);
     let late = BuildDelayed { repository, line, why: why.to_owned(), tries };
     if let Err(error) = ports.publish(&[Event::BuildDelayed(late)]).await {
-        tracing::warn!(error = chain(&error), "nobody is told of it");
+        tracing::warn!(error = chain(&error), "nobody is notified of it");
     }
 }

@@ -12,7 +12,7 @@ use stoker_core::policy::{Policy, Project};
 use stoker_core::ports::{ListProjects, Publish};
 use stoker_core::schedule;
 use stoker_core::start::Outcome;
-use stoker_core::warm::{MainPushed, Warmed, warm_after_failure, warm_after_push, warm_if_needed};
+use stoker_core::warm::{MainPushed, WarmOutcome, warm_after_failure, warm_after_push, warm_if_needed};
 use stoker_lambda::log;
 use stoker_lambda::metrics::{self, Metric};
 use tracing::{Instrument as _, Span};
@@ -70,12 +70,12 @@ pub async fn handle(
         match envelope.event {
             Event::NightlyWarm(tick) => {
                 let at = schedule::due(&envelope, &message.attributes, now);
-                if let Err(error) = schedule::put_turns(ports, policy, tick, at, Event::WarmWanted).await {
+                if let Err(error) = schedule::put_turns(ports, policy, tick, at, Event::WarmRequested).await {
                     log(error.disposition(), &error);
                     again.insert(index);
                 }
             }
-            Event::WarmWanted(Turn { project }) => {
+            Event::WarmRequested(Turn { project }) => {
                 let Some(project) = policy.project(&project) else { continue };
                 occasion_of(&mut occasions, project, index).night = true;
             }
@@ -110,8 +110,8 @@ pub async fn handle(
         let _in_span = span.enter();
         match warmed {
             Ok(warmed) => {
-                tell(&project.name, &warmed, now);
-                if matches!(warmed, Warmed::Waits(_)) {
+                report(&project.name, &warmed, now);
+                if matches!(warmed, WarmOutcome::Waits(_)) {
                     again.extend(messages);
                 }
             }
@@ -134,33 +134,33 @@ async fn warm(
     registry: &str,
     ports: &impl Ports,
     now: Timestamp,
-) -> Result<Warmed, CallError> {
+) -> Result<WarmOutcome, CallError> {
     let after_push = match &occasion.pushed {
         Some(pushed) => Some(warm_after_push(ports, registry, project, pushed, occasion.merged, now).await?),
         None => None,
     };
     match after_push {
-        Some(Warmed::Skipped(_)) | None if occasion.failed => {
+        Some(WarmOutcome::Skipped(_)) | None if occasion.failed => {
             warm_after_failure(ports, registry, project, now).await
         }
-        Some(Warmed::Skipped(_)) | None if occasion.night => {
+        Some(WarmOutcome::Skipped(_)) | None if occasion.night => {
             warm_if_needed(ports, registry, project, now).await
         }
         Some(warmed) => Ok(warmed),
-        None => Ok(Warmed::Skipped("nobody asked".to_owned())),
+        None => Ok(WarmOutcome::Skipped("nobody asked".to_owned())),
     }
 }
 
-fn tell(project: &ProjectName, warmed: &Warmed, now: Timestamp) {
+fn report(project: &ProjectName, warmed: &WarmOutcome, now: Timestamp) {
     match warmed {
-        Warmed::Asked(Outcome::Started { id, .. }) => {
+        WarmOutcome::Asked(Outcome::Started { id, .. }) => {
             tracing::info!(project.name = %project, build.id = id, "build started to warm main");
             metrics::put(now, &[project.as_str()], &[(Metric::WarmBuildsStarted, 1)]);
         }
-        Warmed::Asked(other) => {
+        WarmOutcome::Asked(other) => {
             tracing::info!(project.name = %project, outcome = ?other, "main is not warmed again");
         }
-        Warmed::Skipped(why) => tracing::info!(project.name = %project, why, "main wants no warming"),
-        Warmed::Waits(why) => tracing::info!(project.name = %project, why, "main's warming waits"),
+        WarmOutcome::Skipped(why) => tracing::info!(project.name = %project, why, "main wants no warming"),
+        WarmOutcome::Waits(why) => tracing::info!(project.name = %project, why, "main's warming waits"),
     }
 }

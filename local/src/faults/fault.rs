@@ -115,5 +115,5 @@ pub enum Fate {
 
 impl Fate {
     /// What becomes of events when there is no storm.
-    pub const CALM: Self = Self::Comes { times: 1, late: Duration::ZERO };
+    pub const BASELINE: Self = Self::Comes { times: 1, late: Duration::ZERO };
 }

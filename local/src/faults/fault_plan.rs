@@ -31,8 +31,8 @@ const FATES: [(bool, bool, bool); 9] = [
 
 /// A storm's dice, and what they have decided.
 #[derive(Debug)]
-pub(super) struct Weather {
-    dice: Dice,
+pub(super) struct FaultPlan {
+    rng: Rng,
     /// Of so many calls of one caller one is disturbed, by and large: rarely enough for a batch to come
     /// through at last.
     one_in: u64,
@@ -50,9 +50,9 @@ pub(super) struct Weather {
 
 /// Numbers that only look random: `SplitMix64`.
 #[derive(Debug)]
-struct Dice(u64);
+struct Rng(u64);
 
-impl Dice {
+impl Rng {
     fn below(&mut self, end: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -74,12 +74,12 @@ impl Dice {
     }
 }
 
-impl Weather {
+impl FaultPlan {
     /// The storm of a seed, in which one of so many calls is disturbed.
     pub(super) fn new(seed: u64, one_in: u64) -> Self {
         let (peace, lasting) = (HashMap::new(), HashMap::new());
         let (deck, fates) = (Vec::new(), Vec::new());
-        Self { dice: Dice(seed), one_in, deck, peace, fates, held_at: None, lasting }
+        Self { rng: Rng(seed), one_in, deck, peace, fates, held_at: None, lasting }
     }
 
     /// What is done to a function's call; nothing to most.
@@ -94,16 +94,16 @@ impl Weather {
         }
         // Of batches there are few, and much that only they can suffer.
         let one_in = if call.is_batch() { self.one_in.div_ceil(8) } else { self.one_in };
-        let first = self.dice.below(one_in);
+        let first = self.rng.below(one_in);
         let left = self.peace.entry(peace_of(caller, call)).or_insert(first);
         if *left > 0 {
             *left -= 1;
             return None;
         }
-        *left = one_in / 2 + self.dice.below(one_in);
+        *left = one_in / 2 + self.rng.below(one_in);
         let mut place = self.find(call);
         if place.is_none() {
-            let more = self.dice.shuffled(&Fault::DECK);
+            let more = self.rng.shuffled(&Fault::DECK);
             self.deck.extend(more);
             place = self.find(call);
         }
@@ -111,7 +111,7 @@ impl Weather {
         if fault == Fault::TimedOut {
             self.held_at = Some(Instant::now());
         }
-        if fault.may_last() && self.dice.is_one_in(2) {
+        if fault.may_last() && self.rng.is_one_in(2) {
             let tries = if call.is_sdk { TRIES } else { REGISTRY_TRIES };
             self.lasting.insert(call.identity.clone(), (fault, tries - 1));
         }
@@ -137,13 +137,13 @@ impl Weather {
 
     /// Whether a read that would have had another answer a moment ago has that one.
     pub(super) fn is_stale(&mut self) -> bool {
-        self.dice.is_one_in(STALE)
+        self.rng.is_one_in(STALE)
     }
 
     /// What becomes of an event of AWS's own, and what was done to it.
     pub(super) fn fate(&mut self) -> (Fate, Vec<Fault>) {
         if self.fates.is_empty() {
-            self.fates = self.dice.shuffled(&FATES);
+            self.fates = self.rng.shuffled(&FATES);
         }
         let (is_lost, is_doubled, is_late) = self.fates.pop().unwrap_or_default();
         if is_lost {
@@ -158,7 +158,7 @@ impl Weather {
 
     /// How late something is that is late.
     pub(super) fn delay(&mut self) -> Duration {
-        Duration::from_millis(1 + self.dice.below(LATEST))
+        Duration::from_millis(1 + self.rng.below(LATEST))
     }
 }
 
@@ -175,26 +175,26 @@ mod tests {
     use crate::faults::call::tests::{AGENT, call};
 
     #[test]
-    fn a_storm_does_everything_that_can_be_done_and_nothing_else() {
-        let mut weather = Weather::new(7, 20);
+    fn a_fault_run_does_everything_that_can_be_done_and_nothing_else() {
+        let mut fault_plan = FaultPlan::new(7, 20);
         let mut seen = BTreeSet::new();
         for number in 0..4000 {
             let put = call("AWSEvents.PutEvents", AGENT, &number.to_string());
-            seen.extend(weather.choose("start-build", &put));
+            seen.extend(fault_plan.choose("start-build", &put));
         }
         assert_eq!(seen, BTreeSet::from(Fault::DECK));
     }
 
     #[test]
     fn what_fails_for_good_fails_at_every_try() {
-        let mut weather = Weather::new(3, 20);
+        let mut fault_plan = FaultPlan::new(3, 20);
         let mut longest = 0;
         for number in 0..3000 {
             let it = call("X.StartBuild", AGENT, &number.to_string());
-            let Some(fault) = weather.choose("start-build", &it) else { continue };
+            let Some(fault) = fault_plan.choose("start-build", &it) else { continue };
             let mut again = 0;
-            while weather.lasting.contains_key(&it.identity) {
-                assert_eq!(weather.choose("start-build", &it), Some(fault));
+            while fault_plan.lasting.contains_key(&it.identity) {
+                assert_eq!(fault_plan.choose("start-build", &it), Some(fault));
                 again += 1;
             }
             assert!(again == 0 || fault.may_last(), "{fault:?}");
@@ -205,17 +205,17 @@ mod tests {
 
     #[test]
     fn what_could_not_be_done_is_done_to_the_next_call() {
-        let mut weather = Weather::new(4, 20);
+        let mut fault_plan = FaultPlan::new(4, 20);
         let put = |number: u64| call("AWSEvents.PutEvents", AGENT, &number.to_string());
-        let chosen = (0..100).find_map(|n| weather.choose("start-build", &put(n))).unwrap();
-        weather.put_back(chosen, "start-build", &put(0));
-        assert!(weather.choose("start-build", &put(100)).is_some());
+        let chosen = (0..100).find_map(|n| fault_plan.choose("start-build", &put(n))).unwrap();
+        fault_plan.put_back(chosen, "start-build", &put(0));
+        assert!(fault_plan.choose("start-build", &put(100)).is_some());
     }
 
     #[test]
     fn events_are_lost_doubled_and_late() {
-        let mut weather = Weather::new(5, 20);
-        let fates: Vec<Fate> = (0..200).map(|_| weather.fate().0).collect();
+        let mut fault_plan = FaultPlan::new(5, 20);
+        let fates: Vec<Fate> = (0..200).map(|_| fault_plan.fate().0).collect();
         let lost = fates.iter().filter(|fate| **fate == Fate::Lost).count();
         assert!((40..100).contains(&lost), "{lost}");
         assert!(fates.iter().any(|f| matches!(f, Fate::Comes { times: 2, late } if late.is_zero())));

@@ -31,7 +31,7 @@ use crate::http::{Http, Reply};
 use crate::{chain, locked};
 use call::{Call, process_of};
 pub use fault::{Fate, Fault};
-use fault_plan::Weather;
+use fault_plan::FaultPlan;
 
 /// No call of a function is larger.
 const MOST: usize = 64 << 20;
@@ -42,7 +42,7 @@ const OLDEST: Duration = Duration::from_secs(15);
 
 /// The proxy, and the weather.
 #[derive(Debug)]
-pub struct Storm {
+pub struct Faults {
     aws: Aws,
     codebuild: OnceLock<String>,
     proxy: OnceLock<SocketAddr>,
@@ -52,7 +52,7 @@ pub struct Storm {
 
 #[derive(Debug, Default)]
 struct Sky {
-    weather: Option<Weather>,
+    fault_plan: Option<FaultPlan>,
     /// What was done, and to which operations.
     done: BTreeMap<(Fault, String), u64>,
     /// The last answers to reads.
@@ -63,7 +63,7 @@ struct Sky {
     underway: u64,
 }
 
-impl Storm {
+impl Faults {
     /// A proxy before the stand-in for AWS, in calm weather.
     #[must_use]
     pub fn new(aws: Aws) -> Self {
@@ -92,12 +92,12 @@ impl Storm {
     pub fn begin(&self, seed: u64, one_in: u64) {
         let mut sky = locked(&self.sky);
         sky.done.clear();
-        sky.weather = Some(Weather::new(seed, one_in));
+        sky.fault_plan = Some(FaultPlan::new(seed, one_in));
     }
 
     /// It clears up.
     pub fn end(&self) {
-        locked(&self.sky).weather = None;
+        locked(&self.sky).fault_plan = None;
     }
 
     /// What the last storm did, and how much is going on.
@@ -112,14 +112,14 @@ impl Storm {
             let of_fault = done.entry(json!(fault).as_str().unwrap_or_default().to_owned()).or_default();
             of_fault.insert(operation, *count);
         }
-        json!({ "storm": sky.weather.is_some(), "calls": sky.calls, "underway": sky.underway, "done": done })
+        json!({ "faults": sky.fault_plan.is_some(), "calls": sky.calls, "underway": sky.underway, "done": done })
     }
 
     /// What becomes of an event of AWS's own that somebody waits for.
     pub fn fate(&self, kind: &str) -> Fate {
         let mut sky = locked(&self.sky);
-        let Some(weather) = &mut sky.weather else { return Fate::CALM };
-        let (fate, done) = weather.fate();
+        let Some(fault_plan) = &mut sky.fault_plan else { return Fate::BASELINE };
+        let (fate, done) = fault_plan.fate();
         for fault in done {
             *sky.done.entry((fault, kind.to_owned())).or_default() += 1;
         }
@@ -131,13 +131,13 @@ impl Storm {
         let caller = call.caller.as_ref()?;
         let mut sky = locked(&self.sky);
         sky.calls += 1;
-        sky.weather.as_mut()?.choose(caller, call)
+        sky.fault_plan.as_mut()?.choose(caller, call)
     }
 
     /// What could not be done is for another call.
     fn put_back(&self, fault: Fault, call: &Call) {
-        if let (Some(weather), Some(caller)) = (&mut locked(&self.sky).weather, &call.caller) {
-            weather.put_back(fault, caller, call);
+        if let (Some(fault_plan), Some(caller)) = (&mut locked(&self.sky).fault_plan, &call.caller) {
+            fault_plan.put_back(fault, caller, call);
         }
     }
 
@@ -242,15 +242,15 @@ impl Storm {
             self.put_back(fault, &call);
             return respond(self.ask(&call).await);
         };
-        let storm = Arc::clone(self);
+        let faults = Arc::clone(self);
         // In a task of its own: with the function ends the connection, and with that whatever serves it.
         let killing = tokio::spawn(async move {
             if fault == Fault::KilledAfter {
-                storm.ask(&call).await;
+                faults.ask(&call).await;
             }
             let killed = Command::new("kill").args(["-KILL", &process.to_string()]).status().await;
             if killed.is_ok_and(|status| status.success()) {
-                storm.note(fault, &call);
+                faults.note(fault, &call);
             }
         });
         if let Err(error) = killing.await {
@@ -270,7 +270,7 @@ impl Storm {
         let (Some(before), Some(now)) = (before, &reply) else { return respond(reply) };
         let is_stale = before.body != now.body
             && call.caller.is_some()
-            && locked(&self.sky).weather.as_mut().is_some_and(Weather::is_stale);
+            && locked(&self.sky).fault_plan.as_mut().is_some_and(FaultPlan::is_stale);
         if !is_stale {
             return respond(reply);
         }
@@ -300,14 +300,14 @@ impl Storm {
         };
         if is_put {
             let failed =
-                left.iter().map(|_| json!({"ErrorCode": "InternalFailure", "ErrorMessage": "a storm"}));
+                left.iter().map(|_| json!({"ErrorCode": "InternalFailure", "ErrorMessage": "a faults"}));
             if let Some(entries) = answer["Entries"].as_array_mut() {
                 entries.extend(failed);
             }
             answer["FailedEntryCount"] = json!(left.len());
         } else {
             let failed = left.iter().map(
-                |id| json!({"imageId": id, "failureCode": "UpstreamUnavailable", "failureReason": "a storm"}),
+                |id| json!({"imageId": id, "failureCode": "UpstreamUnavailable", "failureReason": "a faults"}),
             );
             if let Some(failures) = answer["failures"].as_array_mut() {
                 failures.extend(failed);
@@ -322,12 +322,12 @@ impl Storm {
         let entries = ask["Entries"].as_array().map_or(0, Vec::len);
         let ids: Vec<Value> =
             (0..entries).map(|_| json!({"EventId": uuid::Uuid::new_v4().to_string()})).collect();
-        let late = locked(&self.sky).weather.as_mut().map(Weather::delay).unwrap_or_default();
+        let late = locked(&self.sky).fault_plan.as_mut().map(FaultPlan::delay).unwrap_or_default();
         let underway = self.underway();
-        let storm = Arc::clone(self);
+        let faults = Arc::clone(self);
         tokio::spawn(async move {
             tokio::time::sleep(late).await;
-            if storm.ask(&call).await.is_none_or(|reply| !reply.status.is_success()) {
+            if faults.ask(&call).await.is_none_or(|reply| !reply.status.is_success()) {
                 tracing::error!("events that were taken are lost");
             }
             drop(underway);
@@ -339,7 +339,7 @@ impl Storm {
 
 /// Something that is on its way.
 #[derive(Debug)]
-pub(crate) struct Underway(Arc<Storm>);
+pub(crate) struct Underway(Arc<Faults>);
 
 impl Drop for Underway {
     fn drop(&mut self) {
@@ -349,7 +349,7 @@ impl Drop for Underway {
 }
 
 async fn handle(
-    State(storm): State<Arc<Storm>>,
+    State(faults): State<Arc<Faults>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     request: Request,
 ) -> Response {
@@ -357,8 +357,8 @@ async fn handle(
     match to_bytes(body, MOST).await {
         Ok(body) => {
             let call = Call::new(head, body, peer);
-            let _underway = call.caller.is_some().then(|| storm.underway());
-            storm.answer(call).await
+            let _underway = call.caller.is_some().then(|| faults.underway());
+            faults.answer(call).await
         }
         Err(_) => StatusCode::PAYLOAD_TOO_LARGE.into_response(),
     }
@@ -378,7 +378,7 @@ fn respond(reply: Option<Reply>) -> Response {
 }
 
 fn error(status: StatusCode, code: &str) -> Response {
-    let body = json!({"__type": code, "message": "a storm"}).to_string();
+    let body = json!({"__type": code, "message": "a faults"}).to_string();
     (status, [(header::CONTENT_TYPE, "application/x-amz-json-1.1")], body).into_response()
 }
 

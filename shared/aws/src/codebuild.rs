@@ -9,7 +9,7 @@ use aws_sdk_codebuild::types::{self, EnvironmentVariableType, StatusType};
 use jiff::Timestamp;
 
 use super::{Aws, call_error, timestamp};
-use stoker_core::build_inputs::{Handed, variable};
+use stoker_core::build_inputs::{GivenInputs, variable};
 use stoker_core::error::{CallError, Failure};
 use stoker_core::names::ProjectName;
 use stoker_core::ports::{
@@ -127,7 +127,7 @@ fn build(build: &types::Build, starters: Option<&[String]>) -> Option<Build> {
     let mut environment = ours(started_with);
     let says_nothing = !environment.contains_key(variable::LINE);
     let claims = says_nothing || !is_stokers(build, starters);
-    // A build that somebody else started was handed its caches by `resolve-cache` while it ran.
+    // A build that somebody else started was given its caches by `resolve-cache` while it ran.
     if says_nothing {
         let exported = build.exported_environment_variables().iter();
         environment = ours(exported.filter_map(|variable| Some((variable.name()?, variable.value()?))));
@@ -143,7 +143,7 @@ fn build(build: &types::Build, starters: Option<&[String]>) -> Option<Build> {
             .resolved_source_version()
             .filter(|commit| !commit.is_empty())
             .map(str::to_owned),
-        handed: Handed::read(&environment),
+        inputs: GivenInputs::read(&environment),
         claims,
     })
 }
@@ -211,7 +211,7 @@ mod tests {
     fn a_build_that_a_role_of_stokers_started_is_its_own() {
         let build = read(&says_that_it_is_mains(&format!("{ROLE}/stoker-start-build")).build());
         assert!(!build.claims);
-        assert_eq!(build.handed.map(|handed| handed.line), Some(Line::Main));
+        assert_eq!(build.inputs.map(|inputs| inputs.line), Some(Line::Main));
     }
 
     #[test]
@@ -229,7 +229,7 @@ mod tests {
             let build = read(&says_that_it_is_mains(initiator).build());
             assert!(build.claims, "{initiator}");
             // What it says that it reads is kept all the same, as long as it may read it.
-            assert!(build.handed.is_some(), "{initiator}");
+            assert!(build.inputs.is_some(), "{initiator}");
         }
         assert!(build(&says_that_it_is_mains("anybody").build(), Some(&[])).unwrap().claims);
     }
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn a_build_that_was_handed_nothing_is_told_by_what_it_exports() {
+    fn a_build_that_was_given_nothing_is_reported_by_what_it_exports() {
         let exported = |name: &str, value: &str| {
             types::ExportedEnvironmentVariable::builder().name(name).value(value).build()
         };
@@ -256,6 +256,6 @@ mod tests {
             .initiator(format!("{ROLE}/stoker-start-build"))
             .exported_environment_variables(exported(variable::LINE, "branch/feature"));
         let build = read(&build.build());
-        assert!(build.claims && build.handed.is_some());
+        assert!(build.claims && build.inputs.is_some());
     }
 }

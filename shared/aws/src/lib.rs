@@ -42,7 +42,7 @@ pub struct Aws {
 
 /// Names of what the function's environment points at.
 #[derive(Debug, Clone, Default)]
-pub struct Surroundings {
+pub struct AwsSettings {
     /// Host of the registry that serves the cache repositories.
     pub registry: String,
     /// Name of Stoker's event bus.
@@ -57,7 +57,7 @@ pub struct Surroundings {
 impl Aws {
     /// Reads region and credentials from the environment, as a Lambda function has them.
     #[must_use]
-    pub fn new(function: &'static str, surroundings: Surroundings) -> Self {
+    pub fn new(function: &'static str, settings: AwsSettings) -> Self {
         // Ring, and no other provider: it starts many times faster than the default one.
         let http = aws_smithy_http_client::Builder::new()
             .tls_provider(tls::Provider::Rustls(CryptoMode::Ring))
@@ -80,18 +80,18 @@ impl Aws {
         if let Ok(name) = AppName::new(function) {
             config = config.app_name(name);
         }
-        Self::from_config(config.build(), surroundings)
+        Self::from_config(config.build(), settings)
     }
 
     /// Takes region, credentials and everything else from a configuration, such as that of the SDK's default chain.
     #[must_use]
-    pub fn from_config(config: SdkConfig, surroundings: Surroundings) -> Self {
+    pub fn from_config(config: SdkConfig, settings: AwsSettings) -> Self {
         Self {
             config,
-            registry_host: surroundings.registry,
-            bus: surroundings.bus,
-            webhook_secret: surroundings.webhook_secret,
-            starters: surroundings.starters,
+            registry_host: settings.registry,
+            bus: settings.bus,
+            webhook_secret: settings.webhook_secret,
+            starters: settings.starters,
             ecr: OnceLock::new(),
             codebuild: OnceLock::new(),
             eventbridge: OnceLock::new(),

@@ -10,6 +10,7 @@ mod admit;
 mod config;
 mod diff;
 mod graph;
+mod hit_rate;
 mod json;
 mod limits;
 mod manifest;
@@ -19,20 +20,19 @@ mod prune;
 mod steps;
 #[cfg(test)]
 mod tests;
-mod warmth;
 mod write;
 
 use std::collections::BTreeMap;
 
 pub use diff::{Diff, Side};
 pub use graph::{Cache, InvalidCache};
+pub use hit_rate::CacheHitRate;
 pub use limits::TooMany;
 pub use manifest::{Descriptor, Kind, MANIFEST_MEDIA_TYPE, Manifest, classify, classify_within, importable};
 pub use names::{Commit, Digest, InvalidName};
 pub use probation::Mark;
 pub use prune::{Cause, Dropped, Limits, Pruned};
 pub use steps::Step;
-pub use warmth::Warmth;
 pub use write::{Serialised, Sizes};
 
 /// The media type of a cache's config.

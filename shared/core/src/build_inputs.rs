@@ -1,4 +1,4 @@
-//! What a build is handed: which caches to read, where to export its own, and the environment that says so.
+//! What a build is given: which caches to read, where to export its own, and the environment that says so.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -44,7 +44,7 @@ pub mod variable {
     pub const READS: &str = "STOKER_READS";
     /// The digests of those that were joined for it, separated by spaces.
     pub const JOINED: &str = "STOKER_JOINED";
-    /// Commits that a push or a merge brought to the build's line, for the nightly sweep.
+    /// Commits that a push or a merge brought to the build's line, for the nightly reconciliation.
     pub const MERGED: &str = "STOKER_MERGED";
     /// When the forge got the push, where it says so.
     pub const PUSHED_AT: &str = "STOKER_PUSHED_AT";
@@ -142,7 +142,7 @@ impl fmt::Display for Trust {
     }
 }
 
-/// What a build is handed for one target.
+/// What a build is given for one target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Part {
     /// The target.
@@ -153,9 +153,9 @@ pub struct Part {
     pub export: Option<Tag>,
 }
 
-/// Everything a build is handed.
+/// Everything a build is given.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Handout {
+pub struct BuildInputs {
     /// Its line.
     pub line: Line,
     /// The commit it is for, where that is known before the build.
@@ -185,7 +185,7 @@ pub fn exports(project: &Project, line: &Line, trust: Trust) -> bool {
     is_wanted && trust != Trust::Fork
 }
 
-impl Handout {
+impl BuildInputs {
     /// The environment of a build of `project`. `registry` is the host that serves its repositories.
     #[must_use]
     pub fn environment(&self, registry: &str, project: &Project) -> Vec<(String, String)> {
@@ -294,9 +294,9 @@ impl Part {
     }
 }
 
-/// What a build was handed, as its environment in CodeBuild tells.
+/// What a build was given, as its environment in CodeBuild tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Handed {
+pub struct GivenInputs {
     /// Its line.
     pub line: Line,
     /// The commit it was started for.
@@ -319,7 +319,7 @@ pub struct Handed {
     pub reason: String,
 }
 
-impl Handed {
+impl GivenInputs {
     /// Nothing but a line.
     #[must_use]
     pub fn of_line(line: Line) -> Self {
@@ -342,7 +342,7 @@ impl Handed {
         self.given.union(&self.joined)
     }
 
-    /// Reads it back; `None` for a build that Stoker handed nothing.
+    /// Reads it back; `None` for a build that Stoker gave nothing.
     #[must_use]
     pub fn read(environment: &BTreeMap<String, String>) -> Option<Self> {
         let value = |name: &str| environment.get(name).map(String::as_str);
@@ -387,8 +387,8 @@ mod tests {
         }
     }
 
-    fn handout(project: &Project) -> Handout {
-        Handout {
+    fn build_inputs(project: &Project) -> BuildInputs {
+        BuildInputs {
             line: Line::Branch(Branch::new("feature-a").unwrap()),
             commit: Some(Commit::new("ab".repeat(20)).unwrap()),
             reason: "push".to_owned(),
@@ -400,14 +400,14 @@ mod tests {
         }
     }
 
-    fn environment(handout: &Handout, project: &Project) -> BTreeMap<String, String> {
-        handout.environment("registry.example", project).into_iter().collect()
+    fn environment(build_inputs: &BuildInputs, project: &Project) -> BTreeMap<String, String> {
+        build_inputs.environment("registry.example", project).into_iter().collect()
     }
 
     #[test]
     fn the_flags_are_ready_for_the_command_line() {
         let project = project(", builds-repository: stoker/builds");
-        let environment = environment(&handout(&project), &project);
+        let environment = environment(&build_inputs(&project), &project);
         let main = format!("registry.example/stoker/app@{}", Digest::of(b"app"));
         let to = "type=registry,ref=registry.example/stoker/builds:app.export.key,mode=max,image-manifest=true,\
                   oci-mediatypes=true,ignore-error=true";
@@ -426,7 +426,7 @@ mod tests {
     fn the_policy_says_what_builders_are_made_of() {
         let of = |keys: &str| {
             let project = project(keys);
-            environment(&handout(&project), &project).remove(variable::BUILDER).unwrap()
+            environment(&build_inputs(&project), &project).remove(variable::BUILDER).unwrap()
         };
         let flags = "--driver docker-container --driver-opt image=";
         assert_eq!(of(""), format!("{flags}{}", crate::policy::DEFAULT_BUILDER_IMAGE));
@@ -440,7 +440,7 @@ mod tests {
         project.export.mode = CacheMode::Min;
         project.export.compression = Some(Compression::Zstd);
         project.more_sources.push("type=registry,ref=example.com/app:latest".to_owned());
-        let environment = environment(&handout(&project), &project);
+        let environment = environment(&build_inputs(&project), &project);
         assert!(environment[variable::TO].contains(",mode=min,"));
         assert!(environment[variable::TO].ends_with(",compression=zstd"));
         let from: Vec<&str> = environment[variable::FROM].split(' ').collect();
@@ -455,8 +455,8 @@ mod tests {
             Target::new(&project.name, Some(TargetName::new(name).unwrap()), platform)
         };
         project.targets = vec![target("api", Some("linux/arm64")), target("web-ui", None)];
-        let handout = handout(&project);
-        let environment = environment(&handout, &project);
+        let build_inputs = build_inputs(&project);
+        let environment = environment(&build_inputs, &project);
         assert!(!environment.contains_key(variable::FLAGS), "whose would they be?");
         assert!(
             environment["STOKER_CACHE_FLAGS_API_LINUX_ARM64"].contains("stoker/app:app-api-linux-arm64__")
@@ -464,9 +464,9 @@ mod tests {
         assert!(environment["STOKER_CACHE_FLAGS_WEB_UI"].contains("stoker/app:app-web-ui-__"));
         let bake: serde_json::Value = serde_json::from_str(&environment[variable::BAKE]).unwrap();
         assert!(bake["target"]["api-linux-arm64"]["cache-to"][0].as_str().unwrap().contains("arm64"));
-        let handed = Handed::read(&environment).unwrap();
-        assert_eq!(handed.exports.len(), 2);
-        assert_eq!(handed.given.len(), 1);
+        let inputs = GivenInputs::read(&environment).unwrap();
+        assert_eq!(inputs.exports.len(), 2);
+        assert_eq!(inputs.given.len(), 1);
     }
 
     #[test]
@@ -476,41 +476,42 @@ mod tests {
             Target::new(&project.name, Some(TargetName::new(format!("target-{number}")).unwrap()), None)
         };
         project.targets = (0..100).map(target).collect();
-        let of_few = environment(&handout(&project), &project);
+        let of_few = environment(&build_inputs(&project), &project);
         assert!(of_few[variable::BAKE].len() < MAX_BAKE);
         project.more_sources.push(format!("type=registry,ref=example.com/{}:latest", "a".repeat(1000)));
-        let of_many = environment(&handout(&project), &project);
+        let of_many = environment(&build_inputs(&project), &project);
         assert!(!of_many.contains_key(variable::BAKE));
         assert!(of_many.iter().all(|(name, value)| name.len() + value.len() < 128 << 10));
         assert_eq!(of_many.len() + 1, of_few.len(), "every target still has its own variables");
     }
 
     #[test]
-    fn what_was_handed_reads_back() {
+    fn what_was_given_reads_back() {
         let project = project("");
-        let handout = Handout { refresh: true, bases: Some("b".to_owned()), ..handout(&project) };
-        let handed = Handed::read(&environment(&handout, &project)).unwrap();
-        assert_eq!(handed.line, handout.line);
-        assert_eq!(handed.commit, handout.commit);
-        assert_eq!(handed.exports, ["app.export.key"]);
-        assert_eq!(handed.given, BTreeSet::from([Digest::of(b"app")]));
-        assert_eq!(handed.merged, handout.merged);
+        let build_inputs =
+            BuildInputs { refresh: true, bases: Some("b".to_owned()), ..build_inputs(&project) };
+        let inputs = GivenInputs::read(&environment(&build_inputs, &project)).unwrap();
+        assert_eq!(inputs.line, build_inputs.line);
+        assert_eq!(inputs.commit, build_inputs.commit);
+        assert_eq!(inputs.exports, ["app.export.key"]);
+        assert_eq!(inputs.given, BTreeSet::from([Digest::of(b"app")]));
+        assert_eq!(inputs.merged, build_inputs.merged);
         assert_eq!(
-            (handed.pushed_at, handed.refresh, handed.bases),
-            (handout.pushed_at, true, handout.bases)
+            (inputs.pushed_at, inputs.refresh, inputs.bases),
+            (build_inputs.pushed_at, true, build_inputs.bases)
         );
-        assert_eq!(Handed::read(&BTreeMap::new()), None);
+        assert_eq!(GivenInputs::read(&BTreeMap::new()), None);
     }
 
     #[test]
     fn of_several_caches_a_build_is_given_one_and_holds_all() {
         let project = project("");
-        let mut handout = handout(&project);
+        let mut build_inputs = build_inputs(&project);
         let line = Source { label: "branch/a".to_owned(), digest: Digest::of(b"line") };
-        let reads = &mut handout.parts[0].reads;
+        let reads = &mut build_inputs.parts[0].reads;
         reads.sources.insert(0, line);
         reads.given = Some(Digest::of(b"join"));
-        let environment = environment(&handout, &project);
+        let environment = environment(&build_inputs, &project);
         assert_eq!(
             environment[variable::REFS],
             format!("registry.example/stoker/app@{}", Digest::of(b"join"))
@@ -518,22 +519,22 @@ mod tests {
         assert_eq!(environment[variable::READS], "branch/a main");
         let joined = format!("{} {}", Digest::of(b"line"), Digest::of(b"app"));
         assert_eq!(environment[variable::JOINED], joined);
-        let handed = Handed::read(&environment).unwrap();
-        assert_eq!(handed.given, BTreeSet::from([Digest::of(b"join")]));
-        assert_eq!(handed.joined, BTreeSet::from([Digest::of(b"line"), Digest::of(b"app")]));
+        let inputs = GivenInputs::read(&environment).unwrap();
+        assert_eq!(inputs.given, BTreeSet::from([Digest::of(b"join")]));
+        assert_eq!(inputs.joined, BTreeSet::from([Digest::of(b"line"), Digest::of(b"app")]));
     }
 
     #[test]
     fn a_build_that_must_not_write_gets_no_cache_to() {
         let mut project = project("");
-        let mut handout = handout(&project);
-        handout.parts[0].export = None;
-        let environment = environment(&handout, &project);
+        let mut build_inputs = build_inputs(&project);
+        build_inputs.parts[0].export = None;
+        let environment = environment(&build_inputs, &project);
         assert!(environment.iter().all(|(name, value)| !name.starts_with(variable::TO)
             && !name.starts_with(variable::EXPORT)
             && !value.contains("--cache-to")
             && !value.contains("mode=max")));
-        let (main, branch) = (Line::Main, &handout.line);
+        let (main, branch) = (Line::Main, &build_inputs.line);
         assert!(!exports(&project, &Line::PullRequest(1), Trust::Fork));
         assert!(!exports(&project, &Line::GitTag(Branch::main()), Trust::Branch));
         assert!(exports(&project, &main, Trust::Trusted) && exports(&project, branch, Trust::Branch));

@@ -244,7 +244,7 @@ pub struct Turn {
 
 /// One cache repository's turn in the night.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RetainWanted {
+pub struct RetentionRequested {
     /// The repository.
     pub repository: CacheRepository,
     /// The projects whose caches it holds: usually one.
@@ -284,7 +284,7 @@ pub struct BuildDelayed {
 
 /// A project's builds of main reuse far less than before.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WarmthFell {
+pub struct CacheHitRateDropped {
     /// The project.
     pub project: ProjectName,
     /// The build.
@@ -334,32 +334,32 @@ pub enum Event {
     /// The nightly schedule asks which projects' main wants warming.
     NightlyWarm(Tick),
     /// One project's main may want warming.
-    WarmWanted(Turn),
+    WarmRequested(Turn),
     /// The nightly schedule asks for which projects lost events would have said something.
-    NightlySweep(Tick),
+    NightlyReconcile(Tick),
     /// One project may have lost events.
-    SweepWanted(Turn),
+    ReconcileRequested(Turn),
     /// One project has lost events: what they would have said is to be made good.
-    SweepFound(Turn),
+    DriftFound(Turn),
     /// The nightly schedule asks for retention.
     NightlyRetention(Tick),
     /// One cache repository may hold what can go.
-    RetainWanted(RetainWanted),
+    RetentionRequested(RetentionRequested),
     /// A build changed state.
     #[serde(rename = "CodeBuild Build State Change")]
     BuildStateChange(BuildStateChange),
     /// An image was pushed or deleted.
     #[serde(rename = "ECR Image Action")]
     ImageAction(ImageAction),
-    /// Tells people that a build that Stoker started has failed.
+    /// notifies people that a build that Stoker started has failed.
     BuildFailed(BuildFailed),
-    /// Tells people that a push has been waiting for its build for long.
+    /// notifies people that a push has been waiting for its build for long.
     BuildDelayed(BuildDelayed),
-    /// Tells people that a project's builds of main reuse far less than before.
-    WarmthFell(WarmthFell),
-    /// Tells people that a forge's webhook is refused.
+    /// notifies people that a project's builds of main reuse far less than before.
+    CacheHitRateDropped(CacheHitRateDropped),
+    /// notifies people that a forge's webhook is refused.
     WebhookRefused(WebhookRefused),
-    /// Tells people that a cache could not be promoted, and that trying again is of no use.
+    /// notifies people that a cache could not be promoted, and that trying again is of no use.
     PromotionFailed(PromotionFailed),
 }
 
@@ -376,17 +376,17 @@ impl Event {
             Self::PullRequestClosed(_) => "PullRequestClosed",
             Self::BranchDeleted(_) => "BranchDeleted",
             Self::NightlyWarm(_) => "NightlyWarm",
-            Self::WarmWanted(_) => "WarmWanted",
-            Self::NightlySweep(_) => "NightlySweep",
-            Self::SweepWanted(_) => "SweepWanted",
-            Self::SweepFound(_) => "SweepFound",
+            Self::WarmRequested(_) => "WarmRequested",
+            Self::NightlyReconcile(_) => "NightlyReconcile",
+            Self::ReconcileRequested(_) => "ReconcileRequested",
+            Self::DriftFound(_) => "DriftFound",
             Self::NightlyRetention(_) => "NightlyRetention",
-            Self::RetainWanted(_) => "RetainWanted",
+            Self::RetentionRequested(_) => "RetentionRequested",
             Self::BuildStateChange(_) => "CodeBuild Build State Change",
             Self::ImageAction(_) => "ECR Image Action",
             Self::BuildFailed(_) => "BuildFailed",
             Self::BuildDelayed(_) => "BuildDelayed",
-            Self::WarmthFell(_) => "WarmthFell",
+            Self::CacheHitRateDropped(_) => "CacheHitRateDropped",
             Self::WebhookRefused(_) => "WebhookRefused",
             Self::PromotionFailed(_) => "PromotionFailed",
         }

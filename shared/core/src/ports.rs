@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures_util::future::try_join_all;
 use jiff::Timestamp;
 
-use crate::build_inputs::Handed;
+use crate::build_inputs::GivenInputs;
 use crate::error::CallError;
 use crate::event::Event;
 use crate::names::{CacheRepository, Digest, ProjectName, Tag};
@@ -161,7 +161,7 @@ pub trait Catalogue {
 /// How a build stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BuildStatus {
-    /// Queued or running: it may still read what it was handed.
+    /// Queued or running: it may still read what it was given.
     InProgress,
     /// Ended well.
     Succeeded,
@@ -188,8 +188,8 @@ pub struct Build {
     pub source_version: Option<String>,
     /// The commit that CodeBuild resolved its source to, once known.
     pub resolved_commit: Option<String>,
-    /// What Stoker handed it; `None` for a build that it had no part in.
-    pub handed: Option<Handed>,
+    /// What Stoker gave it; `None` for a build that it had no part in.
+    pub inputs: Option<GivenInputs>,
     /// Whether that is what the build says of itself: it may say anything. It is not where CodeBuild says that Stoker's own role
     /// started the build, in no batch, with just that.
     pub claims: bool,

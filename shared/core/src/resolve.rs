@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::build_inputs::{Handout, Part, Trust, Wanted, exports};
+use crate::build_inputs::{BuildInputs, Part, Trust, Wanted, exports};
 use crate::error::CallError;
 use crate::names::{Branch, Commit, Line, Platform, ProjectName, TargetName};
 use crate::policy::{Policy, Project, Target};
@@ -98,7 +98,7 @@ pub async fn handle(
         },
         reads,
     });
-    let handout = Handout {
+    let build_inputs = BuildInputs {
         parts: parts.collect(),
         line,
         commit: question.commit,
@@ -108,7 +108,8 @@ pub async fn handle(
         refresh: false,
         bases: None,
     };
-    let environment: BTreeMap<String, String> = handout.environment(registry, &project).into_iter().collect();
+    let environment: BTreeMap<String, String> =
+        build_inputs.environment(registry, &project).into_iter().collect();
     let exports: Vec<String> =
         environment.iter().map(|(name, value)| format!("export {name}={}\n", quoted(value))).collect();
     Ok(Answer { environment, shell: exports.concat() })

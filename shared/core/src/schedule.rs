@@ -100,7 +100,8 @@ mod tests {
     #[test]
     fn a_tick_is_dated_by_its_schedule_then_by_its_message_then_by_the_clock() {
         let parse = |time: &str| {
-            let json = format!(r#"{{"source":"stoker","detail-type":"NightlySweep",{time}"detail":{{}}}}"#);
+            let json =
+                format!(r#"{{"source":"stoker","detail-type":"NightlyReconcile",{time}"detail":{{}}}}"#);
             Envelope::parse(&json).unwrap()
         };
         let [scheduled, sent, now]: [Timestamp; 3] =

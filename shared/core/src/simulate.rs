@@ -5,13 +5,13 @@ use std::fmt;
 
 use jiff::Timestamp;
 
-use crate::event::{Envelope, Event, RetainWanted};
+use crate::event::{Envelope, Event, RetentionRequested};
 use crate::names::{Line, ProjectName, Tag, TagKind};
 use crate::policy::{Mode, Policy, Project, Promotion};
-use crate::promote::Hint;
+use crate::promote::PromotionTrigger;
 use crate::schedule::is_turn_of;
 use crate::start::{Request, Subject};
-use crate::trigger::gate;
+use crate::trigger::trigger;
 use crate::warm::{self, MainPushed};
 
 /// What one function does for one project.
@@ -97,7 +97,7 @@ pub enum Action {
     Warm,
     /// It looks which of this line's caches can go, or which of all.
     Retain(Option<Line>),
-    /// It tells people.
+    /// It notifies people.
     Tell,
 }
 
@@ -116,7 +116,7 @@ impl fmt::Display for Action {
 
 /// What an event leads to. `now` stands for the time of an event that has none.
 #[must_use]
-pub fn decide(policy: &Policy, envelope: &Envelope, now: Timestamp) -> Vec<Decision> {
+pub fn simulate(policy: &Policy, envelope: &Envelope, now: Timestamp) -> Vec<Decision> {
     let event = &envelope.event;
     let at = envelope.time.unwrap_or(now);
     match event {
@@ -124,15 +124,15 @@ pub fn decide(policy: &Policy, envelope: &Envelope, now: Timestamp) -> Vec<Decis
             let is_turn = |project: &Project| is_turn_of(project.name.as_str(), *tick, at);
             each(policy, "warm-main", Action::Warm, is_turn, night)
         }
-        Event::WarmWanted(turn) => {
+        Event::WarmRequested(turn) => {
             or_nobody(policy.project(&turn.project).map(night).into_iter().collect(), "warm-main")
         }
-        Event::NightlySweep(tick) => {
+        Event::NightlyReconcile(tick) => {
             let is_turn = |project: &Project| is_turn_of(project.name.as_str(), *tick, at);
-            each(policy, "promote-cache", Action::Promote(None), is_turn, swept)
+            each(policy, "promote-cache", Action::Promote(None), is_turn, reconciled)
         }
-        Event::SweepWanted(turn) | Event::SweepFound(turn) => {
-            or_nobody(policy.project(&turn.project).map(swept).into_iter().collect(), "promote-cache")
+        Event::ReconcileRequested(turn) | Event::DriftFound(turn) => {
+            or_nobody(policy.project(&turn.project).map(reconciled).into_iter().collect(), "promote-cache")
         }
         Event::NightlyRetention(tick) => {
             let is_turn = |project: &Project| {
@@ -141,7 +141,7 @@ pub fn decide(policy: &Policy, envelope: &Envelope, now: Timestamp) -> Vec<Decis
             };
             each(policy, "enforce-retention", Action::Retain(None), is_turn, retained)
         }
-        Event::RetainWanted(RetainWanted { repository, projects }) => {
+        Event::RetentionRequested(RetentionRequested { repository, projects }) => {
             let projects = projects.iter().filter_map(|name| policy.project(name));
             let of_repository = |project: &Project| project.repositories().any(|own| own == repository);
             or_nobody(projects.filter(of_repository).map(retained).collect(), "enforce-retention")
@@ -153,8 +153,10 @@ pub fn decide(policy: &Policy, envelope: &Envelope, now: Timestamp) -> Vec<Decis
         Event::BuildStateChange(change) => {
             let project = policy.project(&change.project_name).into_iter();
             let decided = project.map(|project| {
-                let (action, text) = match Hint::of(event) {
-                    Some(Hint::Failed { .. }) => (Action::Tell, "tells people, if Stoker started the build"),
+                let (action, text) = match PromotionTrigger::of(event) {
+                    Some(PromotionTrigger::Failed { .. }) => {
+                        (Action::Tell, "notifies people, if Stoker started the build")
+                    }
                     Some(_) => (
                         Action::Promote(None),
                         "merges what the build exported into its line, if CodeBuild confirms it",
@@ -171,7 +173,7 @@ pub fn decide(policy: &Policy, envelope: &Envelope, now: Timestamp) -> Vec<Decis
                 let project = policy.project_of_export(&action.repository_name, &scope)?;
                 matches!(kind, TagKind::Export(_)).then_some(project)
             });
-            let decided = project.filter(|_| Hint::of(event).is_some()).map(|project| {
+            let decided = project.filter(|_| PromotionTrigger::of(event).is_some()).map(|project| {
                 let text = "checks that builds can import it; merges it into its build's line, should that have ended";
                 decision("promote-cache", project, Action::Promote(None), "event", text)
             });
@@ -207,7 +209,7 @@ fn of_repository(policy: &Policy, envelope: &Envelope, now: Timestamp) -> Vec<De
             Event::TagPushed(_) | Event::PullRequestUpdated(_) | Event::PullRequestApproved(_) => {
                 decisions.push(start(&project, event));
             }
-            Event::PullRequestMerged(pull) => decisions.push(if Hint::of(event).is_some() {
+            Event::PullRequestMerged(pull) => decisions.push(if PromotionTrigger::of(event).is_some() {
                 merged(&project, &Line::of_branch(&pull.base, &pull.default_branch), 1)
             } else {
                 let text = "nothing of a fork's is brought to a line: its builds write nothing";
@@ -261,11 +263,11 @@ fn each(
     function: &'static str,
     action: Action,
     is_turn: impl Fn(&Project) -> bool,
-    decide: impl Fn(Project) -> Decision,
+    simulate: impl Fn(Project) -> Decision,
 ) -> Vec<Decision> {
     let of_tick = |project: Project| {
         if is_turn(&project) {
-            decide(project)
+            simulate(project)
         } else {
             decision(function, project, Action::Nothing, "event", "another tick is its turn")
         }
@@ -279,8 +281,8 @@ fn each(
 }
 
 fn start(project: &Project, event: &Event) -> Decision {
-    match gate(project, event) {
-        Err(leave) => decision("start-build", project.clone(), Action::Nothing, leave.rule, leave.why),
+    match trigger(project, event) {
+        Err(skipped) => decision("start-build", project.clone(), Action::Nothing, skipped.rule, skipped.why),
         Ok(request) => {
             let mut text =
                 format!("builds {} unless that has been built: {}", told(&request), request.reason);
@@ -330,10 +332,10 @@ fn warmed(project: Project, event: &Event, pushed: &MainPushed) -> Decision {
     let function = "warm-main";
     let own = "warm.after-merge";
     if let warm::Decision::Skip(_) = warm::decide_after_push(&project, pushed, &[]) {
-        let leave = gate(&project, event).err().filter(|_| project.warm.after_merge);
-        let (rule, text) = leave.map_or_else(
+        let skipped = trigger(&project, event).err().filter(|_| project.warm.after_merge);
+        let (rule, text) = skipped.map_or_else(
             || (own, "main is not warmed after a push to it".to_owned()),
-            |leave| (leave.rule, leave.why),
+            |skipped| (skipped.rule, skipped.why),
         );
         return decision(function, project, Action::Nothing, rule, text);
     }
@@ -359,8 +361,8 @@ fn night(project: Project) -> Decision {
     decision("warm-main", project, Action::Warm, "warm", text)
 }
 
-fn swept(project: Project) -> Decision {
-    let text = "promotes what builds of two days exported and merges brought, should that have been missed; mends \
+fn reconciled(project: Project) -> Decision {
+    let text = "promotes what builds of two days exported and merges brought, should that have been missed; repairs \
                 lines that have lost layers";
     decision("promote-cache", project, Action::Promote(None), "event", text)
 }
@@ -393,13 +395,13 @@ mod tests {
     fn decided(policy: &str, event: &str) -> String {
         let policy = Policy::parse("policy", &format!("version: 1\nprojects: [{policy}]")).unwrap();
         let envelope = Envelope::parse(event).unwrap();
-        brief(&decide(&policy, &envelope, Timestamp::UNIX_EPOCH))
+        brief(&simulate(&policy, &envelope, Timestamp::UNIX_EPOCH))
     }
 
     #[test]
     fn projects_of_globs_are_not_forgotten_at_night() {
         let night = |policy: &str| {
-            ["NightlyWarm", "NightlySweep", "NightlyRetention"].map(|kind| {
+            ["NightlyWarm", "NightlyReconcile", "NightlyRetention"].map(|kind| {
                 decided(policy, &format!(r#"{{"source":"stoker","detail-type":"{kind}","detail":{{}}}}"#))
             })
         };
@@ -420,7 +422,7 @@ mod tests {
                           { name: lib, repository: github.com/example/lib }";
             decided(policy, &format!(r#"{{"source":"stoker","detail-type":"{kind}","detail":{detail}}}"#))
         };
-        for kind in ["SweepWanted", "SweepFound"] {
+        for kind in ["ReconcileRequested", "DriftFound"] {
             assert_eq!(turn(kind, r#"{"project":"app"}"#), "promote");
             assert_eq!(turn(kind, r#"{"project":"other"}"#), "no promotion: projects");
         }
@@ -431,12 +433,12 @@ mod tests {
             ("stoker/lib", "no retention: projects"),
         ] {
             let detail = format!(r#"{{"repository":"{repository}","projects":["app","other"]}}"#);
-            assert_eq!(turn("RetainWanted", &detail), expected, "{repository}");
+            assert_eq!(turn("RetentionRequested", &detail), expected, "{repository}");
         }
     }
 
     #[test]
-    fn every_project_of_a_repository_is_told_by_its_name() {
+    fn every_project_of_a_repository_is_reported_by_its_name() {
         let policy = "{ name: web, repository: github.com/example/app }, \
                       { name: api, repository: github.com/example/app, builds: { start: false } }";
         let deleted = r#"{"source":"stoker","detail-type":"BranchDeleted","detail":

@@ -129,12 +129,12 @@ fn usable(candidates: Vec<(String, Tag)>, found: Vec<Option<Image>>) -> Vec<Foun
         if is_commit && built.as_ref().is_none_or(is_older) {
             tracing::info!(
                 cache.tag = %tag,
-                "not handed to the build: the line was rolled back since, several have built the commit, or it is of no build"
+                "not given to the build: the line was rolled back since, several have built the commit, or it is of no build"
             );
             continue;
         }
         if let Err(why) = importable {
-            tracing::warn!(cache.tag = %tag, cache.digest = %image.digest, why, "not handed to the build");
+            tracing::warn!(cache.tag = %tag, cache.digest = %image.digest, why, "not given to the build");
             continue;
         }
         if sources.len() < MAX_SOURCES && sources.iter().all(|source| source.image.digest != image.digest) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use sha2::{Digest as _, Sha256};
 
-use crate::build_inputs::{Handed, Handout, Part, Reads, Source, Trust, Wanted, exports};
+use crate::build_inputs::{BuildInputs, GivenInputs, Part, Reads, Source, Trust, Wanted, exports};
 use crate::error::{CallError, chain};
 use crate::names::{Branch, Commit, Line, ProjectName, Scope, Tag};
 use crate::policy::{Project, Superseded};
@@ -105,16 +105,16 @@ pub async fn start(
         }
         stopped = Some(build.id.as_str());
     }
-    let newer = |handed: &Handed| handed.pushed_at > request.pushed_at && request.pushed_at.is_some();
+    let newer = |inputs: &GivenInputs| inputs.pushed_at > request.pushed_at && request.pushed_at.is_some();
     if stops(project, line)
-        && let Some((build, _)) = of_line(recent, line).find(|(_, handed)| newer(handed))
+        && let Some((build, _)) = of_line(recent, line).find(|(_, inputs)| newer(inputs))
     {
         return Ok(Outcome::Overtaken { id: build.id.clone() });
     }
-    let handout = handout(ports, project, request, recent, now).await;
+    let build_inputs = build_inputs(ports, project, request, recent, now).await;
     let order = BuildOrder {
         project: request.built_by.clone(),
-        source_version: match (&handout.commit, &request.reference) {
+        source_version: match (&build_inputs.commit, &request.reference) {
             (Some(commit), Some(reference)) => Some(format!("{reference}^{{{commit}}}")),
             (Some(commit), None) => Some(commit.to_string()),
             (None, Some(reference)) => Some(reference.clone()),
@@ -122,12 +122,12 @@ pub async fn start(
             // would make every night's build fail.
             (None, None) => project.named_default_branch.as_ref().map(Branch::to_string),
         },
-        environment: handout.environment(registry, project),
+        environment: build_inputs.environment(registry, project),
         token: token(&request.built_by, line, &request.subject, stopped),
     };
     Ok(match ports.start(&order).await? {
         Ordered::Started(id) => {
-            let sources = handout.parts.into_iter().flat_map(|part| part.reads.sources).collect();
+            let sources = build_inputs.parts.into_iter().flat_map(|part| part.reads.sources).collect();
             Outcome::Started { id, sources }
         }
         Ordered::AlreadyOrdered => Outcome::AlreadyOrdered,
@@ -137,13 +137,13 @@ pub async fn start(
 
 /// Whether a request is of a push that came after the one that this build was started for.
 fn is_newer(request: &Request, build: &Build) -> bool {
-    let pushed_at = build.handed.as_ref().and_then(|handed| handed.pushed_at);
+    let pushed_at = build.inputs.as_ref().and_then(|inputs| inputs.pushed_at);
     request.pushed_at > pushed_at && pushed_at.is_some()
 }
 
 /// A build that was started a moment ago, as far as the next start of its project has to know of it.
 #[must_use]
-pub fn begun(request: &Request, id: &str, now: Timestamp) -> Build {
+pub fn started(request: &Request, id: &str, now: Timestamp) -> Build {
     let commit = match &request.subject {
         Subject::Commit(commit) => Some(commit.clone()),
         Subject::Head { .. } => None,
@@ -156,10 +156,10 @@ pub fn begun(request: &Request, id: &str, now: Timestamp) -> Build {
         ended_at: None,
         source_version: commit.as_ref().map(Commit::to_string),
         resolved_commit: commit.as_ref().map(Commit::to_string),
-        handed: Some(Handed {
+        inputs: Some(GivenInputs {
             commit,
             pushed_at: request.pushed_at,
-            ..Handed::of_line(request.wanted.line.clone())
+            ..GivenInputs::of_line(request.wanted.line.clone())
         }),
         claims: false,
     }
@@ -177,28 +177,28 @@ pub fn overtaken<'a>(project: &Project, request: &Request, recent: &'a [Arc<Buil
     if !stops(project, line) {
         return Vec::new();
     }
-    let older = |handed: &Handed| {
-        let by_time = handed.pushed_at < request.pushed_at && handed.pushed_at.is_some();
-        by_time || (handed.commit.is_some() && handed.commit == request.overtakes)
+    let older = |inputs: &GivenInputs| {
+        let by_time = inputs.pushed_at < request.pushed_at && inputs.pushed_at.is_some();
+        by_time || (inputs.commit.is_some() && inputs.commit == request.overtakes)
     };
     let running = of_line(recent, line).filter(|(build, _)| build.status == BuildStatus::InProgress);
-    running.filter(|(_, handed)| older(handed)).map(|(build, _)| build).collect()
+    running.filter(|(_, inputs)| older(inputs)).map(|(build, _)| build).collect()
 }
 
-/// What the build is handed. A build without caches is cold; a build that is not started is worse.
-async fn handout(
+/// What the build is given. A build without caches is cold; a build that is not started is worse.
+async fn build_inputs(
     ports: &impl sources::Ports,
     project: &Project,
     request: &Request,
     recent: &[Arc<Build>],
     now: Timestamp,
-) -> Handout {
+) -> BuildInputs {
     if matches!(request.subject, Subject::Head { refresh: true, .. }) {
-        return hand_out(project, request, Vec::new());
+        return build_inputs_of(project, request, Vec::new());
     }
     let wanted = wanted(project, request);
     await_commits(ports, project, &wanted, recent).await;
-    hand_out(
+    build_inputs_of(
         project,
         request,
         give(ports, project, &wanted, now).await.unwrap_or_else(|error| {
@@ -218,9 +218,9 @@ pub fn wanted(project: &Project, request: &Request) -> Wanted {
     wanted
 }
 
-/// What a build is handed, with what it reads for each target.
+/// What a build is given, with what it reads for each target.
 #[must_use]
-pub fn hand_out(project: &Project, request: &Request, reads: Vec<Reads>) -> Handout {
+pub fn build_inputs_of(project: &Project, request: &Request, reads: Vec<Reads>) -> BuildInputs {
     let (commit, refresh, bases) = match &request.subject {
         Subject::Commit(commit) => (Some(commit.clone()), false, None),
         Subject::Head { refresh, bases, .. } => (None, *refresh, bases.clone()),
@@ -232,7 +232,7 @@ pub fn hand_out(project: &Project, request: &Request, reads: Vec<Reads>) -> Hand
         target: target.clone(),
         reads,
     });
-    Handout {
+    BuildInputs {
         line: request.wanted.line.clone(),
         reason: request.reason.clone(),
         parts: parts.collect(),
@@ -253,8 +253,8 @@ async fn await_commits(images: &impl ReadImages, project: &Project, wanted: &Wan
         recent.iter().any(|build| {
             build.status == BuildStatus::Succeeded
                 && newest.is_some_and(|newest| newest.duration_since(build.started_at) < RECENT)
-                && build.handed.as_ref().is_some_and(|handed| {
-                    handed.commit.as_ref() == Some(commit) && !handed.exports.is_empty()
+                && build.inputs.as_ref().is_some_and(|inputs| {
+                    inputs.commit.as_ref() == Some(commit) && !inputs.exports.is_empty()
                 })
         })
     };
@@ -276,16 +276,19 @@ async fn await_commits(images: &impl ReadImages, project: &Project, wanted: &Wan
 }
 
 /// The builds of a line that were started with it, the newest first. What others say of themselves is not believed.
-pub fn of_line<'a>(builds: &'a [Arc<Build>], line: &Line) -> impl Iterator<Item = (&'a Build, &'a Handed)> {
+pub fn of_line<'a>(
+    builds: &'a [Arc<Build>],
+    line: &Line,
+) -> impl Iterator<Item = (&'a Build, &'a GivenInputs)> {
     let started = builds.iter().filter(|build| !build.claims);
-    let handed = started.filter_map(|build| Some((&**build, build.handed.as_ref()?)));
-    handed.filter(move |(_, handed)| handed.line == *line)
+    let inputs = started.filter_map(|build| Some((&**build, build.inputs.as_ref()?)));
+    inputs.filter(move |(_, inputs)| inputs.line == *line)
 }
 
 /// The build of this commit of this line: one that was started for it, or that found it as the head.
 #[must_use]
 pub fn build_of<'a>(builds: &'a [Arc<Build>], line: &Line, commit: &Commit) -> Option<&'a Build> {
-    let is_of = |(build, handed): &(&Build, &Handed)| match &handed.commit {
+    let is_of = |(build, inputs): &(&Build, &GivenInputs)| match &inputs.commit {
         Some(told) => told == commit,
         None => build.resolved_commit.as_deref() == Some(commit.as_str()),
     };

@@ -7,7 +7,7 @@ use futures_util::future::{try_join, try_join_all};
 use jiff::{SignedDuration, Timestamp};
 use sha2::{Digest as _, Sha256};
 
-use crate::build_inputs::{Handed, Trust, Wanted};
+use crate::build_inputs::{GivenInputs, Trust, Wanted};
 use crate::error::CallError;
 use crate::event::BranchPushed;
 use crate::names::{Commit, Line, Tag};
@@ -136,14 +136,14 @@ pub fn decide_after_push(project: &Project, pushed: &MainPushed, builds: &[Arc<B
     if !project.warm.after_merge {
         return Decision::Skip("the policy wants no warming after a merge (warm.after-merge)".to_owned());
     }
-    if let Err(leave) = wanted_by_push(project, push) {
-        return Decision::Skip(leave.to_string());
+    if let Err(skipped) = wanted_by_push(project, push) {
+        return Decision::Skip(skipped.to_string());
     }
     // Only builds that were started as main's fill its cache, whatever others have built of the same commit.
-    let covers = |(build, handed): &(&Build, &Handed)| match &handed.commit {
+    let covers = |(build, inputs): &(&Build, &GivenInputs)| match &inputs.commit {
         None => build.started_at >= pushed.at,
         Some(commit) => {
-            *commit == push.commit || (push.pushed_at.is_some() && handed.pushed_at >= push.pushed_at)
+            *commit == push.commit || (push.pushed_at.is_some() && inputs.pushed_at >= push.pushed_at)
         }
     };
     if let Some((build, _)) = of_line(builds, &Line::Main).find(covers) {
@@ -173,7 +173,7 @@ pub fn decide_after_failure(project: &Project, builds: &[Arc<Build>]) -> Decisio
 
 /// What came of warming one project.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Warmed {
+pub enum WarmOutcome {
     /// A build was asked for.
     Asked(Outcome),
     /// Main wants no warming, and why.
@@ -192,20 +192,20 @@ pub async fn warm_if_needed(
     registry: &str,
     project: &Project,
     now: Timestamp,
-) -> Result<Warmed, CallError> {
+) -> Result<WarmOutcome, CallError> {
     let mains: Vec<Tag> = project.scopes().map(|scope| Tag::line(scope, &Line::Main)).collect();
     let read = read_images(ports, &project.cache_repository, &mains);
     let (images, bases) = try_join(read, bases(ports, project)).await?;
     let mains: Vec<_> = images.into_iter().map(|image| Provenance::of_manifest(&image?.manifest)).collect();
     let builds = ports.recent(&project.name, None).await?;
     let reason = match decide(project, &mains, bases.as_deref(), &builds, now) {
-        Decision::Skip(why) => return Ok(Warmed::Skipped(why)),
-        Decision::Wait(why) => return Ok(Warmed::Waits(why)),
+        Decision::Skip(why) => return Ok(WarmOutcome::Skipped(why)),
+        Decision::Wait(why) => return Ok(WarmOutcome::Waits(why)),
         Decision::Warm(reason) => reason,
     };
     let refresh = reason == Reason::Refresh;
     let request = head(project, format!("nightly: {reason}"), &builds, Vec::new(), refresh, bases);
-    start::start(ports, registry, project, &request, &builds, now).await.map(Warmed::Asked)
+    start::start(ports, registry, project, &request, &builds, now).await.map(WarmOutcome::Asked)
 }
 
 /// Warms a project's main after pushes to it, the newest of which is `pushed`, if nothing else builds it.
@@ -216,11 +216,11 @@ pub async fn warm_after_push(
     pushed: &MainPushed,
     merged: Vec<Commit>,
     now: Timestamp,
-) -> Result<Warmed, CallError> {
+) -> Result<WarmOutcome, CallError> {
     let builds = ports.recent(&project.name, Some(pushed.at)).await?;
     match decide_after_push(project, pushed, &builds) {
-        Decision::Skip(why) => return Ok(Warmed::Skipped(why)),
-        Decision::Wait(why) => return Ok(Warmed::Waits(why)),
+        Decision::Skip(why) => return Ok(WarmOutcome::Skipped(why)),
+        Decision::Wait(why) => return Ok(WarmOutcome::Waits(why)),
         Decision::Warm(_) => {}
     }
     let mut request = head(project, "main has moved".to_owned(), &builds, merged, false, None);
@@ -228,8 +228,8 @@ pub async fn warm_after_push(
     request.reference = Some(pushed.push.branch.to_string());
     Ok(match start::start(ports, registry, project, &request, &builds, now).await? {
         // Of a push that came after that order was given, nobody knows yet whether the build has it.
-        Outcome::AlreadyOrdered => Warmed::Waits("a build of main was ordered a moment ago".to_owned()),
-        outcome => Warmed::Asked(outcome),
+        Outcome::AlreadyOrdered => WarmOutcome::Waits("a build of main was ordered a moment ago".to_owned()),
+        outcome => WarmOutcome::Asked(outcome),
     })
 }
 
@@ -239,14 +239,14 @@ pub async fn warm_after_failure(
     registry: &str,
     project: &Project,
     now: Timestamp,
-) -> Result<Warmed, CallError> {
+) -> Result<WarmOutcome, CallError> {
     let builds = ports.recent(&project.name, None).await?;
     match decide_after_failure(project, &builds) {
-        Decision::Skip(why) => Ok(Warmed::Skipped(why)),
-        Decision::Wait(why) => Ok(Warmed::Waits(why)),
+        Decision::Skip(why) => Ok(WarmOutcome::Skipped(why)),
+        Decision::Wait(why) => Ok(WarmOutcome::Waits(why)),
         Decision::Warm(reason) => {
             let request = head(project, reason.to_string(), &builds, Vec::new(), false, None);
-            start::start(ports, registry, project, &request, &builds, now).await.map(Warmed::Asked)
+            start::start(ports, registry, project, &request, &builds, now).await.map(WarmOutcome::Asked)
         }
     }
 }

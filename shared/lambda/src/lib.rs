@@ -17,7 +17,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 pub mod metrics;
 
-use stoker_aws::{Aws, Surroundings};
+use stoker_aws::{Aws, AwsSettings};
 
 use stoker_core::error::{Disposition, chain};
 use stoker_core::policy::Policy;
@@ -62,13 +62,13 @@ where
 #[must_use]
 pub fn aws(function: &'static str) -> Aws {
     let variable = |name: &str| std::env::var(name).unwrap_or_default();
-    let surroundings = Surroundings {
+    let settings = AwsSettings {
         registry: registry(),
         bus: variable("STOKER_BUS"),
         webhook_secret: variable("STOKER_WEBHOOK_SECRET"),
         starters: Some(variable("STOKER_STARTERS").split_whitespace().map(str::to_owned).collect()),
     };
-    Aws::new(function, surroundings)
+    Aws::new(function, settings)
 }
 
 /// Host of the registry that serves the cache repositories.

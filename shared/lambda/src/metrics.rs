@@ -84,15 +84,15 @@ pub enum Metric {
     /// Bytes of layers that a build made.
     BytesBuilt,
     /// Lines that moved.
-    LinesMoved,
+    LinesUpdated,
     /// Time from a merge until main's line had what was merged.
     PromotionAge,
     /// Bytes that a line's cache may grow by before steps are dropped from it.
     ImportHeadroom,
     /// Hints that can never be promoted.
     PromotionsFailed,
-    /// Lines that the night's sweep had to move or mend.
-    SweepDrift,
+    /// Lines that the nightly reconciliation had to move or repair.
+    DriftRepaired,
     /// Bytes of a repository's caches after retention.
     CacheBytes,
     /// Images of a repository after retention.
@@ -167,10 +167,10 @@ impl Metric {
             | Self::BuildsWithoutProject
             | Self::BuildsFailed
             | Self::WarmBuildsStarted
-            | Self::LinesMoved
+            | Self::LinesUpdated
             | Self::PromotionAge
             | Self::ImportHeadroom
-            | Self::SweepDrift => &["Project"],
+            | Self::DriftRepaired => &["Project"],
             Self::CacheBytes
             | Self::CacheImages
             | Self::CachesDeleted

@@ -16,7 +16,7 @@ use stoker_core::names::Digest;
 use crate::images;
 
 #[derive(Default)]
-struct World {
+struct TestEnvironment {
     digests: Vec<Digest>,
     numbers: HashMap<Digest, u32>,
     /// Those that are there.
@@ -27,11 +27,11 @@ struct World {
     requests: BTreeMap<String, u64>,
 }
 
-impl World {
+impl TestEnvironment {
     fn new() -> Self {
-        let mut world = Self::default();
-        world.reset(false);
-        world
+        let mut env = Self::default();
+        env.reset(false);
+        env
     }
 
     /// The world as it was, or filled by somebody.
@@ -117,28 +117,28 @@ impl World {
     }
 }
 
-type Shared = Arc<Mutex<World>>;
+type Shared = Arc<Mutex<TestEnvironment>>;
 
-async fn answer(State(world): State<Shared>, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
-    let mut world = world.lock().unwrap();
+async fn answer(State(env): State<Shared>, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
+    let mut env = env.lock().unwrap();
     match uri.path() {
-        "/control/reset" => world.reset(false),
-        "/control/fill" => world.reset(true),
+        "/control/reset" => env.reset(false),
+        "/control/fill" => env.reset(true),
         "/control/requests" => {
-            return serde_json::to_string(&std::mem::take(&mut world.requests)).unwrap().into_response();
+            return serde_json::to_string(&std::mem::take(&mut env.requests)).unwrap().into_response();
         }
         "/control/deleted" => {
-            let deleted = std::mem::take(&mut world.deleted);
+            let deleted = std::mem::take(&mut env.deleted);
             return crate::summary(deleted.iter()).to_string().into_response();
         }
         _ => {
             let target = headers.get("x-amz-target").and_then(|target| target.to_str().ok());
             let operation =
                 target.and_then(|target| target.rsplit('.').next()).unwrap_or_default().to_owned();
-            *world.requests.entry(operation.clone()).or_default() += 1;
+            *env.requests.entry(operation.clone()).or_default() += 1;
             let asked = serde_json::from_slice(&body).unwrap_or_default();
             let json = [("content-type", "application/x-amz-json-1.1")];
-            return match world.call(&operation, &asked) {
+            return match env.call(&operation, &asked) {
                 Ok(answer) => (json, answer.to_string()).into_response(),
                 Err(code) => {
                     (StatusCode::BAD_REQUEST, json, json!({ "__type": code }).to_string()).into_response()
@@ -151,13 +151,13 @@ async fn answer(State(world): State<Shared>, uri: Uri, headers: HeaderMap, body:
 
 /// Says its port and answers until it is ended.
 pub(crate) fn serve(runtime: &tokio::runtime::Runtime, say: impl FnOnce(u16)) {
-    let world = Arc::new(Mutex::new(World::new()));
+    let env = Arc::new(Mutex::new(TestEnvironment::new()));
     let listener = StdListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
     say(listener.local_addr().unwrap().port());
     runtime.block_on(async {
         let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-        let router = Router::new().fallback(answer).with_state(world);
+        let router = Router::new().fallback(answer).with_state(env);
         axum::serve(listener, router).await.unwrap();
     });
 }

@@ -1,7 +1,7 @@
 //! What retention costs in a repository with as many images as ECR allows: memory, processor time and requests, side by side
 //! with a Python cleaner of the usual kind.
 //!
-//! `cargo bench -p stories --bench retention` lets the real adapter and the real `enforce` run against ECR on loopback: a run that
+//! `cargo bench -p scenarios --bench retention` lets the real adapter and the real `enforce` run against ECR on loopback: a run that
 //! reports, one that deletes a fifth of the images, and one in a repository that somebody has filled with the worst manifests; and fails when a
 //! figure is out of bounds. Each is a process of its own. The floor that processor time is measured by reads the same with the same SDK and drops
 //! it. The cleaner needs boto3.
@@ -23,7 +23,7 @@ use aws_sdk_ecr::types::ImageIdentifier;
 use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use stoker_aws::{Aws, Surroundings};
+use stoker_aws::{Aws, AwsSettings};
 use stoker_core::names::{CacheRepository, Digest, ProjectName};
 use stoker_core::policy::Policy;
 use stoker_core::retain::enforce;
@@ -98,7 +98,7 @@ fn single_threaded() -> runtime::Runtime {
 }
 
 fn aws() -> Aws {
-    Aws::from_config(config(), Surroundings { registry: address(), ..Surroundings::default() })
+    Aws::from_config(config(), AwsSettings { registry: address(), ..AwsSettings::default() })
 }
 
 /// What the function does.

@@ -1,4 +1,4 @@
-//! What the adapters would ask of AWS for what the stories do: the account in memory knows no requests, so it cannot
+//! What the adapters would ask of AWS for what the scenarios do: the account in memory knows no requests, so it cannot
 //! refuse what AWS refuses. `cargo xtask test` names a file in `STOKER_TEST_REQUESTS`, and validates what is in it by
 //! AWS's models.
 
@@ -19,7 +19,7 @@ use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use aws_smithy_runtime_api::http::StatusCode;
 use aws_smithy_types::body::SdkBody;
 use serde_json::{Value, json};
-use stoker_aws::{Aws, Surroundings};
+use stoker_aws::{Aws, AwsSettings};
 
 /// Of each kind so many are enough: a life with faults, and the next, asks the same again and again.
 const MOST: usize = 100;
@@ -65,13 +65,13 @@ fn adapters(recorder: Recorder) -> Aws {
         )))
         .http_client(http_client_fn(move |_, _| connector.clone()))
         .build();
-    let surroundings = Surroundings {
+    let settings = AwsSettings {
         registry: "registry.example".to_owned(),
         bus: "stoker".to_owned(),
         webhook_secret: "stoker-webhook".to_owned(),
-        ..Surroundings::default()
+        ..AwsSettings::default()
     };
-    Aws::from_config(config, surroundings)
+    Aws::from_config(config, settings)
 }
 
 #[derive(Debug)]

@@ -28,7 +28,7 @@ use stoker_core::policy::Policy;
 pub use model::{Operation, Used};
 pub use report::{Report, Waits};
 
-use crate::rng::Dice;
+use crate::rng::Rng;
 use model::{Invocation, Later, Model, hash_of, time_of};
 use queue::{Body, Message, Queue, Settings};
 use traffic::{HOUR, MINUTE, NONE, Push, Traffic};
@@ -124,7 +124,7 @@ fn at(millis: u64) -> Timestamp {
 
 /// How long a build takes: most a minute or two, and some twenty.
 fn takes(seed: u64, build: u32) -> u64 {
-    let seconds = Dice(seed ^ u64::from(build)).heavy(100.0, 0.9).clamp(30.0, 1200.0);
+    let seconds = Rng(seed ^ u64::from(build)).heavy(100.0, 0.9).clamp(30.0, 1200.0);
     (seconds * 1000.0) as u64
 }
 
@@ -141,7 +141,7 @@ fn policy(projects: u32) -> Policy {
 /// What happens next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Next {
-    /// A message can be handed out.
+    /// A message can be given out.
     Visible(Function, Message),
     /// An invocation has ended.
     Free(Function),
@@ -165,7 +165,7 @@ struct Day {
     policy: Policy,
     traffic: Traffic,
     model: Model,
-    dice: Dice,
+    rng: Rng,
     now: u64,
     next: BinaryHeap<Reverse<(u64, u64, Next)>>,
     sequence: u64,
@@ -211,7 +211,7 @@ impl Day {
             policy: policy(projects),
             model: Model::new(&traffic, names, scale.seed, capacity),
             traffic,
-            dice: Dice(!scale.seed),
+            rng: Rng(!scale.seed),
             now: 0,
             next: BinaryHeap::new(),
             sequence: 0,
@@ -253,22 +253,22 @@ impl Day {
                 _ => break,
             }
             if !self.scale.meets {
-                self.hand_out().await;
+                self.build_inputs_of().await;
             }
         }
     }
 
     /// A push comes to the bus, and now and then once more: from EventBridge at once, from the forge much later.
     fn push(&mut self, number: u32, push: &Push) {
-        let mut arrivals = vec![self.now + 200 + self.dice.below(800)];
-        let (twice, later) = (self.dice.below(1000), self.dice.below(1000));
+        let mut arrivals = vec![self.now + 200 + self.rng.below(800)];
+        let (twice, later) = (self.rng.below(1000), self.rng.below(1000));
         if twice < 10 {
-            arrivals.push(arrivals[0] + self.dice.below(MINUTE));
+            arrivals.push(arrivals[0] + self.rng.below(MINUTE));
         }
         if later < 5 {
-            arrivals.push(self.now + 10 * MINUTE + self.dice.below(10 * MINUTE));
+            arrivals.push(self.now + 10 * MINUTE + self.rng.below(10 * MINUTE));
         } else if later < 7 {
-            arrivals.push(self.now + 3 * HOUR + self.dice.below(HOUR));
+            arrivals.push(self.now + 3 * HOUR + self.rng.below(HOUR));
         }
         self.again += arrivals.len() - 1;
         if push.line == NONE {
@@ -299,7 +299,7 @@ impl Day {
                 self.plan_builds();
             }
             Next::Poll => {
-                self.hand_out().await;
+                self.build_inputs_of().await;
                 if !self.next.is_empty() || at < 24 * HOUR {
                     self.plan(at + POLLS, Next::Poll);
                 }
@@ -315,10 +315,10 @@ impl Day {
     }
 
     /// Hands out all that the functions can take now.
-    async fn hand_out(&mut self) {
+    async fn build_inputs_of(&mut self) {
         for function in FUNCTIONS {
             let mut batches = Vec::new();
-            while let Some(batch) = self.queues[function as usize].take(&mut self.dice) {
+            while let Some(batch) = self.queues[function as usize].take(&mut self.rng) {
                 batches.push(batch);
             }
             if batches.is_empty() {
@@ -326,7 +326,7 @@ impl Day {
             }
             let yields: Vec<_> = batches
                 .iter()
-                .map(|_| self.scale.meets.then(|| RefCell::new(Dice(self.dice.next()))))
+                .map(|_| self.scale.meets.then(|| RefCell::new(Rng(self.rng.next()))))
                 .collect();
             let runs = batches.iter().zip(yields).map(|(batch, yields)| self.invoke(function, batch, yields));
             let ran = join_all(runs).await;
@@ -342,7 +342,7 @@ impl Day {
         &self,
         function: Function,
         batch: &[Message],
-        yields: Option<RefCell<Dice>>,
+        yields: Option<RefCell<Rng>>,
     ) -> (Vec<usize>, u64) {
         let began = tokio::time::Instant::now();
         let event = self.event(batch);
@@ -404,7 +404,7 @@ impl Day {
         };
         match message.body {
             Body::Wanted(project) => {
-                envelope("WarmWanted", &format!(r#"{{"project":"{}"}}"#, name_of(project)))
+                envelope("WarmRequested", &format!(r#"{{"project":"{}"}}"#, name_of(project)))
             }
             Body::Tick => {
                 envelope("NightlyWarm", &format!(r#"{{"slots":{SLOTS},"every_minutes":{}}}"#, SLOT / MINUTE))

@@ -10,7 +10,7 @@ use buildkit_cache::{CONFIG_MEDIA_TYPE, MANIFEST_MEDIA_TYPE};
 use bytes::Bytes;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
-use stoker_core::build_inputs::{Handed, variable};
+use stoker_core::build_inputs::{GivenInputs, variable};
 use stoker_core::error::{CallError, Failure};
 use stoker_core::event::{Event, Turn};
 use stoker_core::names::{CacheRepository, Commit, Digest, Line, ProjectName, Tag};
@@ -22,7 +22,7 @@ use stoker_core::provenance::{Built, Provenance};
 
 use super::traffic::{NONE, Push, Traffic};
 use super::{Kind, at, number_of};
-use crate::rng::Dice;
+use crate::rng::Rng;
 
 /// CodeBuild's own: orders with one token are one build for so long.
 const TOKEN_HOLDS: u64 = 5 * 60 * 1000;
@@ -284,12 +284,12 @@ fn built(time: Timestamp, push: u32) -> Provenance {
 impl Model {
     pub(super) fn new(traffic: &Traffic, names: Vec<ProjectName>, seed: u64, capacity: usize) -> Self {
         let (projects, pushes) = (names.len(), traffic.pushes.len());
-        let mut dice = Dice(seed ^ 0x5eed);
+        let mut rng = Rng(seed ^ 0x5eed);
         let day = 24 * 60 * 60 * 1000;
         let aged = |_| {
             // One in a hundred has no cache yet; the others' are up to ten days old.
-            let age = i64::try_from(dice.below(10 * day)).unwrap_or_default();
-            Main { built_at: (dice.below(100) > 0).then_some(-age), ..Main::default() }
+            let age = i64::try_from(rng.below(10 * day)).unwrap_or_default();
+            Main { built_at: (rng.below(100) > 0).then_some(-age), ..Main::default() }
         };
         let mains = (0..projects).map(aged).collect();
         let branch = Line::parse("branch/b").expect("a line");
@@ -350,8 +350,8 @@ impl Model {
         if entry.state != State::Running {
             return;
         }
-        let mut dice = Dice(self.seed ^ u64::from(build) << 20);
-        let fails = dice.below(100) < if entry.line == NONE { 2 } else { 8 };
+        let mut rng = Rng(self.seed ^ u64::from(build) << 20);
+        let fails = rng.below(100) < if entry.line == NONE { 2 } else { 8 };
         self.becomes(entry, if fails { State::Failed } else { State::Succeeded });
         if !fails && entry.exports {
             self.later.borrow_mut().push((now + PROMOTED_AFTER, Later::Promoted(build)));
@@ -437,11 +437,11 @@ impl Model {
 
     /// What CodeBuild would say of a build.
     fn build(&self, builds: &[Entry], listed: &Listed) -> Arc<Build> {
-        let tell = || Arc::new(self.tell(listed.number, &builds[listed.number as usize]));
+        let tell = || Arc::new(self.report(listed.number, &builds[listed.number as usize]));
         listed.told.get_or_init(tell).clone()
     }
 
-    fn tell(&self, number: u32, entry: &Entry) -> Build {
+    fn report(&self, number: u32, entry: &Entry) -> Build {
         let project = self.names[entry.project as usize].clone();
         let id = &[project.as_str(), ":"].concat();
         Build {
@@ -455,25 +455,25 @@ impl Model {
             ended_at: None,
             source_version: None,
             resolved_commit: None,
-            handed: Some(self.handed(entry)),
+            inputs: Some(self.inputs(entry)),
             claims: false,
             project,
         }
     }
 
     /// What a build was started with, as far as anybody asks.
-    fn handed(&self, entry: &Entry) -> Handed {
+    fn inputs(&self, entry: &Entry) -> GivenInputs {
         let branch = || Line::parse(&numbered("branch/b", entry.line)).expect("a line");
-        let mut handed = Handed::of_line(if entry.line == NONE { Line::Main } else { branch() });
+        let mut inputs = GivenInputs::of_line(if entry.line == NONE { Line::Main } else { branch() });
         if let Some(push) = self.pushes.get(entry.push as usize) {
-            handed.commit = Some(commit_of(entry.push));
+            inputs.commit = Some(commit_of(entry.push));
             // Forges tell it to the second.
-            handed.pushed_at = Some(at(push.at / 1000 * 1000));
+            inputs.pushed_at = Some(at(push.at / 1000 * 1000));
         }
         if entry.exports {
-            handed.exports.push("export".to_owned());
+            inputs.exports.push("export".to_owned());
         }
-        handed
+        inputs
     }
 
     /// Of the answers to [`BuildOrder`]s.
@@ -590,14 +590,14 @@ pub(super) struct Invocation<'m> {
     pub(super) began: u64,
     pub(super) spent: Cell<u64>,
     /// Whether others go first at every call, so that what runs at once meets.
-    pub(super) yields: Option<RefCell<Dice>>,
+    pub(super) yields: Option<RefCell<Rng>>,
 }
 
 impl Invocation<'_> {
     /// A call that takes its time, and that the operation's rate may throttle, also when it is tried again.
     async fn call(&self, operation: Operation) -> Result<(), CallError> {
-        if let Some(dice) = &self.yields {
-            let times = dice.borrow_mut().below(4);
+        if let Some(rng) = &self.yields {
+            let times = rng.borrow_mut().below(4);
             for _ in 0..times {
                 tokio::task::yield_now().await;
             }
@@ -703,7 +703,7 @@ impl ReadBuilds for Invocation<'_> {
         let builds = self.model.builds.borrow();
         let told = ids.iter().map(|id| {
             let number = build_of(id);
-            self.model.tell(number, &builds[number as usize])
+            self.model.report(number, &builds[number as usize])
         });
         Ok(told.collect())
     }
@@ -760,7 +760,7 @@ impl Publish for Invocation<'_> {
         }
         for event in events {
             match event {
-                Event::WarmWanted(Turn { project }) => {
+                Event::WarmRequested(Turn { project }) => {
                     self.model.published.borrow_mut().push(number_of(project.as_str()));
                 }
                 _ => self.model.told.set(self.model.told.get() + 1),
@@ -806,7 +806,7 @@ pub(super) fn time_of(millis: u64) -> String {
 pub(super) fn hash_of(push: u32) -> String {
     let mut text = String::with_capacity(40);
     for half in (0..16).rev() {
-        let digit = Dice(u64::from(push)).next() >> (half * 4) & 15;
+        let digit = Rng(u64::from(push)).next() >> (half * 4) & 15;
         text.push(char::from(b"0123456789abcdef"[digit as usize]));
     }
     text.push_str("0000000000000000");

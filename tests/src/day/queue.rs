@@ -1,8 +1,8 @@
-//! A standard queue of SQS: it hands out batches in almost any order, and what failed comes again.
+//! A standard queue of SQS: it gives batches in almost any order, and what failed comes again.
 
 use std::collections::VecDeque;
 
-use crate::rng::Dice;
+use crate::rng::Rng;
 
 /// Most messages in a batch.
 pub(super) const BATCH: usize = 10;
@@ -48,12 +48,12 @@ pub(super) struct Queue {
     pub(super) busy: usize,
     /// Messages that went to the dead letters.
     pub(super) given_up: usize,
-    /// Messages that were handed out, all times counted.
+    /// Messages that were given out, all times counted.
     pub(super) received: usize,
-    /// Most messages that could have been handed out, but for a free invocation.
+    /// Most messages that could have been given out, but for a free invocation.
     pub(super) deepest: usize,
     pub(super) batches: usize,
-    /// Messages handed out again.
+    /// Messages given again.
     pub(super) most_receives: u32,
 }
 
@@ -77,13 +77,13 @@ impl Queue {
     }
 
     /// A batch for an invocation, if there are messages and the function has one free.
-    pub(super) fn take(&mut self, dice: &mut Dice) -> Option<Vec<Message>> {
+    pub(super) fn take(&mut self, rng: &mut Rng) -> Option<Vec<Message>> {
         if self.visible.is_empty() || self.busy >= self.settings.at_once {
             return None;
         }
         let mut batch = Vec::new();
         while batch.len() < BATCH && !self.visible.is_empty() {
-            let place = dice.below(DISORDER.min(self.visible.len() as u64)) as usize;
+            let place = rng.below(DISORDER.min(self.visible.len() as u64)) as usize;
             self.visible.swap(0, place);
             batch.extend(
                 self.visible.pop_front().map(|message| Message { receives: message.receives + 1, ..message }),
@@ -95,7 +95,7 @@ impl Queue {
         Some(batch)
     }
 
-    /// A message failed: it is to be handed out again after its visibility timeout, unless that was its last time.
+    /// A message failed: it is to be given out again after its visibility timeout, unless that was its last time.
     pub(super) fn again(&mut self, message: &Message) -> bool {
         self.most_receives = self.most_receives.max(message.receives);
         let has_more = message.receives < self.settings.max_receives;

@@ -143,7 +143,7 @@ impl Report {
         self.say(format!("wait until it runs      {}", split.until_run.told()));
         for (name, queue) in [("StartQueue", starts), ("WarmQueue ", warms)] {
             self.say(format!(
-                "{name}              {} batches, {} messages handed out, deepest {}, one at most {} times, {} given up",
+                "{name}              {} batches, {} messages given, deepest {}, one at most {} times, {} given up",
                 queue.batches, queue.received, queue.deepest, queue.most_receives + 1, queue.given_up
             ));
         }

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use super::Scale;
-use crate::rng::Dice;
+use crate::rng::Rng;
 
 /// Milliseconds of an hour.
 pub(super) const HOUR: u64 = 60 * MINUTE;
@@ -71,60 +71,60 @@ enum Kind {
 struct Weights(Vec<f64>);
 
 impl Weights {
-    fn new(dice: &mut Dice, projects: usize) -> Self {
+    fn new(rng: &mut Rng, projects: usize) -> Self {
         let mut sum = 0.0;
         let sums = (0..projects).map(|_| {
-            sum += dice.heavy(1.0, 1.5);
+            sum += rng.heavy(1.0, 1.5);
             sum
         });
         Self(sums.collect())
     }
 
-    fn pick(&self, dice: &mut Dice) -> u32 {
+    fn pick(&self, rng: &mut Rng) -> u32 {
         let all = self.0.last().copied().unwrap_or_default();
-        let wanted = dice.share() * all;
+        let wanted = rng.share() * all;
         self.0.partition_point(|sum| *sum <= wanted) as u32
     }
 }
 
 /// A moment of the day, by how busy its hours are.
-fn moment(dice: &mut Dice) -> u64 {
-    let mut wanted = dice.share() * CURVE.iter().sum::<f64>();
+fn moment(rng: &mut Rng) -> u64 {
+    let mut wanted = rng.share() * CURVE.iter().sum::<f64>();
     for (hour, weight) in (0..).zip(CURVE) {
         if wanted < weight {
-            return hour * HOUR + dice.below(HOUR);
+            return hour * HOUR + rng.below(HOUR);
         }
         wanted -= weight;
     }
     12 * HOUR
 }
 
-fn plans(scale: &Scale, dice: &mut Dice) -> Vec<Plan> {
-    let weights = Weights::new(dice, scale.projects);
+fn plans(scale: &Scale, rng: &mut Rng) -> Vec<Plan> {
+    let weights = Weights::new(rng, scale.projects);
     let mut plans = Vec::with_capacity(scale.pushes + scale.merges);
     let mut bots = (scale.pushes as f64 * BOTS) as usize;
     let mut work = scale.pushes - bots;
     while bots > 0 {
-        let (project, start) = (weights.pick(dice), moment(dice).min(23 * HOUR));
+        let (project, start) = (weights.pick(rng), moment(rng).min(23 * HOUR));
         for _ in 0..bots.min(BOTS_AT_ONCE) {
-            plans.push(Plan { at: start + dice.below(2 * MINUTE), project, kind: Kind::Bot });
+            plans.push(Plan { at: start + rng.below(2 * MINUTE), project, kind: Kind::Bot });
             bots -= 1;
         }
     }
     let mut at_once = (scale.merges as f64 * MERGED_AT_ONCE) as usize;
     let mut merges = scale.merges - at_once;
     while at_once > 0 {
-        let (project, start) = (weights.pick(dice), moment(dice).min(23 * HOUR));
+        let (project, start) = (weights.pick(rng), moment(rng).min(23 * HOUR));
         for _ in 0..at_once.min(MERGES_AT_ONCE) {
-            plans.push(Plan { at: start + dice.below(10 * MINUTE), project, kind: Kind::Merge });
+            plans.push(Plan { at: start + rng.below(10 * MINUTE), project, kind: Kind::Merge });
             at_once -= 1;
         }
     }
     while work + merges > 0 {
-        let is_merge = dice.below((work + merges) as u64) < merges as u64;
+        let is_merge = rng.below((work + merges) as u64) < merges as u64;
         let (count, kind) = if is_merge { (&mut merges, Kind::Merge) } else { (&mut work, Kind::Work) };
         *count -= 1;
-        plans.push(Plan { at: moment(dice), project: weights.pick(dice), kind });
+        plans.push(Plan { at: moment(rng), project: weights.pick(rng), kind });
     }
     plans.sort_by_key(|plan| (plan.at, plan.project));
     plans
@@ -132,8 +132,8 @@ fn plans(scale: &Scale, dice: &mut Dice) -> Vec<Plan> {
 
 impl Traffic {
     pub(super) fn new(scale: &Scale) -> Self {
-        let mut dice = Dice(scale.seed);
-        let plans = plans(scale, &mut dice);
+        let mut rng = Rng(scale.seed);
+        let plans = plans(scale, &mut rng);
         let mut hours = [0; 24];
         let mut sizes = vec![0; scale.projects];
         let mut main = vec![NONE; scale.projects];
@@ -146,7 +146,7 @@ impl Traffic {
             hours[(at / HOUR) as usize % 24] += usize::from(super::Kind::of(project) != super::Kind::Others);
             let open = &mut open[own];
             let (mut line, mut before, mut merged) = (NONE, NONE, NONE);
-            let place = dice.below(open.len() as u64 + 1) as usize;
+            let place = rng.below(open.len() as u64 + 1) as usize;
             if kind == Kind::Merge {
                 before = std::mem::replace(&mut main[own], number);
                 merged = open.remove(place.min(open.len().saturating_sub(1))).map_or(NONE, |(_, head)| head);

@@ -38,7 +38,7 @@ struct Place {
 
 /// Runs them all; answers what did not hold.
 pub(crate) fn check(stage: &mut Stage) -> anyhow::Result<Vec<String>> {
-    let begun = Instant::now();
+    let started = Instant::now();
     let told = read::all()?;
     let mut ways = Vec::new();
     let mut failed = Vec::new();
@@ -49,14 +49,14 @@ pub(crate) fn check(stage: &mut Stage) -> anyhow::Result<Vec<String>> {
         }
     }
     let place = Place::make(stage)?;
-    let fresh = stage.site.world.start_another_aws("fresh")?;
+    let fresh = stage.site.setup.start_another_aws("fresh")?;
     let stack = |told: &&(&Told, Way)| told.1 == Way::Stack;
     let others = || ways.iter().filter(|told| !stack(told));
     let mut documents: Vec<&str> = others().map(|(told, _)| told.document.as_str()).collect();
     documents.dedup();
     // The stack's life waits for AWS, and the rest for processors.
     let results: Vec<anyhow::Result<String>> = thread::scope(|scope| {
-        let life = scope.spawn(|| place.lives(&fresh));
+        let run = scope.spawn(|| place.runs(&fresh));
         let mut results = Vec::new();
         for pair in documents.chunks(2) {
             let sessions: Vec<_> = pair
@@ -72,7 +72,7 @@ pub(crate) fn check(stage: &mut Stage) -> anyhow::Result<Vec<String>> {
                 .collect();
             results.extend(sessions.into_iter().map(|session| join(session.join())));
         }
-        results.push(join(life.join()));
+        results.push(join(run.join()));
         results
     });
     for result in results {
@@ -85,7 +85,7 @@ pub(crate) fn check(stage: &mut Stage) -> anyhow::Result<Vec<String>> {
     for (told, way) in others() {
         let result = match way {
             Way::Named => place.is_named(&told.text),
-            Way::Chore => is_chore(&told.text),
+            Way::Task => is_task(&told.text),
             Way::Target => is_target(&told.text),
             Way::Elsewhere(file, words) => is_elsewhere(file, words),
             _ => Ok(()),
@@ -94,7 +94,7 @@ pub(crate) fn check(stage: &mut Stage) -> anyhow::Result<Vec<String>> {
     }
     for (what, way) in [
         ("names of commands, which their help knows", Way::Named),
-        ("chores, as the tests are made of them", Way::Chore),
+        ("tasks, as the tests are made of them", Way::Task),
         ("tests and benchmarks that take minutes; their targets are there", Way::Target),
     ] {
         println!("  ok   {} {what}", others().filter(|(_, of)| *of == way).count());
@@ -107,7 +107,7 @@ pub(crate) fn check(stage: &mut Stage) -> anyhow::Result<Vec<String>> {
     for what in &failed {
         println!("  FAIL {what}");
     }
-    println!("   {} commands, {} s", told.len(), begun.elapsed().as_secs());
+    println!("   {} commands, {} s", told.len(), started.elapsed().as_secs());
     Ok(failed.into_iter().map(|what| what.lines().next().unwrap_or_default().to_owned()).collect())
 }
 
@@ -134,8 +134,8 @@ fn name(told: &Told) -> String {
 
 impl Place {
     fn make(stage: &Stage) -> anyhow::Result<Self> {
-        let world = &stage.world;
-        let dir = world.dir().join("commands");
+        let setup = &stage.setup;
+        let dir = setup.dir().join("commands");
         let bin = dir.join("bin");
         fs::create_dir_all(&bin)?;
         // In us-east-1 the first AWS CLI knows SQS by a host of its own, whatever the environment says.
@@ -152,15 +152,15 @@ impl Place {
         let path = std::env::var("PATH").unwrap_or_default();
         let environment = BTreeMap::from([
             ("PATH", format!("{}:{path}", bin.display())),
-            ("AWS_ENDPOINT_URL", world.endpoint()),
-            ("AWS_ENDPOINT_URL_CODEBUILD", world.codebuild_endpoint()),
+            ("AWS_ENDPOINT_URL", setup.endpoint()),
+            ("AWS_ENDPOINT_URL_CODEBUILD", setup.codebuild_endpoint()),
             ("AWS_ACCESS_KEY_ID", aws::KEY_ID.to_owned()),
             ("AWS_SECRET_ACCESS_KEY", aws::SECRET_KEY.to_owned()),
             ("AWS_DEFAULT_REGION", aws::REGION.to_owned()),
             ("AWS_REGION", aws::REGION.to_owned()),
             ("DOCKER_CONFIG", dir.display().to_string()),
             ("ORIGIN", stage.origin().display().to_string()),
-            ("REGISTRY", world.registry()),
+            ("REGISTRY", setup.registry()),
         ]);
         Ok(Self { dir, environment })
     }
@@ -171,7 +171,7 @@ impl Place {
         let dir = self.dir.join(document.replace('/', "-"));
         let mut git = Command::new("git");
         git.args(["clone", "--quiet", &self.environment["ORIGIN"]]).arg(&dir);
-        ensure!(git.status()?.success(), "the story's repository cannot be cloned");
+        ensure!(git.status()?.success(), "the scenario's repository cannot be cloned");
         fs::create_dir_all(dir.join("policy"))?;
         for file in ["policy/stoker.yaml", "new.yaml"] {
             fs::write(dir.join(file), demo::POLICY)?;
@@ -201,7 +201,7 @@ impl Place {
         if commands.is_empty() {
             return Ok(String::new());
         }
-        let begun = Instant::now();
+        let started = Instant::now();
         let mut script = PRELUDE.to_owned();
         if commands.iter().any(|(told, _)| told.text.starts_with("stoker cache ")) {
             script.push_str("caches >/dev/null\n");
@@ -214,7 +214,7 @@ impl Place {
         let said = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
         fs::write(self.dir.join(format!("{}.log", document.replace('/', "-"))), said.concat())?;
         if output.status.success() {
-            return Ok(format!("{document}: {} commands, {} s", commands.len(), begun.elapsed().as_secs()));
+            return Ok(format!("{document}: {} commands, {} s", commands.len(), started.elapsed().as_secs()));
         }
         let (_, last) = said[0].rsplit_once(MARK).unwrap_or_default();
         let nth = last.lines().next().and_then(|nth| nth.parse::<usize>().ok());
@@ -225,8 +225,8 @@ impl Place {
     }
 
     /// The stack's life in an AWS in which nothing is yet, with the answers that the documentation tells.
-    fn lives(&self, endpoint: &str) -> anyhow::Result<String> {
-        let begun = Instant::now();
+    fn runs(&self, endpoint: &str) -> anyhow::Result<String> {
+        let started = Instant::now();
         let dir = self.dir.join("stack");
         fs::create_dir_all(dir.join("policy"))?;
         for file in ["policy/stoker.yaml", "samconfig.toml", "template.yaml"] {
@@ -250,8 +250,8 @@ impl Place {
         let (ended, said) = answered(command.env("PATH", path))?;
         fs::write(self.dir.join("stack.log"), &said)?;
         if ended {
-            let seconds = begun.elapsed().as_secs();
-            return Ok(format!("the stack's life: {} commands of SAM, {seconds} s", STACK.len()));
+            let seconds = started.elapsed().as_secs();
+            return Ok(format!("the stack's run: {} commands of SAM, {seconds} s", STACK.len()));
         }
         let (_, last) = said.rsplit_once(MARK).unwrap_or_default();
         let nth = last.lines().next().and_then(|nth| nth.parse::<usize>().ok()).unwrap_or_default();
@@ -421,7 +421,7 @@ pub(crate) fn programs() -> anyhow::Result<PathBuf> {
 }
 
 /// Whether `cargo xtask` understands it.
-fn is_chore(text: &str) -> anyhow::Result<()> {
+fn is_task(text: &str) -> anyhow::Result<()> {
     let words = text.split_whitespace().skip_while(|word| *word != "xtask");
     crate::Cli::try_parse_from(words).map(drop).context("cargo xtask does not understand it")
 }

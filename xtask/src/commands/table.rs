@@ -16,14 +16,14 @@ pub(super) enum Way {
     /// A part of the stack's life ([`STACK`]), in an AWS of its own.
     Stack,
     /// A chore, which the tests are made of: its words are understood.
-    Chore,
+    Task,
     /// A test or benchmark of cargo's that takes minutes: the target is there.
     Target,
     /// Run elsewhere: in this file, by these words.
     Elsewhere(&'static str, &'static str),
 }
 
-use Way::{Chore, Elsewhere, Ends, Modelled, Named, Run, Stack, Target, With};
+use Way::{Elsewhere, Ends, Modelled, Named, Run, Stack, Target, Task, With};
 
 /// Which document's command is tried in which way. `*` is any document, and at the end of a command whatever
 /// follows. The first row that matches counts, and a row that matches nothing is a mistake.
@@ -56,9 +56,9 @@ pub(super) const ROWS: &[(&str, &str, Way)] = &[
     ("docs/ci.md", "finch build", Elsewhere("tests/scenarios/snippets.rs", "[\"finch\", \"build\"]")),
     ("*", "docker login", Named),
     ("*", "docker *", Named),
-    ("*", "cargo xtask *", Chore),
+    ("*", "cargo xtask *", Task),
     ("*", "STOKER_CHAOS=10000 cargo test *", Target),
-    ("*", "STOKER_*", Chore),
+    ("*", "STOKER_*", Task),
     ("*", "cargo bench *", Target),
     ("*", "git push -o ci.skip", Run),
     ("*", "git pull", Run),
@@ -79,7 +79,7 @@ pub(super) const ROWS: &[(&str, &str, Way)] = &[
     ),
     ("cli/README.md", "stoker doctor*", Ends(1, &[])),
     ("README.md", "stoker explain IMAGE", With(&[("IMAGE", "stoker/app:app.main")])),
-    ("README.md", "stoker story COMMIT", With(&[("COMMIT", "$(git rev-parse HEAD)")])),
+    ("README.md", "stoker trace COMMIT", With(&[("COMMIT", "$(git rev-parse HEAD)")])),
     ("cli/README.md", "stoker cache inspect REF...*", With(&[("REF...", "$R:app.main $R:main")])),
     ("cli/README.md", "stoker cache verify REF...*", With(&[("REF...", "$R:app.main $R:main")])),
     // They differ, and that is what it says.
@@ -95,19 +95,19 @@ pub(super) const ROWS: &[(&str, &str, Way)] = &[
     ("cli/README.md", "stoker rollback $R main --to 1f2e3d4c", With(&[("1f2e3d4c", "$(left)")])),
     (
         "cli/README.md",
-        "stoker decide --registry *",
+        "stoker simulate --registry *",
         With(&[("123456789012.dkr.ecr.eu-central-1.amazonaws.com", "$REGISTRY")]),
     ),
     ("cli/README.md", "stoker explain stoker/app:app.branch.feature-a*", With(&[("feature-a", "feature-b")])),
-    ("cli/README.md", "stoker story 1f2e3d4*", With(&[("1f2e3d4", "$(git rev-parse HEAD | cut -c1-7)")])),
-    ("cli/README.md", "stoker story $(git rev-parse HEAD) *", With(&[("ci-stoker", "stoker")])),
+    ("cli/README.md", "stoker trace 1f2e3d4*", With(&[("1f2e3d4", "$(git rev-parse HEAD | cut -c1-7)")])),
+    ("cli/README.md", "stoker trace $(git rev-parse HEAD) *", With(&[("ci-stoker", "stoker")])),
     ("cli/README.md", "stoker redrive --stack ci-stoker *", With(&[("ci-stoker", "stoker")])),
     ("cli/README.md", "stoker completions SHELL", With(&[("SHELL", "bash")])),
     ("cli/README.md", "stoker lines", Named),
-    ("cli/README.md", "stoker decide", Named),
+    ("cli/README.md", "stoker simulate", Named),
     ("cli/README.md", "stoker forecast*", Named),
     ("cli/README.md", "stoker *", Run),
-    ("docs/metrics.md", "stoker story COMMIT", With(&[("COMMIT", "$(git rev-parse HEAD)")])),
+    ("docs/metrics.md", "stoker trace COMMIT", With(&[("COMMIT", "$(git rev-parse HEAD)")])),
     (
         "docs/operate.md",
         "aws lambda update-event-source-mapping --enabled --uuid ...",
@@ -117,8 +117,8 @@ pub(super) const ROWS: &[(&str, &str, Way)] = &[
     ("docs/operate.md", "stack=stoker*", Run),
     ("docs/operate.md", "insights *", Run),
     ("docs/operate.md", "aws *", Run),
-    ("docs/operate.md", "stoker story", Named),
-    ("docs/operate.md", "stoker decide", Named),
+    ("docs/operate.md", "stoker trace", Named),
+    ("docs/operate.md", "stoker simulate", Named),
     ("docs/operate.md", "stoker *", Run),
     ("docs/report.md", "stoker *", Run),
     ("*", "stoker report", Run),

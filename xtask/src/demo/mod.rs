@@ -13,7 +13,7 @@ use std::time::Instant;
 use anyhow::{Context as _, bail};
 use serde_json::json;
 
-use crate::environment::{Settings, World};
+use crate::environment::{LocalSetup, Settings};
 use crate::site::{NEVER, Plan, Site};
 use crate::{stack, tools};
 use report::Report;
@@ -81,7 +81,7 @@ pub(crate) const PARAMETERS: [(&str, &str); 9] = [
     // Longer than an ordinary build takes to start, and no longer.
     ("WarmDelaySeconds", "8"),
     // The story says when it is night, whatever the hour, and one tick is for all projects.
-    ("NightlySweepSchedule", NEVER),
+    ("NightlyReconcileSchedule", NEVER),
     ("NightlyWarmSchedule", NEVER),
     ("NightlyRetentionSchedule", NEVER),
     ("NightlySlots", "1"),
@@ -104,44 +104,41 @@ impl Deref for Stage {
 
 /// Runs the demo.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    let begun = Instant::now();
-    let (stage, report, builder) = stage_and_tell(args.builder, args.keep)?;
+    let started = Instant::now();
+    let (stage, report, builder) = stage_and_run(args.builder, args.keep)?;
     if args.keep {
         println!("\n{}", how_to_talk(&stage));
     } else {
-        stage.site.world.stop()?;
+        stage.site.setup.stop()?;
     }
     if let Some(file) = &args.json {
         let json = serde_json::to_string_pretty(&report.to_json(builder))?;
         std::fs::write(file, json).with_context(|| format!("cannot write {}", file.display()))?;
     }
     report.print(builder);
-    println!("\nthe whole demo took {:.0} s", begun.elapsed().as_secs_f32());
+    println!("\nthe whole demo took {:.0} s", started.elapsed().as_secs_f32());
     match report.failed() {
         checks if checks.is_empty() => Ok(()),
-        checks => bail!("the story did not hold: {}", checks.join("; ")),
+        checks => bail!("the scenario did not hold: {}", checks.join("; ")),
     }
 }
 
 /// Does all set-up and tells the story. The stage is left up; where the story could not be told to its end, only if
 /// that is wanted.
-pub(crate) fn stage_and_tell(
-    wanted: Option<Builder>,
-    keep: bool,
-) -> anyhow::Result<(Stage, Report, Builder)> {
-    let begun = Instant::now();
+pub(crate) fn stage_and_run(wanted: Option<Builder>, keep: bool) -> anyhow::Result<(Stage, Report, Builder)> {
+    let started = Instant::now();
     let (builder, base_image) = choose_builder(wanted)?;
     tools::install()?;
     stack::build()?;
     let stage = set(builder, &base_image, &stack::local_world()?)?;
-    println!("set up in {:.0} s; the story begins\n", begun.elapsed().as_secs_f32());
-    match scenario::tell(&stage) {
+    println!("set up in {:.0} s; the scenario begins\n", started.elapsed().as_secs_f32());
+    match scenario::report(&stage) {
         Ok(report) => Ok((stage, report, builder)),
         Err(error) => {
             if keep {
                 println!("\n{}", how_to_talk(&stage));
             } else {
-                stage.site.world.stop()?;
+                stage.site.setup.stop()?;
             }
             Err(error)
         }
@@ -198,8 +195,8 @@ fn choose_builder(wanted: Option<Builder>) -> anyhow::Result<(Builder, String)> 
 
 /// Starts the world, makes the repositories, and deploys.
 fn set(builder: Builder, base_image: &str, program: &std::path::Path) -> anyhow::Result<Stage> {
-    let world = World::start(&Settings::default())?;
-    let git = world.dir().join("git");
+    let setup = LocalSetup::start(&Settings::default())?;
+    let git = setup.dir().join("git");
     let app = Repository::create(&git, "app", repository::APP)?;
     let docs = Repository::create(&git, "docs", repository::DOCS)?;
     let projects = json!([
@@ -208,11 +205,11 @@ fn set(builder: Builder, base_image: &str, program: &std::path::Path) -> anyhow:
     ]);
     let arguments = ["--builder", builder.name(), "--base-image", base_image];
     let (arguments, projects, parameters) = (&arguments, &projects, &PARAMETERS);
-    let site = Site::open(world, &Plan { program, arguments, projects, policy: POLICY, parameters })?;
+    let site = Site::open(setup, &Plan { program, arguments, projects, policy: POLICY, parameters })?;
     // On AWS the caches that a build held are looked at again after minutes at the soonest: the demo does not wait for them.
     site.set_queue("RetentionQueueUrl", &json!({ "VisibilityTimeout": "2" }))?;
     let docs_caches = json!({ "repositoryName": "stoker/docs" });
-    site.world.aws().call("ecr", "AmazonEC2ContainerRegistry_V20150921.CreateRepository", &docs_caches)?;
+    site.setup.aws().call("ecr", "AmazonEC2ContainerRegistry_V20150921.CreateRepository", &docs_caches)?;
     Ok(Stage { site, builder, app })
 }
 
@@ -224,10 +221,10 @@ impl Stage {
 }
 
 fn how_to_talk(stage: &Stage) -> String {
-    let world = &stage.world;
-    let dir = world.dir();
+    let setup = &stage.setup;
+    let dir = setup.dir();
     format!(
-        "The world is still up:\n  \
+        "The setup is still up:\n  \
          AWS           export AWS_ENDPOINT_URL={endpoint} AWS_DEFAULT_REGION=us-east-1 AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test\n                \
          aws ecr describe-images --repository-name stoker/app       what Stoker has checked\n                \
          aws ecr describe-images --repository-name stoker-builds/app   what builds wrote\n  \
@@ -237,8 +234,8 @@ fn how_to_talk(stage: &Stage) -> String {
          git           {git}\n  \
          logs          {logs}/*.log\n\
          `cargo xtask down` ends it.",
-        endpoint = world.endpoint(),
-        codebuild = world.codebuild_endpoint(),
+        endpoint = setup.endpoint(),
+        codebuild = setup.codebuild_endpoint(),
         webhook = stage.outputs.get("WebhookUrl").map_or("", String::as_str),
         git = dir.join("git").display(),
         logs = dir.join("logs").display(),

@@ -19,23 +19,23 @@ const QUIET: Duration = Duration::from_millis(2500);
 const POLL: Duration = Duration::from_millis(40);
 
 /// Tells the story, and answers what was found.
-pub(crate) fn tell(stage: &Stage) -> anyhow::Result<Report> {
-    let mut story = Story { stage, forge: stage.forge()?, report: Report::default() };
-    story.branches()?;
-    story.merges()?;
-    story.again()?;
-    story.night()?;
-    story.deletion()?;
-    Ok(story.report)
+pub(crate) fn report(stage: &Stage) -> anyhow::Result<Report> {
+    let mut scenario = Scenario { stage, forge: stage.forge()?, report: Report::default() };
+    scenario.branches()?;
+    scenario.merges()?;
+    scenario.again()?;
+    scenario.night()?;
+    scenario.deletion()?;
+    Ok(scenario.report)
 }
 
-struct Story<'a> {
+struct Scenario<'a> {
     stage: &'a Stage,
     forge: Forge,
     report: Report,
 }
 
-impl Story<'_> {
+impl Scenario<'_> {
     /// a, b and c: two branches, each with the dependencies of one stage changed.
     fn branches(&mut self) -> anyhow::Result<()> {
         let (app, forge) = (&self.stage.app, &self.forge);
@@ -95,13 +95,13 @@ impl Story<'_> {
         let before = app.head("main")?;
         let merge = app.merge("feature-a")?;
         let line = self.digest("app.main")?;
-        let (begun, from) = (Instant::now(), self.stage.world.requests()?.len());
+        let (started, from) = (Instant::now(), self.stage.setup.requests()?.len());
         forge.pull_request(app, 1, "feature-a", "main", Some(&merge))?;
         let hot = self.line_moved("app.main", line.as_deref())?;
-        self.report.figures.promotion_seconds = begun.elapsed().as_secs_f64();
+        self.report.figures.promotion_seconds = started.elapsed().as_secs_f64();
         // The last answers are written to the log a moment after they were given.
         thread::sleep(Duration::from_millis(300));
-        let requests = self.stage.world.requests()?;
+        let requests = self.stage.setup.requests()?;
         let of_promotion = |agent: &str| {
             agent.contains("app/receive-webhook") || agent.contains("app/promote-cache") || agent == "stoker"
         };
@@ -152,7 +152,7 @@ impl Story<'_> {
             // It has no layers of its own, and reads those of a registry at no cost: main's cache is as good as local.
             let main = self.digest("app.main")?.context("main has no cache")?;
             let from =
-                format!("--cache-from type=registry,ref={}/stoker/app@{main}", self.stage.world.registry());
+                format!("--cache-from type=registry,ref={}/stoker/app@{main}", self.stage.setup.registry());
             order["environmentVariablesOverride"] =
                 json!([{ "name": "STOKER_CACHE_FLAGS", "value": from, "type": "PLAINTEXT" }]);
         }
@@ -293,7 +293,7 @@ impl Story<'_> {
     /// Where the tags of the application's cache repository point.
     fn tags(&self) -> anyhow::Result<BTreeMap<String, String>> {
         let input = json!({ "repositoryName": "stoker/app" });
-        let images = self.stage.world.aws().call("ecr", &format!("{ECR}.DescribeImages"), &input)?;
+        let images = self.stage.setup.aws().call("ecr", &format!("{ECR}.DescribeImages"), &input)?;
         let mut tags = BTreeMap::new();
         for image in images["imageDetails"].as_array().into_iter().flatten() {
             let digest = image["imageDigest"].as_str().unwrap_or_default();
@@ -320,7 +320,7 @@ impl Story<'_> {
         let mut last = (0, Instant::now());
         self.wait("everything to settle", || {
             let asked =
-                self.stage.world.requests()?.iter().filter(|request| request.is_from_function()).count();
+                self.stage.setup.requests()?.iter().filter(|request| request.is_from_function()).count();
             let busy = self.is_running()? || self.stage.waiting()? > 0;
             if busy || asked != last.0 {
                 last = (asked, Instant::now());
@@ -330,16 +330,16 @@ impl Story<'_> {
     }
 
     fn wait<T>(&self, what: &str, mut look: impl FnMut() -> anyhow::Result<Option<T>>) -> anyhow::Result<T> {
-        let begun = Instant::now();
+        let started = Instant::now();
         let mut told = Instant::now();
         loop {
             if let Some(found) = look()? {
                 return Ok(found);
             }
-            if begun.elapsed() > PATIENCE {
+            if started.elapsed() > PATIENCE {
                 let builder =
                     if self.stage.builder == Builder::Docker { "Docker" } else { "the simulated builder" };
-                let logs = self.stage.world.dir().join("logs");
+                let logs = self.stage.setup.dir().join("logs");
                 bail!(
                     "waited {} s in vain for {what} with {builder}; see {}",
                     PATIENCE.as_secs(),
@@ -347,7 +347,7 @@ impl Story<'_> {
                 );
             }
             if told.elapsed() > Duration::from_secs(10) {
-                println!("       ... waiting for {what}, {} s", begun.elapsed().as_secs());
+                println!("       ... waiting for {what}, {} s", started.elapsed().as_secs());
                 told = Instant::now();
             }
             thread::sleep(POLL);

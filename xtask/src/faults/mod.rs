@@ -22,17 +22,17 @@ use serde_json::{Value, json};
 
 use crate::aws::Aws;
 use crate::demo::forge::sign;
-use crate::environment::{Settings, World};
+use crate::environment::{LocalSetup, Settings};
 use crate::site::{NEVER, Plan, QUEUES, Site};
 use crate::{requests, stack, tools};
-use run::{Dice, Life, MAIN, Step};
+use run::{MAIN, Rng, Run, Step};
 
 /// What the storm can be asked.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// How many lives
     #[arg(long, default_value_t = 50)]
-    lives: u64,
+    runs: u64,
     /// The first life's seed; each has the next
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -42,9 +42,9 @@ pub(crate) struct Args {
     /// Write what was found to this file as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Leave the sweep out of the night: lives have to differ then, which shows that the storm does harm
+    /// Leave the reconciliation out of the night: lives have to differ then, which shows that the storm does harm
     #[arg(long)]
-    without_sweep: bool,
+    without_reconcile: bool,
     /// Leave the world up at the end; `cargo xtask down` ends it
     #[arg(long)]
     keep: bool,
@@ -70,7 +70,7 @@ const TRIES: [(&str, u64); 6] = [
     ("StartQueueUrl", 3),
     ("WarmQueueUrl", 3),
     ("PromotionQueueUrl", 1),
-    ("SweepQueueUrl", 3),
+    ("ReconcileQueueUrl", 3),
     ("RetentionQueueUrl", 3),
     ("NightlyRetentionQueueUrl", 3),
 ];
@@ -83,7 +83,7 @@ const PARAMETERS: [(&str, &str); 7] = [
     ("RetentionDelaySeconds", "2"),
     // Longer than an ordinary build takes to start.
     ("WarmDelaySeconds", "5"),
-    ("NightlySweepSchedule", NEVER),
+    ("NightlyReconcileSchedule", NEVER),
     ("NightlyWarmSchedule", NEVER),
     ("NightlyRetentionSchedule", NEVER),
     ("NightlySlots", "1"),
@@ -91,18 +91,18 @@ const PARAMETERS: [(&str, &str); 7] = [
 
 /// How a life is lived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Weather {
-    Calm,
-    Storm,
+enum FaultPlan {
+    Baseline,
+    Faults,
 }
 
-impl Weather {
-    fn project(self, life: &Life) -> String {
-        let weather = match self {
-            Self::Calm => "calm",
-            Self::Storm => "storm",
+impl FaultPlan {
+    fn project(self, run: &Run) -> String {
+        let fault_plan = match self {
+            Self::Baseline => "baseline",
+            Self::Faults => "faults",
         };
-        format!("{weather}-{}", life.seed)
+        format!("{fault_plan}-{}", run.seed)
     }
 }
 
@@ -134,69 +134,71 @@ impl End {
 
 /// Runs as many lives as asked.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    let begun = Instant::now();
+    let started = Instant::now();
     tools::install()?;
     stack::build()?;
     let failed = live(args, &stack::local_world()?)?;
-    println!("the whole storm took {} s", begun.elapsed().as_secs());
+    println!("the whole faults took {} s", started.elapsed().as_secs());
     ensure!(failed.is_empty(), "{}", failed.join("; "));
     Ok(())
 }
 
 /// A few short lives, for `cargo xtask test`. The functions have been built. Answers what did not hold.
 pub(crate) fn check() -> anyhow::Result<Vec<String>> {
-    let args = Args { lives: 4, seed: 1, steps: 2, json: None, without_sweep: false, keep: false };
+    let args = Args { runs: 4, seed: 1, steps: 2, json: None, without_reconcile: false, keep: false };
     live(&args, &stack::local_world()?)
 }
 
 fn live(args: &Args, program: &Path) -> anyhow::Result<Vec<String>> {
-    ensure!(args.lives > 0, "there has to be a life");
-    let world = World::start(&Settings { behind_proxy: true, ..Settings::default() })?;
-    let dir = world.dir().join("lives");
-    let lives: Vec<Life> = (args.seed..args.seed + args.lives)
-        .map(|seed| Life::new(seed, args.steps, &dir))
+    ensure!(args.runs > 0, "there has to be a run");
+    let setup = LocalSetup::start(&Settings { behind_proxy: true, ..Settings::default() })?;
+    let dir = setup.dir().join("runs");
+    let runs: Vec<Run> = (args.seed..args.seed + args.runs)
+        .map(|seed| Run::new(seed, args.steps, &dir))
         .collect::<Result<_, _>>()?;
-    let told = open(world, &lives, program).and_then(|sky| {
-        let failed = sky.tell(args).and_then(|failed| {
-            requests::check(&sky.site.world.recorded())?;
+    let told = open(setup, &runs, program).and_then(|sky| {
+        let failed = sky.report(args).and_then(|failed| {
+            requests::check(&sky.site.setup.recorded())?;
             Ok(failed)
         });
         if args.keep {
-            println!("the world is still up, with its logs in {}", sky.site.world.dir().display());
+            println!("the setup is still up, with its logs in {}", sky.site.setup.dir().display());
             return failed;
         }
-        sky.site.world.stop()?;
+        sky.site.setup.stop()?;
         failed
     });
     if told.is_err()
         && !args.keep
-        && let Some(world) = World::attach()?
+        && let Some(setup) = LocalSetup::attach()?
     {
-        world.stop()?;
+        setup.stop()?;
     }
     told
 }
 
 /// Deploys a stack with two projects for each life.
-fn open<'a>(world: World, lives: &'a [Life], program: &'a Path) -> anyhow::Result<Sky<'a>> {
-    let of = |life: &'a Life| [Weather::Calm, Weather::Storm].map(|weather| (life, weather.project(life)));
-    let all: Vec<(&Life, String)> = lives.iter().flat_map(of).collect();
+fn open<'a>(setup: LocalSetup, runs: &'a [Run], program: &'a Path) -> anyhow::Result<Sky<'a>> {
+    let of = |run: &'a Run| {
+        [FaultPlan::Baseline, FaultPlan::Faults].map(|fault_plan| (run, fault_plan.project(run)))
+    };
+    let all: Vec<(&Run, String)> = runs.iter().flat_map(of).collect();
     let projects: Value =
-        all.iter().map(|(life, name)| json!({ "name": name, "source": life.origin })).collect();
+        all.iter().map(|(run, name)| json!({ "name": name, "source": run.origin })).collect();
     let mut policy = "version: 1\ndefaults:\n  retention: { mode: apply }\nprojects:\n".to_owned();
-    for (life, name) in &all {
-        let isolated = if life.isolated { ", builds-repository: 'stoker-builds/{project}'" } else { "" };
+    for (run, name) in &all {
+        let isolated = if run.isolated { ", builds-repository: 'stoker-builds/{project}'" } else { "" };
         writeln!(policy, "  - {{ name: {name}, repository: github.com/example/{name}{isolated} }}")?;
     }
     let machines = AT_ONCE.to_string();
     let arguments = ["--builder", "simulated", "--base-image", BASE_IMAGE, "--machines", &machines];
     let (arguments, projects, parameters) = (&arguments, &projects, &PARAMETERS);
-    let site = Site::open(world, &Plan { program, arguments, projects, policy: &policy, parameters })?;
-    let aws = site.world.aws();
-    for (life, name) in &all {
+    let site = Site::open(setup, &Plan { program, arguments, projects, policy: &policy, parameters })?;
+    let aws = site.setup.aws();
+    for (run, name) in &all {
         let create = |input: Value| aws.call("ecr", &format!("{ECR}.CreateRepository"), &input);
         create(json!({ "repositoryName": format!("stoker/{name}") }))?;
-        if life.isolated {
+        if run.isolated {
             let name = format!("stoker-builds/{name}");
             create(json!({ "repositoryName": name, "imageTagMutability": "IMMUTABLE" }))?;
         }
@@ -211,7 +213,7 @@ fn open<'a>(world: World, lives: &'a [Life], program: &'a Path) -> anyhow::Resul
     }
     site.set_queue("StartQueueUrl", &json!({ "DelaySeconds": "1" }))?;
     let secret = site.forge()?.secret().to_owned();
-    Ok(Sky { aws, url: site.output("WebhookUrl")?.to_owned(), secret, site, lives, program })
+    Ok(Sky { aws, url: site.output("WebhookUrl")?.to_owned(), secret, site, runs, program })
 }
 
 /// The stack, and the lives that are lived on it.
@@ -220,59 +222,59 @@ struct Sky<'a> {
     aws: Aws,
     url: String,
     secret: String,
-    lives: &'a [Life],
+    runs: &'a [Run],
     program: &'a Path,
 }
 
 impl Sky<'_> {
     /// Lives all lives twice; answers what did not hold.
-    fn tell(&self, args: &Args) -> anyhow::Result<Vec<String>> {
-        println!("{} lives from seed {}, calmly", self.lives.len(), args.seed);
-        let calm_seconds = self.phase(Weather::Calm, args.seed)?;
-        println!("the same in a storm");
+    fn report(&self, args: &Args) -> anyhow::Result<Vec<String>> {
+        println!("{} runs from seed {}, as_baseline", self.runs.len(), args.seed);
+        let baseline_seconds = self.phase(FaultPlan::Baseline, args.seed)?;
+        println!("the same in a faults");
         // Many lives share a batch, and each call that fails is one of the batch.
-        let one_in = (14 + args.lives / 5).min(24);
-        self.site.local("POST", "storm", Some(&json!({ "seed": args.seed, "one_in": one_in })))?;
-        let storm_seconds = self.phase(Weather::Storm, args.seed)?;
-        self.site.local("POST", "storm", Some(&json!({})))?;
-        self.quiet("what the storm left")?;
-        let storm = self.site.local("GET", "storm", None)?;
-        let missing = tell_faults(&storm["done"])?;
+        let one_in = (14 + args.runs / 5).min(24);
+        self.site.local("POST", "faults", Some(&json!({ "seed": args.seed, "one_in": one_in })))?;
+        let fault_seconds = self.phase(FaultPlan::Faults, args.seed)?;
+        self.site.local("POST", "faults", Some(&json!({})))?;
+        self.quiet("what the faults left")?;
+        let faults = self.site.local("GET", "faults", None)?;
+        let missing = report_faults(&faults["done"])?;
         // Few lives make too few calls for each kind to be sure to come.
-        let tolerated = match args.lives {
+        let tolerated = match args.runs {
             0..=2 => usize::MAX,
             3..=7 => 3,
             _ => 0,
         };
         let mut failed = if missing.len() > tolerated { missing } else { Vec::new() };
 
-        let begun = Instant::now();
-        for queue in ["SweepQueueUrl", "WarmQueueUrl", "NightlyRetentionQueueUrl"] {
-            if args.without_sweep && queue == "SweepQueueUrl" {
-                println!("a night without its sweep, as asked");
+        let started = Instant::now();
+        for queue in ["ReconcileQueueUrl", "WarmQueueUrl", "NightlyRetentionQueueUrl"] {
+            if args.without_reconcile && queue == "ReconcileQueueUrl" {
+                println!("a night without its reconciliation, as asked");
                 continue;
             }
             self.site.tick(queue)?;
             self.quiet(queue)?;
         }
-        let night_seconds = begun.elapsed().as_secs();
+        let night_seconds = started.elapsed().as_secs();
         println!("a night: {night_seconds} s");
 
-        let begun = Instant::now();
+        let started = Instant::now();
         let builds = self.site.local("GET", "builds", None)?;
-        let ends = self.each(|life| {
-            Ok((self.end(life, Weather::Calm, &builds)?, self.end(life, Weather::Storm, &builds)?))
+        let ends = self.each(|run| {
+            Ok((self.end(run, FaultPlan::Baseline, &builds)?, self.end(run, FaultPlan::Faults, &builds)?))
         })?;
         let mut differing = Vec::new();
-        for (life, (calm, storm)) in self.lives.iter().zip(&ends) {
-            if calm != storm || !is_whole(life, calm) {
-                tell_difference(life, args.steps, calm, storm);
-                differing.push(life.seed);
+        for (run, (baseline, faults)) in self.runs.iter().zip(&ends) {
+            if baseline != faults || !is_whole(run, baseline) {
+                report_difference(run, args.steps, baseline, faults);
+                differing.push(run.seed);
             }
         }
         println!(
             "  compared in {} s, {} builds",
-            begun.elapsed().as_secs(),
+            started.elapsed().as_secs(),
             builds.as_array().map_or(0, Vec::len)
         );
         for queue in GIVEN_UP {
@@ -283,18 +285,18 @@ impl Sky<'_> {
             }
         }
         if !differing.is_empty() {
-            failed.push(format!("{} of {} lives end otherwise", differing.len(), self.lives.len()));
+            failed.push(format!("{} of {} runs end otherwise", differing.len(), self.runs.len()));
         }
         println!(
-            "  {} of {} lives end as a calm life does",
-            self.lives.len() - differing.len(),
-            self.lives.len()
+            "  {} of {} runs end as a baseline run does",
+            self.runs.len() - differing.len(),
+            self.runs.len()
         );
         if let Some(file) = &args.json {
             let found = json!({
-                "seed": args.seed, "lives": self.lives.len(), "differing": differing, "failed": failed,
-                "faults": storm["done"], "calls": storm["calls"],
-                "seconds": { "calm": calm_seconds, "storm": storm_seconds, "night": night_seconds },
+                "seed": args.seed, "runs": self.runs.len(), "differing": differing, "failed": failed,
+                "faults": faults["done"], "calls": faults["calls"],
+                "seconds": { "baseline": baseline_seconds, "faults": fault_seconds, "night": night_seconds },
             });
             std::fs::write(file, serde_json::to_string_pretty(&found)?)
                 .with_context(|| format!("cannot write {}", file.display()))?;
@@ -304,31 +306,31 @@ impl Sky<'_> {
 
     /// All lives take their steps at the same time, each after what the one before led to; answers how many
     /// seconds they took.
-    fn phase(&self, weather: Weather, seed: u64) -> anyhow::Result<u64> {
-        let begun = Instant::now();
-        let rounds = self.lives.iter().map(|life| life.steps.len()).max().unwrap_or_default();
+    fn phase(&self, fault_plan: FaultPlan, seed: u64) -> anyhow::Result<u64> {
+        let started = Instant::now();
+        let rounds = self.runs.iter().map(|run| run.steps.len()).max().unwrap_or_default();
         for round in 0..rounds {
             let from = Instant::now();
-            self.each(|life| {
-                let mut dice = Dice(seed ^ life.seed.rotate_left(32) ^ round as u64);
-                life.steps.get(round).map_or(Ok(()), |step| self.take(life, weather, step, &mut dice))
+            self.each(|run| {
+                let mut rng = Rng(seed ^ run.seed.rotate_left(32) ^ round as u64);
+                run.steps.get(round).map_or(Ok(()), |step| self.take(run, fault_plan, step, &mut rng))
             })?;
             self.quiet(&format!("round {} of {rounds}", round + 1))?;
             println!("  round {} of {rounds}: {:.0} s", round + 1, from.elapsed().as_secs_f32());
         }
-        Ok(begun.elapsed().as_secs())
+        Ok(started.elapsed().as_secs())
     }
 
     /// Does something for each life, several at a time.
-    fn each<T: Send>(&self, act: impl Fn(&Life) -> anyhow::Result<T> + Sync) -> anyhow::Result<Vec<T>> {
+    fn each<T: Send>(&self, act: impl Fn(&Run) -> anyhow::Result<T> + Sync) -> anyhow::Result<Vec<T>> {
         let (next, all) = (AtomicUsize::new(0), Mutex::new(BTreeMap::new()));
         thread::scope(|scope| {
             for _ in 0..AT_ONCE {
                 scope.spawn(|| {
                     loop {
                         let place = next.fetch_add(1, Ordering::Relaxed);
-                        let Some(life) = self.lives.get(place) else { break };
-                        let done = act(life);
+                        let Some(run) = self.runs.get(place) else { break };
+                        let done = act(run);
                         if let Ok(mut all) = all.lock() {
                             all.insert(place, done);
                         }
@@ -336,17 +338,17 @@ impl Sky<'_> {
                 });
             }
         });
-        let all = all.into_inner().map_err(|_| anyhow::anyhow!("a life panicked"))?;
+        let all = all.into_inner().map_err(|_| anyhow::anyhow!("a run panicked"))?;
         all.into_values().collect()
     }
 
     /// Takes a step: tells Stoker what a forge would.
-    fn take(&self, life: &Life, weather: Weather, step: &Step, dice: &mut Dice) -> anyhow::Result<()> {
-        let project = weather.project(life);
+    fn take(&self, run: &Run, fault_plan: FaultPlan, step: &Step, rng: &mut Rng) -> anyhow::Result<()> {
+        let project = fault_plan.project(run);
         if let Step::Push { branch: to, head, .. } | Step::Merge { merge: head, branch: to, .. } = step
             && (matches!(step, Step::Merge { .. }) || to == MAIN)
         {
-            life.move_main(head)?;
+            run.move_main(head)?;
         }
         let repository = json!({
             "full_name": format!("example/{project}"),
@@ -382,21 +384,21 @@ impl Sky<'_> {
                 vec![("pull_request", body.to_string()), push(MAIN, before, merge, &[head, merge])]
             }
             Step::Delete { branch, before } => vec![push(branch, before, &zero, &[])],
-            Step::Sweep => {
+            Step::Reconcile => {
                 let event = json!({
-                    "time": jiff::Timestamp::now(), "source": "stoker", "detail-type": "SweepWanted",
+                    "time": jiff::Timestamp::now(), "source": "stoker", "detail-type": "ReconcileRequested",
                     "detail": { "project": project },
                 });
-                let queue = self.site.output("SweepQueueUrl")?;
+                let queue = self.site.output("ReconcileQueueUrl")?;
                 let message = json!({ "QueueUrl": queue, "MessageBody": event.to_string() });
                 return self.aws.call("sqs", "AmazonSQS.SendMessage", &message).map(drop);
             }
         };
-        if weather == Weather::Storm {
-            if dice.below(2) == 0 {
+        if fault_plan == FaultPlan::Faults {
+            if rng.below(2) == 0 {
                 webhooks.reverse();
             }
-            let again = webhooks.iter().filter(|_| dice.below(DOUBLES) == 0).cloned().collect::<Vec<_>>();
+            let again = webhooks.iter().filter(|_| rng.below(DOUBLES) == 0).cloned().collect::<Vec<_>>();
             webhooks.extend(again);
         }
         webhooks.iter().try_for_each(|(event, body)| self.deliver(event, body))
@@ -408,7 +410,7 @@ impl Sky<'_> {
         let headers = [
             ("content-type", "application/json"),
             ("x-github-event", event),
-            ("x-github-delivery", "storm"),
+            ("x-github-delivery", "faults"),
             ("x-hub-signature-256", &signature),
         ];
         let mut last = 0;
@@ -427,39 +429,39 @@ impl Sky<'_> {
     /// Waits until no queue holds a message, no build runs, nothing is on its way, and no function asks for
     /// anything.
     fn quiet(&self, what: &str) -> anyhow::Result<()> {
-        let (begun, mut told) = (Instant::now(), Instant::now());
+        let (started, mut told) = (Instant::now(), Instant::now());
         let mut last = (Value::Null, 0, Instant::now());
         loop {
             let health = self.site.local("GET", "health", None)?;
-            let storm = self.site.local("GET", "storm", None)?;
+            let faults = self.site.local("GET", "faults", None)?;
             let queued = health["queued"].as_u64().unwrap_or_default();
             let underway =
-                [&health["undelivered"], &storm["underway"]].map(|n| n.as_u64().unwrap_or_default());
+                [&health["undelivered"], &faults["underway"]].map(|n| n.as_u64().unwrap_or_default());
             let looks = health["looks"].as_u64().unwrap_or_default();
             let waiting = self.site.waiting()?;
             let is_busy =
                 waiting > 0 || queued > 0 || !health["running"].is_null() || underway.iter().any(|n| *n > 0);
-            let seen = json!([health["builds"], health["events"], storm["calls"]]);
+            let seen = json!([health["builds"], health["events"], faults["calls"]]);
             if is_busy || seen != last.0 {
                 last = (seen, looks, Instant::now());
             } else if looks >= last.1 + LOOKS && last.2.elapsed() >= QUIET {
                 return Ok(());
             }
-            if begun.elapsed() > PATIENCE || told.elapsed() > Duration::from_secs(20) {
+            if started.elapsed() > PATIENCE || told.elapsed() > Duration::from_secs(20) {
                 let counts = QUEUES.map(|queue| Ok((queue, self.site.waiting_in(queue)?)));
                 let counts: Vec<_> = counts.into_iter().collect::<anyhow::Result<_>>()?;
                 let counts: Vec<_> = counts.into_iter().filter(|(_, count)| *count > 0).collect();
                 let state = format!("{counts:?}, {queued} builds wait, {underway:?} on their way");
-                ensure!(begun.elapsed() <= PATIENCE, "{what} does not come to an end: {state}");
-                println!("    ... {what}, {} s: {state}", begun.elapsed().as_secs());
+                ensure!(started.elapsed() <= PATIENCE, "{what} does not come to an end: {state}");
+                println!("    ... {what}, {} s: {state}", started.elapsed().as_secs());
                 told = Instant::now();
             }
             thread::sleep(Duration::from_millis(150));
         }
     }
 
-    fn end(&self, life: &Life, weather: Weather, builds: &Value) -> anyhow::Result<End> {
-        let project = weather.project(life);
+    fn end(&self, run: &Run, fault_plan: FaultPlan, builds: &Value) -> anyhow::Result<End> {
+        let project = fault_plan.project(run);
         let input = json!({ "repositoryName": format!("stoker/{project}"), "maxResults": 1000 });
         let images = self.aws.call("ecr", &format!("{ECR}.DescribeImages"), &input)?;
         ensure!(images["nextToken"].is_null(), "{project} has more images than a page holds");
@@ -470,9 +472,9 @@ impl Sky<'_> {
             let Some((scope, name)) = tag.split_once('.') else { continue };
             let branch = if name == MAIN { Some(MAIN) } else { name.strip_prefix("branch.") };
             if let Some(commit) = name.strip_prefix("commit.") {
-                commits.extend((!life.gone.iter().any(|gone| gone == commit)).then(|| commit.to_owned()));
-            } else if let Some((branch, checkout)) = branch.and_then(|b| Some((b, life.heads.get(b)?))) {
-                let line = format!("{}/stoker/{project}:{scope}.{name}", self.site.world.registry());
+                commits.extend((!run.gone.iter().any(|gone| gone == commit)).then(|| commit.to_owned()));
+            } else if let Some((branch, checkout)) = branch.and_then(|b| Some((b, run.heads.get(b)?))) {
+                let line = format!("{}/stoker/{project}:{scope}.{name}", self.site.setup.registry());
                 lines.insert(branch.to_owned(), self.reused(&line, checkout)?);
             }
         }
@@ -515,16 +517,16 @@ impl Sky<'_> {
 }
 
 /// Whether a calm life has come to what it should: otherwise two that failed alike would be equal.
-fn is_whole(life: &Life, calm: &End) -> bool {
+fn is_whole(run: &Run, baseline: &End) -> bool {
     let has_lines =
-        life.heads.keys().all(|branch| calm.lines.get(branch).is_some_and(|steps| steps.len() > 9));
-    has_lines && calm.failed.is_empty()
+        run.heads.keys().all(|branch| baseline.lines.get(branch).is_some_and(|steps| steps.len() > 9));
+    has_lines && baseline.failed.is_empty()
 }
 
 /// Says what the storm did; answers what it did not do.
-fn tell_faults(done: &Value) -> anyhow::Result<Vec<String>> {
+fn report_faults(done: &Value) -> anyhow::Result<Vec<String>> {
     let mut missing = Vec::new();
-    let done = done.as_object().filter(|done| !done.is_empty()).context("there was no storm")?;
+    let done = done.as_object().filter(|done| !done.is_empty()).context("there was no faults")?;
     for (fault, by_operation) in done {
         let counts = by_operation.as_object().into_iter().flatten();
         let counts: Vec<(&str, u64)> =
@@ -533,27 +535,27 @@ fn tell_faults(done: &Value) -> anyhow::Result<Vec<String>> {
         let each: Vec<String> = counts.iter().map(|(of, count)| format!("{of} {count}")).collect();
         println!("  {fault:<18} {sum:>4}  {}", each.join(", "));
         if sum == 0 {
-            missing.push(format!("no {fault} in this storm"));
+            missing.push(format!("no {fault} in this faults"));
         }
     }
     Ok(missing)
 }
 
-fn tell_difference(life: &Life, steps: u64, calm: &End, storm: &End) {
-    let seed = life.seed;
-    println!("  FAIL life {seed}: cargo xtask storm --seed {seed} --lives 1 --steps {steps}");
-    for step in &life.steps {
+fn report_difference(run: &Run, steps: u64, baseline: &End, faults: &End) {
+    let seed = run.seed;
+    println!("  FAIL run {seed}: cargo xtask faults --seed {seed} --runs 1 --steps {steps}");
+    for step in &run.steps {
         println!("    {step:?}");
     }
-    let (calm, storm) = (calm.facts(), storm.facts());
-    for fact in calm.difference(&storm) {
-        println!("    in calm only:  {fact}");
+    let (baseline, faults) = (baseline.facts(), faults.facts());
+    for fact in baseline.difference(&faults) {
+        println!("    in baseline only:  {fact}");
     }
-    for fact in storm.difference(&calm) {
-        println!("    in storm only: {fact}");
+    for fact in faults.difference(&baseline) {
+        println!("    in faults only: {fact}");
     }
-    if calm == storm {
-        println!("    both the same, and not what they should be: {calm:?}");
+    if baseline == faults {
+        println!("    both the same, and not what they should be: {baseline:?}");
     }
 }
 
@@ -562,14 +564,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_storm_that_left_something_out_is_none() {
+    fn a_fault_run_that_left_something_out_is_none() {
         let whole =
             json!({ "stale": { "BatchGetImage": 1 }, "throttled": { "StartBuild": 2, "PutEvents": 1 } });
-        assert!(tell_faults(&whole).unwrap().is_empty());
+        assert!(report_faults(&whole).unwrap().is_empty());
         let part = json!({ "stale": {}, "throttled": { "StartBuild": 2 } });
-        assert_eq!(tell_faults(&part).unwrap(), ["no stale in this storm"]);
+        assert_eq!(report_faults(&part).unwrap(), ["no stale in this faults"]);
         for nothing in [json!({}), Value::Null] {
-            assert_eq!(tell_faults(&nothing).unwrap_err().to_string(), "there was no storm");
+            assert_eq!(report_faults(&nothing).unwrap_err().to_string(), "there was no faults");
         }
     }
 }

@@ -41,14 +41,14 @@ version: 0.2
 phases:
   build:
     commands:
-      - docker buildx build $STOKER_CACHE_FLAGS --build-arg BASE=$BASE_IMAGE -t life .
+      - docker buildx build $STOKER_CACHE_FLAGS --build-arg BASE=$BASE_IMAGE -t run .
 ";
 
 /// Numbers that only look random: `SplitMix64`.
 #[derive(Debug, Clone)]
-pub(crate) struct Dice(pub(crate) u64);
+pub(crate) struct Rng(pub(crate) u64);
 
-impl Dice {
+impl Rng {
     /// A number below `end`.
     pub(crate) fn below(&mut self, end: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -88,8 +88,8 @@ pub(crate) enum Step {
         /// Its head.
         before: String,
     },
-    /// The sweep comes to the project in between.
-    Sweep,
+    /// The reconciliation comes to the project in between.
+    Reconcile,
 }
 
 /// The sources of a commit, as versions of its four files.
@@ -97,7 +97,7 @@ type Versions = [u64; 4];
 
 /// A life.
 #[derive(Debug)]
-pub(crate) struct Life {
+pub(crate) struct Run {
     /// Whose it is, and all that is by chance in it.
     pub(crate) seed: u64,
     /// Whether builds and lines have repositories of their own.
@@ -118,7 +118,7 @@ enum Deed {
     Push { branch: u64, before: Option<usize>, head: usize },
     Merge { branch: u64, head: usize, before: usize, merge: usize },
     Delete { branch: u64, before: usize },
-    Sweep,
+    Reconcile,
 }
 
 /// A commit that is to be made.
@@ -127,13 +127,13 @@ struct Made {
     versions: Versions,
 }
 
-impl Life {
+impl Run {
     /// The life of a seed, of so many steps at most, its repository below `dir`.
     pub(crate) fn new(seed: u64, most: u64, dir: &Path) -> anyhow::Result<Self> {
-        let mut dice = Dice(seed);
-        let isolated = dice.below(2) == 1;
-        let (deeds, commits) = chance(&mut dice, most);
-        let dir = dir.join(format!("life-{seed}"));
+        let mut rng = Rng(seed);
+        let isolated = rng.below(2) == 1;
+        let (deeds, commits) = chance(&mut rng, most);
+        let dir = dir.join(format!("run-{seed}"));
         let (origin, ids) = import(&dir, &commits)?;
         let id = |mark: usize| ids.get(mark).cloned().unwrap_or_default();
         let name = |branch: u64| format!("b{branch}");
@@ -157,7 +157,7 @@ impl Life {
                     gone.extend(pushed.remove(&name(branch)).unwrap_or_default());
                     Step::Delete { branch: name(branch), before: id(before) }
                 }
-                Deed::Sweep => Step::Sweep,
+                Deed::Reconcile => Step::Reconcile,
             });
         }
         let mut checkouts = BTreeMap::new();
@@ -184,15 +184,15 @@ impl Life {
 }
 
 /// What happens in a life, as in `tests/scenarios/chaos.rs`, but that no time passes.
-fn chance(dice: &mut Dice, most: u64) -> (Vec<Deed>, Vec<Made>) {
+fn chance(rng: &mut Rng, most: u64) -> (Vec<Deed>, Vec<Made>) {
     let mut version = 1;
     let mut commits = vec![Made { parents: vec![], versions: [1; 4] }];
     let mut main = 0;
     let mut branches: BTreeMap<u64, usize> = BTreeMap::new();
     let mut deeds = Vec::new();
-    for _ in 0..most.min(4 + dice.below(7)) {
-        let branch = dice.below(3);
-        let deed = match (dice.below(8), branches.get(&branch).copied()) {
+    for _ in 0..most.min(4 + rng.below(7)) {
+        let branch = rng.below(3);
+        let deed = match (rng.below(8), branches.get(&branch).copied()) {
             (4 | 5, Some(head)) => {
                 let versions = commits[head].versions;
                 commits.push(Made { parents: vec![main, head], versions });
@@ -203,12 +203,12 @@ fn chance(dice: &mut Dice, most: u64) -> (Vec<Deed>, Vec<Made>) {
                 branches.remove(&branch);
                 Deed::Delete { branch, before }
             }
-            (7, _) => Deed::Sweep,
+            (7, _) => Deed::Reconcile,
             (_, before) => {
                 version += 1;
                 let parent = before.unwrap_or(main);
                 let mut versions = commits[parent].versions;
-                let file = usize::try_from(dice.below(4)).unwrap_or_default();
+                let file = usize::try_from(rng.below(4)).unwrap_or_default();
                 versions[file] = version;
                 commits.push(Made { parents: vec![parent], versions });
                 branches.insert(branch, commits.len() - 1);
@@ -253,7 +253,7 @@ fn import(dir: &Path, commits: &[Made]) -> anyhow::Result<(PathBuf, Vec<String>)
         // Each has a branch of its own, so that a clone brings it.
         let (number, date) = (mark + 1, EPOCH + mark as u64);
         writeln!(stream, "commit refs/heads/commit-{number}\nmark :{number}")?;
-        writeln!(stream, "committer Life <life@localhost> {date} +0000\ndata 4\nlife")?;
+        writeln!(stream, "committer Run <run@localhost> {date} +0000\ndata 4\nlife")?;
         for (parent, word) in parents.iter().zip(["from", "merge"]) {
             writeln!(stream, "{word} :{}", parent + 1)?;
         }
@@ -286,13 +286,13 @@ mod tests {
 
     #[test]
     fn a_seed_always_has_the_same_life() {
-        let dir = std::env::temp_dir().join(format!("stoker-life-{}", std::process::id()));
-        let lives = [dir.join("a"), dir.join("b")].map(|dir| Life::new(7, 10, &dir).unwrap());
-        assert_eq!(lives[0].steps, lives[1].steps);
-        assert!(lives[0].steps.len() > 4);
-        assert_eq!(lives[0].heads.keys().collect::<Vec<_>>(), lives[1].heads.keys().collect::<Vec<_>>());
-        let Step::Push { head, .. } = &lives[0].steps[0] else { panic!("a life begins with a push") };
-        let main = git(&lives[0].origin, &["rev-parse", "main"]).output().unwrap();
+        let dir = std::env::temp_dir().join(format!("stoker-run-{}", std::process::id()));
+        let runs = [dir.join("a"), dir.join("b")].map(|dir| Run::new(7, 10, &dir).unwrap());
+        assert_eq!(runs[0].steps, runs[1].steps);
+        assert!(runs[0].steps.len() > 4);
+        assert_eq!(runs[0].heads.keys().collect::<Vec<_>>(), runs[1].heads.keys().collect::<Vec<_>>());
+        let Step::Push { head, .. } = &runs[0].steps[0] else { panic!("a run begins with a push") };
+        let main = git(&runs[0].origin, &["rev-parse", "main"]).output().unwrap();
         assert_eq!(String::from_utf8_lossy(&main.stdout).trim(), head);
         fs::remove_dir_all(dir).unwrap();
     }

@@ -20,9 +20,9 @@ fn digest(name: &str) -> String {
 }
 
 /// Choices, of which the shortest and lowest make the simplest case.
-struct Dice<'a>(std::slice::Iter<'a, u8>);
+struct Rng<'a>(std::slice::Iter<'a, u8>);
 
-impl Dice<'_> {
+impl Rng<'_> {
     fn below(&mut self, end: usize) -> usize {
         usize::from(self.0.next().copied().unwrap_or_default()) % end
     }
@@ -45,26 +45,26 @@ fn content(files: usize, selector: &str) -> String {
 }
 
 impl World {
-    fn any(dice: &mut Dice<'_>) -> Self {
+    fn any(rng: &mut Rng<'_>) -> Self {
         let mut world = Self { vertices: Vec::new(), contents: Vec::new() };
-        for source in 0..=1 + dice.below(2) {
+        for source in 0..=1 + rng.below(2) {
             world.vertices.push(Vertex { digest: digest(&format!("source {source}")), inputs: Vec::new() });
-            world.contents.push(dice.below(3));
+            world.contents.push(rng.below(3));
         }
-        for _ in 0..2 + dice.below(5) {
-            let op = dice.below(3);
+        for _ in 0..2 + rng.below(5) {
+            let op = rng.below(3);
             // The same step has the same inputs: what it runs on, and what it copies from.
             let mut inputs = Vec::new();
             if op > 0 {
                 inputs.push(Need {
-                    vertex: dice.below(world.vertices.len()),
+                    vertex: rng.below(world.vertices.len()),
                     selector: String::new(),
                     content: None,
                 });
             }
             if op < 2 {
-                let vertex = dice.below(world.vertices.len());
-                let selector = digest(["a", "b"][dice.below(2)]);
+                let vertex = rng.below(world.vertices.len());
+                let selector = digest(["a", "b"][rng.below(2)]);
                 let content = Some(content(world.contents[vertex], &selector));
                 inputs.push(Need { vertex, selector, content });
             }
@@ -82,8 +82,8 @@ impl World {
     }
 
     /// Some of the steps, with all that they need.
-    fn some(&self, dice: &mut Dice<'_>) -> Vec<bool> {
-        let mut chosen: Vec<bool> = self.vertices.iter().map(|_| dice.below(4) > 0).collect();
+    fn some(&self, rng: &mut Rng<'_>) -> Vec<bool> {
+        let mut chosen: Vec<bool> = self.vertices.iter().map(|_| rng.below(4) > 0).collect();
         for (place, vertex) in self.vertices.iter().enumerate().rev() {
             if chosen[place] {
                 vertex.inputs.iter().for_each(|need| chosen[need.vertex] = true);
@@ -98,7 +98,7 @@ impl World {
         chosen: &[bool],
         who: &str,
         first_time: u8,
-        dice: &mut Dice<'_>,
+        rng: &mut Rng<'_>,
         is_whole: bool,
     ) -> Cacheable {
         let mut cache = Cacheable::default();
@@ -113,7 +113,7 @@ impl World {
                 inputs.push(links);
             }
             let time = first_time + u8::try_from(place).unwrap();
-            let has_result = is_whole || !dice.one_in(4);
+            let has_result = is_whole || !rng.one_in(4);
             let result = has_result.then(|| (format!("{who} {place}"), time));
             if inputs.is_empty() {
                 let source = cache.source(&vertex.digest);
@@ -122,7 +122,7 @@ impl World {
                 continue;
             }
             let known = cache.known(&vertex.digest, &inputs);
-            if known.is_none() && !is_whole && dice.one_in(4) {
+            if known.is_none() && !is_whole && rng.one_in(4) {
                 // A build that found it by one key alone.
                 let fast: Inputs = inputs.iter().map(|links| links[..1].to_vec()).collect();
                 if fast != inputs {
@@ -213,16 +213,16 @@ impl Cacheable {
     }
 
     /// Adds records that are made to be taken for others.
-    fn forge(&mut self, world: &World, dice: &mut Dice<'_>) {
+    fn forge(&mut self, world: &World, rng: &mut Rng<'_>) {
         let selectors = ["", &digest("a"), &digest("b")].map(str::to_owned);
         for contents in 0..4 {
-            if dice.one_in(2) {
-                self.source(&content(contents, &selectors[1 + dice.below(2)]));
+            if rng.one_in(2) {
+                self.source(&content(contents, &selectors[1 + rng.below(2)]));
             }
         }
-        for number in 0..=dice.below(6) {
-            let op = dice.below(4);
-            let count = match dice.below(6) {
+        for number in 0..=rng.below(6) {
+            let op = rng.below(4);
+            let count = match rng.below(6) {
                 0 => 0,
                 1 => 3,
                 _ => 1 + usize::from(op == 1),
@@ -230,23 +230,23 @@ impl Cacheable {
             let mut inputs = Vec::new();
             for _ in 0..count {
                 let mut links = Vec::new();
-                for _ in 0..=dice.below(3) {
-                    links.push((selectors[dice.below(3)].clone(), dice.below(self.records.len())));
+                for _ in 0..=rng.below(3) {
+                    links.push((selectors[rng.below(3)].clone(), rng.below(self.records.len())));
                 }
                 inputs.push(links);
             }
-            let place = dice.below(world.vertices.len());
+            let place = rng.below(world.vertices.len());
             let digest =
                 if count == 0 { world.vertices[place].digest.clone() } else { digest(&format!("op {op}")) };
             let result =
-                (!dice.one_in(5)).then(|| (format!("evil {number}"), 200 + u8::try_from(number).unwrap()));
-            if dice.one_in(3) && !self.records.is_empty() {
+                (!rng.one_in(5)).then(|| (format!("evil {number}"), 200 + u8::try_from(number).unwrap()));
+            if rng.one_in(3) && !self.records.is_empty() {
                 // Some record of the cache once more, with an alternative more or less.
-                let (digest, mut inputs) = self.records[dice.below(self.records.len())].clone();
-                let more = (selectors[dice.below(3)].clone(), dice.below(self.records.len()));
-                let which = dice.below(inputs.len().max(1));
+                let (digest, mut inputs) = self.records[rng.below(self.records.len())].clone();
+                let more = (selectors[rng.below(3)].clone(), rng.below(self.records.len()));
+                let which = rng.below(inputs.len().max(1));
                 if let Some(links) = inputs.get_mut(which) {
-                    if dice.one_in(2) && links.len() > 1 {
+                    if rng.one_in(2) && links.len() > 1 {
                         links.pop();
                     } else {
                         links.push(more);
@@ -312,13 +312,13 @@ fn assert_answers_stay(main: &Cache, grown: &Cache, world: &World) -> TestCaseRe
 proptest! {
     #[test]
     fn what_main_has_an_answer_to_it_answers_as_before(choices in vec(any::<u8>(), 0..200)) {
-        let mut dice = Dice(choices.iter());
-        let world = World::any(&mut dice);
-        let chosen = world.some(&mut dice);
-        let main = world.export(&chosen, "main", 0, &mut dice, false);
+        let mut rng = Rng(choices.iter());
+        let world = World::any(&mut rng);
+        let chosen = world.some(&mut rng);
+        let main = world.export(&chosen, "main", 0, &mut rng, false);
         let mut foreign = main.clone();
-        foreign.results.iter_mut().for_each(|result| *result = result.take().filter(|_| !dice.one_in(2)));
-        foreign.forge(&world, &mut dice);
+        foreign.results.iter_mut().for_each(|result| *result = result.take().filter(|_| !rng.one_in(2)));
+        foreign.forge(&world, &mut rng);
         let (main, foreign) = (main.cache(), foreign.cache());
         let admitted = main.admit(&foreign);
         let grown = Cache::merge([&main, &admitted]);
@@ -338,23 +338,23 @@ proptest! {
 
     #[test]
     fn what_is_on_probation_gives_way_to_what_main_makes_itself(choices in vec(any::<u8>(), 0..200)) {
-        let mut dice = Dice(choices.iter());
-        let world = World::any(&mut dice);
+        let mut rng = Rng(choices.iter());
+        let world = World::any(&mut rng);
         let marks = ["a", "b"].map(|commit| Mark::new(Commit::new(commit.repeat(40)).unwrap(), moment(1)));
-        let chosen = world.some(&mut dice);
-        let main = world.export(&chosen, "main", 0, &mut dice, false);
+        let chosen = world.some(&mut rng);
+        let main = world.export(&chosen, "main", 0, &mut rng, false);
         let mut forged = main.clone();
-        forged.forge(&world, &mut dice);
+        forged.forge(&world, &mut rng);
         let main = main.cache();
         let mut line = Cache::merge([&main, &main.admit(&forged.cache().on_probation(&marks[0]))]);
         prop_assert_eq!(&line.own(), &main);
-        let branch = world.export(&world.some(&mut dice), "branch", 50, &mut dice, true).cache();
+        let branch = world.export(&world.some(&mut rng), "branch", 50, &mut rng, true).cache();
         line = Cache::merge([&line, &line.admit(&branch.on_probation(&marks[1]))]);
         prop_assert_eq!(&line.own(), &main);
         prop_assert_eq!(&Cache::merge([&line.own(), &line.on_probation_for(|_| true)]), &line);
 
         // Main's own build of steps of any of these: what came before it on probation does not change its answers.
-        let own = world.export(&world.some(&mut dice), "main again", 100, &mut dice, true).cache();
+        let own = world.export(&world.some(&mut rng), "main again", 100, &mut rng, true).cache();
         let own = Cache::merge([&line.own(), &own]);
         for stays in [vec![], vec![&marks[0]], vec![&marks[1]], vec![&marks[0], &marks[1]]] {
             let kept = own.admit(&line.on_probation_for(|mark| stays.contains(&mark)));
@@ -369,15 +369,15 @@ proptest! {
 
     #[test]
     fn what_honest_branches_made_is_found_after_their_merges(choices in vec(any::<u8>(), 0..200)) {
-        let mut dice = Dice(choices.iter());
-        let world = World::any(&mut dice);
-        let chosen = world.some(&mut dice);
-        let main = world.export(&chosen, "main", 0, &mut dice, true).cache();
+        let mut rng = Rng(choices.iter());
+        let world = World::any(&mut rng);
+        let chosen = world.some(&mut rng);
+        let main = world.export(&chosen, "main", 0, &mut rng, true).cache();
         let mut grown = main;
         let mut all = chosen;
         for (branch, time) in [("one", 50), ("two", 100)] {
-            let chosen = world.some(&mut dice);
-            let export = world.export(&chosen, branch, time, &mut dice, true).cache();
+            let chosen = world.some(&mut rng);
+            let export = world.export(&chosen, branch, time, &mut rng, true).cache();
             grown = Cache::merge([&grown, &grown.admit(&export)]);
             all.iter_mut().zip(chosen).for_each(|(all, chosen)| *all |= chosen);
         }

@@ -419,13 +419,13 @@ proptest! {
     }
 
     #[test]
-    fn warmth_counts_distinct_layers(export in any_export(), start in 0..4_u8) {
+    fn hit_rate_counts_distinct_layers(export in any_export(), start in 0..4_u8) {
         let steps = steps(&export.config);
-        let warmth = export.cache().built_since(moment(start));
-        prop_assert_eq!(warmth.steps, steps.len());
-        prop_assert_eq!(warmth.reused, steps.values().filter(|step| step.made_at < Some(moment(start))).count());
+        let hit_rate = export.cache().built_since(moment(start));
+        prop_assert_eq!(hit_rate.steps, steps.len());
+        prop_assert_eq!(hit_rate.reused, steps.values().filter(|step| step.made_at < Some(moment(start))).count());
         let bytes: u64 = export.cache().blobs().map(|blob| blob.size).sum();
-        prop_assert!(warmth.reused_bytes + warmth.built_bytes <= bytes);
+        prop_assert!(hit_rate.reused_bytes + hit_rate.built_bytes <= bytes);
     }
 
     #[test]
@@ -889,11 +889,11 @@ fn the_canonical_form_of_a_real_export_is_its_own() {
 fn real_exports_tell_how_warm_their_build_was() {
     let base_built: Timestamp = "2026-11-21T09:00:49Z".parse().unwrap();
     let one_built: Timestamp = "2026-11-21T09:00:53Z".parse().unwrap();
-    let warmth = ONE.cache().built_since(one_built);
+    let hit_rate = ONE.cache().built_since(one_built);
     // Built: the copy of a/src and the run after it, and the whole last stage.
-    assert_eq!((warmth.steps, warmth.reused), (13, 8));
-    assert_eq!(warmth.reused_bytes, 92 + 92 + 130 + 132 + 133 + 145 + 188 + 189);
-    assert_eq!(warmth.built_bytes, 112 + 113 + 132 + 144 + 173);
+    assert_eq!((hit_rate.steps, hit_rate.reused), (13, 8));
+    assert_eq!(hit_rate.reused_bytes, 92 + 92 + 130 + 132 + 133 + 145 + 188 + 189);
+    assert_eq!(hit_rate.built_bytes, 112 + 113 + 132 + 144 + 173);
     assert_eq!(ONE.cache().built_since(base_built).reused, 0);
     // Built: all of stage b but its first step, and of the last stage the copy from b and the run.
     assert_eq!(TWO.cache().built_since(one_built).reused, 7);
@@ -960,7 +960,7 @@ fn two_branches_differ_in_what_each_built() {
 }
 
 #[test]
-fn a_step_is_told_with_its_times() {
+fn a_step_is_reported_with_its_times() {
     let result = |layer, time| json!({"layer": layer, "createdAt": time});
     let (early, late) = ("2026-11-21T09:00:00Z", "2026-11-21T10:00:00Z");
     let records = json!([

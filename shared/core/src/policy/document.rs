@@ -138,7 +138,7 @@ impl<'y> Node<'y> {
     }
 
     pub(super) fn expected(&self, what: &str) -> Mistake {
-        let (seen, hint) = match self.data {
+        let (seen, trigger) = match self.data {
             YamlData::Value(Scalar::Null) => ("nothing", ""),
             YamlData::Value(Scalar::Boolean(_)) => ("a boolean", "; put it in quotes"),
             YamlData::Value(Scalar::Integer(_) | Scalar::FloatingPoint(_)) => {
@@ -151,8 +151,8 @@ impl<'y> Node<'y> {
                 ("a tagged value", "; a value that starts with `!` has to be in quotes")
             }
         };
-        let hint = if what == "text" { hint } else { "" };
-        self.place.mistake(format!("expected {what}, found {seen}{hint}"))
+        let trigger = if what == "text" { trigger } else { "" };
+        self.place.mistake(format!("expected {what}, found {seen}{trigger}"))
     }
 
     fn text(&self) -> Result<&'y str, Mistake> {
@@ -389,12 +389,12 @@ pub(super) fn load(text: &str) -> Result<MarkedYaml<'_>, Mistake> {
         let place = Place::marked(*error.marker(), String::new());
         let line = text.lines().nth(place.line.saturating_sub(1)).unwrap_or_default();
         let before: String = line.chars().take(place.column - 1).collect();
-        let hint = match line.chars().nth(place.column - 1) {
+        let trigger = match line.chars().nth(place.column - 1) {
             Some('*') => "; a value that starts with `*` has to be in quotes",
             _ if before.trim_end().ends_with(PROJECT) => BRACES,
             _ => "",
         };
-        place.mistake(format!("this is not a YAML document: {}{hint}", error.info()))
+        place.mistake(format!("this is not a YAML document: {}{trigger}", error.info()))
     })?;
     if let Some(second) = documents.get(1) {
         let place = Place::marked(second.span.start, String::new());

@@ -61,7 +61,7 @@ pub struct Project {
     pub export: Export,
     /// The image of BuildKit that builders are made of: characters that mean nothing to a shell, and no `,`.
     pub builder_image: String,
-    /// More caches that every build is handed after its own, as values of `--cache-from`. They are as trusted as main.
+    /// More caches that every build is given after its own, as values of `--cache-from`. They are as trusted as main.
     pub more_sources: Vec<String>,
     /// What a merge does to main's cache.
     pub promotion: Promotion,

@@ -10,14 +10,14 @@ use jiff::Timestamp;
 
 use super::byte_budget::{self, Room};
 use super::probation::{self, Ends};
-use super::{Cause, Error, Move, Outcome, Ports, Told, Warmed};
+use super::{BuildFacts, Cause, Error, MeasuredBuild, Move, Outcome, Ports};
 
 use crate::error::CallError;
 use crate::names::{CacheRepository, Commit, Digest, Line, Scope, Tag};
 use crate::policy::Project;
 use crate::ports::{Image, Mounted, ReadBlobs, ReadImages, read_images};
 use crate::provenance::{self, Built, Cold, Provenance};
-use buildkit_cache::{Cache, Kind, Limits, Manifest, Mark, Warmth, importable};
+use buildkit_cache::{Cache, CacheHitRate, Kind, Limits, Manifest, Mark, importable};
 
 /// How many blobs are mounted at once; ECR opens at most 100 a second.
 const MOUNTS_AT_ONCE: usize = 16;
@@ -101,17 +101,17 @@ pub(super) async fn advance(
         match cause {
             Cause::Built(_, built, told) => {
                 let was_newest = before.as_ref().and_then(|before| before.built.as_ref());
-                let warmth = content.cache.built_since(built.at);
+                let hit_rate = content.cache.built_since(built.at);
                 // A build is of all targets, and its time is counted once.
                 let seconds = told.seconds.filter(|_| project.scopes().next() == Some(&scope));
-                let (saved_seconds, is_cold) = compared(seconds, built.at, &warmth, cold);
+                let (saved_seconds, is_cold) = compared(seconds, built.at, &hit_rate, cold);
                 provenance.cold = provenance.cold.max(is_cold);
                 if is_new || was_newest.is_none_or(|newest| newest.at < built.at) {
                     let before_percent = before.as_ref().and_then(|before| before.reused_percent);
                     let (build, commit) = (built.build.clone(), built.commit.clone());
-                    builds.push(Warmed { build, commit, warmth, before_percent, saved_seconds });
+                    builds.push(MeasuredBuild { build, commit, hit_rate, before_percent, saved_seconds });
                 }
-                note(&mut provenance, built, told, &warmth);
+                note(&mut provenance, built, told, &hit_rate);
             }
             Cause::Merged(mark, _) if is_new => {
                 let commit = mark.commit();
@@ -123,7 +123,7 @@ pub(super) async fn advance(
             Cause::Merged(..) => {}
         }
     }
-    // Only other branches' builds need a commit's cache: what is on main is in main's line. It comes last, as the sweep takes
+    // Only other branches' builds need a commit's cache: what is on main is in main's line. It comes last, as the reconciliation takes
     // a build whose commit has a cache for promoted.
     let keep_commits = async || {
         let kept = sources.iter().filter(|_| line != Line::Main);
@@ -199,11 +199,11 @@ async fn own_cache(
 }
 
 /// Notes a build, if it is the newest. Of two that started at once it is the same one, in whatever order they come.
-fn note(provenance: &mut Provenance, built: &Built, told: &Told, warmth: &Warmth) {
+fn note(provenance: &mut Provenance, built: &Built, told: &BuildFacts, hit_rate: &CacheHitRate) {
     let is_newer = |newest: &Built| (newest.at, &newest.build) < (built.at, &built.build);
     if provenance.built.as_ref().is_none_or(is_newer) {
         provenance.built = Some(built.clone());
-        provenance.reused_percent = warmth.reused_percent();
+        provenance.reused_percent = hit_rate.reused_percent();
         provenance.bases = told.bases.clone().or(provenance.bases.take());
     }
 }
@@ -212,11 +212,11 @@ fn note(provenance: &mut Provenance, built: &Built, told: &Told, warmth: &Warmth
 fn compared(
     seconds: Option<u64>,
     at: Timestamp,
-    warmth: &Warmth,
+    hit_rate: &CacheHitRate,
     cold: Option<Cold>,
 ) -> (Option<u64>, Option<Cold>) {
     match seconds {
-        Some(seconds) if warmth.reused == 0 => (None, Some(Cold { at, seconds })),
+        Some(seconds) if hit_rate.reused == 0 => (None, Some(Cold { at, seconds })),
         Some(seconds) => (cold.map(|cold| cold.seconds.saturating_sub(seconds)), None),
         None => (None, None),
     }
@@ -488,7 +488,7 @@ async fn keep_commit(
     if shared == Some(false) {
         return put(tag, own).await;
     }
-    // The sweep takes a build for promoted whose line has the commit's cache, so that comes last.
+    // The reconciliation takes a build for promoted whose line has the commit's cache, so that comes last.
     match (known, says, of) {
         _ if is_marked => {}
         (Some(known), Some(says), Some(of)) => {
@@ -549,7 +549,7 @@ fn join(
     probation::join(known.unwrap_or(&empty), own.unwrap_or(&empty), &built, merged, ends)
 }
 
-/// What of a line's cache fits. What does not is told in the log.
+/// What of a line's cache fits. What does not is logged.
 fn within(cache: &Cache, limits: &Limits, line: &Line, repository: &CacheRepository) -> Cache {
     let pruned = cache.prune(limits);
     if let Some(first) = pruned.dropped.first() {

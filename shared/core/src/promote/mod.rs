@@ -32,7 +32,7 @@ use crate::ports::{
     Build, BuildStatus, MountBlobs, ReadBlobs, ReadBuilds, ReadImages, WriteImages, read_images,
 };
 use crate::provenance::{Built, Provenance};
-use buildkit_cache::{Mark, Warmth};
+use buildkit_cache::{CacheHitRate, Mark};
 
 /// How many lines are moved at once, where there is [room](byte_budget::Room).
 const LINES_AT_ONCE: usize = 16;
@@ -49,7 +49,7 @@ impl<P: ReadBuilds + ReadImages + ReadBlobs + WriteImages + MountBlobs> Ports fo
 
 /// A reason to look whether a line should move.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Hint {
+pub enum PromotionTrigger {
     /// A build may have ended well.
     Built {
         /// Its id.
@@ -89,7 +89,7 @@ pub enum Hint {
     },
 }
 
-impl fmt::Display for Hint {
+impl fmt::Display for PromotionTrigger {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Built { build } | Self::Failed { build, .. } => f.write_str(build),
@@ -100,7 +100,7 @@ impl fmt::Display for Hint {
     }
 }
 
-impl Hint {
+impl PromotionTrigger {
     /// What an event hints at, if anything.
     #[must_use]
     pub fn of(event: &Event) -> Option<Self> {
@@ -170,10 +170,10 @@ pub enum Outcome {
         /// Records that are on probation in it.
         on_probation: usize,
         /// The builds that moved it. Where several hints moved a line at once, the first tells of all.
-        builds: Vec<Warmed>,
+        builds: Vec<MeasuredBuild>,
     },
     /// The line had lost layers, and keeps what rests on none of them.
-    Mended {
+    Repaired {
         /// The line's tag.
         tag: Tag,
     },
@@ -193,13 +193,13 @@ pub enum Outcome {
 
 /// A build that ended well, and how much of it came out of the cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Warmed {
+pub struct MeasuredBuild {
     /// Its id.
     pub build: String,
     /// What it built.
     pub commit: Commit,
     /// How warm it was.
-    pub warmth: Warmth,
+    pub hit_rate: CacheHitRate,
     /// How many of a hundred steps of its line's build before came out of the cache, where that is known.
     pub before_percent: Option<u8>,
     /// By how many seconds it was shorter than the newest build of its line or of main that found nothing in the cache; of a
@@ -277,7 +277,7 @@ pub type Answer = Result<Vec<Outcome>, Arc<Error>>;
 #[derive(Debug, Clone)]
 struct Move {
     /// The hint's place in the batch.
-    hint: usize,
+    trigger: usize,
     project: Project,
     scope: Scope,
     /// `None` where nothing is to be merged, and only what has been on probation for too long is to leave.
@@ -288,14 +288,14 @@ struct Move {
 #[derive(Debug, Clone)]
 enum Cause {
     /// A build's export, under this tag of the repository that builds write to.
-    Built(Tag, Built, Told),
+    Built(Tag, Built, BuildFacts),
     /// A commit's cache, and when it was merged: as this line built it, or as the only one that has.
     Merged(Mark, Option<Line>),
 }
 
 /// What else is known of a build.
 #[derive(Debug, Clone, Default)]
-struct Told {
+struct BuildFacts {
     /// It was to build from scratch.
     refresh: bool,
     /// A digest over the base images that it was started with.
@@ -313,22 +313,27 @@ type Moves = BTreeMap<(ProjectName, Scope, Line), Vec<Move>>;
 
 /// Handles a batch of hints; answers each in its place. Lines are handled at the same time and fail apart; an error
 /// of a line is the answer to every hint for it.
-pub async fn promote(ports: &impl Ports, policy: &Policy, hints: &[Hint], now: Timestamp) -> Vec<Answer> {
-    promote_in_turn(ports, policy, hints, (&Shares::default(), false), now).await
+pub async fn promote(
+    ports: &impl Ports,
+    policy: &Policy,
+    triggers: &[PromotionTrigger],
+    now: Timestamp,
+) -> Vec<Answer> {
+    promote_in_turn(ports, policy, triggers, (&Shares::default(), false), now).await
 }
 
 /// [`promote`], where others may wait. The branches of a project that has taken more than its share are let go while anybody else waits, in
-/// this batch or, as `is_late` says, behind it: the night's sweep promotes them.
+/// this batch or, as `is_late` says, behind it: the nightly reconciliation promotes them.
 pub async fn promote_in_turn(
     ports: &impl Ports,
     policy: &Policy,
-    hints: &[Hint],
+    triggers: &[PromotionTrigger],
     (shares, is_late): (&Shares, bool),
     now: Timestamp,
 ) -> Vec<Answer> {
-    let mut answers: Vec<Answer> = hints.iter().map(|_| Ok(Vec::new())).collect();
-    let begun = Instant::now();
-    let mut moves = gather(ports, policy, hints, &mut answers, now).await;
+    let mut answers: Vec<Answer> = triggers.iter().map(|_| Ok(Vec::new())).collect();
+    let started = Instant::now();
+    let mut moves = gather(ports, policy, triggers, &mut answers, now).await;
     note_shared(&mut moves);
     let room = Room::new();
     let lines = in_turn(moves);
@@ -338,35 +343,35 @@ pub async fn promote_in_turn(
     let moved = stream::iter(lines).map(|(project, line, moves)| {
         let taken = &taken;
         async move {
-            let hints: BTreeSet<usize> = moves.iter().map(|one| one.hint).collect();
-            if begun.elapsed() > BATCH_DEADLINE {
-                return (hints, Err(Arc::new(Error::NoTime { of: line.to_string() })));
+            let triggers: BTreeSet<usize> = moves.iter().map(|one| one.trigger).collect();
+            if started.elapsed() > BATCH_DEADLINE {
+                return (triggers, Err(Arc::new(Error::NoTime { of: line.to_string() })));
             }
             let deadline = if line == Line::Main {
                 Instant::now() + LINE_DEADLINE
             } else if others_wait && shares.is_exceeded(&project, now) {
                 tracing::warn!(project.name = %project, %line, "left to the night, as the project has taken more than its share");
                 let why = "others wait, and the project has taken more than its share".to_owned();
-                return (hints, Ok(Outcome::Nothing { why }));
+                return (triggers, Ok(Outcome::Nothing { why }));
             } else {
-                begun + BRANCHES_DEADLINE
+                started + BRANCHES_DEADLINE
             };
             let advance = line::advance(ports, room, line.clone(), moves, now);
             let advanced = timeout_at(deadline, advance).await;
             if line != Line::Main {
-                taken.borrow_mut().insert(project, begun.elapsed());
+                taken.borrow_mut().insert(project, started.elapsed());
             }
-            (hints, advanced.unwrap_or(Err(Error::TooSlow { line })).map_err(Arc::new))
+            (triggers, advanced.unwrap_or(Err(Error::TooSlow { line })).map_err(Arc::new))
         }
     });
     let moved: Vec<_> = moved.buffered(LINES_AT_ONCE).collect().await;
     for (project, took) in taken.take() {
         shares.add(&project, took, now);
     }
-    for (hints, result) in moved {
+    for (triggers, result) in moved {
         let mut result = result;
-        for hint in hints {
-            match (&mut answers[hint], &mut result) {
+        for trigger in triggers {
+            match (&mut answers[trigger], &mut result) {
                 (Ok(outcomes), Ok(outcome)) => {
                     outcomes.push(outcome.clone());
                     if let Outcome::Moved { builds, .. } = outcome {
@@ -418,7 +423,7 @@ fn note_shared(moves: &mut Moves) {
 async fn gather(
     ports: &impl Ports,
     policy: &Policy,
-    hints: &[Hint],
+    triggers: &[PromotionTrigger],
     answers: &mut [Answer],
     now: Timestamp,
 ) -> Moves {
@@ -428,38 +433,48 @@ async fn gather(
         let name = build.split_once(':').and_then(|(project, _)| ProjectName::new(project).ok());
         name.is_some_and(|name| policy.project(&name).is_some() || policy.builds_forks(&name))
     };
-    let built = hints.iter().filter_map(|hint| match hint {
-        Hint::Built { build } | Hint::Failed { build, .. } if is_served(build) => Some(build.clone()),
+    let built = triggers.iter().filter_map(|trigger| match trigger {
+        PromotionTrigger::Built { build } | PromotionTrigger::Failed { build, .. } if is_served(build) => {
+            Some(build.clone())
+        }
         _ => None,
     });
     let ids: Vec<String> = built.collect::<BTreeSet<_>>().into_iter().collect();
     let builds =
         if ids.is_empty() { Ok(Vec::new()) } else { ports.get(&ids).await.map_err(|e| Arc::new(e.into())) };
 
-    let exported = exported(ports, policy, hints).await;
-    for (index, hint) in hints.iter().enumerate() {
-        let gathered = match (hint, &builds) {
-            (Hint::Built { build } | Hint::Failed { build, .. }, _) if !is_served(build) => {
+    let exported = exported(ports, policy, triggers).await;
+    for (index, trigger) in triggers.iter().enumerate() {
+        let gathered = match (trigger, &builds) {
+            (PromotionTrigger::Built { build } | PromotionTrigger::Failed { build, .. }, _)
+                if !is_served(build) =>
+            {
                 Ok(Err("the policy does not name the project".to_owned()))
             }
-            (Hint::Built { .. } | Hint::Failed { .. }, Err(error)) => Err(Arc::clone(error)),
-            (Hint::Failed { build, status }, Ok(builds)) => {
+            (PromotionTrigger::Built { .. } | PromotionTrigger::Failed { .. }, Err(error)) => {
+                Err(Arc::clone(error))
+            }
+            (PromotionTrigger::Failed { build, status }, Ok(builds)) => {
                 let build = builds.iter().find(|known| known.id == *build);
                 answers[index] = Ok(vec![failed(build, status)]);
                 continue;
             }
-            (Hint::Built { build }, Ok(builds)) => Ok(match builds.iter().find(|known| known.id == *build) {
-                None => Err("CodeBuild does not know the build".to_owned()),
-                Some(build) => built_moves(policy, build),
-            }),
-            (Hint::Exported { repository, tag }, _) => exported_moves(policy, repository, tag, &exported),
-            (Hint::Merged { repository, line, commits, head, at }, _) => {
+            (PromotionTrigger::Built { build }, Ok(builds)) => {
+                Ok(match builds.iter().find(|known| known.id == *build) {
+                    None => Err("CodeBuild does not know the build".to_owned()),
+                    Some(build) => built_moves(policy, build),
+                })
+            }
+            (PromotionTrigger::Exported { repository, tag }, _) => {
+                exported_moves(policy, repository, tag, &exported)
+            }
+            (PromotionTrigger::Merged { repository, line, commits, head, at }, _) => {
                 // A forge's clock may be ahead.
                 let at = at.map_or(now, |at| at.min(now));
                 let moves = merged_moves(ports, policy, repository, line, commits, head.as_ref(), at).await;
                 moves.map(Ok).map_err(|error| Arc::new(error.into()))
             }
-            (Hint::Overdue { project }, _) => Ok(overdue_moves(policy, project)),
+            (PromotionTrigger::Overdue { project }, _) => Ok(overdue_moves(policy, project)),
         };
         match gathered {
             Err(error) => answers[index] = Err(error),
@@ -467,7 +482,7 @@ async fn gather(
             Ok(Ok(found)) => {
                 for Found { project, scope, line, cause } in found {
                     let key = (project.name.clone(), scope.clone(), line);
-                    moves.entry(key).or_default().push(Move { hint: index, project, scope, cause });
+                    moves.entry(key).or_default().push(Move { trigger: index, project, scope, cause });
                 }
             }
         }
@@ -483,40 +498,40 @@ struct Found {
     cause: Option<Cause>,
 }
 
-/// The moves that a build's end asks for, one for each target that it exported, if it is a build that Stoker handed
+/// The moves that a build's end asks for, one for each target that it exported, if it is a build that Stoker gave
 /// export tags and that ended well.
 fn built_moves(policy: &Policy, build: &Build) -> Result<Vec<Found>, String> {
     let project = policy.project(&build.project).ok_or("the policy does not name the project")?;
     if build.status != BuildStatus::Succeeded {
         return Err("the build has not succeeded".to_owned());
     }
-    let handed = build.handed.as_ref().ok_or("the build was handed nothing by Stoker")?;
-    if build.claims && handed.line == Line::Main {
+    let inputs = build.inputs.as_ref().ok_or("the build was given nothing by Stoker")?;
+    if build.claims && inputs.line == Line::Main {
         return Err(
             "main is filled only by builds that Stoker started; this one says itself that it is main's"
                 .to_owned(),
         );
     }
-    if build.claims && !is_of_branch(build.source_version.as_deref(), &handed.line) {
+    if build.claims && !is_of_branch(build.source_version.as_deref(), &inputs.line) {
         return Err(format!(
             "the build says itself that it is of {}, and CodeBuild does not say that it built that branch",
-            handed.line
+            inputs.line
         ));
     }
-    if handed.line == Line::Main
-        && handed.commit.is_none()
+    if inputs.line == Line::Main
+        && inputs.commit.is_none()
         && let Some(other) = other_branch(&project, build.source_version.as_deref())
     {
         return Err(format!(
             "CodeBuild says that the build was of `{other}`, which is not the default branch"
         ));
     }
-    if handed.exports.is_empty() {
+    if inputs.exports.is_empty() {
         return Err("the build was not to write a cache".to_owned());
     }
     let resolved = build.resolved_commit.as_deref().and_then(|commit| Commit::new(commit).ok());
-    let commit = resolved.or_else(|| handed.commit.clone()).ok_or("the build's commit is not known")?;
-    if handed.commit.as_ref().is_some_and(|told| *told != commit) {
+    let commit = resolved.or_else(|| inputs.commit.clone()).ok_or("the build's commit is not known")?;
+    if inputs.commit.as_ref().is_some_and(|told| *told != commit) {
         return Err("the build built another commit than it was told to".to_owned());
     }
     let built = Built { at: build.started_at, commit, build: build.id.clone() };
@@ -524,21 +539,21 @@ fn built_moves(policy: &Policy, build: &Build) -> Result<Vec<Found>, String> {
     let seconds =
         build.ended_at.and_then(|ended| ended.duration_since(build.started_at).as_secs().try_into().ok());
     let told = if build.claims {
-        Told { seconds, ..Told::default() }
+        BuildFacts { seconds, ..BuildFacts::default() }
     } else {
-        let (bases, merged) = (handed.bases.clone(), handed.merged.clone());
-        Told { refresh: handed.refresh, bases, seconds, merged, is_shared: false }
+        let (bases, merged) = (inputs.bases.clone(), inputs.merged.clone());
+        BuildFacts { refresh: inputs.refresh, bases, seconds, merged, is_shared: false }
     };
     // Each target of a build has one; more would only cost what reading them costs.
     let scopes: BTreeSet<_> =
-        handed.exports.iter().map(|export| Tag::parse(export).map(|(scope, _)| scope)).collect();
-    if scopes.len() < handed.exports.len() {
+        inputs.exports.iter().map(|export| Tag::parse(export).map(|(scope, _)| scope)).collect();
+    if scopes.len() < inputs.exports.len() {
         return Err("the build names several exports for one target".to_owned());
     }
-    let moves = handed.exports.iter().map(|export| match Tag::parse(export) {
+    let moves = inputs.exports.iter().map(|export| match Tag::parse(export) {
         Some((scope, TagKind::Export(key))) if project.has_scope(&scope) => {
             let cause = Cause::Built(Tag::export(&scope, &key), built.clone(), told.clone());
-            Ok(Found { project: project.clone(), scope, line: handed.line.clone(), cause: Some(cause) })
+            Ok(Found { project: project.clone(), scope, line: inputs.line.clone(), cause: Some(cause) })
         }
         _ => Err("the build's export tag is not one of its project's".to_owned()),
     });
@@ -566,15 +581,15 @@ fn other_branch<'a>(project: &Project, source_version: Option<&'a str>) -> Optio
 /// A failure that concerns Stoker's users: of a build that Stoker started.
 fn failed(build: Option<&Build>, status: &str) -> Outcome {
     let started = build.filter(|build| !build.claims);
-    let Some((build, handed)) = started.and_then(|build| Some((build, build.handed.as_ref()?))) else {
+    let Some((build, inputs)) = started.and_then(|build| Some((build, build.inputs.as_ref()?))) else {
         return Outcome::Nothing { why: "the build that failed was not started by Stoker".to_owned() };
     };
     Outcome::Failed(BuildFailed {
         project: build.project.clone(),
         build: build.id.clone(),
-        line: handed.line.to_string(),
-        commit: handed.commit.clone(),
-        reason: handed.reason.clone(),
+        line: inputs.line.to_string(),
+        commit: inputs.commit.clone(),
+        reason: inputs.reason.clone(),
         status: status.to_owned(),
     })
 }
@@ -583,9 +598,11 @@ fn failed(build: Option<&Build>, status: &str) -> Outcome {
 /// push can have any number of exports arrive.
 type Exported = BTreeMap<ProjectName, Result<Vec<Arc<Build>>, Arc<Error>>>;
 
-async fn exported(ports: &impl ReadBuilds, policy: &Policy, hints: &[Hint]) -> Exported {
-    let projects = hints.iter().filter_map(|hint| match hint {
-        Hint::Exported { repository, tag } => Some(project_of_export(policy, repository, tag)?.name),
+async fn exported(ports: &impl ReadBuilds, policy: &Policy, triggers: &[PromotionTrigger]) -> Exported {
+    let projects = triggers.iter().filter_map(|trigger| match trigger {
+        PromotionTrigger::Exported { repository, tag } => {
+            Some(project_of_export(policy, repository, tag)?.name)
+        }
         _ => None,
     });
     let projects: BTreeSet<ProjectName> = projects.collect();
@@ -618,7 +635,7 @@ fn exported_moves(
         None => return Ok(Err("nobody has looked for its build".to_owned())),
     };
     let writes = |build: &&Arc<Build>| {
-        build.handed.as_ref().is_some_and(|handed| handed.exports.iter().any(|own| own == tag))
+        build.inputs.as_ref().is_some_and(|inputs| inputs.exports.iter().any(|own| own == tag))
     };
     Ok(match builds.iter().find(writes) {
         None => Err("no build of Stoker's was told to write the export".to_owned()),

@@ -1,4 +1,4 @@
-//! The nightly sweep: what every lost event would have said, read from the world. Looking moves no line, so that it waits for
+//! The nightly reconciliation: what every lost event would have said, read from the world. Looking moves no line, so that it waits for
 //! nobody and nobody for it; only what is found goes through the queue that moves lines.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,8 +10,8 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::line::{blobs, read_cache};
 use super::probation;
-use super::{Answer, Error, Hint, Outcome, promote};
-use crate::build_inputs::Handed;
+use super::{Answer, Error, Outcome, PromotionTrigger, promote};
+use crate::build_inputs::GivenInputs;
 use crate::names::{CacheRepository, Commit, Digest, Line, Scope, Tag, TagKind};
 use crate::policy::{Policy, Project};
 use crate::ports::{Build, BuildStatus, Catalogue, CheckBlobs, Image, read_images};
@@ -21,44 +21,44 @@ use buildkit_cache::{Cache, Kind, Manifest};
 /// How far back it looks: two nights, should one of them be lost as well.
 const REACH: SignedDuration = SignedDuration::from_hours(49);
 
-/// The ports that the sweep needs.
+/// The ports that the reconciliation needs.
 pub trait Ports: super::Ports + CheckBlobs + Catalogue {}
 impl<P: super::Ports + CheckBlobs + Catalogue> Ports for P {}
 
-/// Whether a project has lost what [`sweep`] makes good. It only reads.
+/// Whether a project has lost what [`reconcile`] makes good. It only reads.
 pub async fn is_wanted(ports: &impl Ports, project: &Project, now: Timestamp) -> Result<bool, Error> {
-    let Found { built, merged, broken } = look(ports, project, now).await?;
+    let Found { built, merged, broken } = check(ports, project, now).await?;
     Ok(!built.is_empty() || !merged.is_empty() || !broken.is_empty())
 }
 
 /// Promotes what builds of the last two days exported and merges brought, as if each event came now, lets go what has
-/// been on probation for too long, and mends lines that have lost a layer. Answers in the projects' order what came of
+/// been on probation for too long, and repairs lines that have lost a layer. Answers in the projects' order what came of
 /// each hint and line; a project that fails does not keep the others from their turn.
-pub async fn sweep(
+pub async fn reconcile(
     ports: &impl Ports,
     policy: &Policy,
     projects: &[Project],
     now: Timestamp,
 ) -> Vec<Vec<Answer>> {
-    let looked = projects.iter().map(|project| look_and_mend(ports, project, now));
+    let looked = projects.iter().map(|project| check_and_repair(ports, project, now));
     let looked = join_all(looked).await;
     let mut answers = Vec::new();
     let (mut built, mut merged) = (Vec::new(), Vec::new());
     for (project, one) in looked.into_iter().enumerate() {
         answers.push(Vec::new());
         match one {
-            Ok((found, mended)) => {
-                answers[project].extend(mended.into_iter().map(|outcome| Ok(vec![outcome])));
-                built.extend(found.built.into_iter().map(|hint| (project, hint)));
-                merged.extend(found.merged.into_iter().map(|hint| (project, hint)));
+            Ok((found, repaired)) => {
+                answers[project].extend(repaired.into_iter().map(|outcome| Ok(vec![outcome])));
+                built.extend(found.built.into_iter().map(|trigger| (project, trigger)));
+                merged.extend(found.merged.into_iter().map(|trigger| (project, trigger)));
             }
             Err(error) => answers[project].push(Err(Arc::new(error))),
         }
     }
     // A merge brings what its branch's build has been promoted to.
     for found in [built, merged] {
-        let (projects, hints): (Vec<usize>, Vec<Hint>) = found.into_iter().unzip();
-        for (project, answer) in projects.into_iter().zip(promote(ports, policy, &hints, now).await) {
+        let (projects, triggers): (Vec<usize>, Vec<PromotionTrigger>) = found.into_iter().unzip();
+        for (project, answer) in projects.into_iter().zip(promote(ports, policy, &triggers, now).await) {
             answers[project].push(answer);
         }
     }
@@ -67,9 +67,9 @@ pub async fn sweep(
 
 /// What there is to do for one project.
 struct Found {
-    built: Vec<Hint>,
+    built: Vec<PromotionTrigger>,
     /// What was merged, and what has been on probation for too long.
-    merged: Vec<Hint>,
+    merged: Vec<PromotionTrigger>,
     broken: Vec<Broken>,
 }
 
@@ -81,29 +81,29 @@ struct Broken {
     lost: Arc<BTreeSet<Digest>>,
 }
 
-async fn look_and_mend(
+async fn check_and_repair(
     ports: &impl Ports,
     project: &Project,
     now: Timestamp,
 ) -> Result<(Found, Vec<Outcome>), Error> {
-    let mut found = look(ports, project, now).await?;
-    let mut mended = Vec::new();
+    let mut found = check(ports, project, now).await?;
+    let mut repaired = Vec::new();
     for broken in found.broken.drain(..) {
         let tag = broken.tag.clone();
-        mend(ports, &project.cache_repository, broken).await?;
-        mended.push(Outcome::Mended { tag });
+        repair(ports, &project.cache_repository, broken).await?;
+        repaired.push(Outcome::Repaired { tag });
     }
-    Ok((found, mended))
+    Ok((found, repaired))
 }
 
-async fn look(ports: &impl Ports, project: &Project, now: Timestamp) -> Result<Found, Error> {
+async fn check(ports: &impl Ports, project: &Project, now: Timestamp) -> Result<Found, Error> {
     let recent = ports.recent(&project.name, Some(now - REACH)).await?;
     let recent = recent.iter().filter(|build| now.duration_since(build.started_at) < REACH);
-    let recent: Vec<(&Build, &Handed)> =
-        recent.filter_map(|build| Some((&**build, build.handed.as_ref()?))).collect();
+    let recent: Vec<(&Build, &GivenInputs)> =
+        recent.filter_map(|build| Some((&**build, build.inputs.as_ref()?))).collect();
     let commits: BTreeSet<(Line, Commit)> = recent
         .iter()
-        .filter_map(|(build, handed)| Some((handed.line.clone(), commit_of(build, handed)?)))
+        .filter_map(|(build, inputs)| Some((inputs.line.clone(), commit_of(build, inputs)?)))
         .collect();
     let of_scope = |scope: &Scope| {
         let commits: Vec<Tag> =
@@ -115,18 +115,18 @@ async fn look(ports: &impl Ports, project: &Project, now: Timestamp) -> Result<F
     let known: BTreeMap<&Tag, Image> =
         tags.iter().zip(images).filter_map(|(tag, image)| Some((tag, image?))).collect();
 
-    let is_known_in = |build: &Build, handed: &Handed, scope: &Scope| {
-        let tags = match &handed.line {
+    let is_known_in = |build: &Build, inputs: &GivenInputs, scope: &Scope| {
+        let tags = match &inputs.line {
             Line::Main => vec![Tag::line(scope, &Line::Main)],
             line => {
-                let commit = commit_of(build, handed).map(|commit| Tag::commit_of(scope, &commit, line));
+                let commit = commit_of(build, inputs).map(|commit| Tag::commit_of(scope, &commit, line));
                 commit.map(Vec::from).unwrap_or_default()
             }
         };
         let newest =
             tags.iter().filter_map(|tag| match buildkit_cache::classify(&known.get(tag)?.manifest) {
                 Kind::Cache(manifest)
-                    if provenance::line(&manifest.annotations).as_ref() == Some(&handed.line) =>
+                    if provenance::line(&manifest.annotations).as_ref() == Some(&inputs.line) =>
                 {
                     Provenance::read(&manifest.annotations).built
                 }
@@ -135,23 +135,23 @@ async fn look(ports: &impl Ports, project: &Project, now: Timestamp) -> Result<F
         newest.into_iter().any(|newest| newest.at >= build.started_at)
     };
     let is_known =
-        |build: &Build, handed: &Handed| project.scopes().all(|scope| is_known_in(build, handed, scope));
-    let exported = recent.iter().filter(|(build, handed)| {
-        build.status == BuildStatus::Succeeded && !handed.exports.is_empty() && !is_known(build, handed)
+        |build: &Build, inputs: &GivenInputs| project.scopes().all(|scope| is_known_in(build, inputs, scope));
+    let exported = recent.iter().filter(|(build, inputs)| {
+        build.status == BuildStatus::Succeeded && !inputs.exports.is_empty() && !is_known(build, inputs)
     });
-    let built = exported.map(|(build, _)| Hint::Built { build: build.id.clone() }).collect();
+    let built = exported.map(|(build, _)| PromotionTrigger::Built { build: build.id.clone() }).collect();
     // A build of main that is promoted has made what was merged before it main's own. Each commit came with the first.
     let on_main = recent
         .iter()
         .rev()
-        .filter(|(build, handed)| !build.claims && handed.line == Line::Main && !is_known(build, handed));
+        .filter(|(build, inputs)| !build.claims && inputs.line == Line::Main && !is_known(build, inputs));
     let mut commits = BTreeSet::new();
     let mut merged = Vec::new();
-    for (build, handed) in on_main {
-        let new = handed.merged.iter().filter(|commit| commits.insert((*commit).clone()));
+    for (build, inputs) in on_main {
+        let new = inputs.merged.iter().filter(|commit| commits.insert((*commit).clone()));
         let new: Vec<Commit> = new.cloned().collect();
         if !new.is_empty() {
-            merged.push(Hint::Merged {
+            merged.push(PromotionTrigger::Merged {
                 repository: project.repository.clone(),
                 line: Line::Main,
                 commits: new,
@@ -165,14 +165,14 @@ async fn look(ports: &impl Ports, project: &Project, now: Timestamp) -> Result<F
         Some(Provenance::of_manifest(&main.manifest)?.probation?.since)
     };
     if project.scopes().filter_map(since).any(|since| since <= now - probation::longest(project)) {
-        merged.push(Hint::Overdue { project: project.name.clone() });
+        merged.push(PromotionTrigger::Overdue { project: project.name.clone() });
     }
     Ok(Found { built, merged, broken: broken(ports, project).await? })
 }
 
-fn commit_of(build: &Build, handed: &Handed) -> Option<Commit> {
+fn commit_of(build: &Build, inputs: &GivenInputs) -> Option<Commit> {
     let resolved = build.resolved_commit.as_deref().and_then(|commit| Commit::new(commit).ok());
-    resolved.or_else(|| handed.commit.clone())
+    resolved.or_else(|| inputs.commit.clone())
 }
 
 /// The lines that have lost layers.
@@ -202,8 +202,8 @@ async fn broken(ports: &impl Ports, project: &Project) -> Result<Vec<Broken>, Er
     Ok(broken.collect())
 }
 
-/// Takes from a line what it holds on layers that cannot be read any more: a build that is handed such a cache fails.
-async fn mend(ports: &impl Ports, repository: &CacheRepository, broken: Broken) -> Result<(), Error> {
+/// Takes from a line what it holds on layers that cannot be read any more: a build that is given such a cache fails.
+async fn repair(ports: &impl Ports, repository: &CacheRepository, broken: Broken) -> Result<(), Error> {
     let Broken { tag, image, manifest, lost } = broken;
     let cache = if lost.contains(&manifest.config.digest) {
         Cache::default()

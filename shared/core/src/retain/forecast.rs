@@ -1,9 +1,9 @@
-//! When an image goes if nothing changes: nothing is pushed, pulled, handed out, deleted or set otherwise.
+//! When an image goes if nothing changes: nothing is pushed, pulled, given, deleted or set otherwise.
 
 use jiff::{SignedDuration, Timestamp};
 
 use super::inventory::Inventory;
-use super::plan::{Action, Circumstances, Verdict, last_use, plan};
+use super::plan::{Action, PlanInputs, Verdict, last_use, plan};
 use crate::names::{Digest, Tag, TagKind};
 use crate::policy::Project;
 use crate::sources::GIVEN_FOR;
@@ -16,19 +16,19 @@ use crate::sources::GIVEN_FOR;
 pub fn goes_at(
     inventory: &Inventory,
     projects: &[Project],
-    circumstances: &Circumstances,
+    plan_inputs: &PlanInputs,
     now: Timestamp,
     digest: &Digest,
 ) -> Option<(Timestamp, Verdict)> {
     let verdict_at = |time: Timestamp| {
-        let plan = plan(inventory, projects, circumstances, time);
+        let plan = plan(inventory, projects, plan_inputs, time);
         plan.verdicts.into_iter().find(|verdict| verdict.image.digest == *digest)
     };
     let goes = |verdict: &Verdict| verdict.action != Action::Keep;
     if verdict_at(now).as_ref().is_none_or(goes) {
         return None;
     }
-    let moments = moments(inventory, projects, circumstances, now);
+    let moments = moments(inventory, projects, plan_inputs, now);
     let mut found = verdict_at(*moments.last()?).filter(goes)?;
     // Between a moment at which it stays and a later one at which it goes lies one at which that changes.
     let (mut first, mut last) = (0, moments.len() - 1);
@@ -49,7 +49,7 @@ pub fn goes_at(
 fn moments(
     inventory: &Inventory,
     projects: &[Project],
-    circumstances: &Circumstances,
+    plan_inputs: &PlanInputs,
     now: Timestamp,
 ) -> Vec<Timestamp> {
     let limits = projects.iter().map(|project| &project.retention).flat_map(|retention| {
@@ -66,7 +66,7 @@ fn moments(
     limits.sort_unstable();
     limits.dedup();
     let since = inventory.images.iter().flat_map(|image| {
-        let used = last_use(image, inventory.known.of(&image.digest), circumstances).0;
+        let used = last_use(image, inventory.known.of(&image.digest), plan_inputs).0;
         let left = image.tags.iter().filter_map(|tag| match Tag::parse(tag)?.1 {
             TagKind::History { left_at, .. } => Some(left_at),
             _ => None,

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 
-pub use super::manifest_cache::{Facts, Known, Shape};
+pub use super::manifest_index::{ManifestIndex, ManifestInfo, Shape};
 use crate::error::CallError;
 use crate::names::{CacheRepository, Digest};
 use crate::ports::{Catalogue, IMAGES_PER_CALL, ListedImage, ReadManifests};
@@ -32,7 +32,7 @@ pub struct Inventory {
     /// Every image.
     pub images: Vec<Arc<ListedImage>>,
     /// What their manifests say.
-    pub known: Known,
+    pub known: ManifestIndex,
     /// Images whose manifest could not be read, and why: nothing is deleted from an inventory that lacks any.
     pub unread: Vec<(Digest, String)>,
 }
@@ -43,7 +43,7 @@ pub async fn take(
     repository: &CacheRepository,
 ) -> Result<Inventory, CallError> {
     let mut images: Vec<Arc<ListedImage>> = ports.list(repository).await?.into_iter().map(Arc::new).collect();
-    let mut known = Known::default();
+    let mut known = ManifestIndex::default();
     // An archived image answers no question, and costs no build anything.
     let asked: Vec<Digest> =
         images.iter().filter(|image| !image.is_archived).map(|image| image.digest.clone()).collect();
@@ -52,7 +52,7 @@ pub async fn take(
     for digest in too_large {
         known.learn_too_large(digest);
     }
-    let shapes = asked.iter().filter_map(|digest| known.of(digest)).map(Facts::shape);
+    let shapes = asked.iter().filter_map(|digest| known.of(digest)).map(ManifestInfo::shape);
     let too_large = shapes.filter(|shape| *shape == Shape::TooLarge).count();
     if too_large > 0 {
         tracing::warn!(cache.repository = %repository, manifests = too_large, "manifests are too large to read, and are kept");

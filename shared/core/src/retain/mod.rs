@@ -5,7 +5,7 @@
 
 pub mod forecast;
 pub mod inventory;
-mod manifest_cache;
+mod manifest_index;
 pub mod plan;
 #[cfg(test)]
 mod retention;
@@ -22,7 +22,7 @@ use crate::names::{CacheRepository, Digest};
 use crate::policy::{Mode, Project};
 use crate::ports::{BuildStatus, Catalogue, IMAGES_PER_CALL, ListedImage, ReadBuilds, ReadManifests};
 use inventory::Inventory;
-pub use plan::{Action, Circumstances, Gone, Plan, Rule, Verdict};
+pub use plan::{Action, DeletedLine, Plan, PlanInputs, Rule, Verdict};
 
 /// The ports that retention needs.
 pub trait Ports: Catalogue + ReadManifests + ReadBuilds {}
@@ -60,21 +60,21 @@ pub fn by_repository(projects: Vec<Project>) -> BTreeMap<CacheRepository, Vec<Pr
 
 /// Reads what the planner needs to know of a repository.
 ///
-/// Running builds are read last: a cache handed out while the images were being listed is then known as leased.
+/// Running builds are read last: a cache given while the images were being listed is then known as leased.
 pub async fn observe(
     ports: &impl Ports,
     repository: &CacheRepository,
     projects: &[Project],
-    gone: Vec<Gone>,
+    deleted_lines: Vec<DeletedLine>,
     now: Timestamp,
-) -> Result<(Inventory, Circumstances), CallError> {
+) -> Result<(Inventory, PlanInputs), CallError> {
     let inventory = inventory::take(ports, repository).await?;
-    let (leased, handed_at) = handed(ports, projects, now).await?;
-    Ok((inventory, Circumstances { leased, handed_at, gone }))
+    let (leased, given_at) = inputs(ports, projects, now).await?;
+    Ok((inventory, PlanInputs { leased, given_at, deleted_lines }))
 }
 
-/// What running builds hold, and when each cache was last handed to one.
-async fn handed(
+/// What running builds hold, and when each cache was last given to one.
+async fn inputs(
     ports: &impl ReadBuilds,
     projects: &[Project],
     now: Timestamp,
@@ -86,18 +86,18 @@ async fn handed(
     let since = now - SignedDuration::from_hours(44);
     let builds = built_by.flatten().map(|project| ports.recent(project, Some(since)));
     let builds = try_join_all(builds).await?;
-    let (mut leased, mut handed_at) = (BTreeSet::new(), HashMap::new());
+    let (mut leased, mut given_at) = (BTreeSet::new(), HashMap::new());
     for build in builds.iter().flatten() {
-        let Some(handed) = &build.handed else { continue };
-        for digest in handed.caches() {
+        let Some(inputs) = &build.inputs else { continue };
+        for digest in inputs.caches() {
             if build.status == BuildStatus::InProgress {
                 leased.insert(digest.clone());
             }
-            let newest = handed_at.entry(digest.clone()).or_insert(build.started_at);
+            let newest = given_at.entry(digest.clone()).or_insert(build.started_at);
             *newest = build.started_at.max(*newest);
         }
     }
-    Ok((leased, handed_at))
+    Ok((leased, given_at))
 }
 
 /// Observes, plans, and applies where the policy of every project of the repository says so.
@@ -105,11 +105,11 @@ pub async fn enforce(
     ports: &impl Ports,
     repository: &CacheRepository,
     projects: &[Project],
-    gone: Vec<Gone>,
+    deleted_lines: Vec<DeletedLine>,
     now: Timestamp,
 ) -> Result<Applied, CallError> {
-    let (inventory, circumstances) = observe(ports, repository, projects, gone, now).await?;
-    let plan = plan::plan(&inventory, projects, &circumstances, now);
+    let (inventory, plan_inputs) = observe(ports, repository, projects, deleted_lines, now).await?;
+    let plan = plan::plan(&inventory, projects, &plan_inputs, now);
     drop(inventory);
     if plan.deletions().is_empty() || plan::mode(projects) == Mode::Report {
         let applied = plan.deletions().is_empty() && plan.refused.is_none();
@@ -120,7 +120,7 @@ pub async fn enforce(
 }
 
 /// Carries a plan out, 100 images with a request and no more in a run than the policy allows. Each batch is looked at once
-/// more before: what has got a tag since, or was handed to a build, stays. A run that ends half way leaves nothing behind but
+/// more before: what has got a tag since, or was given to a build, stays. A run that ends half way leaves nothing behind but
 /// a shorter plan for the next.
 pub async fn apply(
     ports: &impl Ports,
@@ -140,7 +140,7 @@ pub async fn apply(
         let now_there = ports.describe(&repository, &digests).await?;
         let now_there: HashMap<&Digest, &ListedImage> =
             now_there.iter().map(|image| (&image.digest, image)).collect();
-        let (leased, _) = handed(ports, projects, now).await?;
+        let (leased, _) = inputs(ports, projects, now).await?;
         let mut still = Vec::new();
         for image in batch {
             match now_there.get(&image.digest) {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use hashbrown::HashSet;
 use jiff::{SignedDuration, Timestamp};
 
-use super::inventory::{Facts, Inventory, Shape};
+use super::inventory::{Inventory, ManifestInfo, Shape};
 use super::why::{Reason, Why};
 use crate::names::{CacheRepository, Commit, Digest, Line, LineKey, Scope, Tag, TagKind};
 use crate::policy::{Mode, Project};
@@ -21,7 +21,7 @@ pub const DOLLARS_PER_GB_MONTH: f64 = 0.10;
 
 /// A line whose branch or pull request is gone.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Gone {
+pub struct DeletedLine {
     /// Its scope.
     pub scope: Scope,
     /// The line.
@@ -32,13 +32,13 @@ pub struct Gone {
 
 /// What the planner knows beside the inventory and the policy.
 #[derive(Debug, Clone, Default)]
-pub struct Circumstances {
-    /// Caches that running builds were handed.
+pub struct PlanInputs {
+    /// Caches that running builds were given.
     pub leased: BTreeSet<Digest>,
-    /// When a build was last handed a cache.
-    pub handed_at: HashMap<Digest, Timestamp>,
+    /// When a build was last given a cache.
+    pub given_at: HashMap<Digest, Timestamp>,
     /// Lines whose branch or pull request is known to be gone.
-    pub gone: Vec<Gone>,
+    pub deleted_lines: Vec<DeletedLine>,
 }
 
 /// What to do with one image.
@@ -73,7 +73,7 @@ pub enum Rule {
     KeepBranches,
     /// `retention.pinned` names it.
     Pinned,
-    /// Younger than `retention.lease`: a build that was handed it may still run.
+    /// Younger than `retention.lease`: a build that was given it may still run.
     Lease,
     /// A cache that a line has left, younger than `retention.history`.
     History,
@@ -92,7 +92,7 @@ pub enum Rule {
     /// The line of a branch that has not moved for `retention.idle-branch`.
     IdleBranch,
     /// Its branch was deleted, or its pull request closed.
-    Gone,
+    DeletedLine,
     /// A cache that a line left longer ago than `retention.history`.
     ExpiredHistory,
     /// The cache of a commit that no living line holds.
@@ -127,7 +127,7 @@ impl Rule {
             Self::NotOurs => "not-ours",
             Self::Unread => "unread",
             Self::IdleBranch => "idle-branch",
-            Self::Gone => "gone",
+            Self::DeletedLine => "deleted_lines",
             Self::ExpiredHistory => "expired-history",
             Self::OldCommit => "old-commit",
             Self::AbandonedExport => "abandoned-export",
@@ -197,7 +197,7 @@ impl Verdict {
             let _ = why.write(&mut text, &self.image.tags, self.rule);
         }
         if self.action == Action::Wait {
-            text.push_str("; a running build was handed it");
+            text.push_str("; a running build was given it");
         }
         text
     }
@@ -232,30 +232,30 @@ impl Plan {
 }
 
 /// One tag's say on its image.
-struct Say {
+struct TagVerdict {
     action: Action,
     rule: Rule,
     reason: Reason,
 }
 
-fn keep(rule: Rule, reason: Reason) -> Say {
-    Say { action: Action::Keep, rule, reason }
+fn keep(rule: Rule, reason: Reason) -> TagVerdict {
+    TagVerdict { action: Action::Keep, rule, reason }
 }
 
-fn delete(rule: Rule, reason: Reason) -> Say {
-    Say { action: Action::Delete, rule, reason }
+fn delete(rule: Rule, reason: Reason) -> TagVerdict {
+    TagVerdict { action: Action::Delete, rule, reason }
 }
 
 /// What all tags of an image say together.
-struct Judged {
+struct CombinedVerdict {
     action: Action,
     rule: Rule,
     why: Why,
     more: Vec<Why>,
 }
 
-impl Judged {
-    fn of(Say { action, rule, reason }: Say, tag: usize) -> Self {
+impl CombinedVerdict {
+    fn of(TagVerdict { action, rule, reason }: TagVerdict, tag: usize) -> Self {
         let tag = u32::try_from(tag).unwrap_or(u32::MAX);
         Self { action, rule, why: Why { reason, tag }, more: Vec::new() }
     }
@@ -268,31 +268,31 @@ pub enum Use {
     Pushed,
     /// The newest build in it started.
     Built,
-    /// A build was handed it.
-    Handed,
+    /// A build was given it.
+    Given,
 }
 
-/// When an image was last of use: pushed, built, or handed to a build. When it was pulled does not count: ECR takes every
+/// When an image was last of use: pushed, built, or given to a build. When it was pulled does not count: ECR takes every
 /// look at a manifest for a pull, and whoever plans looks at all.
 #[must_use]
 pub fn last_use(
     image: &ListedImage,
-    facts: Option<Facts<'_>>,
-    circumstances: &Circumstances,
+    facts: Option<ManifestInfo<'_>>,
+    plan_inputs: &PlanInputs,
 ) -> (Timestamp, Use) {
     let known = [
-        (facts.and_then(Facts::built_at), Use::Built),
-        (circumstances.handed_at.get(&image.digest).copied(), Use::Handed),
+        (facts.and_then(ManifestInfo::built_at), Use::Built),
+        (plan_inputs.given_at.get(&image.digest).copied(), Use::Given),
     ];
     let known = known.into_iter().filter_map(|(at, by)| Some((at?, by)));
     known.fold((image.pushed_at, Use::Pushed), |last, next| if next.0 > last.0 { next } else { last })
 }
 
 /// What every judgement needs.
-struct Judge<'w> {
+struct Planner<'w> {
     inventory: &'w Inventory,
     scopes: BTreeMap<&'w Scope, &'w Project>,
-    circumstances: &'w Circumstances,
+    plan_inputs: &'w PlanInputs,
     now: Timestamp,
     /// Commits that living lines hold.
     living: HashSet<(Scope, Commit)>,
@@ -308,17 +308,12 @@ struct Judge<'w> {
 
 /// Plans the retention of one repository. `projects` are all projects whose caches it holds.
 #[must_use]
-pub fn plan(
-    inventory: &Inventory,
-    projects: &[Project],
-    circumstances: &Circumstances,
-    now: Timestamp,
-) -> Plan {
+pub fn plan(inventory: &Inventory, projects: &[Project], plan_inputs: &PlanInputs, now: Timestamp) -> Plan {
     let scopes = projects.iter().flat_map(|project| project.scopes().map(move |scope| (scope, project)));
-    let mut judge = Judge {
+    let mut planner = Planner {
         inventory,
         scopes: scopes.collect(),
-        circumstances,
+        plan_inputs,
         now,
         living: HashSet::new(),
         dead: HashSet::new(),
@@ -326,17 +321,17 @@ pub fn plan(
         children: HashSet::new(),
         lines: HashSet::new(),
     };
-    judge.look_around(&HashSet::new());
-    let mut verdicts: Vec<Verdict> = inventory.images.iter().map(|image| judge.verdict(image)).collect();
-    let mut notes = judge.evict(projects, &mut verdicts);
+    planner.survey(&HashSet::new());
+    let mut verdicts: Vec<Verdict> = inventory.images.iter().map(|image| planner.verdict(image)).collect();
+    let mut notes = planner.evict(projects, &mut verdicts);
     let mut evicted = of_budgets(&verdicts);
     // What a budget takes keeps nothing else: the commit of a line that goes is the head of none. Each round takes some more.
     while !evicted.is_empty() {
-        judge.look_around(&evicted);
+        planner.survey(&evicted);
         for verdict in verdicts.iter_mut().filter(|verdict| verdict.action != Action::Delete) {
-            *verdict = judge.verdict(&verdict.image);
+            *verdict = planner.verdict(&verdict.image);
         }
-        notes = judge.evict(projects, &mut verdicts);
+        notes = planner.evict(projects, &mut verdicts);
         let more = of_budgets(&verdicts);
         if more.len() == evicted.len() {
             break;
@@ -367,19 +362,19 @@ fn of_budgets(verdicts: &[Verdict]) -> HashSet<Digest> {
     verdicts.iter().filter(taken).map(|verdict| verdict.image.digest.clone()).collect()
 }
 
-impl<'w> Judge<'w> {
-    fn facts(&self, image: &ListedImage) -> Option<Facts<'w>> {
+impl<'w> Planner<'w> {
+    fn facts(&self, image: &ListedImage) -> Option<ManifestInfo<'w>> {
         self.inventory.known.of(&image.digest)
     }
 
     /// First the lines: which commits a living line holds, and which went with a branch. `evicted` holds nothing.
-    fn look_around(&mut self, evicted: &HashSet<Digest>) {
+    fn survey(&mut self, evicted: &HashSet<Digest>) {
         self.living.clear();
         self.kept_history.clear();
         let mut history: BTreeMap<Scope, Vec<(Timestamp, Digest)>> = BTreeMap::new();
         for image in self.inventory.images.iter().filter(|image| !evicted.contains(&image.digest)) {
             let facts = self.facts(image);
-            self.children.extend(facts.into_iter().flat_map(Facts::children).cloned());
+            self.children.extend(facts.into_iter().flat_map(ManifestInfo::children).cloned());
             for tag in &image.tags {
                 let Some((scope, kind)) = Tag::parse(tag) else { continue };
                 let (line, is_line) = match kind {
@@ -394,11 +389,11 @@ impl<'w> Judge<'w> {
                     _ => continue,
                 };
                 let Some(project) = self.scopes.get(&scope).copied() else { continue };
-                let Some(head) = facts.and_then(Facts::commit) else { continue };
-                let say = self.line_say(&scope, project, &line, image);
+                let Some(head) = facts.and_then(ManifestInfo::commit) else { continue };
+                let say = self.line_verdict(&scope, project, &line, image);
                 if is_line && say.action == Action::Keep {
                     self.living.insert((scope, head));
-                } else if say.rule == Rule::Gone {
+                } else if say.rule == Rule::DeletedLine {
                     self.dead.insert((scope, head));
                 }
             }
@@ -411,15 +406,25 @@ impl<'w> Judge<'w> {
         }
     }
 
-    fn line_say(&self, scope: &Scope, project: &Project, line: &LineKey, image: &ListedImage) -> Say {
-        let is_gone = |gone: &&Gone| gone.scope == *scope && gone.line == *line && image.pushed_at <= gone.at;
+    fn line_verdict(
+        &self,
+        scope: &Scope,
+        project: &Project,
+        line: &LineKey,
+        image: &ListedImage,
+    ) -> TagVerdict {
+        let is_gone = |deleted_lines: &&DeletedLine| {
+            deleted_lines.scope == *scope
+                && deleted_lines.line == *line
+                && image.pushed_at <= deleted_lines.at
+        };
         if line.is_main() {
             return keep(Rule::Main, Reason::Main);
         }
-        if let Some(gone) = self.circumstances.gone.iter().find(is_gone) {
-            return delete(Rule::Gone, Reason::Gone(gone.at));
+        if let Some(deleted_lines) = self.plan_inputs.deleted_lines.iter().find(is_gone) {
+            return delete(Rule::DeletedLine, Reason::DeletedLine(deleted_lines.at));
         }
-        if let Some(named) = self.facts(image).and_then(Facts::shared_line)
+        if let Some(named) = self.facts(image).and_then(ManifestInfo::shared_line)
             && let Line::Branch(branch) = &**named
             && project.retention.keep_branches.as_ref().is_some_and(|globs| globs.matches(branch.as_str()))
         {
@@ -438,10 +443,10 @@ impl<'w> Judge<'w> {
     }
 
     fn last_used(&self, image: &ListedImage) -> Timestamp {
-        last_use(image, self.facts(image), self.circumstances).0
+        last_use(image, self.facts(image), self.plan_inputs).0
     }
 
-    fn tag_say(&self, tag: &str, parsed: Option<(Scope, TagKind)>, image: &ListedImage) -> Say {
+    fn tag_verdict(&self, tag: &str, parsed: Option<(Scope, TagKind)>, image: &ListedImage) -> TagVerdict {
         let Some((scope, kind)) = parsed else {
             return keep(Rule::NotOurs, Reason::NoTagOfOurs);
         };
@@ -453,10 +458,10 @@ impl<'w> Judge<'w> {
             return keep(Rule::Pinned, Reason::Pinned);
         }
         match kind {
-            TagKind::Line(line) => self.line_say(&scope, project, &line, image),
+            TagKind::Line(line) => self.line_verdict(&scope, project, &line, image),
             TagKind::History { line, left_at } => {
-                let say = self.line_say(&scope, project, &line, image);
-                if say.rule == Rule::Gone {
+                let say = self.line_verdict(&scope, project, &line, image);
+                if say.rule == Rule::DeletedLine {
                     return say;
                 }
                 let age = self.age(left_at);
@@ -502,25 +507,25 @@ impl<'w> Judge<'w> {
         let first = parsed.iter().flatten().next();
         let line = first.and_then(|(_, kind)| match kind {
             TagKind::Line(line) | TagKind::History { line, .. } => Some(line.clone()),
-            _ => facts.and_then(Facts::line).map(Line::key),
+            _ => facts.and_then(ManifestInfo::line).map(Line::key),
         });
         let own = |scope: &Scope| self.scopes.get_key_value(scope).map_or(scope, |(own, _)| *own).clone();
         let scope = first.map(|(scope, _)| own(scope));
         let mut judged = self.untagged_or_tags(parsed, image);
         if judged.action == Action::Delete {
             if image.is_archived || facts.is_none() {
-                judged = Judged::of(keep(Rule::Unread, Reason::Unread), 0);
+                judged = CombinedVerdict::of(keep(Rule::Unread, Reason::Unread), 0);
             } else if facts.is_some_and(|facts| facts.shape() == Shape::TooLarge) {
-                judged = Judged::of(keep(Rule::Unread, Reason::TooLarge), 0);
+                judged = CombinedVerdict::of(keep(Rule::Unread, Reason::TooLarge), 0);
             } else if facts.is_some_and(|facts| facts.shape() != Shape::Cache) {
-                judged = Judged::of(keep(Rule::NotCache, Reason::NotCache), 0);
+                judged = CombinedVerdict::of(keep(Rule::NotCache, Reason::NotCache), 0);
             } else if self.children.contains(&image.digest) {
-                judged = Judged::of(keep(Rule::Child, Reason::Child), 0);
-            } else if self.circumstances.leased.contains(&image.digest) {
+                judged = CombinedVerdict::of(keep(Rule::Child, Reason::Child), 0);
+            } else if self.plan_inputs.leased.contains(&image.digest) {
                 judged.action = Action::Wait;
             }
         }
-        let Judged { action, rule, why, more } = judged;
+        let CombinedVerdict { action, rule, why, more } = judged;
         let image = Arc::clone(image);
         Verdict { image, action, rule, why, more, scope, line: line.map(|line| self.one(line)), frees: 0 }
     }
@@ -534,31 +539,35 @@ impl<'w> Judge<'w> {
         line
     }
 
-    fn untagged_or_tags(&self, parsed: Vec<Option<(Scope, TagKind)>>, image: &ListedImage) -> Judged {
-        let mut kept: Option<(Say, usize)> = None;
-        let mut deleted: Option<Judged> = None;
+    fn untagged_or_tags(
+        &self,
+        parsed: Vec<Option<(Scope, TagKind)>>,
+        image: &ListedImage,
+    ) -> CombinedVerdict {
+        let mut kept: Option<(TagVerdict, usize)> = None;
+        let mut deleted: Option<CombinedVerdict> = None;
         // What a budget cannot take has the word: a pinned or foreign tag beside a line's keeps that line's cache, too.
-        let rank = |say: &Say| (EVICTABLE.contains(&say.rule), say.rule);
+        let rank = |say: &TagVerdict| (EVICTABLE.contains(&say.rule), say.rule);
         for (index, (tag, parsed)) in image.tags.iter().zip(parsed).enumerate() {
-            let say = self.tag_say(tag, parsed, image);
+            let say = self.tag_verdict(tag, parsed, image);
             if say.action == Action::Keep {
                 if kept.as_ref().is_none_or(|(best, _)| rank(&say) < rank(best)) {
                     kept = Some((say, index));
                 }
             } else if let Some(first) = &mut deleted {
-                first.more.push(Judged::of(say, index).why);
+                first.more.push(CombinedVerdict::of(say, index).why);
             } else {
-                deleted = Some(Judged::of(say, index));
+                deleted = Some(CombinedVerdict::of(say, index));
             }
         }
-        kept.map(|(say, index)| Judged::of(say, index))
+        kept.map(|(say, index)| CombinedVerdict::of(say, index))
             .or(deleted)
-            .unwrap_or_else(|| Judged::of(self.orphan_say(image), 0))
+            .unwrap_or_else(|| CombinedVerdict::of(self.orphan_verdict(image), 0))
     }
 
     /// An image without a tag: what an export over an older one leaves behind. No tag tells its project, so the most
     /// patient of the repository's projects speaks.
-    fn orphan_say(&self, image: &ListedImage) -> Say {
+    fn orphan_verdict(&self, image: &ListedImage) -> TagVerdict {
         let patience = self.scopes.values().filter_map(|project| project.retention.orphans).max();
         let is_patient = self.scopes.values().any(|project| project.retention.orphans.is_none());
         let pinned = self.scopes.values().flat_map(|project| &project.retention.pinned);
@@ -622,7 +631,7 @@ impl<'w> Judge<'w> {
                 && is_cache
                 && !verdict.image.is_archived
                 && !self.children.contains(&verdict.image.digest)
-                && !self.circumstances.leased.contains(&verdict.image.digest)
+                && !self.plan_inputs.leased.contains(&verdict.image.digest)
                 && self.age(verdict.image.pushed_at) > self.lease_of(verdict)
         };
         let mut candidates: Vec<usize> = (0..verdicts.len()).filter(|&at| may_go(&verdicts[at])).collect();
@@ -660,7 +669,7 @@ impl Counts {
     }
 
     fn add(&mut self, inventory: &Inventory, digest: &Digest) {
-        for blob in inventory.known.of(digest).into_iter().flat_map(Facts::blobs) {
+        for blob in inventory.known.of(digest).into_iter().flat_map(ManifestInfo::blobs) {
             if let Some(count) = self.0.get_mut(*blob as usize) {
                 *count += 1;
             }
@@ -670,7 +679,7 @@ impl Counts {
     /// Answers the bytes that nothing holds any more.
     fn remove(&mut self, inventory: &Inventory, digest: &Digest) -> u64 {
         let mut freed = 0;
-        for blob in inventory.known.of(digest).into_iter().flat_map(Facts::blobs) {
+        for blob in inventory.known.of(digest).into_iter().flat_map(ManifestInfo::blobs) {
             if let Some(count) = self.0.get_mut(*blob as usize).filter(|count| **count > 0) {
                 *count -= 1;
                 if *count == 0 {

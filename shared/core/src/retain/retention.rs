@@ -8,8 +8,8 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::forecast::goes_at;
-use super::inventory::{Facts, Inventory, Known, Shape};
-use super::plan::{Action, Circumstances, Gone, Plan, Rule, plan};
+use super::inventory::{Inventory, ManifestIndex, ManifestInfo, Shape};
+use super::plan::{Action, DeletedLine, Plan, PlanInputs, Rule, plan};
 use crate::names::{Branch, CacheRepository, Commit, Digest, Line, Tag, TagKind};
 use crate::policy::{Policy, Project};
 use crate::ports::ListedImage;
@@ -34,7 +34,7 @@ struct Made {
     is_leased: bool,
     is_archived: bool,
     is_unread: bool,
-    handed: Option<i64>,
+    inputs: Option<i64>,
 }
 
 fn made() -> impl Strategy<Value = Made> {
@@ -44,7 +44,7 @@ fn made() -> impl Strategy<Value = Made> {
     let flags = (prop::bool::weighted(0.1), prop::bool::weighted(0.05), prop::bool::weighted(0.01));
     let times = (0..2000_i64, prop::option::of(0..2000_i64), prop::option::weighted(0.2, 0..500_i64));
     (shape, blobs, tags, flags, times, 0..4_u8).prop_map(
-        |(shape, blobs, tags, (is_leased, is_archived, is_unread), (age, pulled, handed), commit)| Made {
+        |(shape, blobs, tags, (is_leased, is_archived, is_unread), (age, pulled, inputs), commit)| Made {
             shape,
             blobs,
             tags,
@@ -54,7 +54,7 @@ fn made() -> impl Strategy<Value = Made> {
             is_leased,
             is_archived,
             is_unread,
-            handed,
+            inputs,
         },
     )
 }
@@ -84,11 +84,11 @@ fn branch(name: &str) -> Line {
 }
 
 /// A world as the planner sees it. The manifests are real ones, so that what they say is read as it would be.
-fn world(images: &[Made], project: &Project) -> (Inventory, Circumstances) {
-    let mut known = Known::default();
+fn world(images: &[Made], project: &Project) -> (Inventory, PlanInputs) {
+    let mut known = ManifestIndex::default();
     let mut listed: Vec<Arc<ListedImage>> = Vec::new();
     let (mut unread, mut taken) = (Vec::new(), HashSet::new());
-    let mut circumstances = Circumstances::default();
+    let mut plan_inputs = PlanInputs::default();
     for (number, made) in images.iter().enumerate() {
         let blob = |blob: &u32| {
             json!({ "mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", "size": 10_u64.pow(2 + blob % 5),
@@ -141,9 +141,9 @@ fn world(images: &[Made], project: &Project) -> (Inventory, Circumstances) {
             known.learn(digest.clone(), manifest.as_bytes());
         }
         if made.is_leased {
-            circumstances.leased.insert(digest.clone());
+            plan_inputs.leased.insert(digest.clone());
         }
-        circumstances.handed_at.extend(made.handed.map(|hours| (digest.clone(), hours_ago(hours))));
+        plan_inputs.given_at.extend(made.inputs.map(|hours| (digest.clone(), hours_ago(hours))));
         listed.push(Arc::new(ListedImage {
             digest,
             tags,
@@ -154,7 +154,7 @@ fn world(images: &[Made], project: &Project) -> (Inventory, Circumstances) {
         }));
     }
     let repository = CacheRepository::new("stoker/app").unwrap();
-    (Inventory { repository, images: listed, known, unread }, circumstances)
+    (Inventory { repository, images: listed, known, unread }, plan_inputs)
 }
 
 fn deleted(plan: &Plan) -> HashSet<Digest> {
@@ -163,8 +163,8 @@ fn deleted(plan: &Plan) -> HashSet<Digest> {
 
 /// The same world after the plan has been carried out.
 fn after(mut inventory: Inventory, plan: &Plan) -> Inventory {
-    let gone = deleted(plan);
-    inventory.images.retain(|image| !gone.contains(&image.digest));
+    let deleted_lines = deleted(plan);
+    inventory.images.retain(|image| !deleted_lines.contains(&image.digest));
     inventory
 }
 
@@ -188,21 +188,21 @@ proptest! {
     #[test]
     fn what_must_stay_stays(images in prop::collection::vec(made(), 0..25), policy in 0..4_usize) {
         let project = project(POLICIES[policy]);
-        let (inventory, circumstances) = world(&images, &project);
-        let plan = plan(&inventory, std::slice::from_ref(&project), &circumstances, now());
+        let (inventory, plan_inputs) = world(&images, &project);
+        let plan = plan(&inventory, std::slice::from_ref(&project), &plan_inputs, now());
         prop_assert_eq!(plan.verdicts.len(), inventory.images.len(), "every image has a verdict");
-        let gone = deleted(&plan);
+        let deleted_lines = deleted(&plan);
         let kept_children: HashSet<&Digest> = inventory.images.iter()
-            .filter(|image| !gone.contains(&image.digest))
+            .filter(|image| !deleted_lines.contains(&image.digest))
             .filter_map(|image| inventory.known.of(&image.digest))
-            .flat_map(Facts::children)
+            .flat_map(ManifestInfo::children)
             .collect();
         for verdict in plan.of(Action::Delete) {
             let image = &verdict.image;
             let facts = inventory.known.of(&image.digest);
             prop_assert!(facts.is_some_and(|facts| facts.shape() == Shape::Cache), "only what is known to be a cache");
             prop_assert!(!image.tags.iter().any(|tag| is_main(tag)), "never main");
-            prop_assert!(!circumstances.leased.contains(&image.digest), "nothing that a running build holds");
+            prop_assert!(!plan_inputs.leased.contains(&image.digest), "nothing that a running build holds");
             prop_assert!(!kept_children.contains(&image.digest), "no part of an index that stays");
             prop_assert!(image.tags.iter().all(|tag| Tag::parse(tag).is_some_and(|(scope, _)| project.has_scope(&scope))),
                 "nothing that is not ours: {:?}", image.tags);
@@ -226,12 +226,12 @@ proptest! {
     #[test]
     fn the_same_world_gives_the_same_plan(images in prop::collection::vec(made(), 0..20), policy in 0..4_usize, seed in any::<u64>()) {
         let project = project(POLICIES[policy]);
-        let (inventory, circumstances) = world(&images, &project);
-        let first = plan(&inventory, std::slice::from_ref(&project), &circumstances, now());
+        let (inventory, plan_inputs) = world(&images, &project);
+        let first = plan(&inventory, std::slice::from_ref(&project), &plan_inputs, now());
         let mut shuffled = inventory.clone();
         let half = usize::try_from(seed % 20).unwrap() % shuffled.images.len().max(1);
         shuffled.images.rotate_left(half);
-        let second = plan(&shuffled, std::slice::from_ref(&project), &circumstances, now());
+        let second = plan(&shuffled, std::slice::from_ref(&project), &plan_inputs, now());
         prop_assert_eq!(first, second);
     }
 
@@ -239,25 +239,25 @@ proptest! {
     fn a_plan_that_was_carried_out_leaves_nothing_to_do(images in prop::collection::vec(made(), 0..20), policy in 0..4_usize) {
         let images: Vec<Made> = images.into_iter().map(|made| Made { is_unread: false, ..made }).collect();
         let project = project(POLICIES[policy]);
-        let (inventory, circumstances) = world(&images, &project);
-        let first = plan(&inventory, std::slice::from_ref(&project), &circumstances, now());
+        let (inventory, plan_inputs) = world(&images, &project);
+        let first = plan(&inventory, std::slice::from_ref(&project), &plan_inputs, now());
         let left = after(inventory, &first);
-        let second = plan(&left, std::slice::from_ref(&project), &circumstances, now());
+        let second = plan(&left, std::slice::from_ref(&project), &plan_inputs, now());
         prop_assert!(deleted(&second).is_empty(), "{second}");
     }
 
     #[test]
-    fn what_is_told_of_the_time_to_come_comes(images in prop::collection::vec(made(), 1..12), policy in 0..4_usize) {
+    fn what_is_reported_of_the_time_to_come_comes(images in prop::collection::vec(made(), 1..12), policy in 0..4_usize) {
         let project = project(POLICIES[policy]);
         let projects = std::slice::from_ref(&project);
-        let (inventory, circumstances) = world(&images, &project);
+        let (inventory, plan_inputs) = world(&images, &project);
         let action = |digest: &Digest, at: Timestamp| {
-            let plan = plan(&inventory, projects, &circumstances, at);
+            let plan = plan(&inventory, projects, &plan_inputs, at);
             plan.verdicts.into_iter().find(|verdict| verdict.image.digest == *digest).unwrap().action
         };
         for image in &inventory.images {
             let is_kept = action(&image.digest, now()) == Action::Keep;
-            match goes_at(&inventory, projects, &circumstances, now(), &image.digest) {
+            match goes_at(&inventory, projects, &plan_inputs, now(), &image.digest) {
                 Some((at, verdict)) => {
                     prop_assert!(is_kept && at > now() && verdict.action != Action::Keep);
                     prop_assert_eq!(action(&image.digest, at), verdict.action);
@@ -276,11 +276,11 @@ proptest! {
     fn bytes_are_counted_once_and_budgets_hold(images in prop::collection::vec(made(), 0..25), policy in 0..4_usize) {
         let images: Vec<Made> = images.into_iter().map(|made| Made { is_unread: false, ..made }).collect();
         let project = project(POLICIES[policy]);
-        let (inventory, circumstances) = world(&images, &project);
-        let plan = plan(&inventory, std::slice::from_ref(&project), &circumstances, now());
+        let (inventory, plan_inputs) = world(&images, &project);
+        let plan = plan(&inventory, std::slice::from_ref(&project), &plan_inputs, now());
         prop_assert_eq!(plan.bytes, bytes_of(&inventory, inventory.images.iter()));
-        let gone = deleted(&plan);
-        let left = inventory.images.iter().filter(|image| !gone.contains(&image.digest));
+        let deleted_lines = deleted(&plan);
+        let left = inventory.images.iter().filter(|image| !deleted_lines.contains(&image.digest));
         prop_assert_eq!(plan.bytes_after, bytes_of(&inventory, left.clone()));
         let freed: u64 = plan.verdicts.iter().map(|verdict| verdict.frees).sum();
         prop_assert_eq!(plan.bytes - plan.bytes_after, freed);
@@ -290,9 +290,9 @@ proptest! {
             for verdict in plan.of(Action::Keep).filter(|verdict| may_go.contains(&verdict.rule)) {
                 let image = &verdict.image;
                 let is_young = now().duration_since(image.pushed_at) <= project.retention.lease;
-                prop_assert!(is_young || circumstances.leased.contains(&image.digest)
+                prop_assert!(is_young || plan_inputs.leased.contains(&image.digest)
                     || inventory.known.of(&image.digest).is_none_or(|facts| facts.shape() != Shape::Cache)
-                    || kept_as_child(&inventory, &image.digest), "{:?} could have gone", verdict);
+                    || kept_as_child(&inventory, &image.digest), "{:?} could have deleted_lines", verdict);
             }
         }
     }
@@ -304,7 +304,7 @@ fn is_main(tag: &str) -> bool {
 
 fn kept_as_child(inventory: &Inventory, digest: &Digest) -> bool {
     let facts = inventory.images.iter().filter_map(|image| inventory.known.of(&image.digest));
-    facts.flat_map(Facts::children).any(|child| child == digest)
+    facts.flat_map(ManifestInfo::children).any(|child| child == digest)
 }
 
 /// A small world by hand: of each rule one.
@@ -322,7 +322,7 @@ fn every_rule_says_its_name() {
         is_leased: false,
         is_archived: false,
         is_unread: false,
-        handed: None,
+        inputs: None,
     };
     let untagged = Made { tags: Vec::new(), ..make(0, 300, 0) };
     let foreign = Made { shape: Shape::Other, ..make(6, 300, 0) };
@@ -339,9 +339,9 @@ fn every_rule_says_its_name() {
         untagged,
         foreign,
     ];
-    let (inventory, mut circumstances) = world(&images, &project);
-    let rules = |circumstances: &Circumstances| -> BTreeMap<String, (Action, Rule)> {
-        let plan = plan(&inventory, std::slice::from_ref(&project), circumstances, now());
+    let (inventory, mut plan_inputs) = world(&images, &project);
+    let rules = |plan_inputs: &PlanInputs| -> BTreeMap<String, (Action, Rule)> {
+        let plan = plan(&inventory, std::slice::from_ref(&project), plan_inputs, now());
         let named = plan.verdicts.into_iter().map(|verdict| {
             let tag = verdict.image.tags.first().cloned().unwrap_or_else(|| "untagged".to_owned());
             (
@@ -351,7 +351,7 @@ fn every_rule_says_its_name() {
         });
         named.collect()
     };
-    let said = rules(&circumstances);
+    let said = rules(&plan_inputs);
     let of = |start: &str| said.iter().find(|(tag, _)| tag.starts_with(start)).unwrap().1;
     assert_eq!(*of("main"), (Action::Keep, Rule::Main));
     assert_eq!(*of("branch.a"), (Action::Delete, Rule::IdleBranch));
@@ -363,8 +363,12 @@ fn every_rule_says_its_name() {
     assert_eq!(*of("given.g7"), (Action::Keep, Rule::Lease), "it may have been given to a build an hour ago");
     assert_eq!(*of("given.g8"), (Action::Delete, Rule::OldGiven));
     assert_eq!(*of("untagged"), (Action::Delete, Rule::Orphan));
-    circumstances.gone.push(Gone { scope: scope.clone(), line: branch("release/1").key(), at: now() });
-    let said = rules(&circumstances);
-    let gone = said.iter().find(|(tag, _)| tag.starts_with("branch.release")).unwrap().1;
-    assert_eq!(*gone, (Action::Delete, Rule::Gone), "a release line goes with its branch");
+    plan_inputs.deleted_lines.push(DeletedLine {
+        scope: scope.clone(),
+        line: branch("release/1").key(),
+        at: now(),
+    });
+    let said = rules(&plan_inputs);
+    let deleted_lines = said.iter().find(|(tag, _)| tag.starts_with("branch.release")).unwrap().1;
+    assert_eq!(*deleted_lines, (Action::Delete, Rule::DeletedLine), "a release line goes with its branch");
 }

@@ -12,7 +12,7 @@ use crate::names::{Line, LineKey, Tag, TagKind};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Reason {
     Main,
-    Gone(Timestamp),
+    DeletedLine(Timestamp),
     KeepBranches(Arc<Line>),
     Idle(Timestamp),
     Line,
@@ -54,7 +54,7 @@ impl Why {
         let tag = tags.get(self.tag as usize).map_or("", String::as_str);
         match &self.reason {
             Reason::Main => f.write_str("main"),
-            Reason::Gone(at) => write!(f, "{} went at {at}", line(tag)),
+            Reason::DeletedLine(at) => write!(f, "{} went at {at}", line(tag)),
             Reason::KeepBranches(line) => write!(f, "{line} is one to keep"),
             Reason::Idle(since) => write!(f, "{} has been idle since {since}", line(tag)),
             Reason::Line => f.write_str(&line(tag)),

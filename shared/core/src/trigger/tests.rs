@@ -1,4 +1,4 @@
-//! What the gate keeps out: key by key, and held against what CodeBuild's own filters would have kept out.
+//! What the trigger keeps out: key by key, and held against what CodeBuild's own filters would have kept out.
 
 use std::cell::Cell;
 
@@ -55,7 +55,8 @@ fn a_tag_is_built_where_the_policy_says_so_and_by_its_name() {
             pushed_at: None,
         })
     };
-    let rule = |builds: &str, name: &str| gate(&project(builds), &tag(name)).map_err(|leave| leave.rule);
+    let rule =
+        |builds: &str, name: &str| trigger(&project(builds), &tag(name)).map_err(|skipped| skipped.rule);
     assert_eq!(rule("", "v1.4.0"), Err("builds.on"));
     assert_eq!(rule("start: false", "v1.4.0"), Err("builds.start"));
     let globs = "on: [push, tag], tags: ['v*', '!v0.*']";
@@ -69,7 +70,7 @@ fn a_tag_is_built_where_the_policy_says_so_and_by_its_name() {
     let request = rule("on: [push, tag], branches: [x], paths: ['src/*']", "main").unwrap();
     assert_eq!((request.wanted.line.to_string().as_str(), request.trust), ("tag/main", Trust::Branch));
     assert_eq!(request.wanted.merged, []);
-    assert_eq!(gate(&project("on: [tag]"), &Event::BranchPushed(push())).unwrap_err().rule, "builds.on");
+    assert_eq!(trigger(&project("on: [tag]"), &Event::BranchPushed(push())).unwrap_err().rule, "builds.on");
 }
 
 fn pull(from_fork: bool) -> PullRequest {
@@ -100,10 +101,10 @@ fn approval() -> Approval {
 
 /// The rule that keeps an event out, or `built`.
 fn rule(project: &Project, event: &Event) -> &'static str {
-    gate(project, event).map_or_else(|leave| leave.rule, |_| "built")
+    trigger(project, event).map_or_else(|skipped| skipped.rule, |_| "built")
 }
 
-/// What the gate says of a push, of a pull request, of one from a fork, and of an approval, under the same
+/// What the trigger says of a push, of a pull request, of one from a fork, and of an approval, under the same
 /// keys.
 fn rules(keys: &str) -> [&'static str; 4] {
     let forks = project(&format!("on: [push, pull-request], {keys}, {FORKS}"));
@@ -180,7 +181,7 @@ fn main_is_asked_as_all_branches_are_whoever_builds_it() {
     for keys in ["actors: ['2']", "messages: ['x*']", "skip-paths: ['src/a']", "paths: ['web/*']"] {
         let project = project(keys);
         assert!(wanted_by_push(&project, &main).is_err(), "{keys}");
-        assert!(gate(&project, &Event::BranchPushed(main.clone())).is_err(), "{keys}");
+        assert!(trigger(&project, &Event::BranchPushed(main.clone())).is_err(), "{keys}");
     }
 }
 
@@ -211,7 +212,7 @@ fn what_of_a_pull_request_is_built_can_be_told_apart() {
 }
 
 #[test]
-fn marks_are_heeded_where_they_are_told_and_not_by_who_approves() {
+fn marks_are_heeded_where_they_are_reported_and_not_by_who_approves() {
     let marked = |from_fork| PullRequest { skips_ci: true, ..pull(from_fork) };
     for from_fork in [false, true] {
         let event = Event::PullRequestUpdated(marked(from_fork));
@@ -497,14 +498,14 @@ fn what_codebuilds_filters_keep_out_the_gate_keeps_out() {
     let given = (group(), happened(), told, prop::sample::select(&Change::BUILT[..]));
     let result = runner.run(&given, |(group, happened, told, change)| {
         if let Some(project) = group.project() {
-            if gate(&project, &told_push(&happened, told)).is_ok() {
+            if trigger(&project, &told_push(&happened, told)).is_ok() {
                 count(&pushes);
                 let push = Happened { event: Some(0), base: None, ..happened.clone() };
                 prop_assert!(group.lets(&push), "push: {}", group.builds(FORKS));
             }
             for from_fork in [false, true] {
                 let event = Event::PullRequestUpdated(told_pull(&happened, change, from_fork, told));
-                if gate(&project, &event).is_ok() {
+                if trigger(&project, &event).is_ok() {
                     count(if from_fork { &forks } else { &pulls });
                     let pull = Happened { event: event_of(change), ..happened.clone() };
                     prop_assert!(group.lets(&pull), "pull request: {}", group.builds(FORKS));
@@ -513,7 +514,8 @@ fn what_codebuilds_filters_keep_out_the_gate_keeps_out() {
         }
         if let Some(project) = group.approving() {
             let pull_request = told_pull(&happened, Change::Opened, true, told);
-            if gate(&project, &Event::PullRequestApproved(Approval { pull_request, ..approval() })).is_ok() {
+            if trigger(&project, &Event::PullRequestApproved(Approval { pull_request, ..approval() })).is_ok()
+            {
                 count(&approvals);
                 // Whether the head came with the pull request or later is not known: neither may be kept out.
                 for event in [1, 2] {

@@ -66,7 +66,7 @@ pub(crate) fn build_again(engine: &Engine, groups: &[Group<'_>], rounds: usize) 
     }
     let tokens: Vec<&str> = groups.iter().map(|group| group.token.as_str()).collect();
     let blobs: BTreeSet<String> = groups.iter().flat_map(|group| &group.blobs).cloned().collect();
-    let (begun, mut failed) = (Instant::now(), 0_usize);
+    let (started, mut failed) = (Instant::now(), 0_usize);
     for round in 0..rounds {
         engine.renew(&tokens, &blobs)?;
         // One after the other: builds that run at a time share what they know of steps that both have, and BuildKit 0.25
@@ -91,7 +91,7 @@ pub(crate) fn build_again(engine: &Engine, groups: &[Group<'_>], rounds: usize) 
     println!(
         "  {} builds from one cache each, on {rounds} builders: {failed} were not as before ({:.0} s)",
         groups.len() * rounds,
-        begun.elapsed().as_secs_f32()
+        started.elapsed().as_secs_f32()
     );
     Ok(failed == 0)
 }

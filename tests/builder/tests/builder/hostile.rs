@@ -8,13 +8,13 @@ use anyhow::{Context as _, ensure};
 use axum::body::Bytes;
 use buildkit_cache::{Cache, Kind, MANIFEST_MEDIA_TYPE, classify};
 use jiff::{SignedDuration, Timestamp};
-use scenarios::environment::{ISOLATED, World};
+use scenarios::environment::{ISOLATED, TestEnvironment};
 use serde_json::{Value, json};
-use stoker_core::build_inputs::Handed;
+use stoker_core::build_inputs::GivenInputs;
 use stoker_core::names::{Commit, Digest, Line, ProjectName, Repository};
 use stoker_core::policy::Policy;
 use stoker_core::ports::{Build, BuildStatus};
-use stoker_core::promote::{Hint, Outcome, promote};
+use stoker_core::promote::{Outcome, PromotionTrigger, promote};
 
 use crate::again::Group;
 use crate::engine::{Engine, FAILED};
@@ -139,19 +139,19 @@ impl Export {
 }
 
 /// Promotion as it is, in an account in memory: builds of lines end one after the other.
-struct Account(World, u32);
+struct Account(TestEnvironment, u32);
 
 impl Account {
     fn new() -> Self {
-        let world = World::with_policy(ISOLATED);
-        world.account.set_now(Timestamp::now());
-        Self(world, 0)
+        let env = TestEnvironment::with_policy(ISOLATED);
+        env.account.set_now(Timestamp::now());
+        Self(env, 0)
     }
 
-    async fn promote(&self, hint: Hint) -> anyhow::Result<()> {
+    async fn promote(&self, trigger: PromotionTrigger) -> anyhow::Result<()> {
         let policy = Policy::parse("the scenes' policy", ISOLATED)?;
-        let (account, hints) = (&self.0.account, [hint]);
-        let promoted = promote(account, &policy, &hints, account.now());
+        let (account, triggers) = (&self.0.account, [trigger]);
+        let promoted = promote(account, &policy, &triggers, account.now());
         let promoted = account.invoke("promote-cache", None, promoted).await.context("it was killed")?;
         let is_done =
             |outcome: &Outcome| matches!(outcome, Outcome::Moved { .. } | Outcome::Unchanged { .. });
@@ -162,14 +162,17 @@ impl Account {
     /// A build of this commit ends with this export.
     async fn build(&mut self, line: &Line, commit: &Commit, export: &Export) -> anyhow::Result<()> {
         self.1 += 1;
-        let (world, tag) = (&self.0, format!("app.export.{}", self.1));
+        let (env, tag) = (&self.0, format!("app.export.{}", self.1));
         let (manifest, blobs) = export.bytes();
-        world.account.push(&world.builds_repository(), &tag, MANIFEST_MEDIA_TYPE, manifest, blobs);
-        let (project, now) = (ProjectName::new("app")?, world.account.now());
-        let handed =
-            Handed { commit: Some(commit.clone()), exports: vec![tag], ..Handed::of_line(line.clone()) };
+        env.account.push(&env.builds_repository(), &tag, MANIFEST_MEDIA_TYPE, manifest, blobs);
+        let (project, now) = (ProjectName::new("app")?, env.account.now());
+        let inputs = GivenInputs {
+            commit: Some(commit.clone()),
+            exports: vec![tag],
+            ..GivenInputs::of_line(line.clone())
+        };
         let id = format!("app:{}", self.1);
-        world.account.builds.borrow_mut().push(Build {
+        env.account.builds.borrow_mut().push(Build {
             id: id.clone(),
             project,
             status: BuildStatus::Succeeded,
@@ -177,17 +180,18 @@ impl Account {
             ended_at: Some(now),
             source_version: Some(commit.to_string()),
             resolved_commit: Some(commit.to_string()),
-            handed: Some(handed),
+            inputs: Some(inputs),
             claims: false,
         });
-        self.promote(Hint::Built { build: id }).await
+        self.promote(PromotionTrigger::Built { build: id }).await
     }
 
     /// A branch is merged into main; what main's line holds then.
     async fn merge(&self, line: &Line, head: &Commit) -> anyhow::Result<Cache> {
         let repository = Repository::new("github.com/example/app")?;
         let head = Some((line.clone(), head.clone().into()));
-        let merged = Hint::Merged { repository, line: Line::Main, commits: Vec::new(), head, at: None };
+        let merged =
+            PromotionTrigger::Merged { repository, line: Line::Main, commits: Vec::new(), head, at: None };
         self.promote(merged).await?;
         Ok(self.0.line("main").context("there is no line main")?.1)
     }

@@ -77,7 +77,7 @@ fn skipped(what: &str) -> bool {
 }
 
 fn run() -> anyhow::Result<bool> {
-    let begun = Instant::now();
+    let started = Instant::now();
     let engine = match Engine::find() {
         Ok(engine) => engine,
         Err(why) => return Ok(skipped(&format!("the cache algebra and retention on a real builder: {why}"))),
@@ -87,7 +87,7 @@ fn run() -> anyhow::Result<bool> {
     let result = run_in(&dir, &engine);
     std::fs::remove_dir_all(&dir)?;
     if env::var_os(retention::INSIDE).is_none() {
-        println!("   {} s", begun.elapsed().as_secs());
+        println!("   {} s", started.elapsed().as_secs());
     }
     result
 }
@@ -97,13 +97,13 @@ fn run_in(dir: &Path, engine: &Engine) -> anyhow::Result<bool> {
     let rounds = number("STOKER_ROUNDS")?.map_or(Ok(retention::ROUNDS), usize::try_from)?;
     if env::var_os(retention::INSIDE).is_some() {
         println!("seed {seed}, {rounds} rounds of builds beside retention");
-        return retention::tell(seed, rounds, engine, dir).map(|()| true);
+        return retention::report(seed, rounds, engine, dir).map(|()| true);
     }
     let good = cases(dir, engine, seed)?;
     if env::var_os(ONLY).is_some() {
         return Ok(good);
     }
-    retention::tell_outside()?;
+    retention::report_outside()?;
     Ok(good)
 }
 
@@ -117,7 +117,7 @@ fn cases(dir: &Path, engine: &Engine, seed: u64) -> anyhow::Result<bool> {
     let names: Vec<&str> = registries.iter().map(|registry| registry.name).collect();
     println!("seed {seed}, {cases} cases, {}, registries: {}", engine.versions, names.join(", "));
 
-    let teller = Teller {
+    let runner = Runner {
         engine,
         registries: &registries,
         dir,
@@ -139,11 +139,11 @@ fn cases(dir: &Path, engine: &Engine, seed: u64) -> anyhow::Result<bool> {
     };
     let failed = AtomicUsize::new(0);
     side_by_side(&jobs, |job| {
-        failed.fetch_add(usize::from(!teller.tell(job)), Ordering::Relaxed);
+        failed.fetch_add(usize::from(!runner.report(job)), Ordering::Relaxed);
     });
     good &= failed.into_inner() == 0;
     let mut all = Figures::default();
-    for (registry, figures) in registries.iter().zip(&teller.figures) {
+    for (registry, figures) in registries.iter().zip(&runner.figures) {
         let figures = figures.lock().unwrap();
         let seconds = figures.time.as_secs_f32();
         println!("  {}: {} cases, {seconds:.0} s, {AT_ONCE} at a time", registry.name, figures.cases);
@@ -154,7 +154,7 @@ fn cases(dir: &Path, engine: &Engine, seed: u64) -> anyhow::Result<bool> {
         return Ok(good && !jobs.is_empty());
     }
     let rounds = number("STOKER_AGAIN")?.map_or(Ok(again::ROUNDS), usize::try_from)?;
-    good &= again::build_again(engine, &teller.groups.into_inner().unwrap(), rounds)?;
+    good &= again::build_again(engine, &runner.groups.into_inner().unwrap(), rounds)?;
     Ok(good)
 }
 
@@ -177,7 +177,7 @@ enum Job<'a> {
     Demo(u64, &'a Registry, (&'static str, demos::Demo)),
 }
 
-struct Teller<'a> {
+struct Runner<'a> {
     engine: &'a Engine,
     registries: &'a [Registry],
     dir: &'a Path,
@@ -186,26 +186,26 @@ struct Teller<'a> {
     groups: Mutex<Vec<Group<'a>>>,
 }
 
-impl<'a> Teller<'a> {
+impl<'a> Runner<'a> {
     /// Tells and prints one; false when it does not hold.
-    fn tell(&self, job: &Job<'a>) -> bool {
-        let begun = Instant::now();
+    fn report(&self, job: &Job<'a>) -> bool {
+        let started = Instant::now();
         let (name, told) = match *job {
             Job::Case(seed) => {
                 let place = usize::try_from(seed % self.registries.len() as u64).unwrap_or_default();
                 let registry = &self.registries[place];
                 let dir = self.dir.join(seed.to_string());
-                let tell = || scenario::tell(seed, self.engine, registry, &dir);
-                let told = tell().or_else(|error| {
+                let run = || scenario::run(seed, self.engine, registry, &dir);
+                let told = run().or_else(|error| {
                     if !engine::could_not_start(&error) {
                         return Err(error);
                     }
                     println!("  {seed}, {}: AGAIN, as the engine could not start a container", registry.name);
                     std::fs::remove_dir_all(&dir)?;
-                    tell()
+                    run()
                 });
                 let told = told.map(|(mut told, group)| {
-                    told.time = begun.elapsed();
+                    told.time = started.elapsed();
                     self.figures[place].lock().unwrap().add(&told);
                     self.groups.lock().unwrap().push(group);
                     told.to_string()
@@ -224,7 +224,7 @@ impl<'a> Teller<'a> {
                 (name, told)
             }
         };
-        let seconds = begun.elapsed().as_secs_f32();
+        let seconds = started.elapsed().as_secs_f32();
         match &told {
             Ok(told) => println!("  {name}: {told} ({seconds:.1} s)"),
             Err(error) => println!("  {name}: FAILED: {error:#}"),

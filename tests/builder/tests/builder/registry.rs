@@ -71,11 +71,11 @@ impl Registry {
         let config = ureq::Agent::config_builder().proxy(None).timeout_global(Some(Duration::from_secs(30)));
         let http = config.http_status_as_error(false).build().new_agent();
         let mut registry = Self { name, host: format!("127.0.0.1:{port}"), http, process };
-        let begun = Instant::now();
+        let started = Instant::now();
         let url = registry.url("");
         while registry.http.get(&url).call().is_err() {
             let ended = registry.process.try_wait()?.is_some();
-            if ended || begun.elapsed() > START_TIMEOUT {
+            if ended || started.elapsed() > START_TIMEOUT {
                 bail!("{name} does not start; see {}", dir.join("log").display());
             }
             thread::sleep(Duration::from_millis(50));

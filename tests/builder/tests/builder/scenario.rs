@@ -121,7 +121,7 @@ impl<'s, 'a> Stage<'s, 'a> {
 
 /// Builds the branches of a case, then its target with all of their caches, with the merged one, and with a pruned one. The
 /// last two are to be built again.
-pub(crate) fn tell<'a>(
+pub(crate) fn run<'a>(
     seed: u64,
     engine: &Engine,
     registry: &'a Registry,
@@ -130,7 +130,7 @@ pub(crate) fn tell<'a>(
     let case = Case::new(seed);
     let mut stage = Stage::new(&case, engine, registry, dir)?;
     stage.free()?;
-    let told = tell_on(&mut stage);
+    let told = report_on(&mut stage);
     let freed = stage.free();
     let told = told.with_context(|| describe(&case))?;
     freed?;
@@ -159,7 +159,7 @@ pub(crate) fn reused_anything(log: &str) -> bool {
     cached.any(|vertex| !bases.contains(&vertex))
 }
 
-fn tell_on<'a>(stage: &mut Stage<'_, 'a>) -> anyhow::Result<(Figures, Group<'a>)> {
+fn report_on<'a>(stage: &mut Stage<'_, 'a>) -> anyhow::Result<(Figures, Group<'a>)> {
     let case = stage.case;
     let mut random = case.random.clone();
     let mut tags: Vec<String> = Vec::new();

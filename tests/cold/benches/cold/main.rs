@@ -55,7 +55,7 @@ const FUNCTIONS: [Case; 7] = [
     ("ResolveCache", "resolve-cache", &["BatchGetImage"]),
     (
         "PromoteCache",
-        "promote-cache-sweep-wanted",
+        "promote-cache-reconcile-wanted",
         &[
             "ListBuildsForProject",
             "BatchGetBuilds",

@@ -190,9 +190,9 @@ fn invoke(port: u16, event: &Value) -> JoinHandle<anyhow::Result<String>> {
     let event = event.to_string();
     thread::spawn(move || {
         let url = format!("http://127.0.0.1:{port}/2015-03-31/functions/function/invocations");
-        let begun = Instant::now();
+        let started = Instant::now();
         // It does not say when it listens.
-        while TcpStream::connect(("127.0.0.1", port)).is_err() && begun.elapsed() < PATIENCE {
+        while TcpStream::connect(("127.0.0.1", port)).is_err() && started.elapsed() < PATIENCE {
             thread::sleep(REST);
         }
         Ok(agent().post(&url).send(&event)?.body_mut().read_to_string()?)

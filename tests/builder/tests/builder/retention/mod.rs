@@ -33,7 +33,7 @@ const RULES: [&str; 8] = [
 ];
 
 /// Has another process tell, and prints all that it says but the metrics, which functions print by the hundred.
-pub(crate) fn tell_outside() -> anyhow::Result<()> {
+pub(crate) fn report_outside() -> anyhow::Result<()> {
     let mut command = Command::new(env::current_exe()?);
     let mut process = command.env(INSIDE, "").stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
     for line in BufReader::new(process.stdout.take().context("no output")?).lines() {
@@ -54,13 +54,13 @@ fn in_short(error: &anyhow::Error) -> String {
 }
 
 /// Lives one life with one repository and one with two; then shows what leases are for.
-pub(crate) fn tell(seed: u64, rounds: usize, engine: &Engine, dir: &Path) -> anyhow::Result<()> {
+pub(crate) fn report(seed: u64, rounds: usize, engine: &Engine, dir: &Path) -> anyhow::Result<()> {
     let mut all = Figures::default();
     let first = rounds.div_ceil(2);
-    let lives =
+    let runs =
         [(seed, Repositories::One, first), (seed.wrapping_add(1), Repositories::Apart, rounds - first)];
-    for (seed, repositories, rounds) in lives {
-        let begun = Instant::now();
+    for (seed, repositories, rounds) in runs {
+        let started = Instant::now();
         let live = |seed: u64, name: &str| {
             live(seed, Script::Rounds(rounds), (repositories, true), engine, &dir.join(name))
         };
@@ -71,7 +71,7 @@ pub(crate) fn tell(seed: u64, rounds: usize, engine: &Engine, dir: &Path) -> any
             println!("  {repositories:?}: AGAIN, as the engine could not start a container");
             live(seed.wrapping_add(2), "again")
         })?;
-        println!("  {repositories:?}: {figures} ({:.1} s)", begun.elapsed().as_secs_f32());
+        println!("  {repositories:?}: {figures} ({:.1} s)", started.elapsed().as_secs_f32());
         all.add(figures);
     }
     println!("  {all}");

@@ -15,19 +15,19 @@ use buildkit_cache::MANIFEST_MEDIA_TYPE;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use jiff::{SignedDuration, Timestamp};
 use scenarios::account::Account;
-use scenarios::environment::World;
+use scenarios::environment::TestEnvironment;
 use stoker_core::error::CallError;
 use stoker_core::names::{Branch, CacheRepository, Commit, Digest, Line, ProjectName, Tag, TagKind};
 use stoker_core::policy::{Policy, Project};
 use stoker_core::ports::{Build, BuildStatus, Catalogue, ListedImage, ReadBuilds, ReadManifests};
-use stoker_core::retain::{Action, Gone, by_repository, enforce};
+use stoker_core::retain::{Action, DeletedLine, by_repository, enforce};
 use tokio::sync::{Notify, Semaphore, mpsc};
 
 use super::server::{self, Asked, Seen};
 use crate::engine::{Built, Engine, Options};
 use crate::versions::{Versions, are_in, dockerfile};
 
-/// As many builds as the machine has processors to spare; the others wait, and hold what they were handed.
+/// As many builds as the machine has processors to spare; the others wait, and hold what they were given.
 const AT_ONCE: usize = 2;
 const BRANCHES: [&str; 5] = ["one", "two", "three", "four", "five"];
 const DAY: SignedDuration = SignedDuration::from_hours(24);
@@ -54,7 +54,7 @@ pub(crate) enum Repositories {
 }
 
 fn projects(repositories: Repositories, retention: &str) -> Vec<Project> {
-    Policy::parse("the life's policy", &policy(repositories, retention)).unwrap().named_projects()
+    Policy::parse("the run's policy", &policy(repositories, retention)).unwrap().named_projects()
 }
 
 fn policy(repositories: Repositories, retention: &str) -> String {
@@ -87,7 +87,7 @@ pub(crate) struct Figures {
     pub(crate) deleted: BTreeMap<&'static str, usize>,
     /// Bytes that it freed.
     pub(crate) freed: u64,
-    /// Images that it would have deleted, had no running build been handed them.
+    /// Images that it would have deleted, had no running build been given them.
     pub(crate) waited: BTreeSet<Digest>,
     /// Images that were not as planned when their turn came.
     pub(crate) changed: usize,
@@ -193,7 +193,7 @@ struct Shared {
     account: Account,
     sees_builds: bool,
     projects: RefCell<Vec<Project>>,
-    gone: RefCell<Vec<Gone>>,
+    deleted_lines: RefCell<Vec<DeletedLine>>,
     seen: RefCell<Seen>,
     figures: RefCell<Figures>,
     /// Whether a day goes by, and retention looks, before a builder reads the next layer: it knows its caches, and has
@@ -233,7 +233,7 @@ impl Shared {
 
     async fn look(&self) {
         let eyes = Eyes { account: &self.account, sees_builds: self.sees_builds };
-        let (projects, gone) = (self.projects.borrow().clone(), self.gone.borrow().clone());
+        let (projects, gone) = (self.projects.borrow().clone(), self.deleted_lines.borrow().clone());
         for (repository, projects) in by_repository(projects) {
             let now = self.account.now();
             let applied = enforce(&eyes, &repository, &projects, gone.clone(), now);
@@ -260,8 +260,8 @@ struct Ran {
     built: anyhow::Result<Built>,
 }
 
-struct Life<'a> {
-    world: World,
+struct Run<'a> {
+    env: TestEnvironment,
     shared: Rc<Shared>,
     random: Random,
     repositories: Repositories,
@@ -297,23 +297,23 @@ pub(crate) fn live(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut random = Random::new(seed);
     let token = format!("r{:012x}", random.number() >> 16);
-    let mut world = World::with_policy(&policy(repositories, POLICIES[0]));
-    world.registry = address.to_string();
-    world.account.yields.set(true);
-    world.account.sweeps_at_once.set(true);
+    let mut env = TestEnvironment::with_policy(&policy(repositories, POLICIES[0]));
+    env.registry = address.to_string();
+    env.account.yields.set(true);
+    env.account.reconciles_at_once.set(true);
     let shared = Rc::new(Shared {
-        account: world.account.clone(),
+        account: env.account.clone(),
         sees_builds,
         projects: RefCell::default(),
-        gone: RefCell::default(),
+        deleted_lines: RefCell::default(),
         seen: RefCell::default(),
         figures: RefCell::default(),
         day_ahead: Cell::new(false),
         happened: Notify::new(),
         has_ended: Cell::new(false),
     });
-    let mut life = Life {
-        world,
+    let mut run = Run {
+        env,
         shared: Rc::clone(&shared),
         random,
         repositories,
@@ -333,15 +333,15 @@ pub(crate) fn live(
         let retention = Rc::clone(&shared);
         let retention = tokio::task::spawn_local(async move { retention.retain().await });
         let lived = match script {
-            Script::Rounds(rounds) => life.rounds(rounds).await,
-            Script::Held => life.held().await,
+            Script::Rounds(rounds) => run.rounds(rounds).await,
+            Script::Held => run.held().await,
         };
         shared.has_ended.set(true);
         shared.happened.notify_one();
         retention.await.context("retention ended badly")?;
         lived
     });
-    let freed = Engine::free(&[&life.token], &shared.seen.borrow().written);
+    let freed = Engine::free(&[&run.token], &shared.seen.borrow().written);
     let mut figures = shared.figures.take();
     let seen = shared.seen.take();
     (figures.read, figures.missing, figures.refused) = (seen.read, seen.missing, seen.refused);
@@ -350,9 +350,9 @@ pub(crate) fn live(
     Ok(figures)
 }
 
-impl Life<'_> {
+impl Run<'_> {
     fn commit(&mut self, versions: Versions) -> Commit {
-        let commit = self.world.commit(versions);
+        let commit = self.env.commit(versions);
         self.sources.insert(commit.clone(), versions);
         commit
     }
@@ -376,8 +376,8 @@ impl Life<'_> {
         self.shared.projects.replace(projects(self.repositories, POLICIES[0]));
         for (round, versions) in [[1, 1, 1, 1], [1, 2, 1, 1]].into_iter().enumerate() {
             let commit = self.commit(versions);
-            self.world.push(BRANCHES[0], &[&commit]).await;
-            self.world.settle_starts().await;
+            self.env.push(BRANCHES[0], &[&commit]).await;
+            self.env.settle_starts().await;
             self.shared.day_ahead.set(true);
             self.build(round, false).await?;
             self.free().await?;
@@ -394,7 +394,7 @@ impl Life<'_> {
     async fn round(&mut self, number: usize) -> anyhow::Result<()> {
         let retention = POLICIES[self.random.below(POLICIES.len())];
         self.shared.projects.replace(projects(self.repositories, retention));
-        self.world.wait(SignedDuration::from_secs(10));
+        self.env.wait(SignedDuration::from_secs(10));
         if number == 0 || self.random.chance(30) {
             self.push_to_main().await;
         }
@@ -406,18 +406,18 @@ impl Life<'_> {
             self.merge().await;
         }
         if self.random.chance(50) {
-            self.world.settle_promotions().await;
+            self.env.settle_promotions().await;
         }
         if self.random.chance(30) {
-            // What was of use becomes idle, and retention looks at it while it is handed out.
-            self.world.wait(DAY);
+            // What was of use becomes idle, and retention looks at it while it is given out.
+            self.env.wait(DAY);
             self.shared.happened.notify_one();
         }
         // Nobody builds yet, and a start that waits for a cache may wait no real time.
         tokio::time::pause();
-        self.world.settle_starts().await;
+        self.env.settle_starts().await;
         tokio::time::resume();
-        self.world.settle_promotions().await;
+        self.env.settle_promotions().await;
         if self.random.chance(40) {
             self.delete_branch().await;
         }
@@ -425,22 +425,22 @@ impl Life<'_> {
             self.roll_back();
         }
         if self.random.chance(50) {
-            self.world.wait(DAY);
+            self.env.wait(DAY);
         } else {
             self.shared.day_ahead.set(true);
         }
         self.shared.happened.notify_one();
         let elsewhere = self.random.chance(20);
         self.build(number, elsewhere).await?;
-        ensure!(self.world.running().is_empty(), "a build was not run");
-        ensure!(self.world.dead.is_empty(), "given up: {:?}", self.world.dead);
+        ensure!(self.env.running().is_empty(), "a build was not run");
+        ensure!(self.env.dead.is_empty(), "given up: {:?}", self.env.dead);
         self.free().await
     }
 
     async fn push_to_main(&mut self) {
         self.main = self.changed(self.main);
         let commit = self.commit(self.main);
-        self.world.push("main", &[&commit]).await;
+        self.env.push("main", &[&commit]).await;
     }
 
     async fn push_to_branch(&mut self) {
@@ -451,7 +451,7 @@ impl Life<'_> {
         let before = self.branches.get(branch).map_or(self.main, |(versions, _)| *versions);
         let versions = self.changed(before);
         let commit = self.commit(versions);
-        self.world.push(branch, &[&commit]).await;
+        self.env.push(branch, &[&commit]).await;
         self.branches.insert(branch, (versions, commit));
     }
 
@@ -466,12 +466,12 @@ impl Life<'_> {
         Some((branch, versions, commit))
     }
 
-    /// A pull request to another branch: its build is handed that branch's line.
+    /// A pull request to another branch: its build is given that branch's line.
     async fn stack(&mut self) {
         let Some((base, versions, _)) = self.any_branch() else { return };
         let versions = self.changed(versions);
         let commit = self.commit(versions);
-        self.world.pull_request_to(base, "example/app", "opened", "stacked", &commit, None).await;
+        self.env.pull_request_to(base, "example/app", "opened", "stacked", &commit, None).await;
     }
 
     async fn merge(&mut self) {
@@ -480,8 +480,8 @@ impl Life<'_> {
             *own = merged.max(*own);
         }
         let merge = self.commit(self.main);
-        self.world.pull_request("merged", branch, &head, Some(&merge)).await;
-        self.world.push("main", &[&head, &merge]).await;
+        self.env.pull_request("merged", branch, &head, Some(&merge)).await;
+        self.env.push("main", &[&head, &merge]).await;
         self.shared.figures.borrow_mut().merges += 1;
     }
 
@@ -489,21 +489,21 @@ impl Life<'_> {
     async fn delete_branch(&mut self) {
         let Some((branch, ..)) = self.any_branch() else { return };
         self.branches.remove(branch);
-        self.world.delete_branch(branch).await;
+        self.env.delete_branch(branch).await;
         let line = Line::Branch(Branch::new(branch).unwrap()).key();
         let at = self.shared.account.now();
         let gone = self
-            .world
+            .env
             .project()
             .scopes()
-            .map(|scope| Gone { scope: scope.clone(), line: line.clone(), at })
+            .map(|scope| DeletedLine { scope: scope.clone(), line: line.clone(), at })
             .collect::<Vec<_>>();
-        self.shared.gone.borrow_mut().extend(gone);
+        self.shared.deleted_lines.borrow_mut().extend(gone);
     }
 
     /// As `stoker rollback` does it: what main is stays in its history, then main is what it was and says when.
     fn roll_back(&self) {
-        let (account, repository) = (&self.shared.account, self.world.repository());
+        let (account, repository) = (&self.shared.account, self.env.repository());
         let tags = account.tags(&repository);
         let is_past = |tag: &String| {
             let kind = Tag::parse(tag).map(|(_, kind)| kind);
@@ -515,7 +515,7 @@ impl Life<'_> {
         else {
             return;
         };
-        let project = self.world.project();
+        let project = self.env.project();
         let scope = project.scopes().next().unwrap();
         let kept = Tag::history(scope, &Line::Main, account.now(), &main.digest);
         let mut manifest: serde_json::Value = serde_json::from_slice(&past.manifest).unwrap();
@@ -531,15 +531,15 @@ impl Life<'_> {
     async fn build(&mut self, round: usize, elsewhere: bool) -> anyhow::Result<()> {
         let turns = Semaphore::new(AT_ONCE);
         let mut builds = FuturesUnordered::new();
-        for (number, build) in self.world.running().into_iter().enumerate() {
+        for (number, build) in self.env.running().into_iter().enumerate() {
             let head = build.resolved_commit.as_deref().context("a build of no commit")?;
             let versions = self.sources[&Commit::new(head)?];
-            let flags = self.world.told(&build, "STOKER_CACHE_FLAGS");
+            let flags = self.env.told(&build, "STOKER_CACHE_FLAGS");
             builds.push(self.run(Some(build), versions, flags, format!("{round}-{number}"), &turns));
         }
         if elsewhere {
             // To one tag again and again, as builds did before: what held it is left without any.
-            let to = format!("{}/{}:elsewhere", self.world.registry, self.world.repository());
+            let to = format!("{}/{}:elsewhere", self.env.registry, self.env.repository());
             let flags = format!(
                 "--cache-to type=registry,ref={to},mode=max,image-manifest=true,oci-mediatypes=true,\
                  ignore-error=true"
@@ -557,12 +557,12 @@ impl Life<'_> {
                 figures.reused += built.steps.reused;
             }
             let Some(build) = build else { continue };
-            let handed = build.handed.clone().context("a build of nobody's")?;
-            let of_build = |branch: &&&str| handed.line.to_string() == format!("branch/{branch}");
+            let inputs = build.inputs.clone().context("a build of nobody's")?;
+            let of_build = |branch: &&&str| inputs.line.to_string() == format!("branch/{branch}");
             self.last = BRANCHES.iter().find(of_build).copied().or(self.last);
-            let head = handed.commit.context("a build of no commit")?;
-            self.world.end(&build.id, BuildStatus::Succeeded, &head);
-            self.world.settle_promotions().await;
+            let head = inputs.commit.context("a build of no commit")?;
+            self.env.end(&build.id, BuildStatus::Succeeded, &head);
+            self.env.settle_promotions().await;
             self.shared.happened.notify_one();
         }
         Ok(())

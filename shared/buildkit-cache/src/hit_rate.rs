@@ -13,7 +13,7 @@ use super::graph::{Cache, Record};
 /// blob, so those of the base image's layers, which are no step's result, do not count. A blob that both a reused
 /// step and a built one have counts as reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
-pub struct Warmth {
+pub struct CacheHitRate {
     /// Steps that have a result.
     pub steps: usize,
     /// How many of them were reused.
@@ -24,7 +24,7 @@ pub struct Warmth {
     pub built_bytes: u64,
 }
 
-impl Warmth {
+impl CacheHitRate {
     /// Steps that were not reused.
     #[must_use]
     pub fn built(&self) -> usize {
@@ -41,7 +41,7 @@ impl Warmth {
 impl Cache {
     /// How much of the build that began at `start` and exported this cache came out of the cache it was given.
     #[must_use]
-    pub fn built_since(&self, start: Timestamp) -> Warmth {
+    pub fn built_since(&self, start: Timestamp) -> CacheHitRate {
         let mut steps = BTreeMap::new();
         for (layer, at) in self.records.iter().flat_map(Record::steps) {
             let earliest = steps.entry(layer).or_insert(at);
@@ -55,7 +55,7 @@ impl Cache {
             blobs.fold(0, |sum: u64, &blob| sum.saturating_add(self.blobs[blob].descriptor.size))
         };
         let reused = blobs(true);
-        Warmth {
+        CacheHitRate {
             steps: steps.len(),
             reused: steps.values().filter(|at| at.0 < start).count(),
             reused_bytes: bytes(&mut reused.iter()),

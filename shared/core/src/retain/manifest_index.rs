@@ -44,7 +44,7 @@ pub enum Shape {
 
 /// What is known of manifests.
 #[derive(Debug, Clone)]
-pub struct Known {
+pub struct ManifestIndex {
     /// Every blob once, with its size in bytes.
     blobs: Vec<(BlobId, u64)>,
     blob_places: HashTable<u32>,
@@ -65,7 +65,7 @@ pub struct Known {
     most_bytes: usize,
 }
 
-impl Default for Known {
+impl Default for ManifestIndex {
     fn default() -> Self {
         Self::within(MOST_BYTES)
     }
@@ -81,7 +81,7 @@ fn half(digest: &Digest) -> BlobId {
     half
 }
 
-/// A manifest. Its lists and words lie behind each other in the vectors of [`Known`].
+/// A manifest. Its lists and words lie behind each other in the vectors of [`ManifestIndex`].
 #[derive(Debug, Clone)]
 struct Entry {
     digest: Digest,
@@ -98,8 +98,8 @@ struct Entry {
 
 /// What one manifest says: as true tomorrow as today.
 #[derive(Debug, Clone, Copy)]
-pub struct Facts<'k> {
-    known: &'k Known,
+pub struct ManifestInfo<'k> {
+    known: &'k ManifestIndex,
     entry: &'k Entry,
 }
 
@@ -176,7 +176,7 @@ fn range((start, length): (u32, u32)) -> Range<usize> {
     start as usize..start as usize + length as usize
 }
 
-impl Known {
+impl ManifestIndex {
     /// Nothing yet, and room for about so many bytes.
     fn within(most_bytes: usize) -> Self {
         Self {
@@ -197,11 +197,11 @@ impl Known {
 
     /// What is known of a manifest.
     #[must_use]
-    pub fn of(&self, digest: &Digest) -> Option<Facts<'_>> {
+    pub fn of(&self, digest: &Digest) -> Option<ManifestInfo<'_>> {
         let entries = &self.entries;
         let is_it = |place: &u32| entries.get(*place as usize).is_some_and(|entry| entry.digest == *digest);
         let place = self.entry_places.find(self.hash(&half(digest)), is_it)?;
-        Some(Facts { known: self, entry: entries.get(*place as usize)? })
+        Some(ManifestInfo { known: self, entry: entries.get(*place as usize)? })
     }
 
     /// Size of a blob in bytes.
@@ -336,14 +336,14 @@ impl Known {
     }
 }
 
-impl<'k> Facts<'k> {
+impl<'k> ManifestInfo<'k> {
     /// What it is.
     #[must_use]
     pub fn shape(self) -> Shape {
         self.entry.shape
     }
 
-    /// The blobs that it keeps alive, the config included, each once, as [`Known::size`] takes them.
+    /// The blobs that it keeps alive, the config included, each once, as [`ManifestIndex::size`] takes them.
     #[must_use]
     pub fn blobs(self) -> &'k [u32] {
         self.known.held.get(range(self.entry.blobs)).unwrap_or_default()
@@ -413,7 +413,7 @@ mod tests {
 
     #[test]
     fn attack_manifests_that_name_more_blobs_than_there_is_room_for() {
-        let mut known = Known::within(20_000);
+        let mut known = ManifestIndex::within(20_000);
         let caches: Vec<_> = (0..20).map(|n| index(n * 100..n * 100 + 100)).collect();
         for (digest, text) in &caches {
             known.learn(digest.clone(), text.as_bytes());
@@ -427,7 +427,7 @@ mod tests {
     #[test]
     fn a_manifest_never_changes() {
         let ((digest, first), (_, second)) = (index(0..3), index(0..9));
-        let mut known = Known::default();
+        let mut known = ManifestIndex::default();
         known.learn(digest.clone(), first.as_bytes());
         known.learn(digest.clone(), second.as_bytes());
         known.learn_too_large(digest.clone());
