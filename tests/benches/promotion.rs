@@ -113,7 +113,7 @@ async fn build(env: &mut TestEnvironment, branch: &str, export: Export) -> (Comm
     let triggers = [trigger];
     let promoted = promote(&env.account, &policy, &triggers, env.account.now());
     let answer = env.account.invoke("promote-cache", None, promoted).await.unwrap().remove(0).unwrap();
-    assert!(matches!(answer[..], [Outcome::Moved { .. }]), "{answer:?}");
+    assert!(matches!(answer[..], [Outcome::Updated { .. }]), "{answer:?}");
     (commit, calls(env))
 }
 

@@ -102,7 +102,7 @@ async fn told(env: &TestEnvironment, build: &str, triggers: usize) -> Vec<Measur
     let promoted = promote(&env.account, &policy, &triggers, env.account.now());
     let answers = env.account.invoke("promote-cache", None, promoted).await.unwrap();
     let builds = answers.into_iter().flat_map(|answer| answer.expect("an outcome")).filter_map(|outcome| {
-        let Outcome::Moved { builds, .. } = outcome else { return None };
+        let Outcome::Updated { builds, .. } = outcome else { return None };
         assert!(builds.iter().all(|warmed| warmed.build == build));
         Some(builds)
     });

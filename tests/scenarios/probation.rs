@@ -236,7 +236,7 @@ async fn what_is_on_probation_leaves_when_merges_bring_nothing_any_more() {
         let promoted = promote(&env.account, &policy, &triggers, env.account.now());
         let answers = env.account.invoke("promote-cache", None, promoted).await.unwrap();
         let outcomes = answers.into_iter().flat_map(|answer| answer.expect("an outcome"));
-        let moved = outcomes.filter(|outcome| matches!(outcome, Outcome::Moved { .. })).count();
+        let moved = outcomes.filter(|outcome| matches!(outcome, Outcome::Updated { .. })).count();
         assert_eq!(moved, moves, "{promotion}");
     }
     assert_all_is_own(&env);

@@ -235,7 +235,7 @@ async fn notify(
 fn notices(outcome: &Outcome) -> Vec<Event> {
     match outcome {
         Outcome::Failed(failed) => vec![Event::BuildFailed(failed.clone())],
-        Outcome::Moved { line: Line::Main, project, builds, .. } => {
+        Outcome::Updated { line: Line::Main, project, builds, .. } => {
             let fell =
                 builds.iter().filter_map(|MeasuredBuild { build, hit_rate, before_percent, .. }| {
                     let (reused_percent, before_percent) = (hit_rate.reused_percent()?, (*before_percent)?);
@@ -287,7 +287,7 @@ fn report_all(answer: &Answer, again: bool, now: Timestamp) -> bool {
 
 fn report(outcome: &Outcome, now: Timestamp) {
     match outcome {
-        Outcome::Moved { line, to, project, records, size, merged, on_probation, builds } => {
+        Outcome::Updated { line, to, project, records, size, merged, on_probation, builds } => {
             let merged = merged.iter().map(Commit::as_str).collect::<Vec<_>>().join(" ");
             tracing::info!(
                 %line, project.name = %project, cache.digest = %to, cache.records = records, cache.import_bytes = size,
@@ -346,7 +346,7 @@ fn measure(
 fn moved(answers: &[Answer]) -> BTreeMap<(&ProjectName, &Line, &Digest), usize> {
     let outcomes = answers.iter().flatten().flatten();
     let moved = outcomes.filter_map(|outcome| match outcome {
-        Outcome::Moved { line, to, project, size, .. } => Some(((project, line, to), *size)),
+        Outcome::Updated { line, to, project, size, .. } => Some(((project, line, to), *size)),
         _ => None,
     });
     moved.collect()
@@ -380,7 +380,7 @@ fn merged_into_main<'a>(trigger: &PromotionTrigger, outcomes: &'a [Outcome]) -> 
         commits.contains(commit) || head.as_ref().is_some_and(|(_, revision)| revision.names(commit))
     };
     let projects = outcomes.iter().filter_map(|outcome| match outcome {
-        Outcome::Moved { line: Line::Main, project, merged, .. } => {
+        Outcome::Updated { line: Line::Main, project, merged, .. } => {
             merged.iter().any(is_of_trigger).then_some(project)
         }
         _ => None,
@@ -407,7 +407,7 @@ mod tests {
     }
 
     fn moved_to(line: Line, to: &str, merged: &[Commit]) -> Outcome {
-        Outcome::Moved {
+        Outcome::Updated {
             line,
             to: Digest::of(to.as_bytes()),
             project: ProjectName::new("app").unwrap(),

@@ -5,6 +5,7 @@ pub mod build_inputs;
 pub mod error;
 pub mod event;
 pub mod forge;
+pub mod line_update;
 pub mod names;
 pub mod partition;
 pub mod policy;

@@ -18,22 +18,22 @@ const UNIT: usize = 1 << 10;
 
 /// The room for all lines.
 #[derive(Debug, Clone)]
-pub(super) struct Room(Arc<Semaphore>);
+pub(super) struct ByteBudget(Arc<Semaphore>);
 
 /// A part of it, until it is dropped.
 pub(super) struct Part(#[expect(dead_code, reason = "held")] Option<OwnedSemaphorePermit>);
 
-impl Room {
+impl ByteBudget {
     pub(super) fn new() -> Self {
         Self(Arc::new(Semaphore::new(ALL / UNIT)))
     }
 
-    /// Room to read so many manifests of builds.
+    /// ByteBudget to read so many manifests of builds.
     pub(super) async fn for_manifests(&self, number: usize) -> Part {
         self.take(number.saturating_mul(MANIFEST)).await
     }
 
-    /// Room to join caches of so many bytes of JSON.
+    /// ByteBudget to join caches of so many bytes of JSON.
     pub(super) async fn for_caches(&self, bytes: usize) -> Part {
         self.take(bytes.saturating_mul(TIMES)).await
     }

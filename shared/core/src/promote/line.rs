@@ -1,4 +1,4 @@
-//! Moving one line: one read of it, one write.
+//! Updating one line: one read of it, a plan, one write.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,11 +8,12 @@ use futures_util::future::{try_join, try_join_all};
 use futures_util::stream;
 use jiff::Timestamp;
 
-use super::byte_budget::{self, Room};
+use super::byte_budget::{self, ByteBudget};
 use super::probation::{self, Ends};
-use super::{BuildFacts, Cause, Error, MeasuredBuild, Move, Outcome, Ports};
+use super::{BuildFacts, Error, MeasuredBuild, Outcome, Ports, UpdateRequest, UpdateSource};
 
 use crate::error::CallError;
+use crate::line_update::LineUpdate;
 use crate::names::{CacheRepository, Commit, Digest, Line, Scope, Tag};
 use crate::policy::Project;
 use crate::ports::{Image, Mounted, ReadBlobs, ReadImages, read_images};
@@ -23,24 +24,24 @@ use buildkit_cache::{Cache, CacheHitRate, Kind, Limits, Manifest, Mark, importab
 const MOUNTS_AT_ONCE: usize = 16;
 
 /// A cache that is to be merged into a line.
-struct Source {
-    cause: Cause,
+struct SourceCache {
+    source: UpdateSource,
     content: Content,
     /// The build that wrote it.
     built: Built,
 }
 
-impl Source {
+impl SourceCache {
     /// When it was built, if that was from scratch.
     fn refreshed_at(&self) -> Option<Timestamp> {
-        matches!(&self.cause, Cause::Built(_, _, told) if told.refresh).then_some(self.built.at)
+        matches!(&self.source, UpdateSource::Built(_, _, facts) if facts.refresh).then_some(self.built.at)
     }
 
     /// The merge that brings it.
     fn mark(&self) -> Option<&Mark> {
-        match &self.cause {
-            Cause::Merged(mark, _) => Some(mark),
-            Cause::Built(..) => None,
+        match &self.source {
+            UpdateSource::Merged(mark, _) => Some(mark),
+            UpdateSource::Built(..) => None,
         }
     }
 }
@@ -51,38 +52,79 @@ pub(super) struct Content {
     pub(super) cache: Cache,
 }
 
-/// Moves a line by all that these moves bring. The order of the writes makes a crash between any two harmless: layers, the
-/// commits' caches, the config, the history, and the line last.
-pub(super) async fn advance(
+/// Updates a line by all that these requests bring: reads what there is, plans what to write, and writes it.
+pub(super) async fn update(
     ports: &impl Ports,
-    room: &Room,
+    budget: &ByteBudget,
     line: Line,
-    moves: Vec<Move>,
+    requests: Vec<UpdateRequest>,
     now: Timestamp,
 ) -> Result<Outcome, Error> {
-    let Some((project, scope)) = moves.first().map(|one| (one.project.clone(), one.scope.clone())) else {
-        return Ok(Outcome::Nothing { why: "nobody asked for a move".to_owned() });
+    let Some((project, scope)) = requests.first().map(|one| (one.project.clone(), one.scope.clone())) else {
+        return Ok(Outcome::Nothing { why: "nobody asked for an update".to_owned() });
     };
-    let repository = &project.cache_repository;
-    let line_tag = Tag::line(&scope, &line);
-    let Read { current, sources, commits, asked, mut present, cold, bytes } =
-        read(ports, room, &project, &scope, &line, moves).await?;
-    let _part = room.for_caches(bytes).await;
+    let read = read(ports, budget, &project, &scope, &line, requests).await?;
+    let _part = budget.for_caches(read.bytes).await;
+    let observed = observe(ports, project, scope, line, read, now).await?;
+    let repository = observed.project.cache_repository.clone();
+    let (update, outcome) = plan(observed, now);
+    update.apply(ports, &repository).await?;
+    outcome
+}
+
+/// All that an update is planned from.
+struct Observed {
+    project: Project,
+    scope: Scope,
+    line: Line,
+    /// What the line holds, and the image that it is.
+    current: Option<(Content, Image)>,
+    /// What its manifest says of it.
+    before: Option<Provenance>,
+    /// The caches to merge: validated, with their layers in the line's repository.
+    sources: Vec<SourceCache>,
+    /// The caches of commits that builds are of.
+    commits: BTreeMap<Commit, Image>,
+    /// Of main's line: which merges are on probation no more.
+    ends: Option<Ends>,
+    /// Number of tags that were looked at for sources.
+    asked: usize,
+    /// The newest build of the line or of main that found nothing in the cache.
+    cold: Option<Cold>,
+}
+
+/// Reads the caches that are to be joined, and mounts their layers.
+async fn observe(
+    ports: &impl Ports,
+    project: Project,
+    scope: Scope,
+    line: Line,
+    read: Read,
+    now: Timestamp,
+) -> Result<Observed, Error> {
+    let Read { current, sources, commits, asked, mut present, cold, .. } = read;
     let current = match current {
         None => None,
-        Some(image) => Some((own_cache(ports, repository, &line_tag, &image).await?, image)),
+        Some(image) => Some((own_cache(ports, &project, &Tag::line(&scope, &line), &image).await?, image)),
     };
     let before = current.as_ref().map(|(content, _)| Provenance::read(&content.manifest.annotations));
-    let sources = believed(ports, &project, before.as_ref(), sources).await?;
-    let mut sources = brought(ports, &project, &mut present, sources).await?;
+    let sources = validated(ports, &project, before.as_ref(), sources).await?;
+    let mut sources = mounted(ports, &project, &mut present, sources).await?;
     let ends = (line == Line::Main).then(|| ends(&project, before.as_ref(), &sources, now));
     if let Some(ends) = &ends {
         sources.retain(|source| source.mark().is_none_or(|mark| !ends.has_ended(mark)));
     }
+    Ok(Observed { project, scope, line, current, before, sources, commits, ends, asked, cold })
+}
+
+/// Plans what to write, and says what comes of it.
+fn plan(observed: Observed, now: Timestamp) -> (LineUpdate, Result<Outcome, Error>) {
+    let Observed { project, scope, line, current, before, mut sources, commits, ends, asked, cold } =
+        observed;
     let held = current.as_ref().map(|(content, _)| &content.cache);
     let is_due = held.is_some_and(|held| is_due(held, before.as_ref(), ends.as_ref()));
     if sources.is_empty() && !is_due {
-        return Ok(nothing(&line, asked));
+        return (LineUpdate::default(), Ok(nothing(&line, asked)));
     }
 
     let mut provenance = before.clone().unwrap_or_default();
@@ -94,16 +136,16 @@ pub(super) async fn advance(
     let joined = join(&mut sources, (known, own.as_ref()), ends.as_ref(), now);
     let mut adds = known.is_none() || is_due;
     let (mut builds, mut brought) = (Vec::new(), Vec::new());
-    for Source { cause, content, .. } in &sources {
-        let known = if matches!(cause, Cause::Built(..)) { own.as_ref().or(known) } else { known };
+    for SourceCache { source, content, .. } in &sources {
+        let known = if matches!(source, UpdateSource::Built(..)) { own.as_ref().or(known) } else { known };
         let is_new = known.is_none_or(|known| !known.contains(&content.cache));
         adds |= is_new;
-        match cause {
-            Cause::Built(_, built, told) => {
+        match source {
+            UpdateSource::Built(_, built, facts) => {
                 let was_newest = before.as_ref().and_then(|before| before.built.as_ref());
                 let hit_rate = content.cache.built_since(built.at);
                 // A build is of all targets, and its time is counted once.
-                let seconds = told.seconds.filter(|_| project.scopes().next() == Some(&scope));
+                let seconds = facts.seconds.filter(|_| project.scopes().next() == Some(&scope));
                 let (saved_seconds, is_cold) = compared(seconds, built.at, &hit_rate, cold);
                 provenance.cold = provenance.cold.max(is_cold);
                 if is_new || was_newest.is_none_or(|newest| newest.at < built.at) {
@@ -111,30 +153,27 @@ pub(super) async fn advance(
                     let (build, commit) = (built.build.clone(), built.commit.clone());
                     builds.push(MeasuredBuild { build, commit, hit_rate, before_percent, saved_seconds });
                 }
-                note(&mut provenance, built, told, &hit_rate);
+                note(&mut provenance, built, facts, &hit_rate);
             }
-            Cause::Merged(mark, _) if is_new => {
+            UpdateSource::Merged(mark, _) if is_new => {
                 let commit = mark.commit();
                 brought.retain(|known| known != commit);
                 brought.push(commit.clone());
                 provenance.merged = Some(commit.clone());
                 provenance.merged_at = Some(now);
             }
-            Cause::Merged(..) => {}
+            UpdateSource::Merged(..) => {}
         }
     }
-    // Only other branches' builds need a commit's cache: what is on main is in main's line. It comes last, as the reconciliation takes
-    // a build whose commit has a cache for promoted.
-    let keep_commits = async || {
-        let kept = sources.iter().filter(|_| line != Line::Main);
-        try_join_all(kept.map(|source| keep_commit(ports, &project, &scope, &line, source, &commits))).await
-    };
+    // Only other branches' builds need a commit's cache: what is on main is in main's line.
+    let kept = sources.iter().filter(|_| line != Line::Main);
+    let commits = kept.flat_map(|source| commit_caches(&project, &scope, &line, source, &commits)).collect();
+    let unchanged = LineUpdate { commits, ..LineUpdate::default() };
     if !adds && before.as_ref() == Some(&provenance) {
-        keep_commits().await?;
-        return Ok(Outcome::Unchanged { line });
+        return (unchanged, Ok(Outcome::Unchanged { line }));
     }
     let limits = Limits { bytes: project.line_budget, ..Limits::default() };
-    let merged = within(&joined, &limits, &line, repository);
+    let merged = within(&joined, &limits, &line, &project.cache_repository);
     let (records, on_probation) = (merged.records(), merged.probations().into_values().sum());
     provenance.probation = probation::of(&merged, &project);
     let parent = current.as_ref().map(|(_, image)| image.digest.clone());
@@ -143,27 +182,20 @@ pub(super) async fn advance(
         current.as_ref().is_some_and(|(content, _)| content.manifest.config.digest == merged.config_digest);
     // What was new does not fit.
     if holds_config && before.as_ref() == Some(&provenance) {
-        keep_commits().await?;
-        return Ok(Outcome::Unchanged { line });
+        return (unchanged, Ok(Outcome::Unchanged { line }));
     }
     let size = merged.size();
     if size > buildkit_cache::IMPORT_LIMIT {
-        keep_commits().await?;
-        return Err(Error::TooLarge { line, bytes: size });
+        return (unchanged, Err(Error::TooLarge { line, bytes: size }));
     }
-    if !holds_config {
-        ports.put_blob(repository, &merged.config_digest, Bytes::from(merged.config)).await?;
-    }
-    if let Some((_, image)) = current {
-        let history = Tag::history(&scope, &line, now, &image.digest);
-        ports.put_image(repository, &history, &image.media_type, image.manifest).await?;
-    }
-    ports
-        .put_image(repository, &line_tag, buildkit_cache::MANIFEST_MEDIA_TYPE, Bytes::from(merged.manifest))
-        .await?;
-    keep_commits().await?;
+    let update = LineUpdate {
+        config: (!holds_config).then(|| (merged.config_digest, Bytes::from(merged.config))),
+        history: current.map(|(_, image)| (Tag::history(&scope, &line, now, &image.digest), image)),
+        line: Some((Tag::line(&scope, &line), Bytes::from(merged.manifest))),
+        ..unchanged
+    };
     let (to, project) = (merged.manifest_digest, project.name);
-    Ok(Outcome::Moved { line, to, project, records, size, merged: brought, on_probation, builds })
+    (update, Ok(Outcome::Updated { line, to, project, records, size, merged: brought, on_probation, builds }))
 }
 
 /// Why a line does not move.
@@ -178,8 +210,8 @@ fn nothing(line: &Line, asked: usize) -> Outcome {
 
 /// Whether a build from scratch comes, which takes the place of what the line held before it: otherwise nothing in it
 /// would ever be new. Leaves out what was built before.
-fn replaces(provenance: &mut Provenance, sources: &mut Vec<Source>) -> bool {
-    let refreshed = sources.iter().filter_map(Source::refreshed_at).max();
+fn replaces(provenance: &mut Provenance, sources: &mut Vec<SourceCache>) -> bool {
+    let refreshed = sources.iter().filter_map(SourceCache::refreshed_at).max();
     let is_newer = |at: &Timestamp| provenance.refreshed.is_none_or(|known| known < *at);
     let Some(at) = refreshed.filter(is_newer) else { return false };
     provenance.refreshed = Some(at);
@@ -190,21 +222,26 @@ fn replaces(provenance: &mut Provenance, sources: &mut Vec<Source>) -> bool {
 /// What the line holds; what is none of Stoker's caches is not Stoker's to replace.
 async fn own_cache(
     ports: &impl Ports,
-    repository: &CacheRepository,
+    project: &Project,
     tag: &Tag,
     image: &Image,
 ) -> Result<Content, Error> {
-    let foreign = |why| Error::ForeignLine { tag: tag.clone(), repository: repository.clone(), why };
-    read_cache(ports, repository, image).await?.map_err(foreign)
+    let repository = &project.cache_repository;
+    read_cache(ports, repository, image).await.map_err(|error| match error {
+        Unreadable::Call(error) => Error::Call(error),
+        Unreadable::NoCache(why) => {
+            Error::ForeignLine { tag: tag.clone(), repository: repository.clone(), why }
+        }
+    })
 }
 
 /// Notes a build, if it is the newest. Of two that started at once it is the same one, in whatever order they come.
-fn note(provenance: &mut Provenance, built: &Built, told: &BuildFacts, hit_rate: &CacheHitRate) {
+fn note(provenance: &mut Provenance, built: &Built, facts: &BuildFacts, hit_rate: &CacheHitRate) {
     let is_newer = |newest: &Built| (newest.at, &newest.build) < (built.at, &built.build);
     if provenance.built.as_ref().is_none_or(is_newer) {
         provenance.built = Some(built.clone());
         provenance.reused_percent = hit_rate.reused_percent();
-        provenance.bases = told.bases.clone().or(provenance.bases.take());
+        provenance.bases = facts.bases.clone().or(provenance.bases.take());
     }
 }
 
@@ -227,7 +264,7 @@ struct Read {
     /// What the line points to.
     current: Option<Image>,
     /// What there is to merge.
-    sources: Vec<(Cause, Image)>,
+    sources: Vec<(UpdateSource, Image)>,
     /// The caches of commits that builds are of, whichever line they are of.
     commits: BTreeMap<Commit, Image>,
     /// Number of tags that were looked at for sources.
@@ -243,28 +280,28 @@ struct Read {
 /// Reads all manifests: one request for each repository.
 async fn read(
     ports: &impl ReadImages,
-    room: &Room,
+    budget: &ByteBudget,
     project: &Project,
     scope: &Scope,
     line: &Line,
-    moves: Vec<Move>,
+    moves: Vec<UpdateRequest>,
 ) -> Result<Read, Error> {
-    let mut built: BTreeMap<Tag, Cause> = BTreeMap::new();
-    let mut merged: BTreeMap<Tag, (Option<Tag>, Cause)> = BTreeMap::new();
-    for cause in moves.into_iter().filter_map(|one| one.cause) {
-        match &cause {
-            Cause::Built(tag, ..) => _ = built.insert(tag.clone(), cause),
-            Cause::Merged(mark, None) => {
-                merged.insert(Tag::commit(scope, mark.commit()), (None, cause));
+    let mut built: BTreeMap<Tag, UpdateSource> = BTreeMap::new();
+    let mut merged: BTreeMap<Tag, (Option<Tag>, UpdateSource)> = BTreeMap::new();
+    for source in moves.into_iter().filter_map(|one| one.source) {
+        match &source {
+            UpdateSource::Built(tag, ..) => _ = built.insert(tag.clone(), source),
+            UpdateSource::Merged(mark, None) => {
+                merged.insert(Tag::commit(scope, mark.commit()), (None, source));
             }
-            Cause::Merged(mark, Some(of)) => {
+            UpdateSource::Merged(mark, Some(of)) => {
                 let [own, first] = Tag::commit_of(scope, mark.commit(), of);
-                merged.insert(own, (Some(first), cause));
+                merged.insert(own, (Some(first), source));
             }
         }
     }
-    let commit_of = |cause: &Cause| match cause {
-        Cause::Built(_, built, _) if *line != Line::Main => Some(built.commit.clone()),
+    let commit_of = |source: &UpdateSource| match source {
+        UpdateSource::Built(_, built, _) if *line != Line::Main => Some(built.commit.clone()),
         _ => None,
     };
     let commits: BTreeSet<Commit> = built.values().filter_map(commit_of).collect();
@@ -274,7 +311,7 @@ async fn read(
     let own = lines.into_iter().chain(of_merged.cloned());
     let own: Vec<Tag> = own.chain(commits.iter().map(|commit| Tag::commit(scope, commit))).collect();
     let exports: Vec<Tag> = built.keys().cloned().collect();
-    let _part = room.for_manifests(exports.len()).await;
+    let _part = budget.for_manifests(exports.len()).await;
     let (own, exports) = if project.builds_repository.is_some() {
         let own = read_images(ports, &project.cache_repository, &own);
         try_join(own, read_images(ports, project.exports(), &exports)).await?
@@ -297,14 +334,14 @@ async fn read(
     let current = own.next().flatten();
     let _main = own.next();
     let mut brought = Vec::new();
-    for (other, cause) in merged.into_values() {
+    for (other, source) in merged.into_values() {
         let image = own.next().flatten();
         let other = other.and_then(|_| own.next().flatten());
-        brought.push((cause, image.or(other)));
+        brought.push((source, image.or(other)));
     }
     let commits = commits.into_iter().zip(own).filter_map(|(commit, image)| Some((commit, image?))).collect();
     let sources = built.into_values().zip(exports).chain(brought);
-    let sources = sources.filter_map(|(cause, image)| Some((cause, image?))).collect();
+    let sources = sources.filter_map(|(source, image)| Some((source, image?))).collect();
     let (sources, bytes) = fitting(current.as_ref(), sources, line);
     Ok(Read { current, sources, commits, asked, present, cold, bytes })
 }
@@ -313,22 +350,22 @@ async fn read(
 /// left out is no loss for good: a line's next build exports what it used.
 fn fitting(
     current: Option<&Image>,
-    sources: Vec<(Cause, Image)>,
+    sources: Vec<(UpdateSource, Image)>,
     line: &Line,
-) -> (Vec<(Cause, Image)>, usize) {
+) -> (Vec<(UpdateSource, Image)>, usize) {
     let bytes_of = |image: &Image| match buildkit_cache::classify(&image.manifest) {
         Kind::Cache(manifest) => byte_budget::bytes_of(&manifest, image.manifest.len()),
         Kind::Other { .. } => 0,
     };
     let mut all = current.map_or(0, bytes_of);
     let mut kept = Vec::new();
-    for (cause, image) in sources {
+    for (source, image) in sources {
         let with = all.saturating_add(bytes_of(&image));
         if kept.is_empty() || byte_budget::fits(with) {
             all = with;
-            kept.push((cause, image));
+            kept.push((source, image));
         } else {
-            tracing::warn!(%line, cache.digest = %image.digest, ?cause, "left out: too much is to be merged at once");
+            tracing::warn!(%line, cache.digest = %image.digest, ?source, "left out: too much is to be merged at once");
         }
     }
     (kept, all)
@@ -342,22 +379,26 @@ pub(super) fn blobs(manifest: &Manifest) -> Vec<Digest> {
 
 /// Reads the sources' caches, and leaves out what is none, what is not what it is called, and what is from before the
 /// line was rolled back.
-async fn believed(
+async fn validated(
     ports: &impl ReadBlobs,
     project: &Project,
     line: Option<&Provenance>,
-    sources: Vec<(Cause, Image)>,
-) -> Result<Vec<Source>, Error> {
+    sources: Vec<(UpdateSource, Image)>,
+) -> Result<Vec<SourceCache>, Error> {
     let rolled_back = line.and_then(|line| line.rolled_back);
-    let read = sources.into_iter().map(|(cause, image)| async move {
-        let repository = match &cause {
-            Cause::Built(..) => project.exports(),
-            Cause::Merged(..) => &project.cache_repository,
+    let read = sources.into_iter().map(|(source, image)| async move {
+        let repository = match &source {
+            UpdateSource::Built(..) => project.exports(),
+            UpdateSource::Merged(..) => &project.cache_repository,
         };
-        let content = read_cache(ports, repository, &image).await?;
-        let believed = content.and_then(|mut content| {
-            let built = match &cause {
-                Cause::Built(_, built, _) => {
+        let content = match read_cache(ports, repository, &image).await {
+            Ok(content) => Ok(content),
+            Err(Unreadable::NoCache(why)) => Err(why),
+            Err(Unreadable::Call(error)) => return Err(error),
+        };
+        let validated = content.and_then(|mut content| {
+            let built = match &source {
+                UpdateSource::Built(_, built, _) => {
                     let needed: BTreeSet<&Digest> = content.cache.blobs().map(|blob| &blob.digest).collect();
                     content.manifest.layers.retain(|layer| needed.contains(&layer.digest));
                     let bytes = content.manifest.config.size.max(image.manifest.len() as u64);
@@ -369,7 +410,7 @@ async fn believed(
                     }
                     built.clone()
                 }
-                Cause::Merged(mark, line) => {
+                UpdateSource::Merged(mark, line) => {
                     built_of(&content.manifest, project, mark.commit(), line.as_ref())?
                 }
             };
@@ -378,10 +419,10 @@ async fn believed(
                 _ => Ok((content, built)),
             }
         });
-        Ok(match believed {
-            Ok((content, built)) => Some(Source { cause, content, built }),
+        Ok(match validated {
+            Ok((content, built)) => Some(SourceCache { source, content, built }),
             Err(why) => {
-                tracing::warn!(cache.digest = %image.digest, cache.repository = %repository, ?cause, why, "left alone");
+                tracing::warn!(cache.digest = %image.digest, cache.repository = %repository, ?source, why, "left alone");
                 None
             }
         })
@@ -414,17 +455,17 @@ fn built_of(
 
 /// Makes the layers of what builds exported layers of the line's repository, where these are two. Leaves out an export
 /// with a layer that is nowhere.
-async fn brought(
+async fn mounted(
     ports: &impl Ports,
     project: &Project,
     present: &mut BTreeSet<Digest>,
-    sources: Vec<Source>,
-) -> Result<Vec<Source>, Error> {
+    sources: Vec<SourceCache>,
+) -> Result<Vec<SourceCache>, Error> {
     let Some(from) = &project.builds_repository else { return Ok(sources) };
     let to = &project.cache_repository;
     let mut brought = Vec::new();
     for source in sources {
-        if let Cause::Built(tag, ..) = &source.cause {
+        if let UpdateSource::Built(tag, ..) = &source.source {
             let needed: BTreeSet<Digest> =
                 blobs(&source.content.manifest).into_iter().filter(|blob| !present.contains(blob)).collect();
             let mounts = stream::iter(&needed).map(|blob| ports.mount(to, from, blob));
@@ -451,17 +492,16 @@ async fn brought(
     Ok(brought)
 }
 
-/// Keeps what a build exported as its commit's cache: the same graph, with annotations that are Stoker's own. The first line
-/// to build a commit has the commit's own tag; another has one for itself, and the first is marked as not the only one.
-async fn keep_commit(
-    ports: &impl Ports,
+/// What a build exported, as its commit's cache: the same graph, with annotations that are Stoker's own. The first line to
+/// build a commit has the commit's own tag; another has one for itself, and the first is marked as not the only one.
+fn commit_caches(
     project: &Project,
     scope: &Scope,
     line: &Line,
-    source: &Source,
+    source: &SourceCache,
     commits: &BTreeMap<Commit, Image>,
-) -> Result<(), CallError> {
-    let Cause::Built(_, built, told) = &source.cause else { return Ok(()) };
+) -> Vec<(Tag, Bytes)> {
+    let UpdateSource::Built(_, built, facts) = &source.source else { return Vec::new() };
     let known =
         commits.get(&built.commit).and_then(|image| match buildkit_cache::classify(&image.manifest) {
             Kind::Cache(manifest) => Some(manifest),
@@ -472,41 +512,37 @@ async fn keep_commit(
     let is_marked = says.as_ref().is_some_and(|says| says.shared == Some(true));
     let is_first = known.is_none()
         || of.as_ref() == Some(line) && says.as_ref().is_some_and(|says| says.shared == Some(false));
-    let shared = Some(told.is_shared || !is_first);
+    let shared = Some(facts.is_shared || !is_first);
     let provenance = Provenance {
         built: Some(built.clone()),
         project: Some(project.name.clone()),
         shared,
         ..Provenance::default()
     };
-    let own = source.content.manifest.annotated(provenance.annotations(line));
-    let put = async |tag: Tag, manifest: Vec<u8>| {
-        let manifest = Bytes::from(manifest);
-        ports.put_image(&project.cache_repository, &tag, buildkit_cache::MANIFEST_MEDIA_TYPE, manifest).await
-    };
+    let own = Bytes::from(source.content.manifest.annotated(provenance.annotations(line)));
     let tag = Tag::commit(scope, &built.commit);
     if shared == Some(false) {
-        return put(tag, own).await;
+        return vec![(tag, own)];
     }
-    // The reconciliation takes a build for promoted whose line has the commit's cache, so that comes last.
-    match (known, says, of) {
-        _ if is_marked => {}
+    // Reconciliation takes a build for promoted whose line has the commit's cache, so that comes last.
+    let first = match (known, says, of) {
+        _ if is_marked => None,
         (Some(known), Some(says), Some(of)) => {
-            put(tag, known.annotated(Provenance { shared, ..says }.annotations(&of))).await?;
+            Some(Bytes::from(known.annotated(Provenance { shared, ..says }.annotations(&of))))
         }
-        _ => put(tag, own.clone()).await?,
-    }
-    let [tag, _] = Tag::commit_of(scope, &built.commit, line);
-    put(tag, own).await
+        _ => Some(own.clone()),
+    };
+    let [of_line, _] = Tag::commit_of(scope, &built.commit, line);
+    first.map(|manifest| (tag, manifest)).into_iter().chain([(of_line, own)]).collect()
 }
 
 /// What ends probation on main's line, when these sources come to it.
-fn ends(project: &Project, before: Option<&Provenance>, sources: &[Source], now: Timestamp) -> Ends {
-    let built = sources.iter().filter_map(|source| match &source.cause {
-        Cause::Built(_, built, told) => Some((built, told)),
-        Cause::Merged(..) => None,
+fn ends(project: &Project, before: Option<&Provenance>, sources: &[SourceCache], now: Timestamp) -> Ends {
+    let built = sources.iter().filter_map(|source| match &source.source {
+        UpdateSource::Built(_, built, facts) => Some((built, facts)),
+        UpdateSource::Merged(..) => None,
     });
-    let commits = built.clone().flat_map(|(built, told)| [&built.commit].into_iter().chain(&told.merged));
+    let commits = built.clone().flat_map(|(built, facts)| [&built.commit].into_iter().chain(&facts.merged));
     let newest = before.and_then(|before| before.built.as_ref());
     Ends {
         commits: commits.cloned().collect(),
@@ -526,7 +562,7 @@ fn is_due(line: &Cache, before: Option<&Provenance>, ends: Option<&Ends>) -> boo
 /// Says in each source when its build used it, and joins all to what the line holds: to main, and what is its own of
 /// that, as far as [`probation::join`] lets them. The sources of merges into main keep what they add.
 fn join(
-    sources: &mut [Source],
+    sources: &mut [SourceCache],
     (known, own): (Option<&Cache>, Option<&Cache>),
     ends: Option<&Ends>,
     now: Timestamp,
@@ -539,10 +575,10 @@ fn join(
     };
     sources.sort_by(|a, b| a.mark().cmp(&b.mark()));
     let (mut built, mut merged) = (Vec::new(), Vec::new());
-    for Source { cause, content, .. } in sources {
-        match cause {
-            Cause::Built(..) => built.push(&content.cache),
-            Cause::Merged(mark, _) => merged.push((&*mark, &mut content.cache)),
+    for SourceCache { source, content, .. } in sources {
+        match source {
+            UpdateSource::Built(..) => built.push(&content.cache),
+            UpdateSource::Merged(mark, _) => merged.push((&*mark, &mut content.cache)),
         }
     }
     let empty = Cache::default();
@@ -554,7 +590,7 @@ fn within(cache: &Cache, limits: &Limits, line: &Line, repository: &CacheReposit
     let pruned = cache.prune(limits);
     if let Some(first) = pruned.dropped.first() {
         tracing::info!(
-            %line, cache.repository = %repository, pruned.cause = %first.why, pruned.records = pruned.dropped.len(),
+            %line, cache.repository = %repository, pruned.source = %first.why, pruned.records = pruned.dropped.len(),
             pruned.bytes = pruned.bytes_before - pruned.bytes_after, cache.bytes = pruned.bytes_after,
             "what builds used least lately has left the line"
         );
@@ -562,19 +598,25 @@ fn within(cache: &Cache, limits: &Limits, line: &Line, repository: &CacheReposit
     pruned.cache
 }
 
-/// Reads an image's cache; the inner error says why it is none that BuildKit would import.
+/// Why an image's cache could not be read.
+#[derive(Debug)]
+pub(super) enum Unreadable {
+    /// A call failed.
+    Call(CallError),
+    /// It is no cache that BuildKit would import, and why.
+    NoCache(String),
+}
+
+/// Reads an image's cache.
 pub(super) async fn read_cache(
     ports: &impl ReadBlobs,
     repository: &CacheRepository,
     image: &Image,
-) -> Result<Result<Content, String>, CallError> {
-    let manifest = match importable(&image.manifest) {
-        Ok(manifest) => manifest,
-        Err(why) => return Ok(Err(why)),
-    };
-    let config = ports.blob(repository, &manifest.config.digest, buildkit_cache::IMPORT_LIMIT).await?;
-    Ok(match Cache::parse(&manifest, &config) {
-        Ok(cache) => Ok(Content { manifest, cache }),
-        Err(invalid) => Err(crate::error::chain(&invalid)),
-    })
+) -> Result<Content, Unreadable> {
+    let manifest = importable(&image.manifest).map_err(Unreadable::NoCache)?;
+    let config = ports.blob(repository, &manifest.config.digest, buildkit_cache::IMPORT_LIMIT).await;
+    let config = config.map_err(Unreadable::Call)?;
+    let cache = Cache::parse(&manifest, &config);
+    let cache = cache.map_err(|invalid| Unreadable::NoCache(crate::error::chain(&invalid)))?;
+    Ok(Content { manifest, cache })
 }

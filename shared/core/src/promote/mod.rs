@@ -19,7 +19,7 @@ use jiff::Timestamp;
 
 use tokio::time::{Instant, timeout_at};
 
-use self::byte_budget::Room;
+use self::byte_budget::ByteBudget;
 pub use self::share::Shares;
 use crate::error::{CallError, Disposition};
 use crate::event::MAX_COMMITS;
@@ -34,7 +34,7 @@ use crate::ports::{
 use crate::provenance::{Built, Provenance};
 use buildkit_cache::{CacheHitRate, Mark};
 
-/// How many lines are moved at once, where there is [room](byte_budget::Room).
+/// How many lines are moved at once, where there is [room](byte_budget::ByteBudget).
 const LINES_AT_ONCE: usize = 16;
 /// How long main's line may take: its first build may bring thousands of layers, of which ECR mounts a hundred in a second.
 const LINE_DEADLINE: Duration = Duration::from_secs(40);
@@ -154,7 +154,7 @@ impl PromotionTrigger {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// The line moved.
-    Moved {
+    Updated {
         /// The line.
         line: Line,
         /// Where it points now.
@@ -275,18 +275,18 @@ pub type Answer = Result<Vec<Outcome>, Arc<Error>>;
 
 /// One move that a hint asks for.
 #[derive(Debug, Clone)]
-struct Move {
+struct UpdateRequest {
     /// The hint's place in the batch.
     trigger: usize,
     project: Project,
     scope: Scope,
     /// `None` where nothing is to be merged, and only what has been on probation for too long is to leave.
-    cause: Option<Cause>,
+    source: Option<UpdateSource>,
 }
 
 /// Why a line is to move: what is to be merged into it.
 #[derive(Debug, Clone)]
-enum Cause {
+enum UpdateSource {
     /// A build's export, under this tag of the repository that builds write to.
     Built(Tag, Built, BuildFacts),
     /// A commit's cache, and when it was merged: as this line built it, or as the only one that has.
@@ -309,7 +309,7 @@ struct BuildFacts {
 }
 
 /// The moves of one line, which are one read and one write of it.
-type Moves = BTreeMap<(ProjectName, Scope, Line), Vec<Move>>;
+type UpdateRequests = BTreeMap<(ProjectName, Scope, Line), Vec<UpdateRequest>>;
 
 /// Handles a batch of hints; answers each in its place. Lines are handled at the same time and fail apart; an error
 /// of a line is the answer to every hint for it.
@@ -335,11 +335,11 @@ pub async fn promote_in_turn(
     let started = Instant::now();
     let mut moves = gather(ports, policy, triggers, &mut answers, now).await;
     note_shared(&mut moves);
-    let room = Room::new();
+    let budget = ByteBudget::new();
     let lines = in_turn(moves);
     let others_wait =
         is_late || lines.iter().any(|(project, ..)| Some(project) != lines.first().map(|line| &line.0));
-    let (taken, room) = (RefCell::new(BTreeMap::new()), &room);
+    let (taken, budget) = (RefCell::new(BTreeMap::new()), &budget);
     let moved = stream::iter(lines).map(|(project, line, moves)| {
         let taken = &taken;
         async move {
@@ -356,12 +356,12 @@ pub async fn promote_in_turn(
             } else {
                 started + BRANCHES_DEADLINE
             };
-            let advance = line::advance(ports, room, line.clone(), moves, now);
-            let advanced = timeout_at(deadline, advance).await;
+            let update = line::update(ports, budget, line.clone(), moves, now);
+            let updated = timeout_at(deadline, update).await;
             if line != Line::Main {
                 taken.borrow_mut().insert(project, started.elapsed());
             }
-            (triggers, advanced.unwrap_or(Err(Error::TooSlow { line })).map_err(Arc::new))
+            (triggers, updated.unwrap_or(Err(Error::TooSlow { line })).map_err(Arc::new))
         }
     });
     let moved: Vec<_> = moved.buffered(LINES_AT_ONCE).collect().await;
@@ -374,7 +374,7 @@ pub async fn promote_in_turn(
             match (&mut answers[trigger], &mut result) {
                 (Ok(outcomes), Ok(outcome)) => {
                     outcomes.push(outcome.clone());
-                    if let Outcome::Moved { builds, .. } = outcome {
+                    if let Outcome::Updated { builds, .. } = outcome {
                         builds.clear();
                     }
                 }
@@ -387,7 +387,7 @@ pub async fn promote_in_turn(
 }
 
 /// The lines in the order in which they are begun: main's before branches, and the projects with the fewest lines first.
-fn in_turn(moves: Moves) -> Vec<(ProjectName, Line, Vec<Move>)> {
+fn in_turn(moves: UpdateRequests) -> Vec<(ProjectName, Line, Vec<UpdateRequest>)> {
     let mut counts: BTreeMap<ProjectName, usize> = BTreeMap::new();
     for (project, ..) in moves.keys() {
         *counts.entry(project.clone()).or_default() += 1;
@@ -400,20 +400,20 @@ fn in_turn(moves: Moves) -> Vec<(ProjectName, Line, Vec<Move>)> {
 
 /// Says in the moves by builds which commits several lines have built: lines move at the same time, and do not see each
 /// other's writes.
-fn note_shared(moves: &mut Moves) {
+fn note_shared(moves: &mut UpdateRequests) {
     let mut lines: BTreeMap<(Scope, Commit), BTreeSet<Line>> = BTreeMap::new();
     for ((_, scope, line), moves) in &*moves {
         for one in moves {
-            if let Some(Cause::Built(_, built, _)) = &one.cause {
+            if let Some(UpdateSource::Built(_, built, _)) = &one.source {
                 lines.entry((scope.clone(), built.commit.clone())).or_default().insert(line.clone());
             }
         }
     }
     for ((_, scope, _), moves) in moves {
         for one in moves {
-            if let Some(Cause::Built(_, built, told)) = &mut one.cause {
+            if let Some(UpdateSource::Built(_, built, facts)) = &mut one.source {
                 let lines = lines.get(&(scope.clone(), built.commit.clone()));
-                told.is_shared = lines.is_some_and(|lines| lines.len() > 1);
+                facts.is_shared = lines.is_some_and(|lines| lines.len() > 1);
             }
         }
     }
@@ -426,8 +426,8 @@ async fn gather(
     triggers: &[PromotionTrigger],
     answers: &mut [Answer],
     now: Timestamp,
-) -> Moves {
-    let mut moves = Moves::new();
+) -> UpdateRequests {
+    let mut moves = UpdateRequests::new();
     // Every build of the account comes by here; Stoker may, and need, ask only about the policy's.
     let is_served = |build: &str| {
         let name = build.split_once(':').and_then(|(project, _)| ProjectName::new(project).ok());
@@ -480,9 +480,14 @@ async fn gather(
             Err(error) => answers[index] = Err(error),
             Ok(Err(why)) => answers[index] = Ok(vec![Outcome::Nothing { why }]),
             Ok(Ok(found)) => {
-                for Found { project, scope, line, cause } in found {
+                for Found { project, scope, line, source } in found {
                     let key = (project.name.clone(), scope.clone(), line);
-                    moves.entry(key).or_default().push(Move { trigger: index, project, scope, cause });
+                    moves.entry(key).or_default().push(UpdateRequest {
+                        trigger: index,
+                        project,
+                        scope,
+                        source,
+                    });
                 }
             }
         }
@@ -495,7 +500,7 @@ struct Found {
     project: Project,
     scope: Scope,
     line: Line,
-    cause: Option<Cause>,
+    source: Option<UpdateSource>,
 }
 
 /// The moves that a build's end asks for, one for each target that it exported, if it is a build that Stoker gave
@@ -552,8 +557,8 @@ fn built_moves(policy: &Policy, build: &Build) -> Result<Vec<Found>, String> {
     }
     let moves = inputs.exports.iter().map(|export| match Tag::parse(export) {
         Some((scope, TagKind::Export(key))) if project.has_scope(&scope) => {
-            let cause = Cause::Built(Tag::export(&scope, &key), built.clone(), told.clone());
-            Ok(Found { project: project.clone(), scope, line: inputs.line.clone(), cause: Some(cause) })
+            let source = UpdateSource::Built(Tag::export(&scope, &key), built.clone(), told.clone());
+            Ok(Found { project: project.clone(), scope, line: inputs.line.clone(), source: Some(source) })
         }
         _ => Err("the build's export tag is not one of its project's".to_owned()),
     });
@@ -663,17 +668,18 @@ async fn merged_moves(
                     Some(commit) => Some(commit),
                     None => whole(ports, &project, branch, head).await?,
                 };
-                commit.map(|commit| Cause::Merged(Mark::new(commit, at), Some(branch.clone())))
+                commit.map(|commit| UpdateSource::Merged(Mark::new(commit, at), Some(branch.clone())))
             }
             None => None,
         };
-        let unnamed = commits.iter().rev().map(|commit| Cause::Merged(Mark::new(commit.clone(), at), None));
-        for cause in named.into_iter().chain(unnamed).take(MAX_COMMITS) {
+        let unnamed =
+            commits.iter().rev().map(|commit| UpdateSource::Merged(Mark::new(commit.clone(), at), None));
+        for source in named.into_iter().chain(unnamed).take(MAX_COMMITS) {
             moves.extend(project.scopes().map(|scope| Found {
                 project: project.clone(),
                 scope: scope.clone(),
                 line: line.clone(),
-                cause: Some(cause.clone()),
+                source: Some(source.clone()),
             }));
         }
     }
@@ -686,7 +692,7 @@ fn overdue_moves(policy: &Policy, project: &ProjectName) -> Result<Vec<Found>, S
         project: project.clone(),
         scope: scope.clone(),
         line: Line::Main,
-        cause: None,
+        source: None,
     };
     Ok(project.scopes().map(found).collect())
 }

@@ -8,10 +8,11 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use jiff::{SignedDuration, Timestamp};
 
-use super::line::{blobs, read_cache};
+use super::line::{Unreadable, blobs, read_cache};
 use super::probation;
 use super::{Answer, Error, Outcome, PromotionTrigger, promote};
 use crate::build_inputs::GivenInputs;
+use crate::line_update::LineUpdate;
 use crate::names::{CacheRepository, Commit, Digest, Line, Scope, Tag, TagKind};
 use crate::policy::{Policy, Project};
 use crate::ports::{Build, BuildStatus, Catalogue, CheckBlobs, Image, read_images};
@@ -208,17 +209,23 @@ async fn repair(ports: &impl Ports, repository: &CacheRepository, broken: Broken
     let cache = if lost.contains(&manifest.config.digest) {
         Cache::default()
     } else {
-        let content = read_cache(ports, repository, &image).await?;
-        content.map_or_else(|_| Cache::default(), |content| content.cache.without_blobs(&lost))
+        match read_cache(ports, repository, &image).await {
+            Ok(content) => content.cache.without_blobs(&lost),
+            Err(Unreadable::NoCache(_)) => Cache::default(),
+            Err(Unreadable::Call(error)) => return Err(error.into()),
+        }
     };
     tracing::error!(
         cache.repository = %repository, cache.tag = %tag, cache.digest = %image.digest, cache.records = cache.records(),
         "a line has lost layers; it keeps what rests on none of them"
     );
     let written = cache.serialise(manifest.annotations);
-    ports.put_blob(repository, &written.config_digest, Bytes::from(written.config)).await?;
-    ports
-        .put_image(repository, &tag, buildkit_cache::MANIFEST_MEDIA_TYPE, Bytes::from(written.manifest))
-        .await?;
+    let update = LineUpdate {
+        config: Some((written.config_digest, Bytes::from(written.config))),
+        line: Some((tag, Bytes::from(written.manifest))),
+        // What the line was is of no use to anybody.
+        ..LineUpdate::default()
+    };
+    update.apply(ports, repository).await?;
     Ok(())
 }

@@ -154,7 +154,7 @@ impl Account {
         let promoted = promote(account, &policy, &triggers, account.now());
         let promoted = account.invoke("promote-cache", None, promoted).await.context("it was killed")?;
         let is_done =
-            |outcome: &Outcome| matches!(outcome, Outcome::Moved { .. } | Outcome::Unchanged { .. });
+            |outcome: &Outcome| matches!(outcome, Outcome::Updated { .. } | Outcome::Unchanged { .. });
         ensure!(promoted.iter().flatten().flatten().any(is_done), "{promoted:?}");
         Ok(())
     }

@@ -1,0 +1,107 @@
+//! The one way in which a line is written.
+
+use bytes::Bytes;
+
+use crate::error::CallError;
+use crate::names::{CacheRepository, Digest, Tag};
+use crate::ports::{Image, WriteImages};
+use buildkit_cache::MANIFEST_MEDIA_TYPE;
+
+/// What is to be written of a line: promotion, repair and rollback plan one, and [`apply`](Self::apply) writes it.
+///
+/// The order of the writes makes a crash between any two harmless. Every blob is there before a manifest names it, and the
+/// history before the line moves, so that nothing which the line was is lost. The caches of commits come last:
+/// reconciliation takes a build whose commit has a cache for promoted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LineUpdate {
+    /// The cache's config, unless the repository has it.
+    pub config: Option<(Digest, Bytes)>,
+    /// What the line was, and the tag of its history that is to hold it.
+    pub history: Option<(Tag, Image)>,
+    /// The line's tag, and the manifest that it is to hold. `None` where the line stays as it is.
+    pub line: Option<(Tag, Bytes)>,
+    /// Tags of commits, and the manifests that they are to hold.
+    pub commits: Vec<(Tag, Bytes)>,
+}
+
+impl LineUpdate {
+    /// Writes it. Whoever repeats it after a failure writes the same.
+    pub async fn apply(
+        self,
+        ports: &impl WriteImages,
+        repository: &CacheRepository,
+    ) -> Result<(), CallError> {
+        if let Some((digest, config)) = self.config {
+            ports.put_blob(repository, &digest, config).await?;
+        }
+        if let Some((tag, image)) = self.history {
+            ports.put_image(repository, &tag, &image.media_type, image.manifest).await?;
+        }
+        for (tag, manifest) in self.line.into_iter().chain(self.commits) {
+            ports.put_image(repository, &tag, MANIFEST_MEDIA_TYPE, manifest).await?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+    use crate::error::Failure;
+
+    /// Notes each write, and refuses those after the first `limit`.
+    struct Registry {
+        writes: RefCell<Vec<String>>,
+        limit: usize,
+    }
+
+    impl Registry {
+        fn write(&self, what: String) -> Result<(), CallError> {
+            if self.writes.borrow().len() == self.limit {
+                return Err(CallError::new("test:Write", what, Failure::Unavailable, "no more"));
+            }
+            self.writes.borrow_mut().push(what);
+            Ok(())
+        }
+    }
+
+    impl WriteImages for Registry {
+        async fn put_blob(&self, _: &CacheRepository, digest: &Digest, _: Bytes) -> Result<(), CallError> {
+            self.write(digest.short())
+        }
+
+        async fn put_image(
+            &self,
+            _: &CacheRepository,
+            tag: &Tag,
+            _: &str,
+            _: Bytes,
+        ) -> Result<(), CallError> {
+            self.write(tag.to_string())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_crash_between_any_two_writes_loses_nothing() {
+        let tag = |text: &str| Tag::known(text).unwrap();
+        let was = Image { digest: Digest::of(b"was"), media_type: String::new(), manifest: Bytes::new() };
+        let history = "app.history.main.20261121T090000Z-1f2e3d4c";
+        let commit = format!("app.commit.{}", "ab".repeat(20));
+        let update = LineUpdate {
+            config: Some((Digest::of(b"config"), Bytes::new())),
+            history: Some((tag(history), was)),
+            line: Some((tag("app.main"), Bytes::new())),
+            commits: vec![(tag(&commit), Bytes::new())],
+        };
+        let all = [Digest::of(b"config").short(), history.to_owned(), "app.main".to_owned(), commit];
+        let repository = CacheRepository::new("stoker/app").unwrap();
+        for limit in 0..=all.len() {
+            let registry = Registry { writes: RefCell::default(), limit };
+            let applied = update.clone().apply(&registry, &repository).await;
+            assert_eq!(applied.is_ok(), limit == all.len());
+            assert_eq!(*registry.writes.borrow(), all[..limit]);
+        }
+    }
+}
