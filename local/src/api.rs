@@ -257,12 +257,11 @@ fn page(field: &str, items: &[String], token: Option<&str>) -> Result<Value, Fau
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::faults::Faults;
     use crate::ledger::tests::ledger;
 
     fn api() -> Api {
         let aws = Aws::new("http://127.0.0.1:1");
-        let (bus, _) = Bus::new(aws.clone(), None, Arc::new(Faults::new(aws.clone())));
+        let (bus, _) = Bus::new(aws.clone(), None);
         Api { ledger: Arc::new(ledger()), bus: Arc::new(bus), aws, requests: None }
     }
 

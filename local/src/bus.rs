@@ -12,7 +12,6 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::aws::{Aws, AwsError, Service};
-use crate::faults::{Fate, Faults};
 use crate::{chain, locked};
 
 /// How long the deployed rules are taken for known.
@@ -43,8 +42,6 @@ pub struct Bus {
     queue: UnboundedSender<Value>,
     /// Events that are not where they belong yet.
     undelivered: AtomicU64,
-    /// What may befall them on their way.
-    faults: Arc<Faults>,
     rules: tokio::sync::Mutex<Option<(Instant, Arc<Vec<Rule>>)>>,
 }
 
@@ -69,11 +66,11 @@ struct Rule {
 impl Bus {
     /// A bus that writes its events to the file `journal` too.
     #[must_use]
-    pub fn new(aws: Aws, journal: Option<PathBuf>, faults: Arc<Faults>) -> (Self, Queue) {
+    pub fn new(aws: Aws, journal: Option<PathBuf>) -> (Self, Queue) {
         let (queue, events) = unbounded_channel();
         let journal = Mutex::new(Journal { events: Vec::new(), path: journal, file: None });
         let (undelivered, rules) = (AtomicU64::new(0), tokio::sync::Mutex::default());
-        (Self { aws, journal, queue, undelivered, faults, rules }, Queue(events))
+        (Self { aws, journal, queue, undelivered, rules }, Queue(events))
     }
 
     /// Keeps an event and queues it for delivery.
@@ -119,7 +116,8 @@ impl Bus {
             for pause in PAUSES.into_iter().map(Some).chain([None]) {
                 match self.matching(&event).await {
                     Ok(targets) => {
-                        self.let_go(&event, targets).await;
+                        self.deliver(&event, targets).await;
+                        self.undelivered.fetch_sub(1, Ordering::Relaxed);
                         break;
                     }
                     Err(error) => {
@@ -134,32 +132,6 @@ impl Bus {
                 }
             }
         }
-    }
-
-    /// Delivers an event as the weather lets it come; nobody misses one that nobody waits for.
-    async fn let_go(self: &Arc<Self>, event: &Value, targets: Vec<(String, Value)>) {
-        let kind = event["detail-type"].as_str().unwrap_or_default();
-        let fate = if targets.is_empty() { Fate::BASELINE } else { self.faults.fate(kind) };
-        match fate {
-            Fate::Lost => tracing::info!(event = id(event), kind, "lost in the faults"),
-            Fate::Comes { times, late } if late.is_zero() => {
-                for _ in 0..times {
-                    self.deliver(event, targets.clone()).await;
-                }
-            }
-            Fate::Comes { times, late } => {
-                let (bus, event) = (Arc::clone(self), event.clone());
-                tokio::spawn(async move {
-                    tokio::time::sleep(late).await;
-                    for _ in 0..times {
-                        bus.deliver(&event, targets.clone()).await;
-                    }
-                    bus.undelivered.fetch_sub(1, Ordering::Relaxed);
-                });
-                return;
-            }
-        }
-        self.undelivered.fetch_sub(1, Ordering::Relaxed);
     }
 
     async fn deliver(self: &Arc<Self>, event: &Value, targets: Vec<(String, Value)>) {

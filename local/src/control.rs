@@ -11,7 +11,6 @@ use serde_json::{Value, json};
 
 use crate::build::Build;
 use crate::bus::Bus;
-use crate::faults::Faults;
 use crate::ledger::Ledger;
 use crate::machine::Machine;
 
@@ -24,8 +23,6 @@ pub struct Control {
     pub bus: Arc<Bus>,
     /// The machines, at least one.
     pub machines: Vec<Arc<Machine>>,
-    /// The weather.
-    pub faults: Arc<Faults>,
     /// How often the registry was looked at for images that came or went.
     pub looks: Arc<AtomicU64>,
 }
@@ -51,20 +48,6 @@ struct Replay {
     order: Order,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Forecast {
-    /// What decides in the storm that begins; without, it ends.
-    seed: Option<u64>,
-    /// Of so many calls one is disturbed.
-    #[serde(default = "twenty")]
-    one_in: u64,
-}
-
-fn twenty() -> u64 {
-    20
-}
-
 /// The routes under `/control`.
 pub fn router(control: Control) -> Router {
     Router::new()
@@ -73,7 +56,6 @@ pub fn router(control: Control) -> Router {
         .route("/control/health", get(health))
         .route("/control/machine", post(machine))
         .route("/control/replay", post(replay))
-        .route("/control/faults", get(faults).post(forecast))
         .with_state(control)
 }
 
@@ -120,16 +102,4 @@ async fn machine(State(control): State<Control>, Json(settings): Json<MachineSet
 async fn replay(State(control): State<Control>, Json(replay): Json<Replay>) -> Json<Value> {
     let count = control.bus.replay(matches!(replay.order, Order::Reverse));
     Json(json!({"replayed": count}))
-}
-
-async fn faults(State(control): State<Control>) -> Json<Value> {
-    Json(control.faults.report())
-}
-
-async fn forecast(State(control): State<Control>, Json(forecast): Json<Forecast>) -> Json<Value> {
-    match forecast.seed {
-        Some(seed) => control.faults.begin(seed, forecast.one_in),
-        None => control.faults.end(),
-    }
-    Json(control.faults.report())
 }

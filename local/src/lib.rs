@@ -2,8 +2,8 @@
 //!
 //! [`serve`] is one process in three parts: the `CodeBuild` API ([`api`]), the machine that runs its builds
 //! ([`machine`]), and the source of the events that AWS emits by itself ([`events`], [`images`], [`bus`]).
-//! [`faults`] is a proxy between functions and all of it, for bad days. [`simulated`] is a builder for
-//! machines without Docker: it reads and writes valid caches, and only sleeps where a Dockerfile sleeps.
+//! [`simulated`] is a builder for machines without Docker: it reads and writes valid caches, and only sleeps where a
+//! Dockerfile sleeps.
 //!
 //! Everything listens on, and speaks to, the loopback interface only.
 
@@ -15,7 +15,6 @@ pub mod buildspec;
 pub mod bus;
 pub mod control;
 pub mod events;
-pub mod faults;
 pub mod http;
 pub mod images;
 pub mod ledger;

@@ -15,7 +15,6 @@ use crate::aws::Aws;
 use crate::builder::{Builder, BuilderError};
 use crate::bus::Bus;
 use crate::control::{self, Control};
-use crate::faults::Faults;
 use crate::http::is_local;
 use crate::images;
 use crate::ledger::Ledger;
@@ -90,9 +89,6 @@ pub struct Options {
     /// How many builds run at a time
     #[arg(long, default_value = "1")]
     pub machines: std::num::NonZeroU8,
-    /// Where to listen for functions, on the loopback interface: a proxy, in which there can be a storm
-    #[arg(long)]
-    pub proxy: Option<SocketAddr>,
     /// The image that builds are told as `BASE_IMAGE`
     #[arg(long)]
     pub base_image: Option<String>,
@@ -112,10 +108,8 @@ pub struct Local {
 impl Local {
     /// Starts.
     pub async fn start(options: Options) -> Result<Self, ServeError> {
-        for address in [Some(options.listen), options.proxy].into_iter().flatten() {
-            if !address.ip().is_loopback() {
-                return Err(ServeError::NotLocal(address.to_string()));
-            }
+        if !options.listen.ip().is_loopback() {
+            return Err(ServeError::NotLocal(options.listen.to_string()));
         }
         if !is_local(&options.aws) {
             return Err(ServeError::NotLocal(options.aws));
@@ -142,15 +136,9 @@ impl Local {
         let requests = std::fs::File::create(state.join("requests.jsonl"))
             .map_err(|source| ServeError::State { path: state.clone(), source })?;
         let (listener, address) = listen(options.listen).await?;
-        let proxy = match options.proxy {
-            Some(proxy) => Some(listen(proxy).await?),
-            None => None,
-        };
 
         let aws = Aws::new(&options.aws);
-        let faults = Arc::new(Faults::new(aws.clone()));
-        faults.codebuild_is_at(address);
-        let (bus, queue) = Bus::new(aws.clone(), Some(state.join("events.jsonl")), Arc::clone(&faults));
+        let (bus, queue) = Bus::new(aws.clone(), Some(state.join("events.jsonl")));
         let bus = Arc::new(bus);
         let ledger = Arc::new(Ledger::new(projects, state.join("logs")));
         let setup = LocalSetup {
@@ -170,13 +158,8 @@ impl Local {
             requests: Some(Arc::new(requests)),
         };
         let looks = Arc::new(AtomicU64::new(0));
-        let control = Control {
-            ledger,
-            bus: Arc::clone(&bus),
-            machines: machines.clone(),
-            faults: Arc::clone(&faults),
-            looks: Arc::clone(&looks),
-        };
+        let control =
+            Control { ledger, bus: Arc::clone(&bus), machines: machines.clone(), looks: Arc::clone(&looks) };
         let router =
             Router::new().route("/", post(api::handle)).with_state(api).merge(control::router(control));
         let server = async move {
@@ -184,19 +167,11 @@ impl Local {
                 tracing::error!(%error, "the server ended");
             }
         };
-        let mut tasks = vec![
+        let tasks = vec![
             tokio::spawn(server),
             tokio::spawn(Arc::clone(&bus).deliver_all(queue)),
             tokio::spawn(images::watch(aws, bus, looks)),
         ];
-        if let Some((listener, address)) = proxy {
-            let service = faults.router(address).into_make_service_with_connect_info::<SocketAddr>();
-            tasks.push(tokio::spawn(async move {
-                if let Err(error) = axum::serve(listener, service).await {
-                    tracing::error!(%error, "the proxy ended");
-                }
-            }));
-        }
         let run = |machine: Arc<Machine>| {
             let running = Arc::clone(&machine);
             (machine, tokio::spawn(async move { running.run().await }))

@@ -63,7 +63,6 @@ impl Scenario {
             state: dir.0.join("state"),
             builder: BuilderKind::Simulated,
             machines: std::num::NonZeroU8::MIN,
-            proxy: None,
             base_image: None,
             program: Some(env!("CARGO_BIN_EXE_stoker-local").into()),
         })

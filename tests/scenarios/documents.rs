@@ -33,7 +33,7 @@ const BLOCKS: [(&str, &str, usize, &str); 18] = [
     ("docs/forecast.md", "console", 3, COMMANDS),
     ("docs/forecast.md", "text", 3, HERE),
     ("docs/metrics.md", "", 1, "tests/scenarios/metrics.rs"),
-    ("docs/operate.md", "sh", 16, COMMANDS),
+    ("docs/operate.md", "sh", 13, COMMANDS),
     ("docs/policy.md", "yaml", 1, "shared/core/src/policy/tests.rs"),
     ("docs/report.md", "console", 1, COMMANDS),
     ("events/README.md", "indented", 1, HERE),

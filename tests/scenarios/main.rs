@@ -11,7 +11,6 @@ mod attacks;
 mod bad_input;
 mod build_inputs;
 mod chaos;
-mod day;
 mod documents;
 mod events;
 mod failed_calls;

@@ -222,7 +222,10 @@ fn attack_a_build_of_one_project_that_writes_another_projects_repository() {
 
 #[test]
 fn every_statement_names_resources_but_where_an_action_knows_none() {
-    let template = template::read();
+    let mut template = template::read();
+    // In a queue's own policy `*` is the queue.
+    let resources = template["Resources"].as_object_mut().unwrap();
+    resources.retain(|_, resource| resource["Type"] != "AWS::SQS::QueuePolicy");
     let of_any = |statement: &&Map<String, Value>| statement.get("Resource") == Some(&json!("*"));
     let everywhere: Vec<_> = iam::statements(&template).into_iter().filter(of_any).collect();
     assert!(!everywhere.is_empty(), "there are some");

@@ -5,8 +5,11 @@ use std::collections::BTreeMap;
 use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent, SqsMessage};
 use jiff::{SignedDuration, Timestamp};
 use scenarios::account::{Account, Fault};
+use scenarios::account::{Account, Fault};
+use scenarios::environment::REGISTRY;
 use scenarios::environment::REGISTRY;
 use scenarios::iam;
+use scenarios::{iam, template};
 use stoker_core::error::Failure;
 use stoker_core::event::{Envelope, Event, RetentionRequested, Tick, Turn};
 use stoker_core::names::{CacheRepository, ProjectName};
@@ -204,73 +207,29 @@ async fn a_turn_for_what_the_policy_does_not_name_does_nothing() {
     assert!(account.calls.borrow().is_empty(), "{:?}", account.calls);
 }
 
-/// Blocks of the template's resources and parameters, by name.
-fn blocks(template: &str) -> BTreeMap<&str, Vec<&str>> {
-    let mut blocks: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    let mut name = "";
-    for line in template.lines() {
-        if let Some(started) = line.strip_prefix("  ").filter(|rest| !rest.starts_with([' ', '#', '-'])) {
-            name = started.trim_end().trim_end_matches(':');
-        }
-        blocks.entry(name).or_default().push(line.trim());
-    }
-    blocks
-}
-
-/// The value of a key in a block, without its comment.
-fn value<'a>(block: &[&'a str], key: &str) -> Option<&'a str> {
-    let line = block.iter().find_map(|line| line.strip_prefix(key)?.strip_prefix(": "))?;
-    Some(line.split(" #").next()?.trim())
-}
-
-fn template() -> String {
-    std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../template.yaml")).unwrap()
-}
-
 #[test]
 fn no_message_comes_again_while_it_may_still_be_handled() {
-    let template = template();
-    let blocks = blocks(&template);
-    let number = |text: &str| match text.strip_prefix("!Ref ") {
-        Some(parameter) => value(&blocks[parameter], "MinValue").unwrap().parse::<u32>().unwrap(),
-        None => text.parse().unwrap(),
-    };
-    let mut sources = 0;
-    for (function, block) in &blocks {
-        let Some(timeout) = value(block, "Timeout") else { continue };
-        for source in block.iter().filter_map(|line| line.strip_prefix("Queue: !GetAtt ")) {
-            let queue = source.trim_end_matches(".Arn");
-            let visibility = number(value(&blocks[queue], "VisibilityTimeout").unwrap());
-            assert!(visibility >= number(timeout), "{queue} is shown again before {function} ends");
-            sources += 1;
-        }
-    }
-    assert_eq!(sources, 6);
-}
-
-#[test]
-fn what_a_rule_cannot_deliver_is_let_into_the_dead_letters() {
-    let template = template();
-    let blocks = blocks(&template);
-    let rules = blocks.iter().filter(|(_, block)| block.contains(&"Type: AWS::Events::Rule"));
-    for (rule, _) in rules {
-        let line = format!("- !GetAtt {rule}.Arn");
-        assert!(blocks["DeadLettersPolicy"].contains(&line.as_str()), "{rule}");
+    let template = template::read();
+    let sources = template::events(&template, "SQS");
+    assert_eq!(sources.len(), 6);
+    for (function, source) in sources.into_values() {
+        let queue = template::resource_of(&source["Queue"]).unwrap();
+        let visible_after = template["Resources"][&queue]["Properties"]["VisibilityTimeout"].as_i64();
+        let timeout = template["Resources"][function]["Properties"]["Timeout"].as_i64();
+        assert!(visible_after >= timeout, "{queue} is shown again before {function} ends");
     }
 }
 
 #[test]
 fn the_schedules_tick_as_often_as_they_say() {
-    let template = template();
-    let blocks = blocks(&template);
-    let default = |parameter: &str| value(&blocks[parameter], "Default").unwrap();
+    let template = template::read();
+    let default = |parameter: &str| template["Parameters"][parameter]["Default"].to_string();
     let (slots, minutes) = (default("NightlySlots"), default("NightlyMinutes"));
-    for name in ["NightlyReconcile", "NightlyWarm", "NightlyRetention"] {
-        let input = value(&blocks[name], "Input").unwrap();
-        let input = input.trim_start_matches("!Sub ").trim_matches('\'');
+    for (name, schedule) in template::of_type(&template, template::SCHEDULE) {
+        let input = schedule["Target"]["Input"]["Fn::Sub"].as_str().unwrap();
         let input = input
-            .replace("${NightlySlots}", slots)
-            .replace("${NightlyMinutes}", minutes)
+            .replace("${NightlySlots}", &slots)
+            .replace("${NightlyMinutes}", &minutes)
             .replace("<aws.scheduler.scheduled-time>", "2026-11-21T20:00:00Z");
         let Envelope { time, event, .. } = Envelope::parse(&input).unwrap();
         assert!(time.is_some(), "{name} says when it was due");
@@ -281,7 +240,7 @@ fn the_schedules_tick_as_often_as_they_say() {
         };
         assert_eq!(event.detail_type(), name);
         let cron = default(&format!("{name}Schedule"));
-        let fields: Vec<&str> = cron.trim_start_matches("cron(").split(' ').collect();
+        let fields: Vec<&str> = cron.trim_start_matches("\"cron(").split(' ').collect();
         let (from, to) = fields[1].split_once('-').unwrap();
         let hours = to.parse::<u32>().unwrap() + 1 - from.parse::<u32>().unwrap();
         assert_eq!(fields[0], format!("0/{}", tick.every_minutes), "{name}");

@@ -7,7 +7,10 @@ use std::path::Path;
 use scenarios::template::{
     ALARM, FUNCTION, QUEUE, RULE, RULE_OF_FUNCTION, SCHEDULE, events, of_type, read as template, resource_of,
 };
+use scenarios::{iam, rules};
 use serde_json::{Value, json};
+use stoker_core::event::Envelope;
+use stoker_core::routing::{self, Queue};
 use stoker_lambda::metrics::{MOST_PROJECTS, Metric, Reach};
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
@@ -237,11 +240,15 @@ fn a_queue_counts_as_old_only_after_its_delay_and_three_tries() {
         let parameter = |name: &str| template["Parameters"][name][largest].as_i64();
         value.as_i64().or_else(|| parameter(&resource_of(value)?)).unwrap_or_default()
     };
-    for alarm in of_type(&template, ALARM).into_values() {
-        if alarm["MetricName"] != "ApproximateAgeOfOldestMessage" {
-            continue;
-        }
-        let name = resource_of(&alarm["Dimensions"]).unwrap();
+    let alarm = of_type(&template, ALARM)["QueuesBacklogged"];
+    assert_eq!(alarm["Threshold"], 1, "each queue is measured by how old it may be");
+    let expression = expression_of(alarm).unwrap();
+    let parts = expression.strip_prefix("MAX([").and_then(|parts| parts.strip_suffix("])")).unwrap();
+    let limits: BTreeMap<&str, &str> =
+        parts.split(", ").map(|part| part.split_once(" / ").unwrap()).collect();
+    for (id, (_, metric, dimensions)) in metrics_of(alarm) {
+        assert_eq!(metric, "ApproximateAgeOfOldestMessage");
+        let name = resource_of(dimensions).unwrap();
         let queue = &template["Resources"][&name]["Properties"];
         // In a FIFO queue a message stays the oldest until its tries are used up.
         let tries = if queue["FifoQueue"] == true {
@@ -251,7 +258,8 @@ fn a_queue_counts_as_old_only_after_its_delay_and_three_tries() {
         };
         let between = seconds(&queue["VisibilityTimeout"], "MaxValue");
         let least = seconds(&queue["DelaySeconds"], "MaxValue") + tries.unwrap_or(3) * between;
-        assert!(alarm["Threshold"].as_i64() > Some(least), "{name}: a message may be {least} s old");
+        let limit: i64 = limits[id].parse().unwrap();
+        assert!(limit > least, "{name}: a message may be {least} s old");
     }
 }
 
@@ -288,9 +296,11 @@ fn the_dashboard_shows_every_number_as_a_metric_or_from_the_log() {
         || widgets.iter().flat_map(|widget| widget["properties"]["metrics"].as_array().into_iter().flatten());
     assert!(metrics().count() <= 50, "no dashboard of more metrics is free");
     let mut shown = BTreeSet::new();
+    let mut before: Vec<&str> = Vec::new();
     for metric in metrics() {
-        let words: Vec<_> = metric.as_array().unwrap().iter().filter_map(Value::as_str).collect();
-        let ["Stoker", name, dimensions @ ..] = words.as_slice() else { continue };
+        let words = metric.as_array().unwrap().iter().filter_map(Value::as_str);
+        before = written_out(&before, words.collect());
+        let ["Stoker", name, dimensions @ ..] = before.as_slice() else { continue };
         assert_eq!(*dimensions, ["Stack", "${AWS::StackName}"], "{name}");
         let (name, reach) = emitted.get_key_value(name).unwrap_or_else(|| panic!("nobody counts {name}"));
         assert!(*reach >= Reach::Stack, "{name} is no metric");
@@ -310,6 +320,16 @@ fn the_dashboard_shows_every_number_as_a_metric_or_from_the_log() {
         }
     }
     assert_eq!(shown, emitted.into_keys().collect(), "on the dashboard, and measured");
+}
+
+/// A metric of the dashboard in full: `...` and `.` are for what the one before it has in their place.
+fn written_out<'w>(before: &[&'w str], words: Vec<&'w str>) -> Vec<&'w str> {
+    if let ["...", last] = words.as_slice() {
+        let same = before.iter().take(before.len() - 1).copied();
+        return same.chain([*last]).collect();
+    }
+    let same = |(place, word): (usize, &'w str)| if word == "." { before[place] } else { word };
+    words.into_iter().enumerate().map(same).collect()
 }
 
 /// The widgets of the dashboard.
@@ -356,10 +376,7 @@ fn every_parameter_is_explained_and_has_its_place_in_the_console() {
     let mut names: Vec<_> = parameters.keys().map(String::as_str).collect();
     names.sort_unstable();
     assert_eq!(grouped, names);
-    let labels = interface["ParameterLabels"].as_object().unwrap();
-    assert_eq!(labels.len(), names.len());
     for (name, parameter) in parameters {
-        assert!(labels[name]["default"].is_string(), "{name} has no label");
         assert!(
             parameter["Description"].as_str().is_some_and(|text| text.len() > 40),
             "{name} is not explained"
@@ -403,6 +420,119 @@ fn two_stacks_of_an_account_share_no_name() {
     for (name, schedule) in schedules.chain(of_functions) {
         assert_eq!(schedule["GroupName"]["Ref"], "Schedules", "{name} is in no group that an alarm watches");
     }
+}
+
+/// An event of each kind, and of each kind that a condition of the table tells apart, as EventBridge has it.
+fn sample_events() -> Vec<Value> {
+    let repository = "github.com/example/app";
+    let pull = json!({"repository": repository, "number": 1, "branch": "a", "base": "main", "default_branch": "main",
+        "commit": "1".repeat(40), "from_fork": false});
+    let turn = json!({ "project": "app" });
+    let mut events = Vec::new();
+    let mut event = |source: &str, kind: &str, detail: Value| {
+        events.push(json!({"source": source, "detail-type": kind, "detail": detail}));
+    };
+    for to_default_branch in [true, false] {
+        let push = json!({"repository": repository, "branch": "a", "default_branch": "main", "commit": "1".repeat(40),
+            "to_default_branch": to_default_branch});
+        event("stoker", "BranchPushed", push);
+    }
+    event("stoker", "TagPushed", json!({"repository": repository, "tag": "v1", "commit": "1".repeat(40)}));
+    for kind in ["PullRequestUpdated", "PullRequestMerged", "PullRequestClosed"] {
+        event("stoker", kind, pull.clone());
+    }
+    let approval = json!({"pull_request": pull, "approver": "1", "commit": "1".repeat(40)});
+    event("stoker", "PullRequestApproved", approval);
+    let deleted = json!({"repository": repository, "branch": "a", "default_branch": "main"});
+    event("stoker", "BranchDeleted", deleted);
+    for kind in ["NightlyReconcile", "NightlyWarm", "NightlyRetention"] {
+        event("stoker", kind, json!({}));
+    }
+    for kind in ["ReconcileRequested", "DriftFound", "WarmRequested"] {
+        event("stoker", kind, turn.clone());
+    }
+    event("stoker", "RetentionRequested", json!({"repository": "stoker/app", "projects": ["app"]}));
+    for line in ["main", "branch/main", "pr/1"] {
+        let failed =
+            json!({"project": "app", "build": "app:1", "line": line, "reason": "push", "status": "FAILED"});
+        event("stoker", "BuildFailed", failed);
+    }
+    let delayed = json!({"repository": repository, "line": "main", "why": "a limit", "tries": 15});
+    event("stoker", "BuildDelayed", delayed);
+    let fell = json!({"project": "app", "build": "app:1", "reused_percent": 1, "before_percent": 90});
+    event("stoker", "CacheHitRateDropped", fell);
+    event("stoker", "WebhookRefused", json!({"forge": "github", "why": "no"}));
+    event("stoker", "PromotionFailed", json!({"of": "app:1", "why": "no"}));
+    for status in ["IN_PROGRESS", "SUCCEEDED", "FAILED", "FAULT", "TIMED_OUT", "STOPPED"] {
+        let change = json!({"build-status": status, "project-name": "app", "build-id": "build/app:1"});
+        event("aws.codebuild", "CodeBuild Build State Change", change);
+    }
+    for (action, result, tag) in [
+        ("PUSH", "SUCCESS", "app.export.11111111-0000000000000000"),
+        ("PUSH", "FAILURE", "app.export.11111111-0000000000000000"),
+        ("DELETE", "SUCCESS", "app.export.11111111-0000000000000000"),
+        ("PUSH", "SUCCESS", "app.main"),
+        ("PUSH", "SUCCESS", ""),
+    ] {
+        let action = json!({"action-type": action, "result": result, "repository-name": "stoker-builds/app",
+            "image-tag": tag});
+        event("aws.ecr", "ECR Image Action", action);
+    }
+    events
+}
+
+#[test]
+fn rules_queues_and_schedules_deliver_what_the_table_says() {
+    let deployed = iam::deployed(true, false);
+    let template = deployed.template();
+    let sources = events(template, "SQS");
+    let taken: BTreeMap<String, &Value> = sources
+        .into_values()
+        .map(|(function, source)| {
+            let name = &template["Resources"][function]["Properties"]["FunctionName"]["Fn::Sub"];
+            (resource_of(&source["Queue"]).unwrap(), name)
+        })
+        .collect();
+    let expected: Vec<(String, Value)> = Queue::ALL
+        .iter()
+        .map(|queue| {
+            (queue.name().to_owned(), json!(format!("${{AWS::StackName}}-{}", queue.function().name())))
+        })
+        .collect();
+    let expected: BTreeMap<String, &Value> =
+        expected.iter().map(|(queue, name)| (queue.clone(), name)).collect();
+    assert_eq!(taken, expected);
+
+    let rules = of_type(template, RULE);
+    let schedules = of_type(template, SCHEDULE);
+    let (mut kinds, mut notices) = (BTreeSet::new(), BTreeSet::new());
+    for event in sample_events() {
+        let mut delivered: Vec<String> = Vec::new();
+        for rule in rules.values() {
+            // Stoker's events are on its own bus, and AWS's on the default one.
+            let is_of_bus = rule.get("EventBusName").is_some() == (event["source"] == "stoker");
+            if is_of_bus && rules::matches(&deployed.resolved(&rule["EventPattern"]), &event) {
+                let targets = rule["Targets"].as_array().unwrap().iter();
+                delivered.extend(targets.map(|target| resource_of(&target["Arn"]).unwrap()));
+            }
+        }
+        let ticks = schedules.iter().filter(|(name, _)| event["detail-type"] == **name);
+        delivered.extend(ticks.map(|(_, schedule)| resource_of(&schedule["Target"]["Arn"]).unwrap()));
+        delivered.sort();
+        let envelope = Envelope::from_value(event.clone()).unwrap();
+        let mut table: Vec<&str> = routing::queues(&envelope.event).map(Queue::name).collect();
+        table.sort_unstable();
+        assert_eq!(delivered, table, "{event}");
+        let kind = envelope.event.detail_type();
+        kinds.extend(routing::of_kind(&envelope.event).map(|route| route.event));
+        notices.extend(routing::NOTICES.contains(&kind).then_some(kind));
+        assert!(kinds.contains(kind) || notices.contains(kind), "{kind} is for nobody");
+    }
+    assert_eq!(kinds, routing::ROUTES.iter().map(|route| route.event).collect(), "every kind is tried");
+    let pattern = template["Outputs"]["NoticesPattern"]["Value"].as_str().unwrap();
+    let pattern: Value = serde_json::from_str(pattern).unwrap();
+    assert_eq!(pattern["detail-type"], json!(routing::NOTICES));
+    assert_eq!(notices, BTreeSet::from(routing::NOTICES));
 }
 
 #[test]

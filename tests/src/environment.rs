@@ -17,6 +17,7 @@ use stoker_core::forge::Meaning;
 use stoker_core::names::{CacheRepository, Commit, Digest, Line, ProjectName, Scope, Tag};
 use stoker_core::policy::{Policy, Project};
 use stoker_core::ports::{Build, BuildStatus};
+use stoker_core::routing::{self, Queue};
 
 use crate::account::Account;
 use crate::iam;
@@ -487,58 +488,28 @@ impl TestEnvironment {
     }
 
     fn route_once(&mut self, envelope: &Envelope) {
+        let event = &envelope.event;
         let body = serde_json::to_string(envelope).unwrap();
-        match &envelope.event {
-            Event::BranchPushed(push) => {
-                let start = self.message(body.clone());
-                self.starts.push(start);
-                if push.to_default_branch {
-                    let warm = self.message(body.clone());
-                    self.warms.push(warm);
-                    if !self.loses_promotions {
-                        self.enqueue_promotion(body);
-                    }
-                }
+        for queue in routing::queues(event) {
+            let is_lost = queue == Queue::Promotion && !matches!(event, Event::DriftFound(_));
+            if !(is_lost && self.loses_promotions && envelope.source == "stoker") {
+                let message = self.message(body.clone());
+                self.queue(queue).push(message);
             }
-            Event::TagPushed(_) | Event::PullRequestUpdated(_) | Event::PullRequestApproved(_) => {
-                let start = self.message(body);
-                self.starts.push(start);
-            }
-            Event::PullRequestMerged(_) => {
-                if !self.loses_promotions {
-                    self.enqueue_promotion(body);
-                }
-            }
-            Event::WarmRequested(_) | Event::NightlyWarm(_) => {
-                let warm = self.message(body);
-                self.warms.push(warm);
-            }
-            Event::BuildFailed(_)
-            | Event::BuildDelayed(_)
-            | Event::CacheHitRateDropped(_)
-            | Event::PromotionFailed(_)
-            | Event::WebhookRefused(_) => {
-                if matches!(&envelope.event, Event::BuildFailed(failed) if failed.line == "main") {
-                    let warm = self.message(body);
-                    self.warms.push(warm);
-                }
-                self.notices.push(envelope.event.clone());
-            }
-            Event::BranchDeleted(_) | Event::PullRequestClosed(_) => {
-                let message = self.message(body);
-                self.retentions.push(message);
-            }
-            Event::BuildStateChange(_) | Event::ImageAction(_) | Event::DriftFound(_) => {
-                self.enqueue_promotion(body);
-            }
-            Event::NightlyReconcile(_) | Event::ReconcileRequested(_) => {
-                let message = self.message(body);
-                self.sweeps.push(message);
-            }
-            Event::NightlyRetention(_) | Event::RetentionRequested(_) => {
-                let message = self.message(body);
-                self.nightly_retentions.push(message);
-            }
+        }
+        if routing::NOTICES.contains(&event.detail_type()) {
+            self.notices.push(event.clone());
+        }
+    }
+
+    fn queue(&mut self, queue: Queue) -> &mut Vec<Message> {
+        match queue {
+            Queue::Start => &mut self.starts,
+            Queue::Promotion => &mut self.promotions,
+            Queue::Reconcile => &mut self.sweeps,
+            Queue::Warm => &mut self.warms,
+            Queue::Retention => &mut self.retentions,
+            Queue::NightlyRetention => &mut self.nightly_retentions,
         }
     }
 

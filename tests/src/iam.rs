@@ -334,7 +334,7 @@ impl Deployed {
             let condition = &statement["Condition"]["ArnEquals"]["aws:SourceArn"];
             statement["Principal"] == json!({ "Service": service })
                 && statement["Action"] == "sqs:SendMessage"
-                && statement["Resource"] == self.arn_of(queue)
+                && [json!("*"), json!(self.arn_of(queue))].contains(&statement["Resource"])
                 && texts(condition).iter().any(|pattern| arn_matches(pattern, source))
         })
     }

@@ -9,7 +9,6 @@
 #![allow(clippy::missing_panics_doc, reason = "see above")]
 
 pub mod account;
-pub mod day;
 pub mod environment;
 pub mod iam;
 pub mod ministack;

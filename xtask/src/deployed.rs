@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::aws::queue_arn;
 use crate::demo::Stage;
-use crate::{simulated, stack};
+use crate::stack;
 
 /// The largest that a function's program may be, in bytes.
 const MAX_PROGRAM: u64 = 8_000_000;
@@ -114,8 +114,6 @@ pub(crate) fn check(stage: &Stage) -> anyhow::Result<Vec<String>> {
         "attack: a build role that writes the trusted repository, or another's export",
         builds_are_kept_out(stage)?,
     );
-
-    note("IAM and the scenarios' evaluator agree on what the roles may do", simulated::agrees(stage)?);
 
     for queue in ["DeadLettersUrl", "PromotionDeadLettersUrl"] {
         let input = json!({ "QueueUrl": stage.output(queue)?, "AttributeNames": ["All"] });

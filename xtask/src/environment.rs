@@ -18,8 +18,6 @@ use crate::{process, requests, tools};
 const PORT: u16 = 4567;
 /// Where the local `CodeBuild` listens if nobody else does.
 const CODEBUILD_PORT: u16 = 4568;
-/// Where a proxy before both listens if nobody else does.
-const PROXY_PORT: u16 = 4569;
 /// The local AWS takes a second or two to start.
 const START_TIMEOUT: Duration = Duration::from_mins(1);
 /// The file with the requests that an AWS has answered.
@@ -36,8 +34,6 @@ const FIELD: char = '\t';
 pub(crate) struct Settings {
     /// Functions may do whatever they like. Otherwise they may do what their roles in template.yaml allow.
     pub(crate) ignore_roles: bool,
-    /// Functions reach everything through a proxy, which somebody has to start.
-    pub(crate) behind_proxy: bool,
     /// More environment variables for the local AWS. The functions inherit them.
     pub(crate) environment: Vec<(String, String)>,
 }
@@ -49,9 +45,6 @@ pub(crate) struct LocalSetup {
     pub(crate) port: u16,
     /// The port at which functions look for `CodeBuild`.
     pub(crate) codebuild_port: u16,
-    /// The port of the proxy through which functions reach everything, if there is one.
-    #[serde(default)]
-    pub(crate) proxy_port: Option<u16>,
     dir: PathBuf,
     processes: BTreeMap<String, Started>,
 }
@@ -97,8 +90,7 @@ impl LocalSetup {
         }
         let port = free_port(PORT)?;
         let codebuild_port = free_port(CODEBUILD_PORT)?;
-        let proxy_port = settings.behind_proxy.then(|| free_port(PROXY_PORT)).transpose()?;
-        let mut setup = Self { port, codebuild_port, proxy_port, dir, processes: BTreeMap::new() };
+        let mut setup = Self { port, codebuild_port, dir, processes: BTreeMap::new() };
         setup.start_aws(settings)?;
         Ok(setup)
     }
@@ -152,11 +144,6 @@ impl LocalSetup {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// The same as functions are told it.
-    pub(crate) fn registry_of_functions(&self) -> String {
-        self.proxy_port.map_or_else(|| self.registry(), |port| format!("127.0.0.1:{port}"))
-    }
-
     /// A client of it.
     pub(crate) fn aws(&self) -> Aws {
         Aws::new(&self.endpoint())
@@ -199,7 +186,6 @@ impl LocalSetup {
     fn start_aws_at(&mut self, name: &str, port: u16, dir: &Path, settings: &Settings) -> anyhow::Result<()> {
         let started = Instant::now();
         let endpoint = format!("http://127.0.0.1:{port}");
-        let proxy = self.proxy_port.map(|port| format!("http://127.0.0.1:{port}"));
         let fields = ["%(t)s", "%(m)s", "%(U)s", "%(s)s", "%({x-amz-target}i)s", "%(L)s", "%(a)s"];
         let mut command = Command::new(tools::world_bin().join("hypercorn"));
         tools::without_aws_settings(&mut command)
@@ -220,8 +206,8 @@ impl LocalSetup {
             .env("SFTP_ENABLED", "0")
             .env("AUTH", (!settings.ignore_roles).to_string())
             // Functions inherit all this, beneath what the template gives them.
-            .env("AWS_ENDPOINT_URL", proxy.as_ref().unwrap_or(&endpoint))
-            .env("AWS_ENDPOINT_URL_CODEBUILD", proxy.clone().unwrap_or_else(|| self.codebuild_endpoint()))
+            .env("AWS_ENDPOINT_URL", &endpoint)
+            .env("AWS_ENDPOINT_URL_CODEBUILD", self.codebuild_endpoint())
             .env("AWS_ACCESS_KEY_ID", aws::KEY_ID)
             .env("AWS_SECRET_ACCESS_KEY", aws::SECRET_KEY)
             .env("AWS_DEFAULT_REGION", aws::REGION)

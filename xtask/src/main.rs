@@ -9,13 +9,11 @@ mod commands;
 mod demo;
 mod deployed;
 mod environment;
-mod faults;
 mod fuzz;
 mod guard;
 mod process;
 mod release;
 mod requests;
-mod simulated;
 mod site;
 mod stack;
 mod test;
@@ -43,8 +41,6 @@ struct Cli {
 enum Task {
     /// Shows Stoker at work: deploys it to a local AWS, pushes, merges, and compares build times
     Demo(demo::Args),
-    /// Lives lives by chance on the deployed stack, calmly and in a storm of faults, and compares their ends
-    Faults(faults::Args),
     /// Runs all tests, those against a deployed stack included
     Test(test::Args),
     /// Measures what cold starts of the functions cost, beside programs that do less and other languages
@@ -107,7 +103,6 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.task {
         Task::Demo(args) => demo::run(&args),
-        Task::Faults(args) => faults::run(&args),
         Task::Test(args) => test::run(&args),
         Task::Cold => cold::run(),
         Task::Fuzz(args) => fuzz::run(&args),

@@ -63,9 +63,6 @@ impl Site {
             .arg(&projects)
             .arg("--state")
             .arg(setup.dir().join("codebuild"));
-        if let Some(port) = setup.proxy_port {
-            command.args(["--proxy", &format!("127.0.0.1:{port}")]);
-        }
         setup.spawn("codebuild", "stoker-local", &mut command)?;
 
         let outputs = stack::deploy(&setup, plan.policy, plan.parameters)?;

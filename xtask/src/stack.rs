@@ -148,7 +148,7 @@ pub(crate) fn deploy(
 ) -> anyhow::Result<Outputs> {
     let started = Instant::now();
     println!("deploying the stack `{NAME}`");
-    let registry = setup.registry_of_functions();
+    let registry = setup.registry();
     let mut all = BTreeMap::from([("Architecture", architecture()?), ("RegistryHost", registry.as_str())]);
     all.extend(parameters.iter().copied());
     let mut command = tools::sam()?;

@@ -1,6 +1,6 @@
 //! The tests: those that need only cargo, the checks that compile nothing, the cache algebra and retention on the real builder, then the
 //! demo's story and what is deployed. `--full` adds what is costly: fuzzing, the functions as they are released, one of them on arm64, the
-//! documentation's commands, lives in a storm, and more of each random test.
+//! documentation's commands, and more of each random test.
 
 use std::env;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, ensure};
 
-use crate::{arm64, check, commands, demo, deployed, faults, fuzz, requests, stack, tools};
+use crate::{arm64, check, commands, demo, deployed, fuzz, requests, stack, tools};
 
 /// How often the random tests on a builder are done in a run that is not `--full`; otherwise they say themselves.
 const FEWER: [(&str, &str); 3] = [("STOKER_AGAIN", "3"), ("STOKER_CASES", "10"), ("STOKER_ROUNDS", "20")];
@@ -21,7 +21,7 @@ pub(crate) struct Args {
     /// Only what needs no tools but cargo: units, properties, scenarios
     #[arg(long)]
     fast: bool,
-    /// The costly tests, too: fuzzing, the released functions, arm64, the documentation's commands, lives in a storm
+    /// The costly tests, too: fuzzing, the released functions, arm64, the documentation's commands
     #[arg(long, conflicts_with = "fast")]
     full: bool,
     /// Only the functions for arm64: all of them are built, and run under emulation
@@ -86,10 +86,6 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     run.failed.extend(report.failed());
     run.failed.extend(deployed?);
 
-    if args.full && !args.builder {
-        run.stage("a few runs in a faults");
-        run.failed.extend(faults::check()?);
-    }
     if builder == demo::Builder::Simulated {
         println!(
             "SKIPPED: the scenario on a real builder, as no Docker engine answers that can export a registry cache"
@@ -101,7 +97,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     }
     if !args.full && !args.builder {
         println!(
-            "LEFT to --full: fuzzing, the functions as they are released, arm64, the documentation's commands, a faults"
+            "LEFT to --full: fuzzing, the functions as they are released, arm64, the documentation's commands"
         );
     }
     run.end()

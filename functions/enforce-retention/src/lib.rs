@@ -4,16 +4,17 @@ use std::collections::BTreeSet;
 
 use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent};
 use jiff::Timestamp;
-use stoker_core::error::{CallError, Disposition};
+use stoker_core::error::CallError;
 use stoker_core::event::{Envelope, Event, RetentionRequested, Tick};
 use stoker_core::names::Line;
 use stoker_core::policy::Policy;
 use stoker_core::ports::{ListProjects, Publish};
 use stoker_core::retain::{Action, Applied, DeletedLine, Rule, Verdict, by_repository, enforce};
+use stoker_core::routing::Function;
 use stoker_core::schedule;
 use stoker_core::schedule::all_projects;
-use stoker_lambda::log;
 use stoker_lambda::metrics::{self, Metric};
+use stoker_lambda::{event_for, log};
 use tracing::Instrument as _;
 
 /// The ports that retention needs.
@@ -30,13 +31,7 @@ pub async fn handle(
 ) -> SqsBatchResponse {
     let mut response = SqsBatchResponse::default();
     for message in &batch.records {
-        let envelope = match Envelope::parse(message.body.as_deref().unwrap_or_default()) {
-            Ok(envelope) => envelope,
-            Err(unknown) => {
-                log(Disposition::Drop, &unknown);
-                continue;
-            }
-        };
+        let Some(envelope) = event_for(Function::EnforceRetention, message.body.as_deref()) else { continue };
         let span = envelope.event.span();
         let held = match &envelope.event {
             Event::NightlyRetention(tick) => {

@@ -9,15 +9,16 @@ use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent, SqsMessage};
 use buildkit_cache::{CacheHitRate, SAFE_SIZE};
 use jiff::{SignedDuration, Timestamp};
 use stoker_core::error::{Disposition, chain};
-use stoker_core::event::{CacheHitRateDropped, Envelope, Event, PromotionFailed, Turn};
+use stoker_core::event::{CacheHitRateDropped, Event, PromotionFailed, Turn};
 use stoker_core::names::{Commit, Digest, Line, ProjectName};
 use stoker_core::policy::{Policy, Project};
 use stoker_core::ports::{ListProjects, Publish};
 use stoker_core::promote::reconcile::{self, reconcile};
 use stoker_core::promote::{self, Answer, MeasuredBuild, Outcome, PromotionTrigger, Shares, promote_in_turn};
+use stoker_core::routing::Function;
 use stoker_core::schedule;
-use stoker_lambda::log;
 use stoker_lambda::metrics::{self, Metric};
+use stoker_lambda::{event_for, log};
 use tracing::Span;
 
 /// The ports that promotion needs, those of the reconciliation included.
@@ -69,13 +70,7 @@ pub async fn handle(
     let mut found = Drifted::new();
     let mut failed = Vec::new();
     for message in &batch.records {
-        let envelope = match Envelope::parse(message.body.as_deref().unwrap_or_default()) {
-            Ok(envelope) => envelope,
-            Err(unknown) => {
-                log(Disposition::Drop, &unknown);
-                continue;
-            }
-        };
+        let Some(envelope) = event_for(Function::PromoteCache, message.body.as_deref()) else { continue };
         let id = message.message_id.clone().unwrap_or_default();
         match &envelope.event {
             Event::NightlyReconcile(tick) => {

@@ -7,16 +7,17 @@ use std::sync::Arc;
 
 use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent, SqsMessage};
 use jiff::Timestamp;
-use stoker_core::error::{CallError, Disposition, Failure, chain};
+use stoker_core::error::{CallError, Failure, chain};
 use stoker_core::event::{BuildDelayed, Envelope, Event};
 use stoker_core::names::{Line, ProjectName};
 use stoker_core::policy::{Policy, Project};
 use stoker_core::ports::{Build, Publish, ReadBuilds, StartBuilds, StopBuilds};
+use stoker_core::routing::Function;
 use stoker_core::sources;
 use stoker_core::start::{Outcome, Request, overtaken, start, started};
 use stoker_core::trigger::trigger;
-use stoker_lambda::log;
 use stoker_lambda::metrics::{self, Metric};
+use stoker_lambda::{event_for, log};
 use tracing::{Instrument as _, Span};
 
 /// After so many tries of one message, and as many again, people are notified that its build is delayed: every half an hour, at
@@ -58,13 +59,7 @@ pub async fn handle(
 ) -> SqsBatchResponse {
     let mut wants: BTreeMap<ProjectName, Vec<Want>> = BTreeMap::new();
     for (message, record) in batch.records.iter().enumerate() {
-        let envelope = match Envelope::parse(record.body.as_deref().unwrap_or_default()) {
-            Ok(envelope) => envelope,
-            Err(unknown) => {
-                log(Disposition::Drop, &unknown);
-                continue;
-            }
-        };
+        let Some(envelope) = event_for(Function::StartBuild, record.body.as_deref()) else { continue };
         let span = envelope.event.span();
         for (project, request) in span.in_scope(|| wanted(&envelope.event, policy)) {
             let of_project = wants.entry(project.name.clone()).or_default();

@@ -5,16 +5,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent};
 use jiff::Timestamp;
-use stoker_core::error::{CallError, Disposition};
-use stoker_core::event::{Envelope, Event, Turn};
-use stoker_core::names::{Commit, Line, ProjectName};
+use stoker_core::error::CallError;
+use stoker_core::event::{Event, Turn};
+use stoker_core::names::{Commit, ProjectName};
 use stoker_core::policy::{Policy, Project};
 use stoker_core::ports::{ListProjects, Publish};
+use stoker_core::routing::Function;
 use stoker_core::schedule;
 use stoker_core::start::Outcome;
 use stoker_core::warm::{MainPushed, WarmOutcome, warm_after_failure, warm_after_push, warm_if_needed};
-use stoker_lambda::log;
 use stoker_lambda::metrics::{self, Metric};
+use stoker_lambda::{event_for, log};
 use tracing::{Instrument as _, Span};
 
 /// The ports that warming needs.
@@ -60,13 +61,7 @@ pub async fn handle(
     let mut occasions = Occasions::new();
     let mut again = BTreeSet::new();
     for (index, message) in batch.records.iter().enumerate() {
-        let envelope = match Envelope::parse(message.body.as_deref().unwrap_or_default()) {
-            Ok(envelope) => envelope,
-            Err(unknown) => {
-                log(Disposition::Drop, &unknown);
-                continue;
-            }
-        };
+        let Some(envelope) = event_for(Function::WarmMain, message.body.as_deref()) else { continue };
         match envelope.event {
             Event::NightlyWarm(tick) => {
                 let at = schedule::due(&envelope, &message.attributes, now);
@@ -79,14 +74,14 @@ pub async fn handle(
                 let Some(project) = policy.project(&project) else { continue };
                 occasion_of(&mut occasions, project, index).night = true;
             }
-            Event::BuildFailed(failed) if failed.line == Line::Main.to_string() => {
+            Event::BuildFailed(failed) => {
                 let Some(project) = policy.project(&failed.project) else { continue };
                 let span = Event::BuildFailed(failed).span();
                 let occasion = occasion_of(&mut occasions, project, index);
                 occasion.failed = true;
                 occasion.span.get_or_insert(span);
             }
-            Event::BranchPushed(push) if push.to_default_branch => {
+            Event::BranchPushed(push) => {
                 let at = envelope.time.unwrap_or(now);
                 let span = Event::BranchPushed(push.clone()).span();
                 for project in policy.projects_of(&push.repository) {

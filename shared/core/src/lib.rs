@@ -14,6 +14,7 @@ pub mod promote;
 pub mod provenance;
 pub mod resolve;
 pub mod retain;
+pub mod routing;
 pub mod schedule;
 pub mod simulate;
 pub mod sources;

@@ -6,9 +6,10 @@ use std::fmt;
 use jiff::Timestamp;
 
 use crate::event::{Envelope, Event, RetentionRequested};
-use crate::names::{Line, ProjectName, Tag, TagKind};
+use crate::names::{Line, ProjectName, Tag};
 use crate::policy::{Mode, Policy, Project, Promotion};
 use crate::promote::PromotionTrigger;
+use crate::routing::{self, Function, Queue};
 use crate::schedule::is_turn_of;
 use crate::start::{Request, Subject};
 use crate::trigger::trigger;
@@ -119,40 +120,46 @@ impl fmt::Display for Action {
 pub fn simulate(policy: &Policy, envelope: &Envelope, now: Timestamp) -> Vec<Decision> {
     let event = &envelope.event;
     let at = envelope.time.unwrap_or(now);
+    let mut functions: Vec<Function> = routing::queues(event).map(Queue::function).collect();
+    if functions.is_empty() && routing::NOTICES.contains(&event.detail_type()) {
+        let text = "for people: no function of Stoker's acts on it".to_owned();
+        return vec![Decision { function: "none", project: None, action: Action::Tell, rule: "event", text }];
+    }
+    if functions.is_empty() {
+        // Such as a build that has not ended: why nothing is done is theirs to say.
+        functions = routing::of_kind(event).map(|route| route.queue.function()).collect();
+    }
+    let decided = functions.iter().flat_map(|function| match function {
+        Function::StartBuild => of_repository(policy, event).map(|project| start(&project, event)).collect(),
+        Function::PromoteCache => promotion(policy, event, at),
+        Function::WarmMain => warming(policy, event, at),
+        Function::EnforceRetention => retention(policy, event, at),
+    });
+    let mut decisions: Vec<Decision> = decided.collect();
+    // All that is done for a project together.
+    let order: Vec<Option<ProjectName>> = decisions.iter().map(|of| of.project_name().cloned()).collect();
+    decisions.sort_by_key(|of| order.iter().position(|name| name.as_ref() == of.project_name()));
+    or_nobody(decisions, functions.first().map_or("none", |function| function.name()))
+}
+
+/// The projects of the repository that an event of a forge is about.
+fn of_repository(policy: &Policy, event: &Event) -> impl Iterator<Item = Project> {
+    event.repository().map(|repository| policy.projects_of(repository)).unwrap_or_default().into_iter()
+}
+
+/// What `promote-cache` does.
+fn promotion(policy: &Policy, event: &Event, at: Timestamp) -> Vec<Decision> {
+    let function = Function::PromoteCache.name();
     match event {
-        Event::NightlyWarm(tick) => {
-            let is_turn = |project: &Project| is_turn_of(project.name.as_str(), *tick, at);
-            each(policy, "warm-main", Action::Warm, is_turn, night)
-        }
-        Event::WarmRequested(turn) => {
-            or_nobody(policy.project(&turn.project).map(night).into_iter().collect(), "warm-main")
-        }
         Event::NightlyReconcile(tick) => {
             let is_turn = |project: &Project| is_turn_of(project.name.as_str(), *tick, at);
-            each(policy, "promote-cache", Action::Promote(None), is_turn, reconciled)
+            each(policy, function, Action::Promote(None), is_turn, reconciled)
         }
         Event::ReconcileRequested(turn) | Event::DriftFound(turn) => {
-            or_nobody(policy.project(&turn.project).map(reconciled).into_iter().collect(), "promote-cache")
-        }
-        Event::NightlyRetention(tick) => {
-            let is_turn = |project: &Project| {
-                let mut repositories = project.repositories();
-                repositories.any(|repository| is_turn_of(repository.as_str(), *tick, at))
-            };
-            each(policy, "enforce-retention", Action::Retain(None), is_turn, retained)
-        }
-        Event::RetentionRequested(RetentionRequested { repository, projects }) => {
-            let projects = projects.iter().filter_map(|name| policy.project(name));
-            let of_repository = |project: &Project| project.repositories().any(|own| own == repository);
-            or_nobody(projects.filter(of_repository).map(retained).collect(), "enforce-retention")
-        }
-        Event::BuildFailed(failed) if failed.line == Line::Main.to_string() => {
-            let project = policy.project(&failed.project).into_iter();
-            or_nobody(project.map(built_once_more).collect(), "warm-main")
+            policy.project(&turn.project).map(reconciled).into_iter().collect()
         }
         Event::BuildStateChange(change) => {
-            let project = policy.project(&change.project_name).into_iter();
-            let decided = project.map(|project| {
+            let decided = policy.project(&change.project_name).map(|project| {
                 let (action, text) = match PromotionTrigger::of(event) {
                     Some(PromotionTrigger::Failed { .. }) => {
                         (Action::Tell, "notifies people, if Stoker started the build")
@@ -163,78 +170,90 @@ pub fn simulate(policy: &Policy, envelope: &Envelope, now: Timestamp) -> Vec<Dec
                     ),
                     None => (Action::Nothing, "the build has not ended, or somebody stopped it"),
                 };
-                decision("promote-cache", project, action, "event", text)
+                decision(function, project, action, "event", text)
             });
-            or_nobody(decided.collect(), "promote-cache")
+            decided.into_iter().collect()
         }
         Event::ImageAction(action) => {
             let tag = action.image_tag.as_deref().and_then(Tag::parse);
-            let project = tag.and_then(|(scope, kind)| {
-                let project = policy.project_of_export(&action.repository_name, &scope)?;
-                matches!(kind, TagKind::Export(_)).then_some(project)
-            });
-            let decided = project.filter(|_| PromotionTrigger::of(event).is_some()).map(|project| {
+            let project =
+                tag.and_then(|(scope, _)| policy.project_of_export(&action.repository_name, &scope));
+            if let Some(project) = project.filter(|_| PromotionTrigger::of(event).is_some()) {
                 let text = "checks that builds can import it; merges it into its build's line, should that have ended";
-                decision("promote-cache", project, Action::Promote(None), "event", text)
-            });
-            if decided.is_some() {
-                return decided.into_iter().collect();
+                return vec![decision(function, project, Action::Promote(None), "event", text)];
             }
-            let text = "no export of a project of the policy";
-            let (function, action, rule) = ("promote-cache", Action::Nothing, "event");
-            vec![Decision { function, project: None, action, rule, text: text.to_owned() }]
+            let text = "no export of a project of the policy".to_owned();
+            vec![Decision { function, project: None, action: Action::Nothing, rule: "event", text }]
         }
-        _ => of_repository(policy, envelope, now),
+        Event::BranchPushed(push) => {
+            let projects = of_repository(policy, event);
+            projects.map(|project| merged(&project, &Line::Main, push.commits.len())).collect()
+        }
+        Event::PullRequestMerged(pull) => {
+            let of_project = |project: Project| {
+                if PromotionTrigger::of(event).is_some() {
+                    return merged(&project, &Line::of_branch(&pull.base, &pull.default_branch), 1);
+                }
+                let text = "nothing of a fork's is brought to a line: its builds write nothing";
+                decision(function, project, Action::Nothing, "builds.forks", text)
+            };
+            of_repository(policy, event).map(of_project).collect()
+        }
+        _ => Vec::new(),
     }
 }
 
-/// What an event of a forge leads to.
-fn of_repository(policy: &Policy, envelope: &Envelope, now: Timestamp) -> Vec<Decision> {
-    let event = &envelope.event;
-    let Some(repository) = event.repository() else {
-        let text = "for people: no function of Stoker's acts on it".to_owned();
-        return vec![Decision { function: "none", project: None, action: Action::Tell, rule: "event", text }];
-    };
-    let mut decisions = Vec::new();
-    for project in policy.projects_of(repository) {
-        match event {
-            Event::BranchPushed(push) => {
-                decisions.push(start(&project, event));
-                if push.to_default_branch {
-                    decisions.push(merged(&project, &Line::Main, push.commits.len()));
-                    let pushed = MainPushed { push: push.clone(), at: envelope.time.unwrap_or(now) };
-                    decisions.push(warmed(project, event, &pushed));
-                }
-            }
-            Event::TagPushed(_) | Event::PullRequestUpdated(_) | Event::PullRequestApproved(_) => {
-                decisions.push(start(&project, event));
-            }
-            Event::PullRequestMerged(pull) => decisions.push(if PromotionTrigger::of(event).is_some() {
-                merged(&project, &Line::of_branch(&pull.base, &pull.default_branch), 1)
-            } else {
-                let text = "nothing of a fork's is brought to a line: its builds write nothing";
-                decision("promote-cache", project, Action::Nothing, "builds.forks", text)
-            }),
-            Event::PullRequestClosed(pull) if !pull.from_fork => {
-                let text = "the branch's line goes with the branch";
-                decisions.push(decision("enforce-retention", project, Action::Nothing, "event", text));
-            }
-            Event::PullRequestClosed(pull) => {
-                decisions.push(gone(project, Line::PullRequest(pull.number)));
-            }
-            Event::BranchDeleted(deleted) => {
-                let line = Line::of_branch(&deleted.branch, &deleted.default_branch);
-                decisions.push(gone(project, line));
-            }
-            _ => {}
+/// What `warm-main` does.
+fn warming(policy: &Policy, event: &Event, at: Timestamp) -> Vec<Decision> {
+    match event {
+        Event::NightlyWarm(tick) => {
+            let is_turn = |project: &Project| is_turn_of(project.name.as_str(), *tick, at);
+            each(policy, Function::WarmMain.name(), Action::Warm, is_turn, night)
         }
+        Event::WarmRequested(turn) => policy.project(&turn.project).map(night).into_iter().collect(),
+        Event::BuildFailed(failed) => {
+            policy.project(&failed.project).map(built_once_more).into_iter().collect()
+        }
+        Event::BranchPushed(push) => {
+            let pushed = MainPushed { push: push.clone(), at };
+            of_repository(policy, event).map(|project| warmed(project, event, &pushed)).collect()
+        }
+        _ => Vec::new(),
     }
-    let function = match event {
-        Event::BranchDeleted(_) | Event::PullRequestClosed(_) => "enforce-retention",
-        Event::PullRequestMerged(_) => "promote-cache",
-        _ => "start-build",
-    };
-    or_nobody(decisions, function)
+}
+
+/// What `enforce-retention` does.
+fn retention(policy: &Policy, event: &Event, at: Timestamp) -> Vec<Decision> {
+    let function = Function::EnforceRetention.name();
+    match event {
+        Event::NightlyRetention(tick) => {
+            let is_turn = |project: &Project| {
+                let mut repositories = project.repositories();
+                repositories.any(|repository| is_turn_of(repository.as_str(), *tick, at))
+            };
+            each(policy, function, Action::Retain(None), is_turn, retained)
+        }
+        Event::RetentionRequested(RetentionRequested { repository, projects }) => {
+            let projects = projects.iter().filter_map(|name| policy.project(name));
+            let of_repository = |project: &Project| project.repositories().any(|own| own == repository);
+            projects.filter(of_repository).map(retained).collect()
+        }
+        Event::PullRequestClosed(pull) => {
+            let of_project = |project: Project| {
+                if pull.from_fork {
+                    return gone(project, Line::PullRequest(pull.number));
+                }
+                let text = "the branch's line goes with the branch";
+                decision(function, project, Action::Nothing, "event", text)
+            };
+            of_repository(policy, event).map(of_project).collect()
+        }
+        Event::BranchDeleted(deleted) => {
+            let line = Line::of_branch(&deleted.branch, &deleted.default_branch);
+            of_repository(policy, event).map(|project| gone(project, line.clone())).collect()
+        }
+        _ => Vec::new(),
+    }
 }
 
 fn decision(
@@ -247,7 +266,7 @@ fn decision(
     Decision { function, project: Some(project), action, rule, text: text.into() }
 }
 
-/// Nobody is served by the policy, or these are.
+/// Nobody is served by the policy, or these projects are.
 fn or_nobody(decisions: Vec<Decision>, function: &'static str) -> Vec<Decision> {
     if !decisions.is_empty() {
         return decisions;
@@ -277,12 +296,14 @@ fn each(
         let text = "the same for every project of CodeBuild that a glob of the policy matches".to_owned();
         decisions.push(Decision { function, project: None, action, rule: "projects", text });
     }
-    or_nobody(decisions, function)
+    decisions
 }
 
 fn start(project: &Project, event: &Event) -> Decision {
     match trigger(project, event) {
-        Err(skipped) => decision("start-build", project.clone(), Action::Nothing, skipped.rule, skipped.why),
+        Err(skipped) => {
+            decision(Function::StartBuild.name(), project.clone(), Action::Nothing, skipped.rule, skipped.why)
+        }
         Ok(request) => {
             let mut text =
                 format!("builds {} unless that has been built: {}", told(&request), request.reason);
@@ -290,7 +311,13 @@ fn start(project: &Project, event: &Event) -> Decision {
                 text += "; the forge does not tell its files, as of every new branch, so `paths` holds nothing back \
                          (`builds.paths-unknown: skip` would)";
             }
-            decision("start-build", project.clone(), Action::Build(Box::new(request)), "builds", text)
+            decision(
+                Function::StartBuild.name(),
+                project.clone(),
+                Action::Build(Box::new(request)),
+                "builds",
+                text,
+            )
         }
     }
 }
@@ -302,7 +329,7 @@ fn tells_no_files(project: &Project, event: &Event) -> bool {
 }
 
 fn merged(project: &Project, line: &Line, commits: usize) -> Decision {
-    let function = "promote-cache";
+    let function = Function::PromoteCache.name();
     if project.promotion.into_line(line) {
         let text = match commits {
             0 => format!("the push names no commit whose cache could join {line}"),
@@ -329,7 +356,7 @@ fn told(request: &Request) -> String {
 }
 
 fn warmed(project: Project, event: &Event, pushed: &MainPushed) -> Decision {
-    let function = "warm-main";
+    let function = Function::WarmMain.name();
     let own = "warm.after-merge";
     if let warm::Decision::Skip(_) = warm::decide_after_push(&project, pushed, &[]) {
         let skipped = trigger(&project, event).err().filter(|_| project.warm.after_merge);
@@ -352,28 +379,28 @@ fn built_once_more(project: Project) -> Decision {
     } else {
         (Action::Nothing, "main is not built once more")
     };
-    decision("warm-main", project, action, "warm.after-merge", text)
+    decision(Function::WarmMain.name(), project, action, "warm.after-merge", text)
 }
 
 fn night(project: Project) -> Decision {
     let text =
         "builds main if its cache is missing, behind, stale, due to be refreshed, or on an old base image";
-    decision("warm-main", project, Action::Warm, "warm", text)
+    decision(Function::WarmMain.name(), project, Action::Warm, "warm", text)
 }
 
 fn reconciled(project: Project) -> Decision {
     let text = "promotes what builds of two days exported and merges brought, should that have been missed; repairs \
                 lines that have lost layers";
-    decision("promote-cache", project, Action::Promote(None), "event", text)
+    decision(Function::PromoteCache.name(), project, Action::Promote(None), "event", text)
 }
 
 fn retained(project: Project) -> Decision {
     let text = format!("plans which of its caches can go, {}", mode(&project));
-    decision("enforce-retention", project, Action::Retain(None), "retention.mode", text)
+    decision(Function::EnforceRetention.name(), project, Action::Retain(None), "retention.mode", text)
 }
 
 fn gone(project: Project, line: Line) -> Decision {
-    let function = "enforce-retention";
+    let function = Function::EnforceRetention.name();
     if line == Line::Main {
         return decision(function, project, Action::Nothing, "event", "main is never deleted");
     }

@@ -20,7 +20,9 @@ pub mod metrics;
 use stoker_aws::{Aws, AwsSettings};
 
 use stoker_core::error::{Disposition, chain};
+use stoker_core::event::Envelope;
 use stoker_core::policy::Policy;
+use stoker_core::routing::Function;
 
 /// Where the policy's layer is unpacked.
 const POLICY: &str = "/opt/stoker.yaml";
@@ -102,6 +104,21 @@ impl From<Failed> for Diagnostic {
             Disposition::Alarm => "Stoker.Alarm",
         };
         Self { error_type: error_type.to_owned(), error_message: failed.message }
+    }
+}
+
+/// The event in a message of a queue, if the function acts on it. What it does not act on is let go.
+pub fn event_for(function: Function, body: Option<&str>) -> Option<Envelope> {
+    match Envelope::parse(body.unwrap_or_default()) {
+        Ok(envelope) if function.acts_on(&envelope.event) => Some(envelope),
+        Ok(envelope) => {
+            tracing::debug!(event.kind = envelope.event.detail_type(), "nothing for this function");
+            None
+        }
+        Err(unknown) => {
+            log(Disposition::Drop, &unknown);
+            None
+        }
     }
 }
 

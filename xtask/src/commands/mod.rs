@@ -407,12 +407,11 @@ fn answered(command: &mut Command) -> anyhow::Result<(bool, String)> {
     Ok((child.wait()?.success(), said))
 }
 
-/// Compiles `stoker` and the judge of roles, as the tests have done already; answers where they are.
-pub(crate) fn programs() -> anyhow::Result<PathBuf> {
+/// Compiles `stoker`, as the tests have done already; answers where it is.
+fn programs() -> anyhow::Result<PathBuf> {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     // With the tests' packages and targets, as what they share is then compiled.
-    let targets = ["--bin", "stoker", "--example", "judge"];
-    cargo.current_dir(crate::root()).args(["build", "--quiet", "--workspace"]).args(targets);
+    cargo.current_dir(crate::root()).args(["build", "--quiet", "--workspace", "--bin", "stoker"]);
     let log = crate::home().join("logs/stoker.log");
     crate::process::run(&mut cargo, "building the command line", &log, |_| None)?;
     let dir = std::env::current_exe()?.parent().context("no directory of programs")?.to_owned();

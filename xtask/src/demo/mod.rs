@@ -72,12 +72,10 @@ projects:
 ";
 
 /// The template's parameters in the demo.
-pub(crate) const PARAMETERS: [(&str, &str); 9] = [
+pub(crate) const PARAMETERS: [(&str, &str); 8] = [
     ("CacheRepository", "stoker/app"),
     ("BuildsRepositoryPrefix", "stoker-builds"),
     ("BuildsRepository", "stoker-builds/app"),
-    // A branch's caches go at once.
-    ("RetentionDelaySeconds", "0"),
     // Longer than an ordinary build takes to start, and no longer.
     ("WarmDelaySeconds", "8"),
     // The story says when it is night, whatever the hour, and one tick is for all projects.
@@ -206,8 +204,8 @@ fn set(builder: Builder, base_image: &str, program: &std::path::Path) -> anyhow:
     let arguments = ["--builder", builder.name(), "--base-image", base_image];
     let (arguments, projects, parameters) = (&arguments, &projects, &PARAMETERS);
     let site = Site::open(setup, &Plan { program, arguments, projects, policy: POLICY, parameters })?;
-    // On AWS the caches that a build held are looked at again after minutes at the soonest: the demo does not wait for them.
-    site.set_queue("RetentionQueueUrl", &json!({ "VisibilityTimeout": "2" }))?;
+    // On AWS deleted branches, and what a build held, are looked at after a quarter of an hour: the demo does not wait.
+    site.set_queue("RetentionQueueUrl", &json!({ "DelaySeconds": "0", "VisibilityTimeout": "2" }))?;
     let docs_caches = json!({ "repositoryName": "stoker/docs" });
     site.setup.aws().call("ecr", "AmazonEC2ContainerRegistry_V20150921.CreateRepository", &docs_caches)?;
     Ok(Stage { site, builder, app })
