@@ -18,26 +18,31 @@ const COMMANDS: &str = "xtask/src/commands/read.rs";
 const HERE: &str = "tests/scenarios/documents.rs";
 
 /// The blocks that there are: of which document, in which language, how many, and what checks them.
-const BLOCKS: [(&str, &str, usize, &str); 18] = [
+const BLOCKS: [(&str, &str, usize, &str); 19] = [
     ("ARCHITECTURE.md", "mermaid", 1, HERE),
     ("README.md", "console", 2, COMMANDS),
+    ("README.md", "mermaid", 1, HERE),
     ("README.md", "text", 1, HERE),
-    ("README.md", "yaml", 2, HERE),
-    ("cli/README.md", "console", 9, COMMANDS),
+    ("README.md", "yaml", 1, HERE),
+    ("cli/README.md", "console", 8, COMMANDS),
     ("cli/README.md", "json", 1, HERE),
     ("docs/ci.md", "json", 1, "tests/scenarios/snippets.rs"),
     ("docs/ci.md", "hcl", 1, "tests/scenarios/snippets.rs"),
-    ("docs/ci.md", "sh", 8, "tests/scenarios/snippets.rs"),
-    ("docs/ci.md", "yaml", 7, "tests/scenarios/snippets.rs"),
-    ("docs/events.md", "yaml", 41, "tests/scenarios/table.rs"),
+    ("docs/ci.md", "sh", 5, "tests/scenarios/snippets.rs"),
+    ("docs/deploy.md", "sh", 1, COMMANDS),
+    ("docs/deploy.md", "yaml", 1, HERE),
     ("docs/forecast.md", "console", 3, COMMANDS),
     ("docs/forecast.md", "text", 3, HERE),
     ("docs/metrics.md", "", 1, "tests/scenarios/metrics.rs"),
-    ("docs/operate.md", "sh", 13, COMMANDS),
+    ("docs/operate.md", "sh", 15, COMMANDS),
     ("docs/policy.md", "yaml", 1, "shared/core/src/policy/tests.rs"),
-    ("docs/report.md", "console", 1, COMMANDS),
     ("events/README.md", "indented", 1, HERE),
+    ("events/README.md", "yaml", 1, "tests/scenarios/table.rs"),
 ];
+
+/// The most words that `README.md` may have, that all documents may have outside of code, and the most characters of
+/// a line.
+const MOST: (usize, usize, usize) = (900, 20_000, 120);
 
 fn read(path: &str) -> String {
     fs::read_to_string(Path::new(ROOT).join(path)).unwrap()
@@ -104,6 +109,81 @@ fn something_checks_every_block() {
     }
 }
 
+/// A document's words outside of its blocks of code, which something else checks, and all of them. The bars of tables
+/// are none.
+fn words(document: &str) -> (usize, usize) {
+    let (mut read_words, mut all, mut in_block) = (0, 0, false);
+    for line in read(document).lines() {
+        let is_fence = line.trim_start().starts_with("```");
+        in_block ^= is_fence;
+        let words = line.split_whitespace().filter(|word| word.contains(char::is_alphanumeric)).count();
+        all += words;
+        read_words += if in_block || is_fence { 0 } else { words };
+    }
+    (read_words, all)
+}
+
+#[test]
+fn the_documents_keep_to_their_budgets() {
+    let documents = documents();
+    let (mut read_words, mut all) = (0, 0);
+    for document in &documents {
+        let (of_it, with_code) = words(document);
+        println!("{of_it:6} words, with code {with_code:6}, in {document}");
+        read_words += of_it;
+        all += with_code;
+    }
+    println!("{read_words:6} words, with code {all:6}, in all");
+    let (readme, most, length) = MOST;
+    assert!(words("README.md").1 <= readme, "README.md is too long");
+    assert!(read_words <= most, "{read_words} words: cut as many as were added");
+    for document in &documents {
+        let mut in_block = false;
+        for (nth, line) in read(document).lines().enumerate() {
+            in_block ^= line.trim_start().starts_with("```");
+            // A row of a table cannot be broken, nor a command that is to be pasted, nor a link.
+            let may_be_long = in_block || line.starts_with('|') || !line.trim().contains(' ');
+            let characters = line.chars().count();
+            assert!(may_be_long || characters <= length, "{document}:{}: {characters} characters", nth + 1);
+        }
+    }
+}
+
+/// A heading's name in a link, as GitHub makes it.
+fn anchor(heading: &str) -> String {
+    let kept = heading.to_lowercase().replace(' ', "-");
+    kept.chars().filter(|c| c.is_alphanumeric() || "-_".contains(*c)).collect()
+}
+
+#[test]
+fn every_link_leads_somewhere() {
+    let mut checked = 0;
+    for document in documents() {
+        let text = read(&document);
+        for (event, _) in Parser::new_ext(&text, Options::ENABLE_TABLES).into_offset_iter() {
+            let Event::Start(Tag::Link { dest_url, .. } | Tag::Image { dest_url, .. }) = event else {
+                continue;
+            };
+            if dest_url.starts_with("https://") {
+                continue;
+            }
+            let (path, heading) = dest_url.split_once('#').unwrap_or((&dest_url, ""));
+            let folder = Path::new(&document).parent().unwrap();
+            let target = if path.is_empty() { Path::new(&document).to_owned() } else { folder.join(path) };
+            let target = Path::new(ROOT).join(target);
+            assert!(target.exists(), "{document}: {dest_url}");
+            if !heading.is_empty() {
+                let page = fs::read_to_string(target).unwrap();
+                let mut headings = page.lines().filter(|line| line.starts_with('#'));
+                let is_there = headings.any(|line| anchor(line.trim_start_matches('#').trim()) == heading);
+                assert!(is_there, "{document}: {dest_url}");
+            }
+            checked += 1;
+        }
+    }
+    assert!(checked > 60, "{checked} links");
+}
+
 #[test]
 fn the_forecasts_tables_have_the_strategies_that_there_are() {
     let source = read("cli/src/forecast/strategy.rs");
@@ -118,7 +198,8 @@ fn the_forecasts_tables_have_the_strategies_that_there_are() {
 
 #[test]
 fn the_readmes_buildspecs_build_with_the_flags_and_without() {
-    let specs = in_language("README.md", "yaml");
+    let specs = [in_language("README.md", "yaml"), in_language("docs/deploy.md", "yaml")].concat();
+    assert_eq!(specs.len(), 2);
     for spec in &specs {
         let spec = yaml(spec);
         assert_eq!(spec["version"], "0.2");
@@ -182,6 +263,18 @@ fn the_readmes_report_is_what_the_demo_prints() {
     let letters = scenario.split("report.check(").skip(1).map(|call| call.split('"').nth(1).unwrap());
     let checks = letters.collect::<BTreeSet<_>>().len();
     assert!(told.contains(&format!("{checks} of {checks} checks hold")), "the scenario has {checks} checks");
+}
+
+#[test]
+fn the_readmes_picture_names_functions_that_there_are() {
+    let [picture] = &in_language("README.md", "mermaid")[..] else { panic!("one picture") };
+    // Functions are in plain boxes.
+    let boxes = picture.split_whitespace().filter_map(|word| word.split_once("[\"")?.1.strip_suffix("\"]"));
+    let names: BTreeSet<&str> = boxes.collect();
+    assert!(names.len() >= 4, "{names:?}");
+    for name in names {
+        assert!(Path::new(ROOT).join("functions").join(name).is_dir(), "there is no {name}");
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
-//! The snippets of docs/ci.md, run as their CI runs them: with its variables, with commands that only write down how
-//! they were called, and with what `resolve-cache` answers to the very question that was asked.
+//! The files in docs/ci and the snippets of docs/ci.md, run as their CI runs them: with its variables, with commands
+//! that only write down how they were called, and with what `resolve-cache` answers to the very question that was asked.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
@@ -26,6 +26,8 @@ const HOSTILE: [&str; 6] = [
     "-x=\",\"commit\":\"$(touch>pwned)",
     "$(touch pwned)",
 ];
+/// The build action of a pipeline, in docs/ci.
+const ACTION: &str = "codepipeline-action.yml";
 const COMMIT: &str = "abababababababababababababababababababab";
 
 // ------------------------------------------------------------------------------------------------------ the document
@@ -60,6 +62,11 @@ fn snippet(heading: &str, language: &str) -> String {
     all.find(|(h, l, _)| h == heading && l == language)
         .unwrap_or_else(|| panic!("no {language} under {heading}"))
         .2
+}
+
+/// A file of docs/ci.
+fn file(name: &str) -> String {
+    fs::read_to_string(format!("{}/../docs/ci/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap()
 }
 
 pub(crate) fn yaml(text: &str) -> Value {
@@ -136,17 +143,18 @@ enum Cause<'a> {
 }
 
 impl Ci {
-    fn heading(self) -> &'static str {
+    /// Its file in docs/ci.
+    fn file(self) -> &'static str {
         match self {
-            Self::Shell => "POSIX shell",
-            Self::CodeBuild => "CodeBuild with its own webhooks",
-            Self::CodePipeline => "CodeBuild in CodePipeline",
-            Self::GitHub => "GitHub Actions",
-            Self::GitLab => "GitLab CI",
-            Self::CloudBuild => "Google Cloud Build",
-            Self::Azure => "Azure Pipelines",
-            Self::Finch => "Finch",
-            Self::Earthly => "Earthly",
+            Self::Shell => "shell.sh",
+            Self::CodeBuild => "codebuild.yml",
+            Self::CodePipeline => "codepipeline.yml",
+            Self::GitHub => "github.yml",
+            Self::GitLab => "gitlab.yml",
+            Self::CloudBuild => "cloudbuild.yml",
+            Self::Azure => "azure.yml",
+            Self::Finch => "finch.sh",
+            Self::Earthly => "earthly.sh",
         }
     }
 
@@ -163,9 +171,9 @@ impl Ci {
     fn scripts(self) -> (Vec<String>, BTreeMap<String, String>) {
         let (mut scripts, mut environment) = (Vec::new(), BTreeMap::new());
         match self {
-            Self::Shell | Self::Finch | Self::Earthly => scripts.push(snippet(self.heading(), "sh")),
+            Self::Shell | Self::Finch | Self::Earthly => scripts.push(file(self.file())),
             Self::CodeBuild | Self::CodePipeline => {
-                let spec = yaml(&snippet(self.heading(), "yaml"));
+                let spec = yaml(&file(self.file()));
                 assert_eq!(spec["version"], json!("0.2"));
                 let phases = &spec["phases"];
                 assert_eq!(phases.as_object().unwrap().keys().collect::<Vec<_>>(), ["build", "pre_build"]);
@@ -173,7 +181,7 @@ impl Ci {
                 environment = variables(&spec["env"]["variables"]);
             }
             Self::GitHub => {
-                let file = yaml(&snippet(self.heading(), "yaml"));
+                let file = yaml(&file(self.file()));
                 assert_eq!(file["permissions"]["id-token"], "write");
                 assert_eq!(file["on"], json!(["push", "pull_request"]));
                 let steps = file["jobs"]["image"]["steps"].as_array().unwrap();
@@ -192,14 +200,14 @@ impl Ci {
                 );
             }
             Self::GitLab => {
-                let job = &yaml(&snippet(self.heading(), "yaml"))["image"];
+                let job = &yaml(&file(self.file()))["image"];
                 assert_eq!(job["id_tokens"]["AWS_TOKEN"]["aud"], "sts.amazonaws.com");
                 assert_eq!(job["services"], json!(["docker:28-dind"]));
                 scripts.push(lines(&job["script"]));
                 environment = variables(&job["variables"]);
             }
             Self::CloudBuild => {
-                let file = yaml(&snippet(self.heading(), "yaml"));
+                let file = yaml(&file(self.file()));
                 assert_eq!(file["options"]["automapSubstitutions"], true);
                 let [step] = &file["steps"].as_array().unwrap()[..] else { panic!("one step") };
                 assert!(step.get("args").is_none(), "Cloud Build would paste branch names into it");
@@ -210,7 +218,7 @@ impl Ci {
                 }
             }
             Self::Azure => {
-                let file = yaml(&snippet(self.heading(), "yaml"));
+                let file = yaml(&file(self.file()));
                 let steps = file["steps"].as_array().unwrap();
                 let [checkout, ask, build] = &steps[..] else { panic!("{steps:?}") };
                 assert_eq!(checkout["checkout"], "self");
@@ -575,16 +583,8 @@ async fn told(
 #[test]
 fn every_snippet_of_the_document_is_known_here() {
     let found: Vec<(String, String)> = snippets().into_iter().map(|(heading, l, _)| (heading, l)).collect();
-    let mut known = vec![("What they have in common".to_owned(), "json".to_owned())];
-    for ci in CIS {
-        let language = match ci {
-            Ci::Shell | Ci::Finch | Ci::Earthly => "sh",
-            _ => "yaml",
-        };
-        let times = if ci == Ci::CodePipeline { 2 } else { 1 };
-        known.extend(vec![(ci.heading().to_owned(), language.to_owned()); times]);
-    }
-    let more = [
+    let known = [
+        ("What they have in common", "json"),
         ("docker buildx bake", "sh"),
         ("docker compose", "sh"),
         ("Several platforms", "sh"),
@@ -592,8 +592,16 @@ fn every_snippet_of_the_document_is_known_here() {
         ("Several platforms", "sh"),
         ("The builder", "sh"),
     ];
-    known.extend(more.map(|(heading, language)| (heading.to_owned(), language.to_owned())));
+    assert_eq!(found, known.map(|(heading, language)| (heading.to_owned(), language.to_owned())));
+    let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/ci.md")).unwrap();
+    let entries = fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/ci")).unwrap();
+    let found: BTreeSet<String> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let known = CIS.map(Ci::file).into_iter().chain([ACTION]).map(str::to_owned).collect();
     assert_eq!(found, known);
+    for name in found {
+        assert!(page.contains(&format!("(ci/{name})")), "docs/ci.md does not name {name}");
+    }
 }
 
 #[test]
@@ -625,10 +633,9 @@ fn the_callers_role_may_invoke_the_function() {
 
 #[test]
 fn a_pipeline_hands_its_build_the_branch() {
-    let all = snippets();
-    let action = all.iter().find(|(heading, ..)| heading == Ci::CodePipeline.heading()).unwrap();
+    let action = yaml(&file(ACTION));
     let variables: Value =
-        serde_json::from_str(&text(&yaml(&action.2)["Configuration"]["EnvironmentVariables"])).unwrap();
+        serde_json::from_str(&text(&action["Configuration"]["EnvironmentVariables"])).unwrap();
     assert_eq!(variables, json!([{"name": "BRANCH", "value": "#{SourceVariables.BranchName}"}]));
 }
 
@@ -754,7 +761,7 @@ async fn what_a_codebuild_build_exports_promotes_its_branch() {
         let ci = Ci::CodeBuild;
         let mut env = env().await;
         let (ran, _) = told(&env, ci, Cause::Push("feature-b")).await.unwrap();
-        let spec = yaml(&snippet(ci.heading(), "yaml"));
+        let spec = yaml(&file(ci.file()));
         let exported = lines(&spec["env"]["exported-variables"]);
         let exported = exported.lines().filter_map(|name| ran.environment.get_key_value(name));
         let environment: BTreeMap<String, String> =

@@ -1,4 +1,4 @@
-//! `docs/events.md` is true: every row of its table is decided, and then happens in a world.
+//! `events/outcomes.tsv` is true: every row is decided, and then happens in a world.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -23,10 +23,10 @@ const REPOSITORY: &str = "github.com/example/app";
 const BUILD: &str = "app:00000000-0000-0000-0000-000000000000";
 const EXPORT: &str = "app.export.11111111-0000000000000000";
 
-/// A row of the table.
+/// What happens for an event under a policy.
 struct Row {
     event: String,
-    forge: String,
+    forge: &'static str,
     policy: String,
     happens: String,
 }
@@ -36,30 +36,45 @@ struct Document {
     rows: Vec<Row>,
 }
 
+/// The forge that sends the event of a file, by the file's name.
+fn forge_of_file(event: &str) -> &'static str {
+    let starts = [
+        ("receive-codecommit-", "CodeCommit"),
+        ("receive-webhook-gitlab-", "GitLab"),
+        ("receive-webhook-bitbucket-", "Bitbucket"),
+        ("receive-webhook-", "GitHub"),
+    ];
+    starts.into_iter().find(|(start, _)| event.starts_with(start)).map_or("any", |(_, forge)| forge)
+}
+
+/// The rows of a table, without its header.
+fn table<const N: usize>(name: &str) -> Vec<[String; N]> {
+    let text = std::fs::read_to_string(Path::new(ROOT).join("events").join(name)).unwrap();
+    let row = |line: &str| -> [String; N] {
+        let cells: Vec<String> = line.split('\t').map(str::to_owned).collect();
+        cells.try_into().unwrap_or_else(|cells| panic!("{name}: {cells:?}"))
+    };
+    text.lines().skip(1).map(row).collect()
+}
+
 fn document() -> Document {
-    let text = std::fs::read_to_string(Path::new(ROOT).join("docs/events.md")).unwrap();
-    let mut policies = BTreeMap::new();
-    let (mut name, mut block) = (None, None);
-    let mut rows = Vec::new();
-    for line in text.lines() {
-        if let Some(title) = line.strip_prefix("### Policy `") {
-            name = Some(title.trim_end_matches('`').to_owned());
-        } else if line == "```yaml" {
-            block = name.take().map(|name| (name, String::new()));
-        } else if line == "```" {
-            policies.extend(block.take());
-        } else if let Some((_, block)) = &mut block {
-            block.push_str(line);
-            block.push('\n');
-        } else if line.starts_with("| `") {
-            let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
-            let [event, forge, policy, happens] = cells.as_slice() else { continue };
-            let plain = |cell: &str| cell.trim_matches('`').to_owned();
-            let (event, policy) = (plain(event), plain(policy));
-            rows.push(Row { event, forge: (*forge).to_owned(), policy, happens: plain(happens) });
-        }
-    }
-    Document { policies, rows }
+    let text = std::fs::read_to_string(Path::new(ROOT).join("events/README.md")).unwrap();
+    let base = text.split("```yaml\n").nth(1).unwrap().split("```").next().unwrap();
+    let policies = table("policies.tsv").into_iter().map(|[name, added]| {
+        let policy = if added.starts_with("repository: ") {
+            base.replace(&format!("repository: {REPOSITORY}"), &added)
+        } else {
+            format!("{base}    {added}\n")
+        };
+        (name, policy)
+    });
+    let rows = table("outcomes.tsv").into_iter().map(|[event, policy, happens]| Row {
+        forge: forge_of_file(&event),
+        event,
+        policy,
+        happens,
+    });
+    Document { policies: policies.collect(), rows: rows.collect() }
 }
 
 /// A policy of the document, for the forge of a row.
@@ -68,7 +83,7 @@ fn policy_text(document: &Document, row: &Row) -> String {
     let text = text.unwrap_or_else(|| panic!("{}: no policy `{}`", row.event, row.policy));
     text.replace(
         REPOSITORY,
-        match row.forge.as_str() {
+        match row.forge {
             "GitLab" => "gitlab.com/example/group/app",
             "Bitbucket" => "bitbucket.org/example/app",
             "CodeCommit" => "git-codecommit.us-east-1.amazonaws.com/v1/repos/app",
@@ -393,14 +408,14 @@ async fn every_row_is_decided_and_happens() {
             }
         };
         if words != row.happens {
-            wrong.push(format!("| `{}` | {} | `{}` | {words} |", row.event, row.forge, row.policy));
+            wrong.push(format!("{}\t{}\t{words}", row.event, row.policy));
             continue;
         }
         happens(row, &given, &text, &decisions, &envelopes).await;
     }
     assert!(
         wrong.is_empty(),
-        "what happens by other words than these rows of docs/events.md:\n{}",
+        "what happens by other words than these rows of events/outcomes.tsv:\n{}",
         wrong.join("\n")
     );
 }
@@ -413,11 +428,11 @@ fn every_example_has_a_row_and_every_policy_is_used() {
         let path = entry.unwrap().path();
         if path.extension().is_some_and(|extension| extension == "json") {
             let name = path.file_stem().unwrap().to_str().unwrap();
-            assert!(rows.contains(name), "docs/events.md has no row for {name}");
+            assert!(rows.contains(name), "events/outcomes.tsv has no row for {name}");
         }
     }
     for row in &document.rows {
-        assert!(path(row).exists(), "docs/events.md names {}, which is not there", row.event);
+        assert!(path(row).exists(), "events/outcomes.tsv names {}, which is not there", row.event);
         if let Given::Webhook(request) = given(row) {
             let (forge, _) = forge_of(&request);
             assert_eq!(forge.name(), row.forge.to_lowercase(), "{}", row.event);

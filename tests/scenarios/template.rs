@@ -1,4 +1,4 @@
-//! `template.yaml` and `docs/operate.md` say the same, and nothing in the stack can be lost or stand still unseen.
+//! `template.yaml`, `docs/deploy.md` and `docs/operate.md` say the same, and nothing in the stack can be lost or stand still unseen.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -90,7 +90,7 @@ fn the_guide_says_how_long_a_stacks_name_may_be() {
     let longest =
         names.filter_map(|name| name.strip_prefix("${AWS::StackName}")).map(str::len).max().unwrap();
     let rule = format!("at most {} characters", LONGEST_FUNCTION - longest);
-    assert!(read("README.md").contains(&rule), "{rule}");
+    assert!(read("docs/deploy.md").contains(&rule), "{rule}");
 }
 
 /// The metrics of AWS's own that alarms watch, with the names of their dimensions, as their services document them.
@@ -385,7 +385,7 @@ fn every_parameter_is_explained_and_has_its_place_in_the_console() {
         let restricted = parameter.get("AllowedPattern").is_some();
         assert_eq!(restricted, parameter.get("ConstraintDescription").is_some(), "{name}: what may it be?");
     }
-    let text = read("docs/operate.md");
+    let text = read("docs/deploy.md");
     let table = text.split_once("\n| parameter |").unwrap().1.split_once("\n\n").unwrap().0;
     let told =
         table.lines().skip(2).flat_map(|row| row.split('|').nth(1).unwrap().split('`').skip(1).step_by(2));

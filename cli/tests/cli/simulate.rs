@@ -46,26 +46,37 @@ fn keys(value: &Value) -> Vec<&str> {
     value.as_object().unwrap().keys().map(String::as_str).collect()
 }
 
-/// The rows of the table in `docs/events.md`, each with its policy as its forge's repository has it.
+/// What `events/outcomes.tsv` says of each event and policy, with the policy as its forge's repository has it.
 fn rows() -> Vec<(String, String, String)> {
-    let text = std::fs::read_to_string(Path::new(ROOT).join("docs/events.md")).unwrap();
-    let policies = text.split("### Policy `").skip(1).map(|section| {
-        let (name, rest) = section.split_once('`').unwrap();
-        let yaml = rest.split("```yaml\n").nth(1).unwrap().split("```").next().unwrap();
-        (name, yaml)
-    });
-    let policies: BTreeMap<&str, &str> = policies.collect();
-    let rows = text.lines().filter_map(|line| line.strip_prefix("| `")).filter_map(|line| {
-        let cells: Vec<&str> = line.trim_end_matches(" |").split(" | ").collect();
-        let [event, forge, policy, happens] = cells.as_slice() else { return None };
-        let repository = match *forge {
-            "GitLab" => "gitlab.com/example/group/app",
-            "Bitbucket" => "bitbucket.org/example/app",
-            "CodeCommit" => "git-codecommit.us-east-1.amazonaws.com/v1/repos/app",
-            _ => "github.com/example/app",
+    const REPOSITORY: &str = "github.com/example/app";
+    let read = |name: &str| std::fs::read_to_string(Path::new(ROOT).join("events").join(name)).unwrap();
+    let page = read("README.md");
+    let base = page.split("```yaml\n").nth(1).unwrap().split("```").next().unwrap();
+    let policies = read("policies.tsv");
+    let policies = policies.lines().skip(1).map(|line| {
+        let (name, added) = line.split_once('\t').unwrap();
+        let policy = if added.starts_with("repository: ") {
+            base.replace(&format!("repository: {REPOSITORY}"), added)
+        } else {
+            format!("{base}    {added}\n")
         };
-        let policy = policies[policy.trim_matches('`')].replace("github.com/example/app", repository);
-        Some((event.trim_matches('`').to_owned(), policy, (*happens).to_owned()))
+        (name, policy)
+    });
+    let policies: BTreeMap<&str, String> = policies.collect();
+    let outcomes = read("outcomes.tsv");
+    let rows = outcomes.lines().skip(1).map(|line| {
+        let cells: Vec<&str> = line.split('\t').collect();
+        let [event, policy, happens] = cells[..] else { panic!("{line}") };
+        let repository = if event.starts_with("receive-webhook-gitlab-") {
+            "gitlab.com/example/group/app"
+        } else if event.starts_with("receive-webhook-bitbucket-") {
+            "bitbucket.org/example/app"
+        } else if event.starts_with("receive-codecommit-") {
+            "git-codecommit.us-east-1.amazonaws.com/v1/repos/app"
+        } else {
+            REPOSITORY
+        };
+        (event.to_owned(), policies[policy].replace(REPOSITORY, repository), happens.to_owned())
     });
     rows.collect()
 }
@@ -77,7 +88,9 @@ async fn every_example_is_answered_as_the_table_has_it() {
     files.sort_unstable();
     files.dedup();
     let examples = std::fs::read_dir(Path::new(ROOT).join("events")).unwrap();
-    assert_eq!(files.len() + 1, examples.count(), "all but the README");
+    let is_json = |path: &std::path::PathBuf| path.extension().is_some_and(|extension| extension == "json");
+    let examples = examples.map(|entry| entry.unwrap().path()).filter(is_json);
+    assert_eq!(files.len(), examples.count(), "each example has a row");
     for (event, policy, happens) in &rows {
         let ran = simulate(policy, &["--json", &file(event)], "").await;
         assert_eq!(json_of(&ran)["summary"], *happens, "{event}");

@@ -26,7 +26,7 @@ use table::{STACK, Way};
 const MARK: &str = "@@command ";
 /// How many lines of a failed command's output are shown.
 const SHOWN: usize = 15;
-/// What SAM asks that wants another answer than Enter, and the answer that `docs/operate.md` names.
+/// What SAM asks that wants another answer than Enter, and the answer that `docs/deploy.md` names.
 const ANSWERS: [(&str, &str); 3] =
     [("has no authentication", "y"), ("Deploy this changeset?", "y"), ("want to delete the", "y")];
 
@@ -484,7 +484,7 @@ mod tests {
 
     #[test]
     fn what_is_answered_is_what_the_documentation_says() {
-        let told = fs::read_to_string(crate::root().join("docs/operate.md")).unwrap();
+        let told = fs::read_to_string(crate::root().join("docs/deploy.md")).unwrap();
         let told = told.split_whitespace().collect::<Vec<_>>().join(" ");
         for words in [
             "Answer *y* when it says that `ReceiveWebhook` has no authentication",
