@@ -498,6 +498,99 @@ async fn attack_the_same_commit_on_two_branches() {
     }
 }
 
+/// Who may push a branch builds a commit of somebody else's there, with forged results, and waits until that is merged.
+async fn forged_on_a_branch_of_ones_own(env: &mut TestEnvironment, commit: &Commit, versions: [u32; 4]) {
+    let (manifest, blobs) =
+        exported_with(&Source { versions }, |_| env.account.now(), |key| format!("evil {key}"));
+    env.push("evil", &[commit]).await;
+    env.settle().await;
+    let build = env.running().pop().expect("its build");
+    env.push_cache(&env.told(&build, "STOKER_EXPORT"), manifest, blobs);
+    env.end(&build.id, BuildStatus::Succeeded, commit);
+    env.settle().await;
+}
+
+/// A fork's head, or a commit before it, is built on a branch of the repository; then the fork's pull request is merged, which
+/// main gets as a push. The fork's events may come before that build or after it.
+#[tokio::test]
+async fn attack_a_forks_commit_on_a_branch() {
+    for policy in [POLICY, ISOLATED] {
+        for (is_told_first, promotes_first, is_head) in
+            (0..8).map(|case| (case & 1 == 0, case & 2 == 0, case & 4 == 0))
+        {
+            let case = format!("{is_told_first} {promotes_first} {is_head}");
+            let mut env = warm_main(policy).await;
+            let first = env.commit([2, 2, 1, 1]);
+            let head = env.commit([2, 2, 1, 1]);
+            let built = if is_head { &head } else { &first };
+            if !is_told_first {
+                forged_on_a_branch_of_ones_own(&mut env, built, [2, 2, 1, 1]).await;
+            }
+            env.pull_request_to("main", "somebody/app", "opened", "fix", &head, None).await;
+            env.settle().await;
+            if is_told_first {
+                forged_on_a_branch_of_ones_own(&mut env, built, [2, 2, 1, 1]).await;
+            }
+            env.wait(SignedDuration::from_mins(10));
+            let merge = env.commit([2, 2, 1, 1]);
+            env.loses_promotions = !promotes_first;
+            env.push("main", &[&first, &head, &merge]).await;
+            env.pull_request_to("main", "somebody/app", "merged", "fix", &head, Some(&merge)).await;
+            env.settle().await;
+            assert_eq!(evil_blobs(&env, &given_layers(&env)), 0, "{case}");
+            assert_eq!(evil_blobs(&env, &line_layers(&env)), 0, "{case}");
+            env.build().await;
+            assert_eq!(env.holds("main", [2, 2, 1, 1]).len(), 5, "{case}");
+            assert_eq!(evil_blobs(&env, &line_layers(&env)), 0, "{case}");
+        }
+    }
+}
+
+/// The same with a commit before the head of a branch that has been reviewed, which that branch's builds have gone by.
+#[tokio::test]
+async fn attack_an_earlier_commit_of_a_branch_that_is_merged() {
+    for policy in [POLICY, ISOLATED] {
+        for promotes_first in [true, false] {
+            let mut env = warm_main(policy).await;
+            let first = env.commit([2, 2, 1, 1]);
+            let head = env.commit([2, 3, 1, 1]);
+            env.push("feature-a", &[&first, &head]).await;
+            env.build().await;
+            // What the merge makes anew has no result yet that could keep a forged one out.
+            forged_on_a_branch_of_ones_own(&mut env, &first, [2, 3, 4, 4]).await;
+            env.wait(SignedDuration::from_mins(10));
+            let merge = env.commit([2, 3, 4, 4]);
+            env.loses_promotions = !promotes_first;
+            env.push("main", &[&first, &head, &merge]).await;
+            env.pull_request("merged", "feature-a", &head, Some(&merge)).await;
+            env.settle().await;
+            assert_eq!(evil_blobs(&env, &given_layers(&env)), 0, "{promotes_first}");
+            let ran = env.build().await;
+            assert_eq!(ran[0].ran, ["deps-b", "compile-b", "link"], "{promotes_first}");
+            assert_eq!(evil_blobs(&env, &line_layers(&env)), 0, "{promotes_first}");
+        }
+    }
+}
+
+/// A repository is renamed or deleted, and somebody makes another under its name.
+#[tokio::test]
+async fn attack_a_repository_under_a_name_that_was_given_up() {
+    let named = "repository: github.com/example/app";
+    let policy = ISOLATED.replace(named, &format!("{named}\n    repository-id: '1296269'"));
+    for branch in ["main", "feature-a"] {
+        let mut env = warm_main(&policy).await;
+        let (before, builds) = (env.lines(), env.account.builds.borrow().len());
+        env.repository_id += 1;
+        let evil = env.commit([9, 9, 9, 9]);
+        assert_eq!(env.post_push(branch, &evil).await, 403, "{branch}");
+        env.build().await;
+        assert_eq!((env.lines(), env.account.builds.borrow().len()), (before, builds), "{branch}");
+        assert!(matches!(&env.notices[..], [Event::WebhookRefused(_)]), "{:?}", env.notices);
+        env.repository_id -= 1;
+        assert_eq!(env.post_push(branch, &evil).await, 202, "{branch}");
+    }
+}
+
 /// A size that is wrong fails every build that pulls the layer.
 #[tokio::test]
 async fn attack_the_size_of_a_layer_of_mains() {

@@ -254,6 +254,7 @@ fn written(function: &str) -> Vec<(BTreeSet<String>, String)> {
     let mut files = vec![Path::new(ROOT).join("functions").join(function).join("src")];
     let mut sources = Vec::new();
     files.push(Path::new(ROOT).join("shared/core/src"));
+    files.push(Path::new(ROOT).join("shared/lambda/src"));
     while let Some(path) = files.pop() {
         if path.is_dir() {
             files.extend(std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));

@@ -97,6 +97,9 @@ async fn several_pull_requests_in_one_push_all_come_along() {
     env.build().await;
     let merge = env.commit([2, 2, 2, 2]);
     env.push("main", &[&a, &b, &merge]).await;
+    for (branch, head) in [("feature-a", &a), ("feature-b", &b)] {
+        env.pull_request("merged", branch, head, Some(&merge)).await;
+    }
     let ran = env.build().await;
     assert_eq!(ran[0].ran, ["link"], "only the last step needs both");
 }

@@ -81,13 +81,36 @@ async fn a_branch_created_anew_survives_the_late_event_of_its_deletion() {
 #[tokio::test]
 async fn deleting_a_branch_called_like_main_in_a_fork_does_nothing() {
     let mut env = branch_with_two_builds().await;
-    let before = env.account.tags(&env.repository());
+    let tags = |env: &TestEnvironment| {
+        let all = env.account.tags(&env.repository()).into_iter();
+        all.filter(|(tag, _)| !tag.contains(".fork.")).collect::<Vec<_>>()
+    };
+    let before = tags(&env);
     let head = env.commit([9, 9, 9, 9]);
     for action in ["opened", "synchronize", "merged", "closed"] {
         env.pull_request_to("main", "fork/app", action, "main", &head, None).await;
     }
     assert!(env.build().await.is_empty());
-    assert_eq!(env.account.tags(&env.repository()), before);
+    assert_eq!(tags(&env), before);
+}
+
+#[tokio::test]
+async fn a_note_on_a_forks_head_stays_for_as_long_as_a_branch_may_be_idle() {
+    let mut env = branch_with_two_builds().await;
+    let head = env.commit([9, 9, 9, 9]);
+    env.pull_request_to("main", "fork/app", "opened", "fix", &head, None).await;
+    env.settle().await;
+    let notes = |env: &TestEnvironment| {
+        let tags = env.account.tags(&env.repository()).into_keys();
+        tags.filter(|tag| tag.contains(".fork.")).collect::<Vec<_>>()
+    };
+    assert_eq!(notes(&env), [format!("app.fork.{}", &head.as_str()[..12])]);
+    env.wait(SignedDuration::from_hours(24 * 29));
+    env.night().await;
+    assert_eq!(notes(&env).len(), 1);
+    env.wait(SignedDuration::from_hours(24 * 2));
+    env.night().await;
+    assert!(notes(&env).is_empty());
 }
 
 #[tokio::test]

@@ -133,6 +133,8 @@ pub struct TestEnvironment {
     pub loses_promotions: bool,
     /// What the forge calls the default branch.
     pub default_branch: String,
+    /// By which number the forge knows its repositories.
+    pub repository_id: u64,
     refusals: Refusals,
     /// The one instance of `start-build`.
     starter: start_build::Instance,
@@ -215,6 +217,7 @@ impl TestEnvironment {
             fault_plan: None,
             loses_promotions: false,
             default_branch: "main".to_owned(),
+            repository_id: 1_296_269,
             refusals: Refusals::default(),
             heads: HashMap::new(),
             starter: start_build::Instance::default(),
@@ -293,7 +296,7 @@ impl TestEnvironment {
 
     fn forge_repository_called(&self, name: &str) -> Value {
         json!({
-            "full_name": format!("example/{name}"), "html_url": format!("https://github.com/example/{name}"),
+            "id": self.repository_id, "full_name": format!("example/{name}"), "html_url": format!("https://github.com/example/{name}"),
             "default_branch": self.default_branch, "pushed_at": self.account.now().as_second(),
         })
     }
@@ -384,6 +387,16 @@ impl TestEnvironment {
             "repository": self.forge_repository(),
         });
         self.deliver("pull_request_review", &body).await;
+    }
+
+    /// A push as the forge signs and sends it; what that is answered.
+    pub async fn post_push(&mut self, branch: &str, commit: &Commit) -> i64 {
+        let body = json!({
+            "ref": format!("refs/heads/{branch}"), "before": "0".repeat(40), "after": commit.as_str(),
+            "created": true, "deleted": false, "forced": false, "commits": [{ "id": commit.as_str() }],
+            "repository": self.forge_repository(),
+        });
+        self.deliver_bytes("push", body.to_string().into_bytes()).await
     }
 
     /// The forge delivers a webhook, signed.
@@ -889,11 +902,11 @@ impl TestEnvironment {
         steps.filter(|key| known.contains_key(&record(key))).collect()
     }
 
-    /// Where every line points, leaving history, commits and exports aside.
+    /// Where every line points, leaving history, commits, exports and notes aside.
     #[must_use]
     pub fn lines(&self) -> BTreeMap<String, Digest> {
         let other = |tag: &str| {
-            [".history.", ".export.", ".commit.", ".given."].iter().any(|kind| tag.contains(kind))
+            [".history.", ".export.", ".commit.", ".given.", ".fork."].iter().any(|kind| tag.contains(kind))
         };
         self.account.tags(&self.repository()).into_iter().filter(|(tag, _)| !other(tag)).collect()
     }

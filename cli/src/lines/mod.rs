@@ -42,7 +42,9 @@ impl Place {
         let (line, left_at) = match kind {
             TagKind::Line(line) => (line, None),
             TagKind::History { line, left_at } => (line, Some(left_at)),
-            TagKind::Commit(_) | TagKind::Export(_) | TagKind::Given(_) => return None,
+            TagKind::Commit(_) | TagKind::Fork(_) | TagKind::Export(_) | TagKind::Given(_) => {
+                return None;
+            }
         };
         Some(Self { scope, line, left_at, tag })
     }

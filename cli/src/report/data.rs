@@ -435,6 +435,7 @@ fn nameless(verdict: &Verdict) -> &'static str {
     match verdict.image.tags.iter().find_map(|tag| Tag::parse(tag)) {
         Some((_, TagKind::Export(_))) => "(exports)",
         Some((_, TagKind::Given(_))) => "(joins)",
+        Some((_, TagKind::Fork(_))) => "(forks' heads)",
         Some(_) => "(commits)",
         None if verdict.image.tags.is_empty() => "(untagged)",
         None => "(no tag of Stoker's)",
@@ -731,6 +732,7 @@ fn means(rule: Rule) -> &'static str {
         Rule::History => "a line left it not long ago",
         Rule::KeepAtLeast => "one of the newest that main has left",
         Rule::Head => "of the commit that a living line holds",
+        Rule::Fork => "says that a commit is the head of a fork's pull request",
         Rule::Child => "a part of an index that is kept",
         Rule::NotCache => "not a cache: never touched",
         Rule::NotOurs => "of no project of the policy: never touched",
@@ -740,6 +742,7 @@ fn means(rule: Rule) -> &'static str {
         Rule::ExpiredHistory => "a line left it longer ago than retention.history",
         Rule::OldCommit => "of a commit that no living line holds",
         Rule::AbandonedExport => "an export older than the lease",
+        Rule::OldFork => "says so of a commit, and is older than retention.idle-branch",
         Rule::OldGiven => "a join that no build was given within the lease",
         Rule::Orphan => "without a tag for longer than retention.orphans",
         Rule::ScopeBudget => "used least lately, and retention.scope-budget is exceeded",

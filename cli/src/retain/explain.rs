@@ -328,7 +328,9 @@ fn lines(inventory: &Inventory, image: &ListedImage) -> Vec<OnLine> {
         let (key, left_at) = match kind {
             TagKind::Line(key) => (key, None),
             TagKind::History { line, left_at } => (line, Some(left_at)),
-            TagKind::Commit(_) | TagKind::Export(_) | TagKind::Given(_) => return None,
+            TagKind::Commit(_) | TagKind::Fork(_) | TagKind::Export(_) | TagKind::Given(_) => {
+                return None;
+            }
         };
         let named = named.filter(|line| line.key() == key);
         Some(OnLine {

@@ -103,7 +103,7 @@ pub(super) fn read(args: &Args, policy: &Policy, now: Timestamp) -> Read {
         (Shape::Unknown, None) => Err(unknown(&json)),
         (shape, Some(_)) => Err(Problem::usage(
             format!("this is {}, which says itself where it is from", shape.name()),
-            "skipped --forge and --event out; they are for a forge's payload without its headers",
+            "leave --forge and --event out; they are for a forge's payload without its headers",
         )),
         (Shape::Request, None) => request(&json, policy, now),
         (Shape::Batch, None) => batch(&json),
@@ -267,6 +267,11 @@ fn webhook(
     let meaning = forge::read(forge, event, body, &forge::default_branches(policy));
     let meaning = meaning.map_err(|refusal| malformed(&refusal, &format!("{forge} calls `{event}`")))?;
     let Meaning::Events(mut events) = meaning else { return Ok((given, ignored(&meaning))) };
+    if let Err(refusal) = forge::check_repository(policy, forge, body, &events) {
+        given
+            .notes
+            .push(format!("receive-webhook refuses it with status 403: {}", plain(&refusal.to_string())));
+    }
     if events.iter_mut().map(|event| forge::check_age(event, now)).any(|checked| checked.is_err()) {
         given.notes.push("receive-webhook refuses it with status 403: it is too old by then".to_owned());
     }

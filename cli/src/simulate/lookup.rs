@@ -276,6 +276,7 @@ fn told(
         let joined = environment.get(variable::JOINED).map(String::as_str).unwrap_or_default();
         let inputs: BTreeSet<&str> = given.iter().copied().chain(joined.split(' ')).collect();
         let own = seen.iter().filter(|(tag, _)| scope_of(tag).as_ref() == Some(&target.scope));
+        let own = own.filter(|(tag, image)| image.is_some() || !is_fork(tag));
         Looked {
             target: target.bake_name(),
             scope: target.scope.to_string(),
@@ -303,6 +304,10 @@ fn told(
         left_out: (!environment.contains_key(variable::BAKE)).then_some(left_out),
         environment,
     }
+}
+
+fn is_fork(tag: &Tag) -> bool {
+    matches!(Tag::parse(tag.as_str()), Some((_, TagKind::Fork(_))))
 }
 
 fn scope_of(tag: &Tag) -> Option<Scope> {
@@ -366,8 +371,11 @@ fn left_out(tag: &Tag, image: &Image) -> String {
     }
     match Tag::parse(tag.as_str()) {
         Some((_, TagKind::Commit(_))) => {
-            "it is of no build, of one before the line was rolled back, of several branches, or one of too many".to_owned()
+            "it is of no build, of one before the line was rolled back, of several branches, not the newest of its push, or its \
+             push holds the head of a fork's pull request"
+                .to_owned()
         }
+        Some((_, TagKind::Fork(_))) => "says that the commit is the head of a fork's pull request".to_owned(),
         _ => "a build is given the nearest few only".to_owned(),
     }
 }

@@ -263,7 +263,7 @@ async fn images(account: &Account, projects: &[Project]) -> Result<Vec<Known>, P
         let listed = account.list(&repository).await.map_err(|error| call_problem(&error))?;
         let is_ours = |tag: &String| {
             Tag::parse(tag).is_some_and(|(scope, kind)| {
-                !matches!(kind, TagKind::Export(_) | TagKind::Given(_))
+                !matches!(kind, TagKind::Fork(_) | TagKind::Export(_) | TagKind::Given(_))
                     && of.iter().any(|project| project.has_scope(&scope))
             })
         };

@@ -44,7 +44,7 @@ impl Refusals {
 /// | 200 | the webhook is genuine, and nothing that Stoker acts on |
 /// | 400 | no forge's event header; a form; a body that is not the JSON of that event, or names what Stoker does not take; a forge that it does not read |
 /// | 401 | no signature, or a wrong one |
-/// | 403 | genuine, and too old: somebody may be sending it again |
+/// | 403 | genuine, and too old: somebody may be sending it again; or of a repository with another id than the policy says |
 /// | 405 | not a POST |
 /// | 413 | more than 4 MiB |
 /// | 503 | the secret could not be read or the bus did not take the events: deliver it again |
@@ -136,7 +136,7 @@ impl Failure {
                 | Refusal::Unsupported(_),
             ) => 400,
             Self::Refused(Refusal::Unsigned | Refusal::WrongSignature) => 401,
-            Self::Refused(Refusal::Stale) => 403,
+            Self::Refused(Refusal::Stale | Refusal::OtherRepository { .. }) => 403,
             Self::Refused(Refusal::TooLarge(_)) => 413,
             Self::Unavailable(_) => 503,
         }
@@ -175,6 +175,7 @@ async fn answer(
     }
     let mut meaning = forge::read(forge, event, &body, &forge::default_branches(policy))?;
     if let Meaning::Events(events) = &mut meaning {
+        forge::check_repository(policy, forge, &body, events)?;
         for event in events.iter_mut() {
             forge::check_age(event, now)?;
         }

@@ -80,6 +80,8 @@ impl Wanted {
         }
         for commit in self.merged.iter().rev().take(MAX_COMMITS) {
             tags.push((format!("commit/{}", commit.short()), Tag::commit(scope, commit)));
+            let fork = Tag::fork(scope, &commit.clone().into());
+            tags.extend(fork.map(|fork| (format!("fork/{}", commit.short()), fork)));
         }
         for line in self.base.iter().chain([&Line::Main]) {
             tags.push((line.to_string(), Tag::line(scope, line)));

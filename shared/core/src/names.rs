@@ -33,6 +33,8 @@ const HASH_CHARS: usize = 16;
 const MAX_TAG: usize = 128;
 /// How many hexadecimal digits of a line's hash a commit's tag carries, where there is room.
 const LINE_HASH: usize = 20;
+/// How much of a fork's head its note names: as much as Bitbucket tells of it.
+const FORK_HASH: usize = 12;
 
 /// Maps any string to a tag component of at most [`MAX_SLUG`] characters from `[A-Za-z0-9_-]`.
 ///
@@ -354,6 +356,8 @@ pub enum TagKind {
     Line(LineKey),
     /// The cache of one commit, from a build that Stoker checked.
     Commit(Commit),
+    /// A note that the commit whose hash starts like this is the head of a fork's pull request.
+    Fork(String),
     /// What one build wrote, not yet checked.
     Export(String),
     /// Caches of several lines, joined for builds that may read them all.
@@ -410,6 +414,13 @@ impl Tag {
         [Self(tag + hash.get(..room).unwrap_or_default()), Self::commit(scope, commit)]
     }
 
+    /// The tag that says of a commit that it is the head of a fork's pull request. It names the start of the hash alone, as
+    /// not every forge tells more; `None` where even that is shorter.
+    #[must_use]
+    pub fn fork(scope: &Scope, head: &Revision) -> Option<Self> {
+        head.as_str().get(..FORK_HASH).map(|start| Self(format!("{scope}.fork.{start}")))
+    }
+
     /// The tag that the build known by `key` (any string) exports to.
     #[must_use]
     pub fn export(scope: &Scope, key: &str) -> Self {
@@ -443,6 +454,9 @@ impl Tag {
                     && line.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
             };
             line.is_none_or(is_hash).then(|| Commit::new(sha).ok()).flatten().map(TagKind::Commit)?
+        } else if let Some(start) = rest.strip_prefix("fork.") {
+            let is_hex = start.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+            (start.len() == FORK_HASH && is_hex).then(|| TagKind::Fork(start.to_owned()))?
         } else if let Some(key) = rest.strip_prefix("export.") {
             is_slug(key).then(|| TagKind::Export(key.to_owned()))?
         } else if let Some(key) = rest.strip_prefix("given.") {
@@ -541,6 +555,7 @@ mod tests {
                 (Tag::line(&scope, &line), TagKind::Line(line.key())),
                 (Tag::history(&scope, &line, now, &digest), TagKind::History { line: line.key(), left_at: now }),
                 (Tag::given(&scope, "key"), TagKind::Given("key".to_owned())),
+                (Tag::fork(&scope, &commit.clone().into()).unwrap(), TagKind::Fork(commit.as_str()[..12].to_owned())),
                 (Tag::commit_of(&scope, &commit, &line)[0].clone(), TagKind::Commit(commit.clone())),
                 (Tag::commit(&scope, &commit), TagKind::Commit(commit.clone())),
             ] {
@@ -551,7 +566,7 @@ mod tests {
         }
 
         #[test]
-        fn no_branch_spells_another_kind_of_tag(branch in "(main|pr\\.1|history|export|given|commit|x)[./a-z0-9_-]{0,40}") {
+        fn no_branch_spells_another_kind_of_tag(branch in "(main|pr\\.1|history|export|given|commit|fork|x)[./a-z0-9_-]{0,40}") {
             let scope = Scope::of(&ProjectName::new("app").unwrap());
             let tag = Tag::line(&scope, &Line::Branch(Branch(branch)));
             let (_, kind) = Tag::parse(tag.as_str()).unwrap();

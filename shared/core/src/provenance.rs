@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 
 use crate::build_inputs::Trust;
-use crate::names::{Commit, Digest, Line, ProjectName};
+use crate::names::{Commit, Digest, Line, ProjectName, Revision};
 use buildkit_cache::Kind;
 
 const PROJECT: &str = "stoker.project";
@@ -96,6 +96,16 @@ pub fn line(annotations: &BTreeMap<String, String>) -> Option<Line> {
 #[must_use]
 pub fn trust(annotations: &BTreeMap<String, String>) -> Option<&str> {
     annotations.get(TRUST).map(String::as_str)
+}
+
+/// The annotations of a note that a commit is the head of a fork's pull request, whose line this is. Each commit has a note of
+/// its own, as an image can have so many tags only.
+#[must_use]
+pub fn of_fork(project: &ProjectName, line: &Line, head: &Revision) -> BTreeMap<String, String> {
+    let provenance = Provenance { project: Some(project.clone()), ..Provenance::default() };
+    let mut annotations = provenance.annotations(line);
+    annotations.insert(COMMIT.to_owned(), head.to_string());
+    annotations
 }
 
 impl Provenance {

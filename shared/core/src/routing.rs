@@ -90,6 +90,8 @@ pub enum When {
     Always,
     /// Pushes to the default branch.
     ToDefaultBranch,
+    /// Those of a fork.
+    FromFork,
     /// Builds of main.
     OfMain,
     /// Builds that have ended and that nobody has stopped.
@@ -103,6 +105,7 @@ impl When {
         match (self, event) {
             (Self::Always, _) => true,
             (Self::ToDefaultBranch, Event::BranchPushed(push)) => push.to_default_branch,
+            (Self::FromFork, Event::PullRequestUpdated(pull)) => pull.from_fork,
             (Self::OfMain, Event::BuildFailed(failed)) => failed.line == Line::Main.to_string(),
             (Self::BuildEnded, Event::BuildStateChange(change)) => {
                 change.build_status == "SUCCEEDED" || change.has_failed()
@@ -133,12 +136,14 @@ const fn route(event: &'static str, when: When, queue: Queue) -> Route {
 }
 
 /// Where every event goes.
-pub const ROUTES: [Route; 19] = [
+pub const ROUTES: [Route; 20] = [
     route("BranchPushed", When::Always, Queue::Start),
     route("BranchPushed", When::ToDefaultBranch, Queue::Promotion),
     route("BranchPushed", When::ToDefaultBranch, Queue::Warm),
     route("TagPushed", When::Always, Queue::Start),
     route("PullRequestUpdated", When::Always, Queue::Start),
+    // So that no push brings what somebody else made of a fork's commit.
+    route("PullRequestUpdated", When::FromFork, Queue::Promotion),
     route("PullRequestApproved", When::Always, Queue::Start),
     route("PullRequestMerged", When::Always, Queue::Promotion),
     route("PullRequestClosed", When::Always, Queue::Retention),

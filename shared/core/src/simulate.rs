@@ -334,7 +334,7 @@ fn merged(project: &Project, line: &Line, commits: usize) -> Decision {
         let text = match commits {
             0 => format!("the push names no commit whose cache could join {line}"),
             1 => format!("the cache of the commit joins {line}, if a build has made one"),
-            n => format!("the caches of the {n} commits join {line}, where builds have made them"),
+            n => format!("the cache of the newest of {n} commits that a build has made one of joins {line}"),
         };
         let action = if commits == 0 { Action::Nothing } else { Action::Promote(Some(line.clone())) };
         return decision(function, project.clone(), action, "promotion", text);

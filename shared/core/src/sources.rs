@@ -1,6 +1,7 @@
 //! The one cache that a build is given for each target: of all that it may read, joined.
 
 use std::collections::BTreeSet;
+use std::mem;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -119,10 +120,17 @@ fn usable(candidates: Vec<(String, Tag)>, found: Vec<Option<Image>>) -> Vec<Foun
     // What a rollback took from the line must not come back by the way of a merged commit.
     let line = found.first().and_then(Option::as_ref);
     let rolled_back = line.and_then(|(provenance, ..)| provenance.rolled_back);
+    let kind = |tag: &Tag| Tag::parse(tag.as_str()).map(|(_, kind)| kind);
+    let is_fork = |tag: &Tag| matches!(kind(tag), Some(TagKind::Fork(_)));
+    // As in a promotion: of what was pushed the newest commit counts that any line has built, and none where one is a fork's.
+    let mut is_known = candidates.iter().zip(&found).any(|((_, tag), image)| image.is_some() && is_fork(tag));
     let mut sources: Vec<Found> = Vec::new();
     for ((label, tag), image) in candidates.into_iter().zip(found) {
         let Some((provenance, importable, image)) = image else { continue };
-        let is_commit = matches!(Tag::parse(tag.as_str()), Some((_, TagKind::Commit(_))));
+        let is_commit = matches!(kind(&tag), Some(TagKind::Commit(_)));
+        if is_fork(&tag) || (is_commit && mem::replace(&mut is_known, true)) {
+            continue;
+        }
         // Whose build of it was merged nobody can tell where several lines have built it.
         let built = provenance.built.filter(|_| is_commit && provenance.shared == Some(false));
         let is_older = |built: &Built| rolled_back.is_some_and(|time| built.at < time);

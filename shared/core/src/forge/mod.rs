@@ -148,6 +148,18 @@ pub enum Refusal {
     /// The body is not what this event carries, or names something that Stoker does not take: what, and why.
     #[error("the webhook cannot be used: {0}")]
     Malformed(serde_json::Error),
+    /// It is of a repository that has the name of one of the policy's and another id.
+    #[error(
+        "{repository} has the id {found} and not {expected}, which the policy says: it is another repository of that name"
+    )]
+    OtherRepository {
+        /// The repository.
+        repository: Repository,
+        /// Its id, as the webhook tells it.
+        found: String,
+        /// The id in the policy.
+        expected: String,
+    },
     /// It is of something that Stoker does not read: what, and what to do instead.
     #[error("{0}")]
     Unsupported(&'static str),
@@ -165,6 +177,7 @@ impl Refusal {
             Self::TooLarge(_) => "too-large",
             Self::Form => "form",
             Self::NotJson(_) | Self::Malformed(_) => "malformed",
+            Self::OtherRepository { .. } => "other-repository",
             Self::Unsupported(_) => "unsupported",
         }
     }
@@ -240,6 +253,20 @@ pub fn read(
         }
         Forge::Bitbucket => bitbucket::read(event, body, default_branch_of)?,
     })
+}
+
+/// Refuses the webhook of a repository that has another id than the policy says. Names change hands: who makes a repository
+/// under the name of one that was renamed or deleted is nobody whom the policy means.
+pub fn check_repository(policy: &Policy, forge: Forge, body: &[u8], events: &[Event]) -> Result<(), Refusal> {
+    // All events of a webhook are of one repository.
+    let Some(repository) = events.first().and_then(Event::repository) else { return Ok(()) };
+    let Some(expected) = policy.repository_id(repository) else { return Ok(()) };
+    let found = payload::repository_id(forge, body)?;
+    if found.as_deref() == Some(expected) {
+        return Ok(());
+    }
+    let found = found.unwrap_or_else(|| "of none".to_owned());
+    Err(Refusal::OtherRepository { repository: repository.clone(), found, expected: expected.to_owned() })
 }
 
 /// Refuses an event that the forge itself dated more than [`MAX_AGE`] before `now`: who sends it again wants to undo what

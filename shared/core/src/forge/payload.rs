@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
-use super::Meaning;
+use super::{Forge, Meaning};
 use crate::event::{Change, Event, PullRequest};
 use crate::names::{Branch, Commit, Repository};
 
@@ -26,6 +26,28 @@ pub(super) const TAG_DELETED: &str = "a tag that was deleted";
 
 /// Marks that all forges know, in lower case.
 const SKIP_MARKS: [&str; 2] = ["[skip ci]", "[ci skip]"];
+
+/// The id that a payload tells of the repository that it is about; `None` where it tells none.
+pub(super) fn repository_id(forge: Forge, body: &[u8]) -> Result<Option<String>, serde_json::Error> {
+    #[derive(Deserialize)]
+    struct Payload {
+        repository: Option<Told>,
+        // GitLab's word, of a merge request the one that it is for.
+        project: Option<Told>,
+    }
+    #[derive(Deserialize)]
+    struct Told {
+        id: Option<serde_json::Number>,
+        uuid: Option<String>,
+    }
+    let Payload { repository, project } = serde_json::from_slice(body)?;
+    let number = |told: Option<Told>| Some(told?.id?.to_string());
+    Ok(match forge {
+        Forge::GitHub => number(repository),
+        Forge::GitLab => number(project),
+        Forge::Bitbucket => repository.and_then(|told| told.uuid),
+    })
+}
 
 /// A commit of a push, as GitHub and GitLab list it.
 #[derive(Deserialize)]

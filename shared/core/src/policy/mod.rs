@@ -410,6 +410,8 @@ pub enum LoadError {
 struct Rule {
     names: Names,
     repository: Template,
+    /// The repository's id at its forge, where the rule says one.
+    repository_id: Option<String>,
     settings: Settings,
 }
 
@@ -544,6 +546,14 @@ impl Policy {
             };
             of_rule && rule.settings.builds.forks.build != ForkBuilds::None
         })
+    }
+
+    /// The id that a git repository has at its forge, where a rule says one. A repository of its name and of another id is
+    /// another: it was made after that was renamed or deleted.
+    #[must_use]
+    pub fn repository_id(&self, repository: &Repository) -> Option<&str> {
+        let named = self.by_repository.get(repository).into_iter().flatten();
+        named.filter_map(|&index| self.rules.get(index)?.repository_id.as_deref()).next()
     }
 
     /// Every project that is built from this git repository, in the order of the rules.

@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::document::{Fields, Mistake, Node, Place, load, read};
+use super::document::{Fields, Mistake, Node, Place, load, read, shown};
 use super::pattern::{Names, PROJECT, Template};
 use super::settings::{SETTINGS, built_in, settings};
-use super::values::{check_id_of, repository};
+use super::values::{check_id_of, check_repository_id_of, repository};
 use super::{ForkBuilds, PathsUnknown, Rule, Settings};
 use crate::event::Change;
 use crate::names::{CacheRepository, ProjectName, Repository};
@@ -13,7 +13,7 @@ use crate::names::{CacheRepository, ProjectName, Repository};
 const VERSION: i64 = 1;
 const DOCUMENT: &[&str] = &["version", "defaults", "projects"];
 /// What only a rule can say, beside [`SETTINGS`].
-const RULE: &[&str] = &["name", "repository"];
+const RULE: &[&str] = &["name", "repository", "repository-id"];
 
 /// Reads a document into its rules, or finds all that is wrong with it.
 pub(super) fn parse(text: &str) -> Result<Vec<Rule>, Vec<Mistake>> {
@@ -41,6 +41,7 @@ pub(super) fn parse(text: &str) -> Result<Vec<Rule>, Vec<Mistake>> {
     let drafts: Vec<_> = entries.iter().map(|entry| draft(entry, &defaults, &mut found)).collect();
     for draft in &drafts {
         check_names(draft, &mut found);
+        check_repository_id(draft, &mut found);
         check_bitbucket(draft, &mut found);
         check_actors(draft, &mut found);
         if draft.settings.builds.start {
@@ -52,6 +53,7 @@ pub(super) fn parse(text: &str) -> Result<Vec<Rule>, Vec<Mistake>> {
     }
     check_order(&drafts, &mut found);
     check_sharing(&drafts, &mut found);
+    check_same_ids(&drafts, &mut found);
     check_forks(&drafts, &mut found);
     if found.is_empty() { Ok(drafts.into_iter().filter_map(Draft::into_rule).collect()) } else { Err(found) }
 }
@@ -61,12 +63,14 @@ struct Draft<'y> {
     fields: Fields<'y>,
     names: Option<Names>,
     repository: Option<Template>,
+    repository_id: Option<String>,
     settings: Settings,
 }
 
 impl Draft<'_> {
     fn into_rule(self) -> Option<Rule> {
-        Some(Rule { names: self.names?, repository: self.repository?, settings: self.settings })
+        let Self { names, repository, repository_id, settings, .. } = self;
+        Some(Rule { names: names?, repository: repository?, repository_id, settings })
     }
 
     /// The project, if the rule names one.
@@ -91,8 +95,40 @@ fn draft<'y>(entry: &Node<'y>, defaults: &Settings, found: &mut Vec<Mistake>) ->
     let fields = entry.fields(&[RULE, SETTINGS].concat(), found);
     let names = fields.require("name", found).and_then(|node| read(node, Names::parse, found));
     let repository = fields.require("repository", found).and_then(|node| read(node, repository, found));
+    let repository_id =
+        fields.get("repository-id").and_then(|node| read(node, |text| Ok(text.to_owned()), found));
     let settings = settings(&fields, defaults.clone(), found);
-    Draft { fields, names, repository, settings }
+    Draft { fields, names, repository, repository_id, settings }
+}
+
+/// An id that no webhook tells would keep all of a repository's out.
+fn check_repository_id(draft: &Draft<'_>, found: &mut Vec<Mistake>) {
+    let (Some(repository), Some(id)) = (&draft.repository, &draft.repository_id) else { return };
+    let place = || draft.place_of("repository-id");
+    if draft.names.as_ref().is_some_and(|names| names.plain().is_none()) {
+        let wrong = "a glob is of many repositories, and an id of one: write a rule for that project";
+        found.push(place().mistake(wrong));
+    } else if let Err(wrong) = check_repository_id_of(&repository.to_string().to_lowercase(), id) {
+        found.push(place().mistake(wrong));
+    }
+}
+
+/// A repository has one id, whichever rule says it.
+fn check_same_ids(drafts: &[Draft<'_>], found: &mut Vec<Mistake>) {
+    let mut known: HashMap<Repository, &str> = HashMap::new();
+    for draft in drafts {
+        let (Some(name), Some(repository), Some(id)) =
+            (draft.project(), &draft.repository, &draft.repository_id)
+        else {
+            continue;
+        };
+        let Ok(repository) = Repository::new(repository.as_is(name)) else { continue };
+        let first = *known.entry(repository).or_insert(id);
+        if first != id {
+            let wrong = format!("another rule says `{}` of the same repository", shown(first));
+            found.push(draft.place_of("repository-id").mistake(wrong));
+        }
+    }
 }
 
 /// Bitbucket tells only the start of a pull request's head, which is not enough to build it.

@@ -1258,6 +1258,45 @@ fn forks_are_built_by_a_project_of_their_own() {
     assert!(forks("build: read-only, project: 'a b'").contains("project name `a b` is not valid"));
 }
 
+#[test]
+fn a_repositorys_id_is_as_its_forge_tells_it() {
+    let of = |name: &str, repository: &str, id: &str| {
+        format!(
+            "version: 1\nprojects:\n  - name: {name}\n    repository: {repository}\n    repository-id: {id}\n"
+        )
+    };
+    let (github, bitbucket) = ("github.com/example/app", "bitbucket.org/example/app");
+    let uuid = "'{b3a0a0a0-0000-4000-8000-00000000000a}'";
+    let codecommit = "git-codecommit.eu-central-1.amazonaws.com/app";
+    for (repository, id) in
+        [(github, "'1296269'"), (bitbucket, uuid), ("gitlab.example.com/group/app", "'7'")]
+    {
+        let found = Repository::new(repository).unwrap();
+        let expected = id.trim_matches('\'');
+        assert_eq!(policy(&of("app", repository, id)).repository_id(&found), Some(expected), "{repository}");
+    }
+    for (repository, id) in
+        [(github, uuid), (github, "app"), (github, "''"), (bitbucket, "'7'"), (codecommit, "'7'")]
+    {
+        let [wrong] = &mistakes(&of("app", repository, id))[..] else { panic!("{repository} {id}") };
+        assert!(wrong.contains("is no repository's id"), "{wrong}");
+    }
+    let [wrong] = &mistakes(&of("app", github, "7"))[..] else { panic!("a number") };
+    assert!(wrong.contains("put it in quotes"), "{wrong}");
+    let [wrong] = &mistakes(&of("'*'", "'github.com/example/{project}'", "'7'"))[..] else {
+        panic!("a glob")
+    };
+    assert!(wrong.contains("a glob is of many repositories"), "{wrong}");
+    let two = of("app", github, "'7'")
+        + "  - name: web\n    repository: github.com/Example/App\n    repository-id: '8'\n";
+    let [wrong] = &mistakes(&two)[..] else { panic!("two ids") };
+    assert!(wrong.contains("another rule says `7` of the same repository"), "{wrong}");
+    // What one rule says holds for the repository, whichever of its projects is meant.
+    let one = of("app", github, "'7'") + "  - name: web\n    repository: github.com/example/app\n";
+    assert_eq!(policy(&one).repository_id(&Repository::new(github).unwrap()), Some("7"));
+    assert_eq!(policy(&one).repository_id(&Repository::new("github.com/example/web").unwrap()), None);
+}
+
 /// Logins change hands: who takes the one that an approver has given up is nobody.
 #[test]
 fn attack_an_approvers_name_that_somebody_else_has_taken() {

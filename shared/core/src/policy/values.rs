@@ -333,6 +333,21 @@ pub(super) fn check_id_of(repository: &str, id: &str) -> Result<(), String> {
     if is_id { Ok(()) } else { Err(format!("`{}` is no account's id: {rule}", shown(id))) }
 }
 
+/// Whether this is an id as the forge of a repository, in lower case, tells it of the repository.
+pub(super) fn check_repository_id_of(repository: &str, id: &str) -> Result<(), String> {
+    let (is_id, rule) = if repository.starts_with("bitbucket.org/") {
+        let uuid = id.strip_prefix('{').and_then(|id| id.strip_suffix('}')).unwrap_or_default();
+        let is_uuid = uuid.len() == 36 && uuid.chars().all(|c| matches!(c, '0'..='9' | 'a'..='f' | '-'));
+        (is_uuid, "Bitbucket's repositories have ids such as `{00000000-0000-0000-0000-000000000000}`")
+    } else if repository.starts_with("git-codecommit.") {
+        (false, "CodeCommit does not tell one with every event, and its events name the account")
+    } else {
+        let is_number = !id.is_empty() && id.chars().all(|c| c.is_ascii_digit());
+        (is_number, "GitHub's and GitLab's repositories have numbers, such as `1296269`")
+    };
+    if is_id { Ok(()) } else { Err(format!("`{}` is no repository's id: {rule}", shown(id))) }
+}
+
 fn globs(node: &Node<'_>, check: fn(&str) -> Result<(), String>, found: &mut Vec<Mistake>) -> Globs {
     let mut globs = Globs::default();
     let parse = |text: &str| {

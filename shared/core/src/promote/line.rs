@@ -287,17 +287,24 @@ async fn read(
     moves: Vec<UpdateRequest>,
 ) -> Result<Read, Error> {
     let mut built: BTreeMap<Tag, UpdateSource> = BTreeMap::new();
-    let mut merged: BTreeMap<Tag, (Option<Tag>, UpdateSource)> = BTreeMap::new();
-    for source in moves.into_iter().filter_map(|one| one.source) {
-        match &source {
-            UpdateSource::Built(tag, ..) => _ = built.insert(tag.clone(), source),
-            UpdateSource::Merged(mark, None) => {
-                merged.insert(Tag::commit(scope, mark.commit()), (None, source));
+    let mut merged: BTreeMap<Tag, (Tag, UpdateSource)> = BTreeMap::new();
+    // Each push has a hint of its own, and its newest commit comes first.
+    let mut pushed: BTreeMap<usize, Vec<(Tag, Option<Tag>, UpdateSource)>> = BTreeMap::new();
+    for UpdateRequest { trigger, source: cause, .. } in moves {
+        match cause {
+            Some(UpdateSource::Built(ref tag, ..)) => {
+                built.extend(cause.clone().map(|cause| (tag.clone(), cause)))
             }
-            UpdateSource::Merged(mark, Some(of)) => {
-                let [own, first] = Tag::commit_of(scope, mark.commit(), of);
-                merged.insert(own, (Some(first), source));
+            Some(UpdateSource::Merged(mark, None)) => {
+                let fork = Tag::fork(scope, &mark.commit().clone().into());
+                let tag = Tag::commit(scope, mark.commit());
+                pushed.entry(trigger).or_default().push((tag, fork, UpdateSource::Merged(mark, None)));
             }
+            Some(UpdateSource::Merged(mark, Some(of))) => {
+                let [own, first] = Tag::commit_of(scope, mark.commit(), &of);
+                merged.insert(own, (first, UpdateSource::Merged(mark, Some(of))));
+            }
+            None => {}
         }
     }
     let commit_of = |source: &UpdateSource| match source {
@@ -307,43 +314,68 @@ async fn read(
     let commits: BTreeSet<Commit> = built.values().filter_map(commit_of).collect();
     // Main comes along for the blobs that need no mounting, as a new branch has most of its blobs from there.
     let lines = [Tag::line(scope, line), Tag::line(scope, &Line::Main)];
-    let of_merged = merged.iter().flat_map(|(tag, (other, _))| [tag].into_iter().chain(other));
-    let own = lines.into_iter().chain(of_merged.cloned());
-    let own: Vec<Tag> = own.chain(commits.iter().map(|commit| Tag::commit(scope, commit))).collect();
+    let of_merged = merged.iter().flat_map(|(tag, (first, _))| [tag, first]);
+    let of_pushed = pushed.values().flatten().flat_map(|(tag, fork, _)| [tag].into_iter().chain(fork));
+    let own: BTreeSet<Tag> = lines.iter().chain(of_merged).chain(of_pushed).cloned().collect();
+    let own = own.into_iter().chain(commits.iter().map(|commit| Tag::commit(scope, commit))).collect();
     let exports: Vec<Tag> = built.keys().cloned().collect();
     let _part = budget.for_manifests(exports.len()).await;
     let (own, exports) = if project.builds_repository.is_some() {
-        let own = read_images(ports, &project.cache_repository, &own);
-        try_join(own, read_images(ports, project.exports(), &exports)).await?
+        let own = by_tag(ports, &project.cache_repository, own);
+        try_join(own, by_tag(ports, project.exports(), exports)).await?
     } else {
-        let all = [own.as_slice(), &exports].concat();
-        let mut own = read_images(ports, &project.cache_repository, &all).await?;
-        let exports = own.split_off(own.len() - exports.len());
+        let mut own = by_tag(ports, &project.cache_repository, [own, exports.clone()].concat()).await?;
+        let exports = exports.iter().filter_map(|tag| own.remove_entry(tag)).collect();
         (own, exports)
     };
-    let manifests =
-        own.iter().flatten().filter_map(|image| match buildkit_cache::classify(&image.manifest) {
-            Kind::Cache(manifest) => Some(manifest),
-            Kind::Other { .. } => None,
-        });
+    let manifests = own.values().filter_map(|image| match buildkit_cache::classify(&image.manifest) {
+        Kind::Cache(manifest) => Some(manifest),
+        Kind::Other { .. } => None,
+    });
     let present = manifests.flat_map(|manifest| blobs(&manifest)).collect();
-    let lines = own.iter().take(2).flatten();
-    let cold = lines.filter_map(|image| Provenance::of_manifest(&image.manifest)?.cold).max();
-    let asked = built.len() + merged.len();
-    let mut own = own.into_iter();
-    let current = own.next().flatten();
-    let _main = own.next();
-    let mut brought = Vec::new();
-    for (other, source) in merged.into_values() {
-        let image = own.next().flatten();
-        let other = other.and_then(|_| own.next().flatten());
-        brought.push((source, image.or(other)));
-    }
-    let commits = commits.into_iter().zip(own).filter_map(|(commit, image)| Some((commit, image?))).collect();
-    let sources = built.into_values().zip(exports).chain(brought);
-    let sources = sources.filter_map(|(source, image)| Some((source, image?))).collect();
+    let of_lines = lines.iter().filter_map(|tag| own.get(tag));
+    let cold = of_lines.filter_map(|image| Provenance::of_manifest(&image.manifest)?.cold).max();
+    let asked = built.len() + merged.len() + pushed.values().map(Vec::len).sum::<usize>();
+    let built = built.into_iter().filter_map(|(tag, cause)| Some((cause, exports.get(&tag)?.clone())));
+    let merged = merged.into_iter().filter_map(|(tag, (first, cause))| {
+        let image = own.get(&tag).or_else(|| own.get(&first))?;
+        Some((cause, image.clone()))
+    });
+    let pushed = pushed.into_values().filter_map(|push| newest(push, &own));
+    let sources = built.chain(merged).chain(pushed).collect();
+    let commits = commits.into_iter().filter_map(|commit| {
+        let image = own.get(&Tag::commit(scope, &commit))?.clone();
+        Some((commit, image))
+    });
+    let (current, commits) = (own.get(&lines[0]).cloned(), commits.collect());
     let (sources, bytes) = fitting(current.as_ref(), sources, line);
     Ok(Read { current, sources, commits, asked, present, cold, bytes })
+}
+
+/// Of what was pushed the newest commit that any line has built. An earlier one may have been built by a branch that nobody
+/// merged, and which only had that commit for its head. The same is true of all of them where one is a fork's, which no line
+/// builds.
+fn newest(
+    push: Vec<(Tag, Option<Tag>, UpdateSource)>,
+    own: &BTreeMap<Tag, Image>,
+) -> Option<(UpdateSource, Image)> {
+    if let Some(fork) =
+        push.iter().filter_map(|(_, fork, _)| fork.as_ref()).find(|fork| own.contains_key(fork))
+    {
+        tracing::info!(cache.tag = %fork, "what was pushed holds the head of a fork's pull request, and brings nothing");
+        return None;
+    }
+    push.into_iter().find_map(|(tag, _, cause)| Some((cause, own.get(&tag)?.clone())))
+}
+
+/// The images that there are under these tags.
+async fn by_tag(
+    ports: &impl ReadImages,
+    repository: &CacheRepository,
+    tags: Vec<Tag>,
+) -> Result<BTreeMap<Tag, Image>, CallError> {
+    let images = read_images(ports, repository, &tags).await?;
+    Ok(tags.into_iter().zip(images).filter_map(|(tag, image)| Some((tag, image?))).collect())
 }
 
 /// Of the sources as many as there can be room for, the first first, and the bytes of JSON of these and of the line. What is

@@ -13,7 +13,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use bytes::Bytes;
+use futures_util::future::{join_all, try_join_all};
 use futures_util::{StreamExt as _, stream};
 use jiff::Timestamp;
 
@@ -31,8 +32,8 @@ use crate::policy::{Policy, Project};
 use crate::ports::{
     Build, BuildStatus, MountBlobs, ReadBlobs, ReadBuilds, ReadImages, WriteImages, read_images,
 };
-use crate::provenance::{Built, Provenance};
-use buildkit_cache::{CacheHitRate, Mark};
+use crate::provenance::{self, Built, Provenance};
+use buildkit_cache::{Cache, CacheHitRate, MANIFEST_MEDIA_TYPE, Mark};
 
 /// How many lines are moved at once, where there is [room](byte_budget::ByteBudget).
 const LINES_AT_ONCE: usize = 16;
@@ -75,12 +76,22 @@ pub enum PromotionTrigger {
         repository: Repository,
         /// The line of the branch that they came to.
         line: Line,
-        /// The commits, of no branch that is known: the cache of one counts that a single line has built.
+        /// The commits, of no branch that is known. The cache of the newest counts that any line has built, if a single one has,
+        /// and if none of them is the head of a fork's pull request.
         commits: Vec<Commit>,
         /// The line of the branch that was merged and its head, or the start of its hash: that line's cache of it counts.
         head: Option<(Line, Revision)>,
         /// When they came, by the forge's clock or the bus's; `None` where neither says.
         at: Option<Timestamp>,
+    },
+    /// A commit is the head of a fork's pull request: what a push brings to main is not what a branch made of it.
+    Fork {
+        /// The git repository that the pull request is for.
+        repository: Repository,
+        /// The pull request's line.
+        line: Line,
+        /// The head, or the start of its hash.
+        head: Revision,
     },
     /// Something may have been on probation for too long in a project's main lines.
     Overdue {
@@ -95,6 +106,9 @@ impl fmt::Display for PromotionTrigger {
             Self::Built { build } | Self::Failed { build, .. } => f.write_str(build),
             Self::Exported { repository, tag } => write!(f, "{repository}:{tag}"),
             Self::Merged { repository, line, .. } => write!(f, "what was merged into {line} of {repository}"),
+            Self::Fork { repository, line, head } => {
+                write!(f, "the head {} of {line} of {repository}, a fork's", head.short())
+            }
             Self::Overdue { project } => write!(f, "what is on probation in main of {project}"),
         }
     }
@@ -119,7 +133,11 @@ impl PromotionTrigger {
                     .then(|| Self::Exported { repository: action.repository_name.clone(), tag })
             }
             // A fork's head was built by nobody that main could believe.
-            Event::PullRequestMerged(pull) if !pull.from_fork => {
+            Event::PullRequestUpdated(pull) | Event::PullRequestMerged(pull) if pull.from_fork => {
+                let line = Line::PullRequest(pull.number);
+                Some(Self::Fork { repository: pull.repository.clone(), line, head: pull.commit.clone() })
+            }
+            Event::PullRequestMerged(pull) => {
                 let branch = Line::of_branch(&pull.branch, &pull.default_branch);
                 Some(Self::Merged {
                     repository: pull.repository.clone(),
@@ -474,6 +492,10 @@ async fn gather(
                 let moves = merged_moves(ports, policy, repository, line, commits, head.as_ref(), at).await;
                 moves.map(Ok).map_err(|error| Arc::new(error.into()))
             }
+            (PromotionTrigger::Fork { repository, line, head }, _) => {
+                answers[index] = note_fork(ports, policy, repository, line, head).await.map_err(Arc::new);
+                continue;
+            }
             (PromotionTrigger::Overdue { project }, _) => Ok(overdue_moves(policy, project)),
         };
         match gathered {
@@ -684,6 +706,31 @@ async fn merged_moves(
         }
     }
     Ok(moves)
+}
+
+/// Notes that a commit is the head of a fork's pull request, before any line of the batch moves. Whoever may push a branch may
+/// have that very commit built from a cache of their own, and nothing about the merge would tell it from the fork's.
+async fn note_fork(
+    ports: &impl Ports,
+    policy: &Policy,
+    repository: &Repository,
+    line: &Line,
+    head: &Revision,
+) -> Result<Vec<Outcome>, Error> {
+    let projects = policy.projects_of(repository);
+    let brings = projects.iter().filter(|project| project.promotion.into_line(&Line::Main));
+    let notes = brings.flat_map(|project| {
+        let tags = project.scopes().filter_map(|scope| Tag::fork(scope, head));
+        tags.map(move |tag| async move {
+            let note = Cache::default().serialise(provenance::of_fork(&project.name, line, head));
+            let to = &project.cache_repository;
+            ports.put_blob(to, &note.config_digest, Bytes::from(note.config)).await?;
+            ports.put_image(to, &tag, MANIFEST_MEDIA_TYPE, Bytes::from(note.manifest)).await
+        })
+    });
+    let noted = try_join_all(notes).await?.len();
+    let why = format!("no push brings what was built of a fork's head: noted under {noted} tags");
+    Ok(vec![Outcome::Nothing { why }])
 }
 
 fn overdue_moves(policy: &Policy, project: &ProjectName) -> Result<Vec<Found>, String> {

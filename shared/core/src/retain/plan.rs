@@ -81,6 +81,8 @@ pub enum Rule {
     KeepAtLeast,
     /// The cache of the commit that a living line holds.
     Head,
+    /// A note that a commit is the head of a fork's pull request.
+    Fork,
     /// A part of an index that is kept.
     Child,
     /// Not a cache: never touched.
@@ -99,6 +101,8 @@ pub enum Rule {
     OldCommit,
     /// An export older than `retention.lease`: it was promoted, or never will be.
     AbandonedExport,
+    /// A note on a fork's pull request, older than `retention.idle-branch`.
+    OldFork,
     /// A join that was last given to a build longer ago than `retention.lease`.
     OldGiven,
     /// An untagged cache older than `retention.orphans`.
@@ -122,6 +126,7 @@ impl Rule {
             Self::History => "history",
             Self::KeepAtLeast => "keep-at-least",
             Self::Head => "head",
+            Self::Fork => "fork",
             Self::Child => "child",
             Self::NotCache => "not-a-cache",
             Self::NotOurs => "not-ours",
@@ -131,6 +136,7 @@ impl Rule {
             Self::ExpiredHistory => "expired-history",
             Self::OldCommit => "old-commit",
             Self::AbandonedExport => "abandoned-export",
+            Self::OldFork => "old-fork",
             Self::OldGiven => "old-given",
             Self::Orphan => "orphan",
             Self::ScopeBudget => "scope-budget",
@@ -489,6 +495,10 @@ impl<'w> Planner<'w> {
                     keep(Rule::Lease, Reason::CommitWithinLease)
                 }
             }
+            TagKind::Fork(_) if self.age(image.pushed_at) > retention.idle_branch => {
+                delete(Rule::OldFork, Reason::OldFork)
+            }
+            TagKind::Fork(_) => keep(Rule::Fork, Reason::Fork),
             TagKind::Export(_) if self.age(image.pushed_at) > retention.lease => {
                 delete(Rule::AbandonedExport, Reason::OldExport)
             }

@@ -26,6 +26,8 @@ pub(super) enum Reason {
     WentWithLine,
     NoHead,
     CommitWithinLease,
+    OldFork,
+    Fork,
     OldExport,
     ExportWithinLease,
     OldGiven,
@@ -68,6 +70,10 @@ impl Why {
             Reason::WentWithLine => write!(f, "commit {} went with its line", commit(tag)),
             Reason::NoHead => write!(f, "commit {} is no line's head", commit(tag)),
             Reason::CommitWithinLease => write!(f, "commit {} is within the lease", commit(tag)),
+            Reason::OldFork => {
+                f.write_str("a fork's head that was told longer ago than branches may be idle")
+            }
+            Reason::Fork => f.write_str("says that a commit is the head of a fork's pull request"),
             Reason::OldExport => f.write_str("an export older than the lease"),
             Reason::ExportWithinLease => f.write_str("an export within the lease"),
             Reason::OldGiven => f.write_str("a join that no build was given within the lease"),
