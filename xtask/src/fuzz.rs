@@ -10,7 +10,7 @@ use anyhow::{Context as _, ensure};
 use crate::{process, tools};
 
 /// The parsers, one target each in `fuzz/fuzz_targets/`.
-const TARGETS: [&str; 6] = ["config", "manifest", "policy", "tag", "webhook", "event"];
+const TARGETS: [&str; 7] = ["config", "manifest", "policy", "tag", "webhook", "event", "dockerfile"];
 
 /// What fuzzing can be asked.
 #[derive(Debug, clap::Args)]

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 
 use dockerfile_keys::{
-    Context, Dockerfile, Id, Ignore, Key, Kind, Memory, Options, Plan, TreeError, find, parse, plan, solve,
+    Context, Dockerfile, Id, Ignore, Key, Kind, Memory, Node, Options, Plan, TreeError, find, parse, plan,
+    solve,
 };
 use sha2::{Digest as _, Sha256};
 use stoker_core::names::Scope;
@@ -168,7 +169,8 @@ pub(super) fn replay(strategy: Strategy, scope: &Scope, builds: &[Planned<'_>], 
     for build in builds {
         let given = caches.given(build.push);
         let outcome = solve(&build.plan, |key| caches.has(&given, key));
-        caches.built(build.push, build.plan.nodes.iter().map(|node| node.key));
+        let kept = |node: &&Node| node.is_exported() || strategy == Strategy::LocalDisk;
+        caches.built(build.push, build.plan.nodes.iter().filter(kept).map(|node| node.key));
         let seconds = [Level::Least, Level::Usual, Level::Most]
             .map(|level| lasts(&build.plan, &outcome.ran, times, level));
         all.push(Ran { steps: outcome.ran, seconds });

@@ -128,15 +128,13 @@ impl Times {
     /// Takes the times of a log of `docker build --progress=plain`, in which this plan was built.
     pub(super) fn of_log(log: &str, plan: &Plan) -> Self {
         let steps: Vec<&Step> = plan.nodes.iter().filter_map(|node| node.step.as_ref()).collect();
-        let last = |stage: &str| steps.iter().filter(|step| step.stage == stage).map(|step| step.place).max();
         let mut measured = HashMap::new();
         for timed in timed(log) {
-            // A Dockerfile of one stage says no name. A `FROM` counts as a step if its image is no stage.
-            let stage_of = |step: &&&Step| timed.stage.is_empty() || step.stage == timed.stage;
-            let found = steps.iter().find(|step| {
-                let from = timed.of.saturating_sub(last(&step.stage).unwrap_or_default());
-                stage_of(step) && step.place + from == timed.place
-            });
+            // A Dockerfile of one stage says no name.
+            let is_it = |step: &&&Step| {
+                step.place == timed.place && (timed.stage.is_empty() || step.stage == timed.stage)
+            };
+            let found = steps.iter().find(is_it);
             if let Some(step) = found {
                 measured.insert(name(step), timed.seconds);
             }
@@ -171,7 +169,6 @@ fn name(step: &Step) -> (String, String) {
 struct Timed {
     stage: String,
     place: usize,
-    of: usize,
     seconds: f64,
 }
 
@@ -205,10 +202,10 @@ fn timed(log: &str) -> Vec<Timed> {
 fn step_of(text: &str) -> Option<Timed> {
     let (name, _) = text.strip_prefix('[')?.split_once("] ")?;
     let (stage, count) = name.rsplit_once(' ').unwrap_or(("", name));
-    let (place, of) = count.split_once('/')?;
+    let (place, _) = count.split_once('/')?;
     // With several platforms the stage's name comes after the platform's.
     let stage = stage.trim().rsplit(' ').next().unwrap_or_default().to_owned();
-    Some(Timed { stage, place: place.trim().parse().ok()?, of: of.parse().ok()?, seconds: 0.0 })
+    Some(Timed { stage, place: place.trim().parse().ok()?, seconds: 0.0 })
 }
 
 #[cfg(test)]

@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, HashMap};
 
 use axum::body::Bytes;
+use dockerfile_keys::Key;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::command::CacheTo;
-use super::graph::{Graph, What, digest, key};
+use super::graph::{Graph, Input, digest, key};
 use super::registry::{MANIFEST, Reference, Registry, RegistryError, Repository};
 
 const CONFIG: &str = "application/vnd.buildkit.cacheconfig.v0";
@@ -148,6 +149,14 @@ pub(super) struct Made {
     pub(super) created_at: String,
 }
 
+impl Made {
+    /// With the layers of another result upon it.
+    pub(super) fn with(&self, upper: &Self) -> Self {
+        let chain = self.chain.iter().chain(&upper.chain).cloned().collect();
+        Self { chain, created_at: upper.created_at.clone() }
+    }
+}
+
 /// Results by key.
 pub(super) type Known = HashMap<String, Made>;
 
@@ -282,15 +291,16 @@ pub(super) async fn export(
     registry: &Registry,
     to: &CacheTo,
     graph: &Graph,
-    target: usize,
-    made: &BTreeMap<usize, Made>,
+    made: &BTreeMap<Key, Made>,
 ) -> Result<Option<Exported>, CacheError> {
     let reference = Reference::parse(&to.reference)?;
     let mut config = Config::default();
     let mut blobs: Vec<&Blob> = Vec::new();
-    for (number, node) in graph.nodes.iter().enumerate() {
-        let in_target = !matches!(node.what, What::Step(stage, _) if stage != target);
-        let result = made.get(&number).filter(|_| to.all_stages || in_target);
+    for record in &graph.records {
+        let is_kept =
+            |node: &&Key| graph.exported.contains(node) && (to.all_stages || graph.target.contains(node));
+        let node = record.node.as_ref().filter(is_kept);
+        let result = node.and_then(|node| made.get(node));
         let results = result.and_then(|made| {
             let mut top = -1;
             for blob in &made.chain {
@@ -301,15 +311,19 @@ pub(super) async fn export(
             }
             (top != -1).then(|| Outcome { layer: top, created_at: made.created_at.clone() })
         });
-        let link = |node: usize, selector: &str| Link {
-            selector: selector.to_owned(),
-            link: i64::try_from(node).unwrap_or(-1),
+        let link = |input: &Input| Link {
+            selector: input.selector.to_owned(),
+            link: i64::try_from(input.record).unwrap_or(-1),
         };
         config.records.push(Record {
             results: results.into_iter().collect(),
             chains: Vec::new(),
-            digest: node.digest.clone(),
-            inputs: node.inputs.iter().map(|input| vec![link(input.node, &input.selector)]).collect(),
+            digest: record.digest.clone(),
+            inputs: record
+                .inputs
+                .iter()
+                .map(|alternatives| alternatives.iter().map(link).collect())
+                .collect(),
         });
     }
     if blobs.is_empty() {

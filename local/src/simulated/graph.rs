@@ -1,56 +1,42 @@
-//! What a build depends on, as a graph of cache keys.
+//! A build's steps as the records of a cache.
 //!
-//! A key is the digest of an operation and the keys of its inputs. It depends on the definition and on the files that
-//! are copied only, so all keys are known before anything runs.
+//! A record is known by its digest and by those that it rests on, as `BuildKit`'s are. What a step does and rests on
+//! `dockerfile-keys` says; so which steps a build runs here is what it says of a build anywhere.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
+use dockerfile_keys::{Key, Plan};
 use sha2::{Digest as _, Sha256};
 
-use super::command::Build;
-use super::context::{Context, ContextError};
-use super::dockerfile::{Base, Dockerfile, From, Kind};
-
-/// An operation.
+/// A record.
 #[derive(Debug)]
-pub(super) struct Node {
+pub(super) struct Record {
     pub(super) digest: String,
-    /// What the operation's layer rests on; also its first input.
-    pub(super) parent: Option<usize>,
-    pub(super) inputs: Vec<Input>,
+    /// What it rests on. Of the alternatives of an input the first is part of the key.
+    pub(super) inputs: Vec<Vec<Input>>,
     pub(super) key: String,
-    pub(super) what: What,
+    /// The step, image or layer whose result it has; none for the content that a step reads.
+    pub(super) node: Option<Key>,
 }
 
-/// What an operation is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum What {
-    /// An image that a stage starts from.
-    Image,
-    /// Files of the context.
-    Files,
-    /// A step: its stage and its place there.
-    Step(usize, usize),
-}
-
-/// What an operation needs.
+/// What a record rests on.
 #[derive(Debug, Clone)]
 pub(super) struct Input {
-    pub(super) selector: String,
-    pub(super) node: usize,
+    pub(super) selector: &'static str,
+    pub(super) record: usize,
 }
 
-/// The operations, each after its inputs.
-#[derive(Debug)]
+/// The records of a build, each after those that it rests on.
+#[derive(Debug, Default)]
 pub(super) struct Graph {
-    pub(super) nodes: Vec<Node>,
-    /// The last operation of each stage that the target needs.
-    pub(super) ends: BTreeMap<usize, Option<usize>>,
-    /// The image that a stage starts from.
-    pub(super) images: BTreeMap<usize, usize>,
-    /// The operation that the target ends with.
-    pub(super) target: Option<usize>,
+    pub(super) records: Vec<Record>,
+    /// The record of each node.
+    by_node: BTreeMap<Key, usize>,
+    /// The nodes whose results an export has.
+    pub(super) exported: BTreeSet<Key>,
+    /// What the target's own stages end with: all that a cache has that is not of all stages.
+    pub(super) target: BTreeSet<Key>,
 }
 
 /// The digest of these bytes.
@@ -58,7 +44,7 @@ pub(super) fn digest(bytes: impl AsRef<[u8]>) -> String {
     format!("sha256:{}", hex::encode(Sha256::digest(bytes)))
 }
 
-/// The key of an operation with these inputs.
+/// The key of a record that rests on these.
 pub(super) fn key<'a>(digest_of: &str, inputs: impl Iterator<Item = (&'a str, &'a str)>) -> String {
     let mut text = digest_of.to_owned();
     for (selector, input) in inputs {
@@ -68,92 +54,57 @@ pub(super) fn key<'a>(digest_of: &str, inputs: impl Iterator<Item = (&'a str, &'
 }
 
 impl Graph {
-    /// The graph of a target and of what it needs.
-    pub(super) fn new(
-        file: &Dockerfile,
-        target: usize,
-        build: &Build,
-        context: &Context,
-    ) -> Result<Self, ContextError> {
-        let mut graph =
-            Self { nodes: Vec::new(), ends: BTreeMap::new(), images: BTreeMap::new(), target: None };
-        let needed = needed(file, target);
-        for (number, stage) in file.stages.iter().enumerate().filter(|(number, _)| needed.contains(number)) {
-            let mut last = match &stage.base {
-                Base::Scratch => None,
-                Base::Stage(other) => graph.ends.get(other).copied().flatten(),
-                Base::Image(image) => {
-                    let node = graph.image(image, build);
-                    graph.images.insert(number, node);
-                    Some(node)
-                }
+    /// The records of a plan.
+    pub(super) fn new(plan: &Plan) -> Self {
+        let mut graph = Self::default();
+        for node in &plan.nodes {
+            let records = |nodes: &[usize]| -> Vec<Input> {
+                let of = |node: &usize| graph.by_node.get(&plan.nodes.get(*node)?.key).copied();
+                nodes.iter().filter_map(of).map(|record| Input { selector: "", record }).collect()
             };
-            for (place, step) in stage.steps.iter().enumerate() {
-                let parent = last.map(|node| Input { selector: String::new(), node });
-                let mut inputs: Vec<Input> = parent.into_iter().collect();
-                let operation = match &step.kind {
-                    Kind::Workdir => step.text.clone(),
-                    Kind::Run { command, variables } => {
-                        format!("RUN {command}\n{variables:?}\nnetwork {:?}", build.network)
-                    }
-                    Kind::Copy { from, sources, flags, to } => {
-                        let source = match from {
-                            From::Stage(other) => graph.ends.get(other).copied().flatten(),
-                            From::Image(image) => Some(graph.image(image, build)),
-                            From::Context => Some(graph.files(context.digest(sources)?)),
-                        };
-                        let selector = if *from == From::Context { String::new() } else { sources.join(" ") };
-                        inputs.extend(source.map(|node| Input { selector, node }));
-                        format!("COPY {flags:?} {to}")
-                    }
-                };
-                last = Some(graph.add(digest(operation), last, inputs, What::Step(number, place)));
+            let on = [node.parent, node.layer()].into_iter().flatten();
+            let mut inputs: Vec<Vec<Input>> = on.map(|on| records(&[on])).collect();
+            let sources = records(&node.inputs);
+            if let Some(content) = node.content {
+                let mut alternatives =
+                    vec![Input { selector: "", record: graph.add(named(&content), Vec::new(), None) }];
+                // Where one stage is read, that it is this stage says what is read, too.
+                if let [Input { record, .. }] = sources.as_slice() {
+                    alternatives.push(Input { selector: "/", record: *record });
+                }
+                inputs.push(alternatives);
             }
-            graph.ends.insert(number, last);
+            let record = graph.add(named(&node.operation), inputs, Some(node.key));
+            graph.by_node.insert(node.key, record);
         }
-        graph.target = graph.ends.get(&target).copied().flatten();
-        Ok(graph)
+        let exported = plan.nodes.iter().filter(|node| node.is_exported()).map(|node| node.key);
+        graph.exported = exported.collect();
+        let mut next = plan.target;
+        while let Some(node) = next.and_then(|node| plan.nodes.get(node)) {
+            graph.target.insert(node.key);
+            graph.target.extend(node.layer().and_then(|layer| plan.nodes.get(layer)).map(|layer| layer.key));
+            next = node.parent;
+        }
+        graph
     }
 
-    fn image(&mut self, image: &str, build: &Build) -> usize {
-        let platform = build.platform.as_deref().unwrap_or("this platform");
-        self.add(digest(format!("image {image} for {platform}")), None, Vec::new(), What::Image)
+    /// The key by which a cache knows a node.
+    pub(super) fn key_of(&self, node: &Key) -> Option<&str> {
+        self.by_node.get(node).and_then(|record| self.records.get(*record)).map(|record| record.key.as_str())
     }
 
-    fn files(&mut self, content: String) -> usize {
-        self.add(content, None, Vec::new(), What::Files)
-    }
-
-    fn add(&mut self, digest: String, parent: Option<usize>, inputs: Vec<Input>, what: What) -> usize {
-        let keys = inputs.iter().map(|i| (i.selector.as_str(), self.nodes[i.node].key.as_str()));
+    fn add(&mut self, digest: String, inputs: Vec<Vec<Input>>, node: Option<Key>) -> usize {
+        let first = inputs.iter().filter_map(|alternatives| alternatives.first());
+        let keys = first.map(|input| (input.selector, self.records[input.record].key.as_str()));
         let key = key(&digest, keys);
-        // A step keeps its place in its stage, even if another stage has the same.
-        let same = |node: &Node| node.key == key && node.what == what;
-        if let Some(known) = self.nodes.iter().position(same) {
+        if let Some(known) = self.records.iter().position(|record| record.key == key) {
             return known;
         }
-        self.nodes.push(Node { digest, parent, inputs, key, what });
-        self.nodes.len() - 1
+        self.records.push(Record { digest, inputs, key, node });
+        self.records.len() - 1
     }
 }
 
-/// A stage and all that it needs.
-fn needed(file: &Dockerfile, target: usize) -> Vec<usize> {
-    let mut needed = vec![target];
-    let mut next = 0;
-    while let Some(&number) = needed.get(next) {
-        let stage = &file.stages[number];
-        let copied = stage.steps.iter().filter_map(|step| match step.kind {
-            Kind::Copy { from: From::Stage(other), .. } => Some(other),
-            _ => None,
-        });
-        let base = if let Base::Stage(other) = stage.base { Some(other) } else { None };
-        for other in base.into_iter().chain(copied) {
-            if !needed.contains(&other) {
-                needed.push(other);
-            }
-        }
-        next += 1;
-    }
-    needed
+fn named(key: &Key) -> String {
+    format!("sha256:{key}")
 }

@@ -1,11 +1,9 @@
-//! A builder for machines without Docker. It understands a small part of the `docker` command line and of the
-//! Dockerfile language, runs nothing but the `sleep`s of a Dockerfile, and imports and exports valid `BuildKit` caches,
-//! so that everything around it works as with the real one.
+//! A builder for machines without Docker. It understands a small part of the `docker` command line, runs nothing but the
+//! `sleep`s of a Dockerfile, and imports and exports valid `BuildKit` caches, so that everything around it works as with
+//! the real one. Which steps a build needs, and which it finds, `dockerfile-keys` says.
 
 mod cache;
 mod command;
-mod context;
-mod dockerfile;
 mod graph;
 mod log;
 mod registry;

@@ -2,17 +2,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::time::Duration;
 
+use dockerfile_keys::{
+    Context, Folder, Ignore, IgnoreError, Key, Memory, Options, ParseError, Plan, PlanError, Step, StepKind,
+    parse, plan, solve,
+};
 use futures_util::future::try_join_all;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
 use super::cache::{self, Blob, CacheError, Known, Made};
 use super::command::Build;
-use super::context::{Context, ContextError};
-use super::dockerfile::{Base, Dockerfile, DockerfileError, Kind};
-use super::graph::{Graph, What};
+use super::graph::Graph;
 use super::log::Output;
 use super::registry::{Registry, RegistryError};
 use crate::chain;
@@ -23,18 +26,20 @@ const A_MOMENT: Duration = Duration::from_millis(20);
 /// A build failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BuildError {
-    #[error("failed to read dockerfile `{}`", path.display())]
-    Dockerfile {
+    #[error("failed to read `{}`", path.display())]
+    Read {
         path: PathBuf,
         #[source]
         source: std::io::Error,
     },
-    #[error(transparent)]
-    Syntax(#[from] DockerfileError),
-    #[error("target stage `{0}` could not be found")]
-    Target(String),
-    #[error("failed to compute cache key")]
-    Context(#[from] ContextError),
+    #[error("dockerfile")]
+    Syntax(#[from] ParseError),
+    #[error(".dockerignore")]
+    Ignore(#[from] IgnoreError),
+    #[error("dockerfile")]
+    Plan(#[from] PlanError),
+    #[error("dockerfile line {line}: {problem}")]
+    Unknown { line: usize, problem: String },
     #[error("could not fetch content descriptor {digest} from remote: not found")]
     MissingLayer { digest: String },
     #[error("could not fetch content descriptor {digest} from remote")]
@@ -56,23 +61,18 @@ pub(super) async fn build(build: &Build, directory: &Path, output: &Output) -> R
     let path = build.file.as_ref().map_or_else(|| root.join("Dockerfile"), |file| directory.join(file));
 
     let vertex = output.vertex("[internal] load build definition from Dockerfile");
-    let text = std::fs::read_to_string(&path)
-        .map_err(|source| BuildError::Dockerfile { path: path.clone(), source })?;
+    let text = std::fs::read_to_string(&path).map_err(read(&path))?;
     vertex.line(&format!("transferring dockerfile: {}B done", text.len()));
     vertex.done();
-    let file = Dockerfile::parse(&text, &build.args)?;
-    let target = file
-        .target(build.target.as_deref())
-        .ok_or_else(|| BuildError::Target(build.target.clone().unwrap_or_default()))?;
 
     let registry = Registry::default();
     let known = import(build, &registry, output).await;
     let vertex = output.vertex("[internal] load build context");
-    let context = Context::open(&root)?;
+    let plan = planned(build, &text, &path, &root)?;
     vertex.done();
 
-    let graph = Graph::new(&file, target, build, &context)?;
-    let solver = Solver { file: &file, graph: &graph, registry: &registry, output, known };
+    let graph = Graph::new(&plan);
+    let solver = Solver { plan: &plan, graph: &graph, registry: &registry, output, known };
     let made = solver.solve().await?;
 
     let vertex = output.vertex("exporting to image");
@@ -87,7 +87,7 @@ pub(super) async fn build(build: &Build, directory: &Path, output: &Output) -> R
     for to in &build.cache_to {
         let vertex = output.vertex("exporting cache to registry");
         vertex.line("preparing build cache for export");
-        match cache::export(&registry, to, &graph, target, &made).await {
+        match cache::export(&registry, to, &graph, &made).await {
             Ok(None) => vertex.done(),
             Ok(Some(exported)) => {
                 for layer in exported.layers {
@@ -108,6 +108,37 @@ pub(super) async fn build(build: &Build, directory: &Path, output: &Output) -> R
     Ok(())
 }
 
+fn read(path: &Path) -> impl Fn(std::io::Error) -> BuildError {
+    move |source| BuildError::Read { path: path.to_owned(), source }
+}
+
+/// The steps of a build. What is not understood fails it.
+fn planned(build: &Build, text: &str, dockerfile: &Path, root: &Path) -> Result<Plan, BuildError> {
+    let file = parse(text)?;
+    let mut beside = dockerfile.as_os_str().to_owned();
+    beside.push(".dockerignore");
+    let ignore = [PathBuf::from(beside), root.join(".dockerignore")].into_iter().find(|path| path.exists());
+    let ignore = match ignore {
+        Some(path) => Ignore::parse(&std::fs::read_to_string(&path).map_err(read(&path))?)?,
+        None => Ignore::default(),
+    };
+    let folder = Folder::read(root).map_err(read(root))?;
+    let usual = Options::default();
+    let options = Options {
+        target: build.target.clone(),
+        arguments: build.args.iter().cloned().collect(),
+        platform: build.platform.clone().unwrap_or(usual.platform),
+        network: build.network.clone(),
+    };
+    let (tree, root, memory) = (&folder, folder.root(), &Memory::default());
+    let context = Context { tree, root, ignore: &ignore, memory, git_directory: None };
+    let plan = plan(&file, &options, context, Key::from([0; 32]))?;
+    match plan.unknown.first() {
+        Some(first) => Err(BuildError::Unknown { line: first.line, problem: first.problem.clone() }),
+        None => Ok(plan),
+    }
+}
+
 /// Reads the caches that are named. One that cannot be read makes the build cold, not red.
 async fn import(build: &Build, registry: &Registry, output: &Output) -> Known {
     let mut known = Known::new();
@@ -124,93 +155,63 @@ async fn import(build: &Build, registry: &Registry, output: &Output) -> Known {
 }
 
 struct Solver<'a> {
-    file: &'a Dockerfile,
+    plan: &'a Plan,
     graph: &'a Graph,
     registry: &'a Registry,
     output: &'a Output,
     known: Known,
 }
 
-/// What is to be done with the steps, by their nodes.
-#[derive(Debug, Default)]
-struct Plan {
-    run: BTreeSet<usize>,
-    pull: BTreeSet<usize>,
-    /// In a cache, but below something that is pulled.
-    skip: BTreeSet<usize>,
-}
-
-type Results = BTreeMap<usize, watch::Sender<Option<Made>>>;
+/// Where the results of the steps that run come to be had.
+type Results = BTreeMap<Key, watch::Sender<Option<Made>>>;
 
 impl Solver<'_> {
-    async fn solve(&self) -> Result<BTreeMap<usize, Made>, BuildError> {
-        let mut plan = Plan::default();
-        if let Some(target) = self.graph.target {
-            self.need(target, &mut plan);
-        }
+    /// Has all at hand that the target needs; gives all results that are known then.
+    async fn solve(&self) -> Result<BTreeMap<Key, Made>, BuildError> {
+        let ran = solve(self.plan, |key| self.hit(key).is_some()).ran;
+        let keys: BTreeSet<Key> = ran.iter().map(|node| self.plan.nodes[*node].key).collect();
         let mut made = BTreeMap::new();
-        let mut told = BTreeSet::new();
-        for (&stage, &node) in &self.graph.images {
-            if told.insert(node) {
-                let vertex = self.output.vertex(self.name(stage, None));
-                made.insert(node, self.image(stage, node));
-                vertex.done();
+        for (number, node) in self.plan.nodes.iter().enumerate() {
+            if keys.contains(&node.key) || made.contains_key(&node.key) {
+                continue;
             }
-        }
-        for &node in plan.pull.union(&plan.skip) {
-            if let (What::Step(stage, place), Some(hit)) = (self.graph.nodes[node].what, self.hit(node)) {
-                self.output.vertex(self.name(stage, Some(place))).cached();
-                made.insert(node, hit.clone());
+            if let Some(image) = node.image() {
+                let vertex = self.output.vertex(self.name_of_image(number, image));
+                made.insert(node.key, self.image(&node.key, image));
+                vertex.done();
+            } else if let Some(hit) = self.hit(&node.key) {
+                if let Some(step) = &node.step {
+                    self.output.vertex(self.name(step)).cached();
+                }
+                made.insert(node.key, hit.clone());
             }
         }
         self.check(&made).await?;
 
-        let results: Results = (0..self.graph.nodes.len())
-            .map(|node| (node, watch::Sender::new(made.get(&node).cloned())))
-            .collect();
-        try_join_all(plan.run.iter().map(|&node| self.run(node, &results))).await?;
-        for (node, result) in &results {
-            if let Some(result) = result.borrow().clone() {
-                made.insert(*node, result);
+        let results: Results = keys.iter().map(|key| (*key, watch::Sender::new(None))).collect();
+        try_join_all(ran.iter().map(|&node| self.run(node, &made, &results))).await?;
+        for (key, result) in results {
+            made.extend(result.borrow().clone().map(|result| (key, result)));
+        }
+        for node in &self.plan.nodes {
+            if made.contains_key(&node.key) {
+                continue;
+            }
+            let of = |node: Option<usize>| made.get(&self.plan.nodes.get(node?)?.key);
+            if let (Some(below), Some(layer)) = (of(node.parent), of(node.layer())) {
+                let merged = below.with(layer);
+                made.insert(node.key, merged);
             }
         }
         Ok(made)
     }
 
-    fn hit(&self, node: usize) -> Option<&Made> {
-        self.known.get(&self.graph.nodes[node].key)
-    }
-
-    /// Decides from the end: what rests below a hit is not needed.
-    fn need(&self, node: usize, plan: &mut Plan) {
-        if plan.run.contains(&node) || plan.pull.contains(&node) {
-            return;
-        }
-        if !matches!(self.graph.nodes[node].what, What::Step(..)) {
-            return;
-        }
-        if self.hit(node).is_some() {
-            plan.pull.insert(node);
-            self.pass(node, plan);
-            return;
-        }
-        plan.run.insert(node);
-        for input in &self.graph.nodes[node].inputs {
-            self.need(input.node, plan);
-        }
-    }
-
-    fn pass(&self, node: usize, plan: &mut Plan) {
-        for input in &self.graph.nodes[node].inputs {
-            let is_new = self.hit(input.node).is_some() && plan.skip.insert(input.node);
-            if is_new || !plan.skip.contains(&input.node) {
-                self.pass(input.node, plan);
-            }
-        }
+    fn hit(&self, key: &Key) -> Option<&Made> {
+        self.known.get(self.graph.key_of(key)?)
     }
 
     /// Fails the build where a cache promises a layer that is gone, as `BuildKit` does.
-    async fn check(&self, made: &BTreeMap<usize, Made>) -> Result<(), BuildError> {
+    async fn check(&self, made: &BTreeMap<Key, Made>) -> Result<(), BuildError> {
         let mut seen = BTreeSet::new();
         for blob in made.values().flat_map(|made| &made.chain) {
             let digest = || blob.digest().to_owned();
@@ -225,69 +226,124 @@ impl Solver<'_> {
         Ok(())
     }
 
-    fn image(&self, stage: usize, node: usize) -> Made {
-        self.hit(node).cloned().unwrap_or_else(|| {
+    fn image(&self, key: &Key, image: &str) -> Made {
+        self.hit(key).cloned().unwrap_or_else(|| {
             let created_at = Timestamp::now().to_string();
-            let text = &self.file.stages[stage].text;
-            Made { chain: vec![Blob::new("image", text, "1970-01-01T00:00:00Z")], created_at }
+            Made {
+                chain: vec![Blob::new("image", &format!("FROM {image}"), "1970-01-01T00:00:00Z")],
+                created_at,
+            }
         })
     }
 
-    async fn run(&self, node: usize, results: &Results) -> Result<(), BuildError> {
-        let What::Step(stage, place) = self.graph.nodes[node].what else { return Ok(()) };
-        let step = &self.file.stages[stage].steps[place];
-        for input in &self.graph.nodes[node].inputs {
-            let is_step = matches!(self.graph.nodes[input.node].what, What::Step(..));
-            if let Some(result) = results.get(&input.node).filter(|_| is_step) {
-                // The sender lives as long as the build.
-                let _ = result.subscribe().wait_for(Option::is_some).await;
+    /// Waits for what a node leaves. Nothing is left where nothing needed it.
+    fn wait<'a>(
+        &'a self,
+        number: usize,
+        made: &'a BTreeMap<Key, Made>,
+        results: &'a Results,
+    ) -> Pin<Box<dyn Future<Output = Option<Made>> + 'a>> {
+        Box::pin(async move {
+            let node = self.plan.nodes.get(number)?;
+            if let Some(made) = made.get(&node.key) {
+                return Some(made.clone());
+            }
+            if let Some(layer) = node.layer() {
+                let below = self.wait(node.parent?, made, results).await?;
+                return Some(below.with(&self.wait(layer, made, results).await?));
+            }
+            let result = results.get(&node.key)?;
+            // The sender lives as long as the build.
+            let _ = result.subscribe().wait_for(Option::is_some).await;
+            result.borrow().clone()
+        })
+    }
+
+    async fn run(
+        &self,
+        number: usize,
+        made: &BTreeMap<Key, Made>,
+        results: &Results,
+    ) -> Result<(), BuildError> {
+        let node = &self.plan.nodes[number];
+        let Some(step) = &node.step else { return Ok(()) };
+        for input in &node.inputs {
+            self.wait(*input, made, results).await;
+        }
+        let below = match node.parent {
+            Some(parent) => self.wait(parent, made, results).await,
+            None => None,
+        };
+        let mut chain = below.map(|below| below.chain).unwrap_or_default();
+        let vertex = self.output.vertex(self.name(step));
+        let key = self.graph.key_of(&node.key).unwrap_or_default();
+        let is_run = step.kind == StepKind::Run;
+        if is_run {
+            let command = command(&step.text);
+            tokio::time::sleep(sleeps(command).max(A_MOMENT)).await;
+            if fails(command) {
+                let error = BuildError::Run { command: command.to_owned() };
+                vertex.failed(&error.to_string());
+                return Err(error);
             }
         }
-        let parent = self.graph.nodes[node].parent.and_then(|parent| results.get(&parent));
-        let parent = parent.and_then(|result| result.borrow().clone());
-        let mut chain = parent.map(|made| made.chain).unwrap_or_default();
-        let vertex = self.output.vertex(self.name(stage, Some(place)));
-        let created_at;
-        let content = match &step.kind {
-            Kind::Run { command, .. } => {
-                tokio::time::sleep(sleeps(command).max(A_MOMENT)).await;
-                if fails(command) {
-                    let error = BuildError::Run { command: command.clone() };
-                    vertex.failed(&error.to_string());
-                    return Err(error);
-                }
-                created_at = Timestamp::now().to_string();
-                // Two runs of one command rarely leave the same bytes.
-                format!("{}\n{}\n{created_at}\n", self.graph.nodes[node].key, step.text)
-            }
-            Kind::Copy { .. } | Kind::Workdir => {
-                created_at = Timestamp::now().to_string();
-                format!("{}\n{}\n", self.graph.nodes[node].key, step.text)
-            }
-        };
-        chain.push(Blob::new("step", &content, &created_at));
+        let created_at = Timestamp::now().to_string();
+        // Two runs of one command rarely leave the same bytes.
+        let time = if is_run { format!("{created_at}\n") } else { String::new() };
+        chain.push(Blob::new("step", &format!("{key}\n{}\n{time}", step.text), &created_at));
         vertex.done();
-        if let Some(result) = results.get(&node) {
+        if let Some(result) = results.get(&node.key) {
             result.send_replace(Some(Made { chain, created_at }));
         }
         Ok(())
     }
 
-    /// The name of a step, or of a stage's `FROM`, as `BuildKit` tells it.
-    fn name(&self, stage: usize, place: Option<usize>) -> String {
-        let it = &self.file.stages[stage];
-        let from = usize::from(matches!(it.base, Base::Image(_)));
-        let of = it.steps.len() + from;
-        let label = match &it.name {
-            Some(name) => format!("{name} "),
-            None if self.file.stages.len() > 1 => format!("stage-{stage} "),
-            None => String::new(),
-        };
-        match place {
-            Some(place) => format!("[{label}{}/{of}] {}", place + 1 + from, it.steps[place].text),
-            None => format!("[{label}1/{of}] {}", it.text),
+    /// The name of a step as `BuildKit` tells it.
+    fn name(&self, step: &Step) -> String {
+        format!(
+            "[{}{}/{}] {}",
+            self.label(&step.stage),
+            step.place,
+            self.of(&step.stage),
+            first_line(&step.text)
+        )
+    }
+
+    /// The name of a stage's `FROM`; of the first stage that starts from it.
+    fn name_of_image(&self, number: usize, image: &str) -> String {
+        let stage = self.plan.nodes.iter().find(|node| node.parent == Some(number));
+        match stage.and_then(|node| node.step.as_ref()) {
+            Some(Step { stage, .. }) => format!("[{}1/{}] FROM {image}", self.label(stage), self.of(stage)),
+            None => format!("FROM {image}"),
         }
     }
+
+    fn steps(&self) -> impl Iterator<Item = &Step> {
+        self.plan.nodes.iter().filter_map(|node| node.step.as_ref())
+    }
+
+    /// The only stage is not named, unless it has a name.
+    fn label(&self, stage: &str) -> String {
+        let is_only = stage == "stage-0" && self.steps().all(|step| step.stage == stage);
+        if is_only { String::new() } else { format!("{stage} ") }
+    }
+
+    fn of(&self, stage: &str) -> usize {
+        self.steps().filter(|step| step.stage == stage).map(|step| step.place).max().unwrap_or_default()
+    }
+}
+
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default()
+}
+
+/// What a `RUN` runs, without its flags.
+fn command(text: &str) -> &str {
+    let mut rest = text.strip_prefix("RUN").unwrap_or(text).trim_start();
+    while rest.starts_with("--") {
+        rest = rest.split_once(' ').map_or("", |(_, rest)| rest.trim_start());
+    }
+    rest
 }
 
 /// The `sleep`s of a command, one after the other.
@@ -321,6 +377,7 @@ mod tests {
         assert_eq!(sleeps("sleep 3; head -c 1 /dev/urandom > /a"), Duration::from_secs(3));
         assert_eq!(sleeps("(/bin/sleep 0.5 && sleep 1s)"), Duration::from_millis(1500));
         assert_eq!(sleeps("make sleeper"), Duration::ZERO);
+        assert_eq!(command("RUN --network=none --mount=target=/x exit 3"), "exit 3");
         assert!(
             fails("make && exit 3") && fails("false") && !fails("exit 0") && !fails("echo false-positive")
         );

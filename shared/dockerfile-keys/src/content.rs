@@ -12,20 +12,18 @@ use crate::plan::{Origin, Planner};
 /// How a node came about, for the question of what it holds.
 #[derive(Debug, Clone)]
 pub(crate) enum Made {
-    Image,
+    Image {
+        reference: String,
+    },
     Unknown,
     Command {
-        operation: Key,
         reads: Option<Reads>,
     },
     Directory {
         path: String,
-        operation: Key,
     },
     /// Sources are empty where they do not say what lies where.
     Copied {
-        operation: Key,
-        copied: Key,
         from: Origin,
         sources: Vec<String>,
         to: String,
@@ -33,6 +31,16 @@ pub(crate) enum Made {
     Merged {
         layer: usize,
     },
+}
+
+impl Made {
+    /// The layer that is put upon others.
+    pub(crate) fn layer(&self) -> Option<usize> {
+        match self {
+            Self::Merged { layer } => Some(*layer),
+            _ => None,
+        }
+    }
 }
 
 /// A command whose output depends on some files only.
@@ -135,17 +143,17 @@ impl Planner<'_> {
         };
         let opaque = || Maker::new("opaque").key_of(&node.key).text(&path).key();
         match &node.made {
-            Made::Command { operation, reads: Some(reads) } if reads.output == path && only.is_none() => {
+            Made::Command { reads: Some(reads) } if reads.output == path && only.is_none() => {
                 let input = self.content(node.parent, &reads.directory, Some(reads.rules))?;
-                Ok(Maker::new("program").key_of(operation).key_of(&input).key())
+                Ok(Maker::new("program").key_of(&node.operation).key_of(&input).key())
             }
-            Made::Image | Made::Unknown | Made::Command { .. } => Ok(opaque()),
-            Made::Directory { path: made, operation } => {
+            Made::Image { .. } | Made::Unknown | Made::Command { .. } => Ok(opaque()),
+            Made::Directory { path: made } => {
                 let before = self.content(node.parent, &path, only)?;
                 Ok(match place(&path, made) {
                     // What a command reads of a directory does not depend on whether it was there before.
                     Place::Holds | Place::Unclear if only.is_none() => {
-                        Maker::new("over").key_of(&before).key_of(operation).key()
+                        Maker::new("over").key_of(&before).key_of(&node.operation).key()
                     }
                     _ => before,
                 })
@@ -166,14 +174,15 @@ impl Planner<'_> {
         path: &str,
         only: Option<&'static [Rule]>,
     ) -> Result<Key, TreeError> {
-        let Some(Made::Copied { operation, copied, from, sources, to }) =
-            self.plan.nodes.get(copy).map(|node| &node.made)
+        let Some((node, Made::Copied { from, sources, to })) =
+            self.plan.nodes.get(copy).map(|node| (node, &node.made))
         else {
             return self.content(before, path, only);
         };
         let below = || self.content(before, path, only);
+        let copied = &node.content.unwrap_or(node.key);
         let mut over = Maker::new("over");
-        over.key_of(operation);
+        over.key_of(&node.operation);
         let rest = match place(path, to) {
             Place::Apart => return below(),
             Place::Inside(rest) if !sources.is_empty() => rest,

@@ -28,6 +28,7 @@
 
 mod content;
 mod context;
+mod folder;
 mod glob;
 mod ignore;
 mod key;
@@ -41,6 +42,7 @@ mod tests;
 mod words;
 
 pub use context::{Context, Entry, Id, Kind, Memory, Tree, TreeError, find, normal};
+pub use folder::Folder;
 pub use ignore::{Ignore, IgnoreError};
 pub use key::Key;
 pub use parse::{Dockerfile, HereDocument, Instruction, ParseError, parse};

@@ -20,11 +20,14 @@ pub struct Options {
     pub arguments: BTreeMap<String, String>,
     /// The platform on which and for which is built, such as `linux/amd64`.
     pub platform: String,
+    /// The network of commands that name none, where one was chosen for the build: `--network`.
+    pub network: Option<String>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { target: None, arguments: BTreeMap::new(), platform: "linux/amd64".to_owned() }
+        let platform = "linux/amd64".to_owned();
+        Self { target: None, arguments: BTreeMap::new(), platform, network: None }
     }
 }
 
@@ -42,8 +45,12 @@ pub struct Plan {
 /// A step, an image, or a layer put upon others.
 #[derive(Debug, Clone)]
 pub struct Node {
-    /// The key under which a cache knows it.
+    /// The key under which a cache knows it: of its operation, what it reads, and its parent's key.
     pub key: Key,
+    /// What is done, whatever it is done with.
+    pub operation: Key,
+    /// What it reads of the context and of other nodes.
+    pub content: Option<Key>,
     /// The node whose files it changes. It is known by its key, whatever it holds.
     pub parent: Option<usize>,
     /// The nodes of which it reads files. They are known by what it reads, so they have to be there before it can be
@@ -55,17 +62,48 @@ pub struct Node {
 }
 
 impl Node {
+    /// The image, if it is one.
+    #[must_use]
+    pub fn image(&self) -> Option<&str> {
+        match &self.made {
+            Made::Image { reference } => Some(reference),
+            _ => None,
+        }
+    }
+
+    /// Whether an export of a cache holds its result. `BuildKit` leaves out what rests on nothing, such as a `WORKDIR`
+    /// right after `FROM scratch`: it runs wherever something that rests on it does.
+    #[must_use]
+    pub fn is_exported(&self) -> bool {
+        self.step.is_none() || self.parent.is_some() || self.content.is_some()
+    }
+
     /// The nodes that have to be there before this one can be made.
     pub fn rests_on(&self) -> impl Iterator<Item = usize> {
         self.parent.into_iter().chain(self.layer()).chain(self.inputs.iter().copied())
     }
 
     /// The layer that is put upon the parent, if that is what the node does.
-    pub(crate) fn layer(&self) -> Option<usize> {
-        match self.made {
-            Made::Merged { layer } => Some(layer),
-            _ => None,
-        }
+    #[must_use]
+    pub fn layer(&self) -> Option<usize> {
+        self.made.layer()
+    }
+}
+
+/// A node that has no key yet.
+struct New {
+    operation: Key,
+    content: Option<Key>,
+    parent: Option<usize>,
+    inputs: Vec<usize>,
+    step: Option<Step>,
+    made: Made,
+}
+
+impl New {
+    /// A node that rests on nothing.
+    fn of(operation: Key, made: Made) -> Self {
+        Self { operation, content: None, parent: None, inputs: Vec::new(), step: None, made }
     }
 }
 
@@ -76,7 +114,7 @@ pub struct Step {
     pub line: usize,
     /// The name of its stage; `stage-N` for one without a name.
     pub stage: String,
-    /// Its place in its stage.
+    /// Its number in its stage, as `BuildKit`'s log has it: a `FROM` of an image is the first, and triggers count, too.
     pub place: usize,
     /// Its kind.
     pub kind: StepKind,
@@ -261,17 +299,32 @@ impl Planner<'_> {
         self.plan.unknown.push(Unknown { line, problem });
     }
 
-    fn push(&mut self, node: Node) -> usize {
-        self.plan.nodes.push(node);
+    fn push(&mut self, new: New) -> usize {
+        let New { operation, content, parent, inputs, step, made } = new;
+        let mut key = Maker::new("node");
+        key.key_of(&operation);
+        for (name, part) in
+            [("reads", content), ("parent", self.key_of(parent)), ("layer", self.key_of(made.layer()))]
+        {
+            if let Some(part) = part {
+                key.text(name).key_of(&part);
+            }
+        }
+        let key = key.key();
+        self.plan.nodes.push(Node { key, operation, content, parent, inputs, step, made });
         self.plan.nodes.len() - 1
     }
 
+    fn key_of(&self, node: Option<usize>) -> Option<Key> {
+        node.and_then(|node| self.plan.nodes.get(node)).map(|node| node.key)
+    }
+
     fn image(&mut self, reference: &str, platform: &str) -> usize {
-        let key = Maker::new("image").text(reference).text(platform).key();
-        if let Some(known) = self.plan.nodes.iter().position(|node| node.key == key) {
+        let operation = Maker::new("image").text(reference).text(platform).key();
+        if let Some(known) = self.plan.nodes.iter().position(|node| node.operation == operation) {
             return known;
         }
-        self.push(Node { key, parent: None, inputs: Vec::new(), step: None, made: Made::Image })
+        self.push(New::of(operation, Made::Image { reference: reference.to_owned() }))
     }
 
     /// What a stage ends with. Only stages that are asked for are looked at.
@@ -283,14 +336,13 @@ impl Planner<'_> {
         }
         let (from, body) = (stage.from, stage.body);
         let name = stage.name.map_or_else(|| format!("stage-{number}"), str::to_owned);
-        let mut state = self.from(earlier, from)?;
+        let (mut state, is_image) = self.from(earlier, from)?;
         let triggers = std::mem::take(&mut state.triggers);
-        let mut place = 0;
+        let mut place = usize::from(is_image);
         for instruction in triggers.iter().chain(body) {
-            if is_step(&instruction.name) {
-                place += 1;
-            }
-            self.instruction(earlier, &name, place, instruction, &mut state)?;
+            let before = state.node;
+            self.instruction(earlier, &name, place + 1, instruction, &mut state)?;
+            place += usize::from(state.node != before);
         }
         if let Some(stage) = rest.first_mut() {
             stage.state = Some(state.clone());
@@ -298,7 +350,8 @@ impl Planner<'_> {
         Ok(state)
     }
 
-    fn from(&mut self, earlier: &mut [Stage<'_>], from: &Instruction) -> Result<State, PlanError> {
+    /// What a stage starts with, and whether that is an image.
+    fn from(&mut self, earlier: &mut [Stage<'_>], from: &Instruction) -> Result<(State, bool), PlanError> {
         let word = from.rest.split_whitespace().next().unwrap_or_default();
         let reference = match words::expand(word, &self.globals, self.escape) {
             Ok(reference) if !reference.is_empty() => reference,
@@ -312,7 +365,7 @@ impl Planner<'_> {
             }
         };
         if let Some(base) = find(earlier, &reference, false) {
-            return self.stage(earlier, base);
+            return Ok((self.stage(earlier, base)?, false));
         }
         let mut platform = self.options.platform.clone();
         for flag in &from.flags {
@@ -328,7 +381,7 @@ impl Planner<'_> {
         let directory = if is_empty { "/" } else { "?" }.to_owned();
         let shell = ["/bin/sh", "-c"].map(str::to_owned).to_vec();
         let (variables, user, triggers) = (Variables::default(), String::new(), Vec::new());
-        Ok(State { node, variables, directory, user, shell, platform, triggers })
+        Ok((State { node, variables, directory, user, shell, platform, triggers }, !is_empty))
     }
 
     /// Handles an instruction. What is not understood becomes a step that is never found in a cache.
@@ -368,17 +421,9 @@ impl Planner<'_> {
             Err(Refusal::Problem(problem)) => problem,
         };
         self.note(instruction.line, problem);
-        let mut key = Maker::new("unknown");
-        key.key_of(&self.build).text(&step.text);
-        self.add_parent(&mut key, state.node);
-        let node = Node {
-            key: key.key(),
-            parent: state.node,
-            inputs: Vec::new(),
-            step: Some(step),
-            made: Made::Unknown,
-        };
-        state.node = Some(self.push(node));
+        let operation = Maker::new("unknown").key_of(&self.build).text(&step.text).key();
+        let new = New { parent: state.node, step: Some(step), ..New::of(operation, Made::Unknown) };
+        state.node = Some(self.push(new));
         Ok(())
     }
 
@@ -422,13 +467,6 @@ impl Planner<'_> {
         Ok(())
     }
 
-    fn add_parent(&self, key: &mut Maker, parent: Option<usize>) {
-        match parent.and_then(|node| self.plan.nodes.get(node)) {
-            Some(parent) => key.text("parent").key_of(&parent.key),
-            None => key.text("scratch"),
-        };
-    }
-
     fn workdir(&mut self, instruction: &Instruction, state: &mut State, step: Step) -> Result<(), Refusal> {
         let path = words::expand(&instruction.rest, &state.variables, self.escape)?;
         state.directory = absolute(&state.directory, &path);
@@ -437,12 +475,9 @@ impl Planner<'_> {
         }
         let mut operation = Maker::new("mkdir");
         operation.text(&state.directory).text(&state.user);
-        let made = Made::Directory { path: state.directory.clone(), operation: operation.key() };
-        let mut key = operation.clone();
-        self.add_parent(&mut key, state.node);
+        let made = Made::Directory { path: state.directory.clone() };
         let step = Some(Step { text: format!("WORKDIR {path}"), ..step });
-        let node = Node { key: key.key(), parent: state.node, inputs: Vec::new(), step, made };
-        state.node = Some(self.push(node));
+        state.node = Some(self.push(New { parent: state.node, step, ..New::of(operation.key(), made) }));
         Ok(())
     }
 
@@ -473,6 +508,9 @@ impl Planner<'_> {
         let mut inputs = Vec::new();
         let mut mounted = Maker::new("mounted");
         let mut binds = false;
+        if !instruction.flags.iter().any(|flag| flag.starts_with("--network")) {
+            operation.texts(self.options.network.as_slice());
+        }
         for flag in &instruction.flags {
             let (name, value) = flag.split_once('=').unwrap_or((flag, ""));
             match name {
@@ -494,14 +532,11 @@ impl Planner<'_> {
                 _ => return Err(format!("RUN {flag} is not understood").into()),
             }
         }
-        let mut key = operation.clone();
-        self.add_parent(&mut key, state.node);
-        key.key_of(&mounted.key());
         let shell = arguments.last().cloned().unwrap_or_default();
         let reads = content::program(&shell, &state.directory).filter(|_| !binds);
-        let made = Made::Command { operation: operation.key(), reads };
-        let node = Node { key: key.key(), parent: state.node, inputs, step: Some(step.clone()), made };
-        state.node = Some(self.push(node));
+        let (operation, content) = (operation.key(), binds.then(|| mounted.key()));
+        let (parent, step, made) = (state.node, Some(step.clone()), Made::Command { reads });
+        state.node = Some(self.push(New { operation, content, parent, inputs, step, made }));
         Ok(())
     }
 
@@ -582,19 +617,11 @@ impl Planner<'_> {
             copied.text(&document_text(document, &state.variables)?);
         }
         let is_whole = sources.len() == words.len() - 1 && flags.is_plain;
-        let made = Made::Copied {
-            operation: operation.key(),
-            copied: copied.key(),
-            from,
-            sources: if is_whole { sources } else { Vec::new() },
-            to: destination,
-        };
+        let sources = if is_whole { sources } else { Vec::new() };
+        let made = Made::Copied { from, sources, to: destination };
         let parent = if flags.link { None } else { state.node };
-        let mut key = operation.clone();
-        key.key_of(&copied.key());
-        self.add_parent(&mut key, parent);
-        let node = Node { key: key.key(), parent, inputs, step: Some(step.clone()), made };
-        let layer = self.push(node);
+        let (operation, content, step) = (operation.key(), Some(copied.key()), Some(step.clone()));
+        let layer = self.push(New { operation, content, parent, inputs, step, made });
         state.node = Some(match (flags.link, state.node) {
             (true, Some(below)) => self.put_upon(below, layer),
             _ => layer,
@@ -604,11 +631,8 @@ impl Planner<'_> {
 
     /// `COPY --link`: the layer is made for itself and put upon what was there.
     fn put_upon(&mut self, below: usize, layer: usize) -> usize {
-        let mut key = Maker::new("merge");
-        self.add_parent(&mut key, Some(below));
-        self.add_parent(&mut key, Some(layer));
-        let made = Made::Merged { layer };
-        self.push(Node { key: key.key(), parent: Some(below), inputs: Vec::new(), step: None, made })
+        let new = New::of(Maker::new("merge").key(), Made::Merged { layer });
+        self.push(New { parent: Some(below), ..new })
     }
 
     fn copied(
@@ -643,11 +667,7 @@ fn refusal(error: PlanError) -> Refusal {
 }
 
 fn not_there(path: &str) -> Refusal {
-    Refusal::Problem(format!("`{path}` is not in the commit or is ignored"))
-}
-
-fn is_step(name: &str) -> bool {
-    ["RUN", "COPY", "ADD", "WORKDIR"].contains(&name)
+    Refusal::Problem(format!("`{path}` is not in the build context, or is ignored"))
 }
 
 fn is_remote(path: &str) -> bool {

@@ -298,6 +298,29 @@ fn triggers_run_in_the_stage_that_rests_on_theirs() {
 }
 
 #[test]
+fn a_cache_has_no_result_of_what_rests_on_nothing() {
+    let files = Files::new(&[("a", "1")]);
+    let exported = |file: &str| {
+        let plan = Builder::default().plan(file, &files);
+        plan.nodes.iter().filter(|node| node.step.is_some()).map(super::Node::is_exported).collect::<Vec<_>>()
+    };
+    assert_eq!(exported("FROM scratch\nWORKDIR /a\nWORKDIR /b\nCOPY a /a\n"), [false, true, true]);
+    assert_eq!(exported("FROM scratch\nCOPY a /a\nCOPY --link a /b\n"), [true, true]);
+    assert_eq!(exported("FROM a\nWORKDIR /a\n"), [true]);
+}
+
+#[test]
+fn a_step_has_the_number_that_a_log_shows() {
+    let files = Files::new(&[("a", "1")]);
+    let file =
+        "FROM a AS x\nWORKDIR /\nRUN b\nONBUILD RUN c\nFROM x AS y\nRUN d\nFROM scratch\nCOPY --from=y / /\n";
+    let plan = Builder::default().plan(file, &files);
+    let steps = plan.nodes.iter().filter_map(|node| node.step.as_ref());
+    let numbers: Vec<(&str, usize)> = steps.map(|step| (step.stage.as_str(), step.place)).collect();
+    assert_eq!(numbers, [("x", 2), ("y", 1), ("y", 2), ("stage-2", 1)]);
+}
+
+#[test]
 fn equal_steps_of_two_stages_run_once() {
     let file =
         "FROM a AS x\nRUN same\nFROM a AS y\nRUN same\nFROM b\nCOPY --from=x /1 /\nCOPY --from=y /2 /\n";
@@ -342,11 +365,11 @@ fn what_is_not_understood_is_named_and_never_cached() {
         (
             "FROM a\nRUN b\nCOPY target/app.jar /\nRUN c",
             3,
-            "`target/app.jar` is not in the commit or is ignored",
+            "`target/app.jar` is not in the build context, or is ignored",
         ),
         ("FROM a\nRUN --mount=type=odd b\n", 2, "RUN --mount=type=odd is not understood"),
         ("FROM a\nENV A=${B\nRUN c", 2, "`${B` has a brace that is not closed"),
-        ("FROM a\nRUN --mount=source=no,target=/x b\n", 2, "`no` is not in the commit or is ignored"),
+        ("FROM a\nRUN --mount=source=no,target=/x b\n", 2, "`no` is not in the build context, or is ignored"),
         ("FROM a\nCOPY a\n", 2, "COPY needs a source and a target"),
     ] {
         let builder = Builder::default();

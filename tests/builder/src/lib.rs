@@ -1,9 +1,11 @@
 //! Generated cases: what is built, on which branches, and from which caches.
 
 mod case;
+mod history;
 mod random;
 mod source;
 
 pub use case::{Branch, Case, Target};
+pub use history::{Commit, Features, File, History, PROGRAM};
 pub use random::Random;
 pub use source::Source;

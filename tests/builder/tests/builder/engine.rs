@@ -47,6 +47,8 @@ pub(crate) struct Options<'a> {
     pub(crate) platforms: Option<&'a str>,
     /// As they are.
     pub(crate) flags: &'a str,
+    /// The log tells of each of a build's operations in JSON.
+    pub(crate) as_json: bool,
 }
 
 /// What a build did.
@@ -94,10 +96,24 @@ impl Engine {
     /// A base image of a test's own. On a builder that built from several caches on one base image, BuildKit 0.25 at times
     /// finds nothing of any of them from a certain build on. In CodeBuild each build has a builder of its own.
     pub(crate) fn own_base_image(&self, token: &str, dir: &Path) -> anyhow::Result<String> {
+        self.own_base_image_with(token, dir, &[], "")
+    }
+
+    /// The same with these files in its context, and these instructions.
+    pub(crate) fn own_base_image_with(
+        &self,
+        token: &str,
+        dir: &Path,
+        files: &[(&str, &str)],
+        more: &str,
+    ) -> anyhow::Result<String> {
         let context = dir.join("base");
         std::fs::create_dir_all(&context)?;
-        std::fs::write(context.join("token"), token)?;
-        std::fs::write(context.join("Dockerfile"), format!("FROM {}\nCOPY token /token\n", self.base_image))?;
+        for (name, content) in files.iter().chain([&("token", token)]) {
+            std::fs::write(context.join(name), content)?;
+        }
+        let dockerfile = format!("FROM {}\nCOPY token /token\n{more}", self.base_image);
+        std::fs::write(context.join("Dockerfile"), dockerfile)?;
         let image = format!("localhost/stoker-test:{token}");
         let mut command = Command::new("docker");
         command.args(["buildx", "build", "--quiet", "--provenance=false", "--load", "--tag", &image]);
@@ -132,7 +148,8 @@ impl Engine {
             std::fs::remove_dir_all(&output)?;
         }
         let mut command = Command::new("docker");
-        command.args(["buildx", "build", "--progress=plain", "--provenance=false", "--output"]);
+        let progress = if options.as_json { "--progress=rawjson" } else { "--progress=plain" };
+        command.args(["buildx", "build", progress, "--provenance=false", "--output"]);
         // The value is CSV, and a path may hold a comma.
         command.arg(format!("type=local,\"dest={}\"", output.display()));
         for import in options.imports {
@@ -153,7 +170,9 @@ impl Engine {
         let built = command.arg(context).stdin(Stdio::null()).output().context("cannot run docker")?;
         drop(records);
         let log = String::from_utf8_lossy(&built.stderr).into_owned();
-        ensure!(built.status.success(), "{FAILED}:\n{log}");
+        // What is wrong comes last, and JSON is long.
+        let shown = if options.as_json { log.rsplit("\n}\n").next().unwrap_or_default() } else { &log };
+        ensure!(built.status.success(), "{FAILED}:\n{shown}");
         let mut files = BTreeMap::new();
         read_files(&output, &output, &mut files)?;
         std::fs::remove_dir_all(&output)?;

@@ -88,6 +88,11 @@ impl Registry {
         format!("{}/{REPOSITORY}:{tag}", self.host)
     }
 
+    /// The address of a file that never changes.
+    pub(crate) fn address(&self) -> String {
+        self.url("")
+    }
+
     fn url(&self, path: &str) -> String {
         format!("http://{}/v2/{path}", self.host)
     }
