@@ -105,7 +105,7 @@ pub async fn handle(
                     span,
                     again: receives(message) > 1,
                     at,
-                    sent_at: sent_at(message),
+                    sent_at: message.attributes.get("SentTimestamp").and_then(|sent| schedule::sent_at(sent)),
                 });
                 triggers.push(trigger.known_at(at));
             }
@@ -132,11 +132,6 @@ pub async fn handle(
 fn receives(message: &SqsMessage) -> u32 {
     let count = message.attributes.get("ApproximateReceiveCount");
     count.and_then(|count| count.parse().ok()).unwrap_or(1)
-}
-
-/// When SQS got a message, which it says in milliseconds.
-fn sent_at(message: &SqsMessage) -> Option<Timestamp> {
-    Timestamp::from_millisecond(message.attributes.get("SentTimestamp")?.parse().ok()?).ok()
 }
 
 /// Promotes what hints say: all at once, but for those that come again, each of which goes by itself. Whichever of a batch

@@ -1,6 +1,7 @@
 //! The one way in which a line is written.
 
 use bytes::Bytes;
+use futures_util::future::try_join_all;
 
 use crate::error::CallError;
 use crate::names::{CacheRepository, Digest, Tag};
@@ -20,8 +21,8 @@ pub struct LineUpdate {
     pub history: Option<(Tag, Image)>,
     /// The line's tag, and the manifest that it is to hold. `None` where the line stays as it is.
     pub line: Option<(Tag, Bytes)>,
-    /// Tags of commits, and the manifests that they are to hold.
-    pub commits: Vec<(Tag, Bytes)>,
+    /// For each commit its tags, in the order of the writes, and the manifests that they are to hold.
+    pub commits: Vec<Vec<(Tag, Bytes)>>,
 }
 
 impl LineUpdate {
@@ -37,10 +38,14 @@ impl LineUpdate {
         if let Some((tag, image)) = self.history {
             ports.put_image(repository, &tag, &image.media_type, image.manifest).await?;
         }
-        for (tag, manifest) in self.line.into_iter().chain(self.commits) {
-            ports.put_image(repository, &tag, MANIFEST_MEDIA_TYPE, manifest).await?;
-        }
-        Ok(())
+        let put = async |tags: Vec<(Tag, Bytes)>| {
+            for (tag, manifest) in tags {
+                ports.put_image(repository, &tag, MANIFEST_MEDIA_TYPE, manifest).await?;
+            }
+            Ok(())
+        };
+        put(Vec::from_iter(self.line)).await?;
+        try_join_all(self.commits.into_iter().map(put)).await.map(drop)
     }
 }
 
@@ -93,7 +98,7 @@ mod tests {
             config: Some((Digest::of(b"config"), Bytes::new())),
             history: Some((tag(history), was)),
             line: Some((tag("app.main"), Bytes::new())),
-            commits: vec![(tag(&commit), Bytes::new())],
+            commits: vec![vec![(tag(&commit), Bytes::new())]],
         };
         let all = [Digest::of(b"config").short(), history.to_owned(), "app.main".to_owned(), commit];
         let repository = CacheRepository::new("stoker/app").unwrap();

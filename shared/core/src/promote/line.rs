@@ -167,7 +167,7 @@ fn plan(observed: Observed, now: Timestamp) -> (LineUpdate, Result<Outcome, Erro
     }
     // Only other branches' builds need a commit's cache: what is on main is in main's line.
     let kept = sources.iter().filter(|_| line != Line::Main);
-    let commits = kept.flat_map(|source| commit_caches(&project, &scope, &line, source, &commits)).collect();
+    let commits = kept.map(|source| commit_caches(&project, &scope, &line, source, &commits)).collect();
     let unchanged = LineUpdate { commits, ..LineUpdate::default() };
     if !adds && before.as_ref() == Some(&provenance) {
         return (unchanged, Ok(Outcome::Unchanged { line }));
@@ -284,16 +284,16 @@ async fn read(
     project: &Project,
     scope: &Scope,
     line: &Line,
-    moves: Vec<UpdateRequest>,
+    requests: Vec<UpdateRequest>,
 ) -> Result<Read, Error> {
     let mut built: BTreeMap<Tag, UpdateSource> = BTreeMap::new();
     let mut merged: BTreeMap<Tag, (Tag, UpdateSource)> = BTreeMap::new();
-    // Each push has a hint of its own, and its newest commit comes first.
+    // Each push has a trigger of its own, and its newest commit comes first.
     let mut pushed: BTreeMap<usize, Vec<(Tag, Option<Tag>, UpdateSource)>> = BTreeMap::new();
-    for UpdateRequest { trigger, source: cause, .. } in moves {
-        match cause {
-            Some(UpdateSource::Built(ref tag, ..)) => {
-                built.extend(cause.clone().map(|cause| (tag.clone(), cause)))
+    for UpdateRequest { trigger, source, .. } in requests {
+        match source {
+            Some(UpdateSource::Built(tag, of, facts)) => {
+                built.insert(tag.clone(), UpdateSource::Built(tag, of, facts));
             }
             Some(UpdateSource::Merged(mark, None)) => {
                 let fork = Tag::fork(scope, &mark.commit().clone().into());
@@ -316,8 +316,9 @@ async fn read(
     let lines = [Tag::line(scope, line), Tag::line(scope, &Line::Main)];
     let of_merged = merged.iter().flat_map(|(tag, (first, _))| [tag, first]);
     let of_pushed = pushed.values().flatten().flat_map(|(tag, fork, _)| [tag].into_iter().chain(fork));
-    let own: BTreeSet<Tag> = lines.iter().chain(of_merged).chain(of_pushed).cloned().collect();
-    let own = own.into_iter().chain(commits.iter().map(|commit| Tag::commit(scope, commit))).collect();
+    let own = lines.iter().chain(of_merged).chain(of_pushed).cloned();
+    let own = own.chain(commits.iter().map(|commit| Tag::commit(scope, commit)));
+    let own: Vec<Tag> = own.collect::<BTreeSet<Tag>>().into_iter().collect();
     let exports: Vec<Tag> = built.keys().cloned().collect();
     let _part = budget.for_manifests(exports.len()).await;
     let (own, exports) = if project.builds_repository.is_some() {
@@ -336,10 +337,10 @@ async fn read(
     let of_lines = lines.iter().filter_map(|tag| own.get(tag));
     let cold = of_lines.filter_map(|image| Provenance::of_manifest(&image.manifest)?.cold).max();
     let asked = built.len() + merged.len() + pushed.values().map(Vec::len).sum::<usize>();
-    let built = built.into_iter().filter_map(|(tag, cause)| Some((cause, exports.get(&tag)?.clone())));
-    let merged = merged.into_iter().filter_map(|(tag, (first, cause))| {
+    let built = built.into_iter().filter_map(|(tag, source)| Some((source, exports.get(&tag)?.clone())));
+    let merged = merged.into_iter().filter_map(|(tag, (first, source))| {
         let image = own.get(&tag).or_else(|| own.get(&first))?;
-        Some((cause, image.clone()))
+        Some((source, image.clone()))
     });
     let pushed = pushed.into_values().filter_map(|push| newest(push, &own));
     let sources = built.chain(merged).chain(pushed).collect();
@@ -365,7 +366,7 @@ fn newest(
         tracing::info!(cache.tag = %fork, "what was pushed holds the head of a fork's pull request, and brings nothing");
         return None;
     }
-    push.into_iter().find_map(|(tag, _, cause)| Some((cause, own.get(&tag)?.clone())))
+    push.into_iter().find_map(|(tag, _, source)| Some((source, own.get(&tag)?.clone())))
 }
 
 /// The images that there are under these tags.
