@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn builds_are_reported_by_id_or_arn() {
+    fn builds_are_named_by_id_or_arn() {
         let api = api();
         let ask = json!({"projectName": "app", "sourceVersion": "main"});
         let build = call(&api, "StartBuild", &ask).unwrap()["build"].clone();

@@ -307,7 +307,7 @@ async fn a_pinned_commit_is_built_wherever_its_reference_is() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_build_of_many_targets_is_reported_them_all() {
+async fn a_build_of_many_targets_is_given_them_all() {
     let scenario = Scenario::begin().await;
     let value = |index: usize| format!("{index:03}{}", "x".repeat(500));
     let variables: Vec<Value> = (0..600)

@@ -72,7 +72,7 @@ async fn webhooks_are_refused_with_the_right_status() {
 }
 
 #[tokio::test]
-async fn a_forge_is_reported_why_its_webhook_is_refused() {
+async fn a_forge_learns_why_its_webhook_is_refused() {
     let form = b"payload=%7B%22ref%22%3A%22refs%2Fheads%2Fmain%22%7D".as_slice();
     let of_data_center = br#"{"eventKey": "repo:refs_changed"}"#.as_slice();
     let (github, bitbucket) = (sign(form), sign(of_data_center));

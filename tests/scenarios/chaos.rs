@@ -238,7 +238,7 @@ fn number(variable: &str) -> Option<u64> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn chaos_ends_as_a_baseline_life_does() {
+async fn chaos_ends_as_the_baseline_does() {
     let first = number("STOKER_SEED").unwrap_or_default();
     let runs = number("STOKER_CHAOS").unwrap_or(RUNS);
     let mut failed = Vec::new();

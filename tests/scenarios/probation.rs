@@ -122,7 +122,7 @@ async fn probation_counts_from_the_merge_and_not_from_its_promotion() {
 
 /// By its time the merge is younger than main's build of it, as where clocks disagree.
 #[tokio::test]
-async fn a_build_ends_the_probation_of_the_commits_that_it_was_reported_of() {
+async fn a_build_ends_the_probation_of_the_commits_that_it_was_given() {
     let (mut env, head) = TestEnvironment::with_branch(ISOLATED).await;
     // The branch's last step is no step of the merge, and no build of main makes it main's own.
     let squashed = env.commit([2, 2, 2, 1]);

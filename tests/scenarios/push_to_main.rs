@@ -241,7 +241,7 @@ async fn the_night_warms_only_what_needs_it() {
 }
 
 #[tokio::test]
-async fn a_build_of_another_commit_than_it_was_reported_is_not_promoted() {
+async fn a_build_of_another_commit_than_it_was_started_for_is_not_promoted() {
     let mut env = TestEnvironment::new();
     let told = env.commit([1, 1, 1, 1]);
     let other = env.commit([2, 2, 2, 2]);

@@ -54,7 +54,7 @@ async fn one_night_without_events_reaches_the_same_lines() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_night_after_a_baseline_day_changes_nothing_and_reads_little() {
+async fn a_night_after_a_quiet_day_changes_nothing_and_reads_little() {
     let mut env = run(ISOLATED, false).await;
     env.night().await;
     let lines = env.lines();

@@ -57,7 +57,7 @@ pub(crate) fn run(
                 }
             }
             Err(RecvTimeoutError::Timeout) => {
-                println!("  ... still {what}, {} s", started.elapsed().as_secs())
+                println!("  ... still {what}, {} s", started.elapsed().as_secs());
             }
             Err(RecvTimeoutError::Disconnected) => break,
         }

@@ -520,7 +520,7 @@ fn builds(facts: &Facts<'_>, now: Timestamp) -> Finding {
         Err(missing) => return Finding::missing(CHECK, missing),
     };
     let ours: Vec<&BuildSeen> = builds.iter().filter(|build| build.is_stokers()).collect();
-    let inputs = ours.iter().filter(|build| build.is_given).count();
+    let given = ours.iter().filter(|build| build.is_given).count();
     if ours.is_empty() && (facts.is_forks || !facts.project.builds.start || builds.is_empty()) {
         return Finding::unknown(
             CHECK,
@@ -536,8 +536,8 @@ fn builds(facts: &Facts<'_>, now: Timestamp) -> Finding {
         );
     }
     let last = ours.first().map(|build| ago(now, Some(build.started_at), "unknown")).unwrap_or_default();
-    let found = format!("{} by Stoker, {inputs} inputs caches, the last {last}", count(ours.len(), "build"));
-    if inputs == 0 && ours.len() >= TELLING {
+    let found = format!("{} by Stoker, {given} given caches, the last {last}", count(ours.len(), "build"));
+    if given == 0 && ours.len() >= TELLING {
         return Finding::warn(
             CHECK,
             found,
@@ -549,7 +549,7 @@ fn builds(facts: &Facts<'_>, now: Timestamp) -> Finding {
 
 /// Builds that are given caches and reuse nothing of them.
 fn hit_rate(project: &Project, repositories: &BTreeMap<CacheRepository, RepositoryFacts>) -> Option<Finding> {
-    const CHECK: &str = "hit_rate";
+    const CHECK: &str = "cache hit rate";
     let lines = repositories.get(&project.cache_repository)?.seen.lines.as_ref().ok()?;
     let mut warm = Vec::new();
     for scope in project.scopes() {

@@ -131,7 +131,7 @@ fn key_figures(report: &Report) -> String {
             .to_owned(),
         format!(
             "Saved: for each CodeBuild project, the sum over its warm builds of the cold builds' median duration less \
-             their own, a build that was slower counting against it. Warm builds were inputs caches, cold ones none; \
+             their own, a build that was slower counting against it. Warm builds were given caches, cold ones none; \
              both only where they succeeded within {} days, from their start to their end, time in the queue \
              included. Fewer than three cold builds tell nothing.",
             report.days
@@ -271,7 +271,7 @@ fn hit_rate(report: &Report) -> String {
         body += &paragraph(
             "No cache tells the cache hit rate of its build: Stoker notes that when it promotes what a build exported.",
         );
-        return section("hit_rate", "CacheHitRate", &body);
+        return section("cache-hit-rate", "Cache hit rate", &body);
     }
     let row = |(at, of): (usize, &CacheHitRate)| {
         let main = of.main();
@@ -316,7 +316,7 @@ fn hit_rate(report: &Report) -> String {
         &["Project", "Builds of main", "Newest", &mean, &others, "Over time"],
         &rows,
     );
-    section("hit_rate", "CacheHitRate", &body)
+    section("cache-hit-rate", "Cache hit rate", &body)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "builds of a day")]
@@ -338,7 +338,7 @@ fn builds_by_day(report: &Report) -> String {
         total(|of| of.cold),
         total(|of| of.others)
     );
-    let words = Words { id: "builds-by-day", title: "Builds by day, and what they were inputs", desc: &desc };
+    let words = Words { id: "builds-by-day", title: "Builds by day, and what they were given", desc: &desc };
     let svg = chart::columns(&words, &stacks, most);
     let middle = &days[days.len() / 2].day;
     let half = most / 2.0;
@@ -348,7 +348,7 @@ fn builds_by_day(report: &Report) -> String {
         &[format!("{most:.0}"), half, "0".to_owned()],
         &svg,
         &[&first.day, middle, &last.day],
-        &[("warm", "inputs caches"), ("cold", "inputs none"), ("others", "not Stoker's")],
+        &[("warm", "given caches"), ("cold", "given none"), ("others", "not Stoker's")],
     )
 }
 
@@ -383,7 +383,7 @@ fn builds(report: &Report) -> String {
     let body = table(
         &format!(
             "Builds of the last {} days. Beside each median stands how many builds it is of. Asked: started by somebody \
-             else and inputs caches by resolve-cache, as the builds say themselves.",
+             else and given caches by resolve-cache, as the builds say themselves.",
             report.days
         ),
         &[

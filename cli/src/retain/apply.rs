@@ -26,7 +26,7 @@ Examples:
   stoker apply --yes --json | jq '.repositories[] | {repository, deleted: (.deleted | length), left}'
 
 It plans anew, shows the plan, asks, and deletes. Every image is looked at once more just before: what has got or lost a tag \
-since, or was inputs to a build, stays. A run deletes no more of a repository than `retention.max-deletions`.
+since, or was given to a build, stays. A run deletes no more of a repository than `retention.max-deletions`.
 
 A repository whose policy says `mode: report` is left as it is, unless --even-in-report-mode is given: the policy is what a \
 team agreed on, and a deletion by hand is to be meant.

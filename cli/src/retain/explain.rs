@@ -38,7 +38,7 @@ Examples:
 IMAGE is repository:tag or repository@digest, as the policy names the repository, or with ECR's host before it; with --project \
 a tag or a digest alone will do. 8 hexadecimal digits of a digest are enough.
 
-When it goes is what the planner answers about the time to come if nothing changes: nothing is pushed, built or inputs out, and \
+When it goes is what the planner answers about the time to come if nothing changes: nothing is pushed, built or given out, and \
 the policy stays.")]
 pub(crate) struct Args {
     /// The image
@@ -173,7 +173,7 @@ struct Reader {
 #[derive(Debug, Serialize)]
 struct LastUse {
     at: Timestamp,
-    /// `pushed`, `built` or `inputs`.
+    /// `pushed`, `built` or `given`.
     by: &'static str,
 }
 
@@ -353,7 +353,7 @@ fn name_of(by: Use) -> &'static str {
     match by {
         Use::Pushed => "pushed",
         Use::Built => "built",
-        Use::Given => "inputs",
+        Use::Given => "given",
     }
 }
 
@@ -464,7 +464,7 @@ fn line_text(line: &OnLine, now: Timestamp) -> String {
 fn use_text(by: &str) -> &'static str {
     match by {
         "built" => "the newest build in it started",
-        "inputs" => "a build was inputs it",
+        "given" => "a build was given it",
         _ => "pushed",
     }
 }

@@ -115,7 +115,7 @@ pub(super) struct Look {
     pub(super) digest: Option<Digest>,
     /// Whether the build is given it; absent where nothing was looked up.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) inputs: Option<bool>,
+    pub(super) given: Option<bool>,
     /// Why it is not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) why: Option<String>,
@@ -349,7 +349,7 @@ fn looks<'s>(
             let is_made = !known.iter().any(|known| given.contains(&known.to_string().as_str()));
             let why = if is_made { "made when the build starts" } else { "one of these has all" };
             let (name, why) = ("their join".to_owned(), Some(why.to_owned()));
-            return Look { name, tag: tag.to_string(), digest, inputs: Some(is_made), why };
+            return Look { name, tag: tag.to_string(), digest, given: Some(is_made), why };
         }
         let why = match image {
             None => is_asked.then(|| "nothing is there".to_owned()),
@@ -359,8 +359,8 @@ fn looks<'s>(
             Some(image) if inputs.contains(image.digest.to_string().as_str()) => None,
             Some(image) => Some(left_out(tag, image)),
         };
-        let inputs = is_asked.then_some(why.is_none());
-        Look { name, tag: tag.to_string(), digest, inputs, why }
+        let given = is_asked.then_some(why.is_none());
+        Look { name, tag: tag.to_string(), digest, given, why }
     };
     seen.map(look).collect()
 }

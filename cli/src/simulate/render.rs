@@ -89,7 +89,7 @@ fn looked(looked: &Looked, offline: bool) -> String {
 }
 
 fn is_given(look: &Look) -> String {
-    match (&look.inputs, &look.why) {
+    match (&look.given, &look.why) {
         (None, _) => "not looked up".to_owned(),
         (Some(true), None) => "yes".to_owned(),
         (Some(true), Some(why)) => format!("yes: {}", plain(why)),

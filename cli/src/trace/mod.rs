@@ -130,7 +130,7 @@ struct Told {
     #[serde(skip_serializing_if = "Option::is_none")]
     pushed_at: Option<Timestamp>,
     /// The caches that it was given.
-    inputs: Vec<Source>,
+    given: Vec<Source>,
     /// How many of a hundred of its steps came out of the cache.
     #[serde(skip_serializing_if = "Option::is_none")]
     reused_percent: Option<u8>,
@@ -345,7 +345,7 @@ fn trace(asked: &Revision, builds: &[Arc<Build>], images: &[Known], now: Timesta
             ended_at: build.ended_at,
             seconds: build.ended_at.map(|ended| ended.duration_since(build.started_at).as_secs()),
             pushed_at: inputs.and_then(|inputs| inputs.pushed_at),
-            inputs: sources.collect(),
+            given: sources.collect(),
             reused_percent: hit_rate(&build.id),
         })
     });
@@ -415,7 +415,7 @@ fn cache(asked: &Revision, known: &Known) -> Option<Cache> {
 }
 
 fn steps_of_build(build: &Told) -> Vec<Step> {
-    let Told { id, line, role, reason, status, seconds, inputs, reused_percent, .. } = build;
+    let Told { id, line, role, reason, status, seconds, given, reused_percent, .. } = build;
     let step = |at: Timestamp, what: String| Step {
         at,
         source: "codebuild".to_owned(),
@@ -427,7 +427,7 @@ fn steps_of_build(build: &Told) -> Vec<Step> {
         steps.extend(build.pushed_at.map(|at| step(at, format!("pushed to {line}, by the forge's clock"))));
     }
     let sources: Vec<&str> =
-        inputs.iter().map(|source| source.line.as_deref().unwrap_or("a cache that is gone")).collect();
+        given.iter().map(|source| source.line.as_deref().unwrap_or("a cache that is gone")).collect();
     let sources = if sources.is_empty() { "no cache".to_owned() } else { sources.join(", ") };
     let part = match *role {
         "of" => "",
@@ -435,10 +435,8 @@ fn steps_of_build(build: &Told) -> Vec<Step> {
         _ => ", which reads its cache,",
     };
     let reason = if reason.is_empty() { String::new() } else { format!(" ({reason})") };
-    steps.push(step(
-        build.started_at,
-        format!("build {id} of {line}{part} started{reason}; inputs {sources}"),
-    ));
+    steps
+        .push(step(build.started_at, format!("build {id} of {line}{part} started{reason}; given {sources}")));
     if let (Some(at), Some(seconds)) = (build.ended_at, seconds) {
         let warm = reused_percent.map(|share| format!("; {share} % of its steps reused")).unwrap_or_default();
         steps.push(step(at, format!("build {id} {status} after {}{warm}", duration(*seconds))));

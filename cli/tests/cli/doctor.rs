@@ -371,7 +371,7 @@ async fn defects_of_lines_are_reported() {
     account.push(LINES, &cold, &["app.main", &format!("app.commit.{}", "22".repeat(20)), "v1"], 1);
     assert_eq!(
         examined(&account, 0).await,
-        ["repository stoker/app: other tags warn", "project app: hit_rate warn"]
+        ["repository stoker/app: other tags warn", "project app: cache hit rate warn"]
     );
     account.env().repositories.remove(LINES);
     let told = examined(&account, 1).await;

@@ -80,7 +80,7 @@ async fn programs_get_the_same_figures() {
 }
 
 #[tokio::test]
-async fn a_page_goes_where_it_is_reported_to_or_nowhere() {
+async fn a_page_goes_where_it_is_sent_or_nowhere() {
     let account = account().await;
     let ran = account.stoker(POLICY, "report --policy POLICY --out -").await;
     assert!(ran.out.starts_with("<!DOCTYPE html>"), "{}", ran.err);

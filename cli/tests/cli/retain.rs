@@ -415,7 +415,7 @@ async fn a_life_is_reported() {
 
     let leased = explain(&format!("--project app {}", &images["leased"]["sha256:".len()..][..8]), 0).await;
     assert_eq!(leased["readBy"][0]["build"], "app:9");
-    assert_eq!(leased["lastUse"]["by"], "inputs");
+    assert_eq!(leased["lastUse"]["by"], "given");
 
     let export = explain("--project app app.export.k2", 0).await;
     assert_eq!(export["madeBy"]["knownBy"], "codebuild");

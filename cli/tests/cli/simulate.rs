@@ -247,12 +247,13 @@ async fn what_a_build_would_be_given_is_looked_up() {
         let looks = build["targets"][0]["looksAt"].as_array().unwrap();
         let look = |look: &Value| {
             let why = look["why"].as_str().unwrap_or_default().to_owned();
-            (look["name"].as_str().unwrap().to_owned(), look["inputs"].clone(), why)
+            (look["name"].as_str().unwrap().to_owned(), look["given"].clone(), why)
         };
         looks.iter().map(look).collect()
     };
     let of_no_build =
-        "it is of no build, of one before the line was rolled back, of several branches, or one of too many"
+        "it is of no build, of one before the line was rolled back, of several branches, not the newest of its \
+         push, or its push holds the head of a fork's pull request"
             .to_owned();
     assert_eq!(
         looks(build),
@@ -447,7 +448,7 @@ async fn names_from_outside_do_nothing_to_a_terminal() {
 }
 
 #[tokio::test]
-async fn a_build_that_asks_is_reported_why_it_only_reads() {
+async fn a_build_that_asks_learns_why_it_only_reads() {
     let main_only = format!("{POLICY}    export: {{ builds: main }}\n");
     let commit = "ab".repeat(20);
     for (policy, question, why) in [

@@ -107,11 +107,11 @@ async fn it_tells_a_commits_life_from_all_sources() {
     let has = |words: &[&str]| ran.out.lines().any(|line| words.iter().all(|word| line.contains(word)));
     assert!(has(&[&format!("commit {}", commit())]), "{}", ran.out);
     assert!(has(&["2026-01-01T23:59:00Z", "pushed to branch/feature-a"]), "{}", ran.out);
-    assert!(has(&["build app:1 of branch/feature-a started (push); inputs main"]), "{}", ran.out);
+    assert!(has(&["build app:1 of branch/feature-a started (push); given main"]), "{}", ran.out);
     assert!(has(&["build app:1 succeeded after 90 s; 80 % of its steps reused"]), "{}", ran.out);
     assert!(has(&["its build was promoted", &format!("app.commit.{}", commit())]), "{}", ran.out);
     assert!(has(&["2026-01-02T01:00:00Z", "ecr", "merged into main"]), "{}", ran.out);
-    assert!(has(&["build app:2 of main, which brings it by a merge, started; inputs main"]), "{}", ran.out);
+    assert!(has(&["build app:2 of main, which brings it by a merge, started; given main"]), "{}", ran.out);
     assert!(
         has(&["log stoker-start-build", "not built", "policy.rule=builds.paths\\u{1b}[31m"]),
         "{}",
@@ -138,7 +138,7 @@ async fn programs_read_the_same() {
         (&told["builds"][0]["seconds"], &told["builds"][0]["reusedPercent"]),
         (&json!(90), &json!(80))
     );
-    assert_eq!(told["builds"][0]["inputs"][0]["line"], "main");
+    assert_eq!(told["builds"][0]["given"][0]["line"], "main");
     let holds: Vec<&str> =
         told["caches"].as_array().unwrap().iter().map(|of| of["holds"].as_str().unwrap()).collect();
     assert_eq!(holds.iter().filter(|holds| **holds == "built").count(), 1, "{holds:?}");

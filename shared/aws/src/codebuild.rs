@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn a_build_that_was_given_nothing_is_reported_by_what_it_exports() {
+    fn a_build_that_was_given_nothing_is_known_by_what_it_exports() {
         let exported = |name: &str, value: &str| {
             types::ExportedEnvironmentVariable::builder().name(name).value(value).build()
         };

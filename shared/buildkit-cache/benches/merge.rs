@@ -1,6 +1,6 @@
 //! Merging two caches, next to what `serde_json` alone takes to read and write the same bytes.
 //!
-//! `cargo bench -p stoker --no-default-features --bench merge` prints ratios, which hold on any machine, and fails when
+//! `cargo bench -p buildkit-cache --bench merge` prints ratios, which hold on any machine, and fails when
 //! one is out of bounds.
 #![expect(
     clippy::cast_precision_loss,

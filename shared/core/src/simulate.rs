@@ -465,7 +465,7 @@ mod tests {
     }
 
     #[test]
-    fn every_project_of_a_repository_is_reported_by_its_name() {
+    fn every_project_of_a_repository_is_known_by_its_name() {
         let policy = "{ name: web, repository: github.com/example/app }, \
                       { name: api, repository: github.com/example/app, builds: { start: false } }";
         let deleted = r#"{"source":"stoker","detail-type":"BranchDeleted","detail":

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::path::Path;
 
 use crate::Random;
 
@@ -274,7 +275,7 @@ impl Repository {
             9 => Kind::Env { value, old: random.chance(20) },
             _ if !has_base => Kind::CopyDocument { text: value, expand: random.chance(50) },
             10 => Kind::User(value % 2 * 1000),
-            11 => Kind::Shell(value % 2 == 0),
+            11 => Kind::Shell(value.is_multiple_of(2)),
             12 if random.chance(40) => Kind::Address,
             _ => {
                 let mut reads = Vec::new();
@@ -423,7 +424,9 @@ impl Repository {
     fn change_file(&mut self, random: &mut Random) {
         let path = random.pick(&CHANGED).copied().unwrap_or_default().to_owned();
         match random.below(10) {
-            0 if path.ends_with("new") || path.ends_with(".log") => drop(self.files.remove(&path)),
+            0 if path.ends_with("new") || Path::new(&path).extension().is_some_and(|end| end == "log") => {
+                drop(self.files.remove(&path));
+            }
             1 => {
                 let to = if random.chance(50) { "../top" } else { "f0" };
                 self.files.insert("alpha/up".to_owned(), File::Link(to.to_owned()));
@@ -576,7 +579,7 @@ impl Repository {
                 };
                 let uses: Vec<String> =
                     uses.iter().map(|id| format!("${}{id}", if is_arg(id) { "A" } else { "E" })).collect();
-                let reads: String = reads.iter().map(|path| format!(" {path}")).collect();
+                let reads: String = reads.iter().flat_map(|path| [" ", path.as_str()]).collect();
                 let command = format!("k {mark}{reads}");
                 let uses = uses.join("");
                 match form {
@@ -599,7 +602,7 @@ impl Repository {
 }
 
 fn spaced(flags: &[&str]) -> String {
-    flags.iter().map(|flag| format!("{flag} ")).collect()
+    flags.iter().flat_map(|flag| [*flag, " "]).collect()
 }
 
 impl Step {

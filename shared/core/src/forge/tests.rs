@@ -605,7 +605,7 @@ fn an_empty_secret_verifies_nothing() {
 }
 
 #[test]
-fn forges_are_reported_by_their_headers() {
+fn forges_are_known_by_their_headers() {
     let of = |name: &'static str| Forge::of(&|asked: &str| (asked == name).then_some("event"));
     assert_eq!(of("x-github-event"), Some(Forge::GitHub));
     assert_eq!(of("x-gitlab-event"), Some(Forge::GitLab));

@@ -553,7 +553,7 @@ impl Policy {
     #[must_use]
     pub fn repository_id(&self, repository: &Repository) -> Option<&str> {
         let named = self.by_repository.get(repository).into_iter().flatten();
-        named.filter_map(|&index| self.rules.get(index)?.repository_id.as_deref()).next()
+        named.into_iter().find_map(|&index| self.rules.get(index)?.repository_id.as_deref())
     }
 
     /// Every project that is built from this git repository, in the order of the rules.

@@ -239,7 +239,7 @@ fn a_repository_tells_its_projects_whatever_its_case() {
 }
 
 #[test]
-fn a_repository_of_codecommit_is_reported_by_its_case_too() {
+fn a_repository_of_codecommit_is_known_by_its_case_too() {
     let here = "git-codecommit.eu-west-1.amazonaws.com/v1/repos";
     let policy = policy(&format!(
         "version: 1
@@ -328,7 +328,7 @@ fn an_export_tells_its_project_by_scope_and_repository() {
 }
 
 #[test]
-fn an_empty_document_is_reported_how_to_start() {
+fn an_empty_document_is_answered_with_how_to_start() {
     for text in ["", "\n", "# nothing\n", "---\n", "~", "\u{feff}"] {
         assert_eq!(mistakes(text), ["1:1: the document is empty; it starts with `version: 1`"], "{text:?}");
     }
@@ -542,7 +542,7 @@ fn a_glob_has_stars_and_question_marks_and_nothing_else() {
 }
 
 #[test]
-fn a_glob_without_quotes_is_reported_to_take_some() {
+fn a_glob_without_quotes_has_to_take_some() {
     let found =
         mistakes_after_version("projects:\n  - name: *-web\n    repository: github.com/a/{project}\n");
     assert_eq!(found.len(), 1);
@@ -838,7 +838,7 @@ fn a_switch_is_true_or_false() {
 }
 
 #[test]
-fn a_word_that_is_not_known_is_reported_which_are() {
+fn a_word_that_is_not_known_is_answered_with_those_that_are() {
     for (field, expected) in [
         ("promotion: x", "promotion: `x` is no promotion; write `merged`, `rebuild` or `off`"),
         (
@@ -944,7 +944,7 @@ fn builds_of_branches_start_on_something() {
 }
 
 #[test]
-fn what_of_a_pull_request_starts_builds_is_reported_by_words() {
+fn what_of_a_pull_request_starts_builds_is_said_in_words() {
     for (words, expected) in [
         ("pull-request", Change::BUILT.to_vec()),
         ("pull-request-created", vec![Change::Opened]),
@@ -1210,7 +1210,7 @@ fn a_glob_that_matches_nothing_or_excludes_everything_is_refused() {
 }
 
 #[test]
-fn a_glob_that_excludes_without_quotes_is_reported_to_take_some() {
+fn a_glob_that_excludes_without_quotes_has_to_take_some() {
     for text in ["[!old]", "[!old , a]", "[!old/*]"] {
         let found = mistakes_after_version(&format!("defaults: {{ builds: {{ branches: {text} }} }}"));
         assert!(found[0].ends_with("; a value that starts with `!` has to be in quotes"), "{found:?}");
@@ -1218,7 +1218,7 @@ fn a_glob_that_excludes_without_quotes_is_reported_to_take_some() {
 }
 
 #[test]
-fn a_template_that_begins_with_a_brace_is_reported_to_take_quotes() {
+fn a_template_that_begins_with_a_brace_has_to_take_quotes() {
     for text in ["cache-repository: {project}/caches", "builds:\n    forks:\n      project: {project}-forks"]
     {
         let found = mistakes_after_version(&format!("defaults:\n  {text}\n"));
@@ -1267,7 +1267,7 @@ fn a_repositorys_id_is_as_its_forge_tells_it() {
     };
     let (github, bitbucket) = ("github.com/example/app", "bitbucket.org/example/app");
     let uuid = "'{b3a0a0a0-0000-4000-8000-00000000000a}'";
-    let codecommit = "git-codecommit.eu-central-1.amazonaws.com/app";
+    let codecommit = "git-codecommit.eu-central-1.amazonaws.com/v1/repos/app";
     for (repository, id) in
         [(github, "'1296269'"), (bitbucket, uuid), ("gitlab.example.com/group/app", "'7'")]
     {

@@ -28,12 +28,12 @@ impl ByteBudget {
         Self(Arc::new(Semaphore::new(ALL / UNIT)))
     }
 
-    /// ByteBudget to read so many manifests of builds.
+    /// Room to read so many manifests of builds.
     pub(super) async fn for_manifests(&self, number: usize) -> Part {
         self.take(number.saturating_mul(MANIFEST)).await
     }
 
-    /// ByteBudget to join caches of so many bytes of JSON.
+    /// Room to join caches of so many bytes of JSON.
     pub(super) async fn for_caches(&self, bytes: usize) -> Part {
         self.take(bytes.saturating_mul(TIMES)).await
     }

@@ -132,7 +132,7 @@ impl Rule {
             Self::NotOurs => "not-ours",
             Self::Unread => "unread",
             Self::IdleBranch => "idle-branch",
-            Self::DeletedLine => "deleted_lines",
+            Self::DeletedLine => "gone",
             Self::ExpiredHistory => "expired-history",
             Self::OldCommit => "old-commit",
             Self::AbandonedExport => "abandoned-export",
@@ -419,16 +419,13 @@ impl<'w> Planner<'w> {
         line: &LineKey,
         image: &ListedImage,
     ) -> TagVerdict {
-        let is_gone = |deleted_lines: &&DeletedLine| {
-            deleted_lines.scope == *scope
-                && deleted_lines.line == *line
-                && image.pushed_at <= deleted_lines.at
-        };
+        let is_gone =
+            |gone: &&DeletedLine| gone.scope == *scope && gone.line == *line && image.pushed_at <= gone.at;
         if line.is_main() {
             return keep(Rule::Main, Reason::Main);
         }
-        if let Some(deleted_lines) = self.plan_inputs.deleted_lines.iter().find(is_gone) {
-            return delete(Rule::DeletedLine, Reason::DeletedLine(deleted_lines.at));
+        if let Some(gone) = self.plan_inputs.deleted_lines.iter().find(is_gone) {
+            return delete(Rule::DeletedLine, Reason::DeletedLine(gone.at));
         }
         if let Some(named) = self.facts(image).and_then(ManifestInfo::shared_line)
             && let Line::Branch(branch) = &**named

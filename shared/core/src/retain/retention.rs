@@ -34,7 +34,7 @@ struct Made {
     is_leased: bool,
     is_archived: bool,
     is_unread: bool,
-    inputs: Option<i64>,
+    given: Option<i64>,
 }
 
 fn made() -> impl Strategy<Value = Made> {
@@ -44,7 +44,7 @@ fn made() -> impl Strategy<Value = Made> {
     let flags = (prop::bool::weighted(0.1), prop::bool::weighted(0.05), prop::bool::weighted(0.01));
     let times = (0..2000_i64, prop::option::of(0..2000_i64), prop::option::weighted(0.2, 0..500_i64));
     (shape, blobs, tags, flags, times, 0..4_u8).prop_map(
-        |(shape, blobs, tags, (is_leased, is_archived, is_unread), (age, pulled, inputs), commit)| Made {
+        |(shape, blobs, tags, (is_leased, is_archived, is_unread), (age, pulled, given), commit)| Made {
             shape,
             blobs,
             tags,
@@ -54,7 +54,7 @@ fn made() -> impl Strategy<Value = Made> {
             is_leased,
             is_archived,
             is_unread,
-            inputs,
+            given,
         },
     )
 }
@@ -143,7 +143,7 @@ fn world(images: &[Made], project: &Project) -> (Inventory, PlanInputs) {
         if made.is_leased {
             plan_inputs.leased.insert(digest.clone());
         }
-        plan_inputs.given_at.extend(made.inputs.map(|hours| (digest.clone(), hours_ago(hours))));
+        plan_inputs.given_at.extend(made.given.map(|hours| (digest.clone(), hours_ago(hours))));
         listed.push(Arc::new(ListedImage {
             digest,
             tags,
@@ -163,8 +163,8 @@ fn deleted(plan: &Plan) -> HashSet<Digest> {
 
 /// The same world after the plan has been carried out.
 fn after(mut inventory: Inventory, plan: &Plan) -> Inventory {
-    let deleted_lines = deleted(plan);
-    inventory.images.retain(|image| !deleted_lines.contains(&image.digest));
+    let gone = deleted(plan);
+    inventory.images.retain(|image| !gone.contains(&image.digest));
     inventory
 }
 
@@ -191,9 +191,9 @@ proptest! {
         let (inventory, plan_inputs) = world(&images, &project);
         let plan = plan(&inventory, std::slice::from_ref(&project), &plan_inputs, now());
         prop_assert_eq!(plan.verdicts.len(), inventory.images.len(), "every image has a verdict");
-        let deleted_lines = deleted(&plan);
+        let gone = deleted(&plan);
         let kept_children: HashSet<&Digest> = inventory.images.iter()
-            .filter(|image| !deleted_lines.contains(&image.digest))
+            .filter(|image| !gone.contains(&image.digest))
             .filter_map(|image| inventory.known.of(&image.digest))
             .flat_map(ManifestInfo::children)
             .collect();
@@ -247,7 +247,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_reported_of_the_time_to_come_comes(images in prop::collection::vec(made(), 1..12), policy in 0..4_usize) {
+    fn what_the_plan_says_of_later_comes(images in prop::collection::vec(made(), 1..12), policy in 0..4_usize) {
         let project = project(POLICIES[policy]);
         let projects = std::slice::from_ref(&project);
         let (inventory, plan_inputs) = world(&images, &project);
@@ -279,8 +279,8 @@ proptest! {
         let (inventory, plan_inputs) = world(&images, &project);
         let plan = plan(&inventory, std::slice::from_ref(&project), &plan_inputs, now());
         prop_assert_eq!(plan.bytes, bytes_of(&inventory, inventory.images.iter()));
-        let deleted_lines = deleted(&plan);
-        let left = inventory.images.iter().filter(|image| !deleted_lines.contains(&image.digest));
+        let gone = deleted(&plan);
+        let left = inventory.images.iter().filter(|image| !gone.contains(&image.digest));
         prop_assert_eq!(plan.bytes_after, bytes_of(&inventory, left.clone()));
         let freed: u64 = plan.verdicts.iter().map(|verdict| verdict.frees).sum();
         prop_assert_eq!(plan.bytes - plan.bytes_after, freed);
@@ -292,7 +292,7 @@ proptest! {
                 let is_young = now().duration_since(image.pushed_at) <= project.retention.lease;
                 prop_assert!(is_young || plan_inputs.leased.contains(&image.digest)
                     || inventory.known.of(&image.digest).is_none_or(|facts| facts.shape() != Shape::Cache)
-                    || kept_as_child(&inventory, &image.digest), "{:?} could have deleted_lines", verdict);
+                    || kept_as_child(&inventory, &image.digest), "{:?} could have gone", verdict);
             }
         }
     }
@@ -322,7 +322,7 @@ fn every_rule_says_its_name() {
         is_leased: false,
         is_archived: false,
         is_unread: false,
-        inputs: None,
+        given: None,
     };
     let untagged = Made { tags: Vec::new(), ..make(0, 300, 0) };
     let foreign = Made { shape: Shape::Other, ..make(6, 300, 0) };
@@ -369,6 +369,6 @@ fn every_rule_says_its_name() {
         at: now(),
     });
     let said = rules(&plan_inputs);
-    let deleted_lines = said.iter().find(|(tag, _)| tag.starts_with("branch.release")).unwrap().1;
-    assert_eq!(*deleted_lines, (Action::Delete, Rule::DeletedLine), "a release line goes with its branch");
+    let verdict = said.iter().find(|(tag, _)| tag.starts_with("branch.release")).unwrap().1;
+    assert_eq!(*verdict, (Action::Delete, Rule::DeletedLine), "a release line goes with its branch");
 }
