@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::{Mutex, PoisonError, RwLock};
 use std::thread;
 use std::time::Duration;
@@ -117,7 +117,7 @@ impl Engine {
         let image = format!("localhost/stoker-test:{token}");
         let mut command = Command::new("docker");
         command.args(["buildx", "build", "--quiet", "--provenance=false", "--load", "--tag", &image]);
-        let built = command.arg(&context).stdin(Stdio::null()).output()?;
+        let built = without_removals(command.arg(&context).stdin(Stdio::null()))?;
         ensure!(built.status.success(), "{image}: {}", String::from_utf8_lossy(&built.stderr));
         self.made.lock().unwrap_or_else(PoisonError::into_inner).push(image.clone());
         Ok(image)
@@ -166,9 +166,7 @@ impl Engine {
             command.args(["--platform", platforms]);
         }
         command.args(options.flags.split_whitespace());
-        let records = RECORDS.read().unwrap_or_else(PoisonError::into_inner);
-        let built = command.arg(context).stdin(Stdio::null()).output().context("cannot run docker")?;
-        drop(records);
+        let built = without_removals(command.arg(context).stdin(Stdio::null()))?;
         let log = String::from_utf8_lossy(&built.stderr).into_owned();
         // What is wrong comes last, and JSON is long.
         let shown = if options.as_json { log.rsplit("\n}\n").next().unwrap_or_default() } else { &log };
@@ -204,6 +202,12 @@ impl Drop for Engine {
             docker(&[&["image", "rm", "--force"], &made[..]].concat());
         }
     }
+}
+
+/// Runs a build while nothing is [removed](Engine::free) from the builder: what is removed under it is not found.
+fn without_removals(build: &mut Command) -> anyhow::Result<Output> {
+    let _records = RECORDS.read().unwrap_or_else(PoisonError::into_inner);
+    build.output().context("cannot run docker")
 }
 
 /// Whether a build failed because the engine could not start a container, which says nothing of caches.
