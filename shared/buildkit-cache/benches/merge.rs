@@ -15,10 +15,11 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::hint::black_box;
 use std::process::{Command, ExitCode};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use buildkit_cache::Digest;
 use buildkit_cache::{CONFIG_MEDIA_TYPE, Cache, Kind, Limits, MANIFEST_MEDIA_TYPE, classify_within};
+use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 /// Size of each config.
@@ -181,9 +182,14 @@ fn plain(two: &[Stored; 2]) -> usize {
 }
 
 fn timed<T>(what: impl FnOnce() -> T) -> Duration {
-    let start = Instant::now();
+    let start = cpu_time();
     black_box(what());
-    start.elapsed()
+    cpu_time().saturating_sub(start)
+}
+
+/// How long this thread has had a processor: waiting for one would say what else the machine does.
+fn cpu_time() -> Duration {
+    Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap()
 }
 
 /// The shortest times, taken in turns so that what else the machine does meets both alike.
@@ -266,13 +272,13 @@ fn main() -> ExitCode {
     bound("times serde_json", ours / theirs, MAX_TIMES);
     bound("memory per byte of input", memory_of_a_merge(&two) as f64 / input_bytes(&two) as f64, MAX_MEMORY);
     let large = [stored(1, LARGE), stored(2, LARGE)];
-    let (large_ms, small_ms) = shortest(|| merge(&large), || merge(&two));
-    let per_byte = |ms: f64, two: &[Stored; 2]| ms / input_bytes(two) as f64;
-    println!("of 4 MiB each: {large_ms:.1} ms");
-    bound(
-        "time per byte at 4 MiB, to that at 900 KiB",
-        per_byte(large_ms, &large) / per_byte(small_ms, &two),
-        MAX_GROWTH,
+    let (large_ms, large_plain_ms) = shortest(|| merge(&large), || plain(&large));
+    println!("of 4 MiB each: {large_ms:.1} ms; serde_json alone: {large_plain_ms:.1} ms");
+    let growth = |large_ms, ms| large_ms / input_bytes(&large) as f64 / (ms / input_bytes(&two) as f64);
+    println!(
+        "serde_json alone: time per byte at 4 MiB, to that at 900 KiB: {:.2}",
+        growth(large_plain_ms, theirs)
     );
+    bound("time per byte at 4 MiB, to that at 900 KiB", growth(large_ms, ours), MAX_GROWTH);
     if within { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

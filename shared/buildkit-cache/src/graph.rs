@@ -18,7 +18,7 @@ use super::config::{
 use super::json::{Seconds, Sha, Text, Time};
 use super::limits::{self, TooMany};
 use super::probation::{self, Mark, Probation};
-use super::{Descriptor, Extra, IMPORT_LIMIT, Manifest, to_json};
+use super::{Descriptor, Extra, IMPORT_LIMIT, Manifest, from_json, to_json};
 use crate::names::Digest;
 
 /// The digest of a cache's [sink](Cache::sink).
@@ -228,7 +228,7 @@ impl Cache {
             });
         }
         limits::check_json(config, limit)?;
-        let config: JsonConfig = serde_json::from_slice(config).map_err(InvalidCache::Unreadable)?;
+        let config: JsonConfig = from_json(config).map_err(InvalidCache::Unreadable)?;
         limits::check_config(&config, limit)?;
         let blobs = manifest.layers.iter().map(|descriptor| Blob {
             digest: Sha::from(&descriptor.digest),
@@ -351,33 +351,45 @@ impl Cache {
     #[must_use]
     pub fn merge<'a>(caches: impl IntoIterator<Item = &'a Self>) -> Self {
         let mut caches = caches.into_iter();
-        let Some(first) = caches.next() else { return Self::default() };
-        let mut all = first.clone();
-        let mut is_canonical = true;
-        for cache in caches {
-            all.append(cache);
-            is_canonical = false;
-        }
-        if is_canonical { all } else { all.canonical() }
+        let first = caches.next().cloned().unwrap_or_default();
+        caches.fold(first, Self::joined)
     }
 
-    /// Adds all of another cache behind the own, without joining what is the same.
-    fn append(&mut self, other: &Self) {
-        let (blobs, layers, records) = (self.blobs.len(), self.layers.len(), self.records.len());
-        self.blobs.extend_from_slice(&other.blobs);
-        self.layers.extend_from_slice(&other.layers);
-        for layer in &mut self.layers[layers..] {
-            layer.blob += blobs;
-            layer.parent = layer.parent.map(|parent| parent + layers);
+    /// The union with another cache. Both are in order, and what is in order stays so: it only moves up.
+    fn joined(mut self, other: &Self) -> Self {
+        let [our_blobs, their_blobs] = union_places(&self.blobs, &other.blobs, Blob::order);
+        for layer in &mut self.layers {
+            layer.blob = our_blobs[layer.blob];
         }
-        self.records.extend_from_slice(&other.records);
-        for record in &mut self.records[records..] {
-            record.links.iter_mut().for_each(|link| link.record += records);
-            record.results.iter_mut().for_each(|made| made.layers += layers);
-            record.chains.iter_mut().flat_map(|made| &mut made.layers).for_each(|layer| *layer += layers);
+        let by_blob = |ours: &Layer, theirs: &Layer| {
+            ours.blob.cmp(&their_blobs[theirs.blob]).then(ours.id.cmp(&theirs.id))
+        };
+        let [our_layers, their_layers] = union_places(&self.layers, &other.layers, by_blob);
+        for parent in self.layers.iter_mut().filter_map(|layer| layer.parent.as_mut()) {
+            *parent = our_layers[*parent];
         }
+        let [our_records, their_records] = union_places(&self.records, &other.records, Record::order);
+        for record in &mut self.records {
+            record.move_up(&our_layers, &our_records);
+        }
+        let their_layer = |layer: &Layer| Layer {
+            blob: their_blobs[layer.blob],
+            parent: layer.parent.map(|parent| their_layers[parent]),
+            ..layer.clone()
+        };
+        let their_record = |record: &Record| {
+            let mut record = record.clone();
+            record.move_up(&their_layers, &their_records);
+            record
+        };
         for (name, value) in &other.extra {
             join_extra(&mut self.extra, name.clone(), value.clone());
+        }
+        Self {
+            blobs: union(self.blobs, &other.blobs, [&our_blobs, &their_blobs], Blob::clone),
+            layers: union(self.layers, &other.layers, [&our_layers, &their_layers], their_layer),
+            records: union(self.records, &other.records, [&our_records, &their_records], their_record),
+            extra: self.extra,
         }
     }
 
@@ -493,6 +505,14 @@ impl Cache {
 impl Record {
     pub(super) fn order(&self, other: &Self) -> Ordering {
         self.digest.cmp(&other.digest).then(self.id.cmp(&other.id))
+    }
+
+    /// Names layers and records by their new places, which have the order of the old ones.
+    fn move_up(&mut self, layers: &[usize], records: &[usize]) {
+        self.links.iter_mut().for_each(|link| link.record = records[link.record]);
+        self.results.iter_mut().for_each(|made| made.layers = layers[made.layers]);
+        let chained = self.chains.iter_mut().flat_map(|made| &mut made.layers);
+        chained.for_each(|layer| *layer = layers[*layer]);
     }
 
     /// All layers that its results name, without their parents.
@@ -769,6 +789,52 @@ fn sort_and_join<T: Join>(
     (joined, places)
 }
 
+/// For each value of two lists, both in order and each without equals, its place in their union.
+fn union_places<T>(ours: &[T], theirs: &[T], order: impl Fn(&T, &T) -> Ordering) -> [Vec<usize>; 2] {
+    let mut places = [Vec::with_capacity(ours.len()), Vec::with_capacity(theirs.len())];
+    for place in 0.. {
+        let [of_ours, of_theirs] = &mut places;
+        let order = match (ours.get(of_ours.len()), theirs.get(of_theirs.len())) {
+            (Some(ours), Some(theirs)) => order(ours, theirs),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (None, None) => break,
+        };
+        if order.is_le() {
+            of_ours.push(place);
+        }
+        if order.is_ge() {
+            of_theirs.push(place);
+        }
+    }
+    places
+}
+
+/// The union of two lists by their values' places in it.
+fn union<T: Join>(
+    ours: Vec<T>,
+    theirs: &[T],
+    [our_places, their_places]: [&[usize]; 2],
+    moved: impl Fn(&T) -> T,
+) -> Vec<T> {
+    let most = our_places.last().max(their_places.last()).map_or(0, |last| last + 1);
+    let mut union = Vec::with_capacity(most);
+    let mut ours = ours.into_iter();
+    for (value, &place) in theirs.iter().zip(their_places) {
+        union.extend(ours.by_ref().take(place - union.len()));
+        let is_in_both = our_places.get(our_places.len() - ours.len()) == Some(&place);
+        match if is_in_both { ours.next() } else { None } {
+            Some(mut both) => {
+                both.join(moved(value));
+                union.push(both);
+            }
+            None => union.push(moved(value)),
+        }
+    }
+    union.extend(ours);
+    union
+}
+
 /// For each of `these` its place among `those`, both in order.
 pub(super) fn places_in<T>(
     these: &[T],
@@ -796,6 +862,13 @@ fn sort_results<L: Ord>(results: &mut Vec<Made<L>>) {
     });
 }
 
+fn join_results<L: Ord>(ours: &mut Vec<Made<L>>, theirs: Vec<Made<L>>) {
+    if *ours != theirs {
+        ours.extend(theirs);
+        sort_results(ours);
+    }
+}
+
 fn has_result<L: Ord>(results: &[Made<L>], layers: &L) -> bool {
     results.binary_search_by(|made| made.layers.cmp(layers)).is_ok()
 }
@@ -809,10 +882,8 @@ trait Join {
 
 impl Join for Record {
     fn join(&mut self, other: Self) {
-        self.results.extend(other.results);
-        sort_results(&mut self.results);
-        self.chains.extend(other.chains);
-        sort_results(&mut self.chains);
+        join_results(&mut self.results, other.results);
+        join_results(&mut self.chains, other.chains);
         self.used = self.used.max(other.used);
         probation::join(&mut self.probation, other.probation);
         join_extras(&mut self.extra, other.extra);

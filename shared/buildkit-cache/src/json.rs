@@ -16,52 +16,17 @@ const ZERO_TIME: Timestamp = Timestamp::constant(-62_135_596_800, 0);
 /// The start of year 0; Go reads no earlier time.
 const EARLIEST: Timestamp = Timestamp::constant(-62_167_219_200, 0);
 
-const SHA256: &str = "sha256:";
-const SHA256_CHARS: usize = SHA256.len() + 64;
-
-/// The values of lower-case hexadecimal digits.
-const DIGITS: [u8; 256] = {
-    let mut digits = [NO_DIGIT; 256];
-    let mut value = 0;
-    while value < 16 {
-        digits[HEX[value as usize] as usize] = value;
-        value += 1;
-    }
-    digits
-};
-const NO_DIGIT: u8 = 0x80;
-const HEX: &[u8; 16] = b"0123456789abcdef";
-
 /// A SHA-256 digest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Sha(pub(super) [u8; 32]);
 
 impl Sha {
-    /// Reads `sha256:` and 64 lower-case hexadecimal digits.
     fn read(text: &str) -> Option<Self> {
-        let (pairs, []) = text.strip_prefix(SHA256)?.as_bytes().as_chunks::<2>() else { return None };
-        let mut bytes = [0; 32];
-        if pairs.len() != bytes.len() {
-            return None;
-        }
-        let mut wrong = 0;
-        for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
-            let (high, low) = (DIGITS[usize::from(*high)], DIGITS[usize::from(*low)]);
-            wrong |= high | low;
-            *byte = high << 4 | low & 15;
-        }
-        (wrong & NO_DIGIT == 0).then_some(Self(bytes))
+        Digest::read(text).map(|digest| Self(*digest.as_bytes()))
     }
 
-    /// Writes what [`Sha::read`] reads.
     fn with_text<T>(&self, then: impl FnOnce(&str) -> T) -> T {
-        let mut text = [0; SHA256_CHARS];
-        text[..SHA256.len()].copy_from_slice(SHA256.as_bytes());
-        for (pair, byte) in text[SHA256.len()..].chunks_exact_mut(2).zip(self.0) {
-            pair[0] = HEX[usize::from(byte >> 4)];
-            pair[1] = HEX[usize::from(byte & 15)];
-        }
-        then(str::from_utf8(&text).unwrap_or_default())
+        Digest::from_bytes(self.0).with_text(then)
     }
 }
 

@@ -53,6 +53,12 @@ pub(crate) fn to_json(value: &impl serde::Serialize) -> Vec<u8> {
     serde_json::to_vec(value).expect("strings, numbers and times always make JSON")
 }
 
+/// Reads JSON that is checked once to be text, and not string by string.
+pub(crate) fn from_json<'a, T: serde::Deserialize<'a>>(json: &'a [u8]) -> serde_json::Result<T> {
+    // What is no text is read for its error.
+    str::from_utf8(json).map_or_else(|_| serde_json::from_slice(json), serde_json::from_str)
+}
+
 /// Text from outside, fit for a log line.
 fn clip(text: &str) -> String {
     text.chars().take(120).flat_map(char::escape_debug).collect()

@@ -130,7 +130,7 @@ fn read(json: &[u8], limit: usize) -> Result<Manifest, String> {
         return Err(format!("{} bytes: BuildKit imports at most {limit}", json.len()));
     }
     limits::check_json(json, limit).map_err(|many| many.to_string())?;
-    let document: Document = serde_json::from_slice(json).map_err(|e| unreadable(&e))?;
+    let document: Document = super::from_json(json).map_err(|e| unreadable(&e))?;
     let Document { schema_version, media_type, config, layers, manifests, annotations, extra } = document;
     if !["", MANIFEST_MEDIA_TYPE, DOCKER_MANIFEST].into_iter().chain(INDEXES).any(|known| known == media_type)
     {

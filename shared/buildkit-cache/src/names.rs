@@ -93,16 +93,54 @@ impl Commit {
 pub struct Digest([u8; 32]);
 
 const SHA256: &str = "sha256:";
+const SHA256_CHARS: usize = SHA256.len() + 64;
+
+/// The values of lower-case hexadecimal digits.
+const DIGITS: [u8; 256] = {
+    let mut digits = [NO_DIGIT; 256];
+    let mut value = 0;
+    while value < 16 {
+        digits[HEX[value as usize] as usize] = value;
+        value += 1;
+    }
+    digits
+};
+const NO_DIGIT: u8 = 0x80;
+const HEX: &[u8; 16] = b"0123456789abcdef";
 
 impl Digest {
+    /// Reads `sha256:` and 64 lower-case hexadecimal digits. A cache has tens of thousands, so no crate's loop will do.
+    pub(crate) fn read(text: &str) -> Option<Self> {
+        let (pairs, []) = text.strip_prefix(SHA256)?.as_bytes().as_chunks::<2>() else { return None };
+        let mut bytes = [0; 32];
+        if pairs.len() != bytes.len() {
+            return None;
+        }
+        let mut wrong = 0;
+        for (byte, [high, low]) in bytes.iter_mut().zip(pairs) {
+            let (high, low) = (DIGITS[usize::from(*high)], DIGITS[usize::from(*low)]);
+            wrong |= high | low;
+            *byte = high << 4 | low & 15;
+        }
+        (wrong & NO_DIGIT == 0).then_some(Self(bytes))
+    }
+
+    /// Writes what [`Digest::read`] reads.
+    pub(crate) fn with_text<T>(&self, then: impl FnOnce(&str) -> T) -> T {
+        let mut text = [0; SHA256_CHARS];
+        text[..SHA256.len()].copy_from_slice(SHA256.as_bytes());
+        for (pair, byte) in text[SHA256.len()..].chunks_exact_mut(2).zip(self.0) {
+            pair[0] = HEX[usize::from(byte >> 4)];
+            pair[1] = HEX[usize::from(byte & 15)];
+        }
+        then(str::from_utf8(&text).unwrap_or_default())
+    }
+
     /// Checks and takes a digest as text.
     pub fn new(text: impl AsRef<str>) -> Result<Self, InvalidName> {
         let text = text.as_ref();
-        let mut bytes = [0; 32];
-        let hex = text.strip_prefix(SHA256).filter(|hex| !hex.bytes().any(|byte| byte.is_ascii_uppercase()));
-        let is_read = hex.is_some_and(|hex| hex::decode_to_slice(hex, &mut bytes).is_ok());
         let rule = "expected `sha256:` and 64 lower-case hexadecimal digits";
-        if is_read { Ok(Self(bytes)) } else { Err(InvalidName::new("digest", text, rule)) }
+        Self::read(text).ok_or_else(|| InvalidName::new("digest", text, rule))
     }
 
     /// The digest of these bytes.
@@ -138,7 +176,7 @@ impl Digest {
 
 impl Serialize for Digest {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        self.with_text(|text| serializer.serialize_str(text))
     }
 }
 
@@ -163,11 +201,7 @@ impl<'de> Deserialize<'de> for Digest {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut hex = [0; 64];
-        let is_written = hex::encode_to_slice(self.0, &mut hex).is_ok();
-        let hex = std::str::from_utf8(&hex).ok().filter(|_| is_written).ok_or(fmt::Error)?;
-        f.write_str(SHA256)?;
-        f.write_str(hex)
+        self.with_text(|text| f.write_str(text))
     }
 }
 
