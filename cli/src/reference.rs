@@ -114,6 +114,11 @@ impl Repository {
         &self.0
     }
 
+    /// Its path in the registry.
+    pub(crate) fn path(&self) -> &str {
+        &self.0.repository
+    }
+
     /// A tag of it.
     pub(crate) fn at(&self, tag: &Tag) -> Reference {
         Reference { version: Version::Tag(tag.to_string()), ..self.0.clone() }

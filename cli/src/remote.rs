@@ -10,7 +10,8 @@ use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use stoker_aws::registry::{FetchedManifest, Presence, Registry};
 use stoker_core::error::{CallError, Failure};
-use stoker_core::names::Digest;
+use stoker_core::names::{CacheRepository, Digest, Tag};
+use stoker_core::ports::WriteImages;
 
 use crate::auth::{Access, Identity};
 use crate::problem::Problem;
@@ -67,6 +68,29 @@ impl Remote {
 
     fn access(&self, scopes: Vec<String>) -> Access<'_> {
         Access { registry: &self.registry, identity: &self.identity, scopes }
+    }
+}
+
+impl WriteImages for Remote {
+    async fn put_blob(
+        &self,
+        repository: &CacheRepository,
+        digest: &Digest,
+        bytes: Bytes,
+    ) -> Result<(), CallError> {
+        let access = self.push(repository.as_str(), None);
+        self.registry.put_blob(&access, repository, digest, bytes).await
+    }
+
+    async fn put_image(
+        &self,
+        repository: &CacheRepository,
+        tag: &Tag,
+        media_type: &str,
+        manifest: Bytes,
+    ) -> Result<(), CallError> {
+        let access = self.push(repository.as_str(), None);
+        self.registry.put_manifest(&access, repository, tag, media_type, manifest).await
     }
 }
 
@@ -216,20 +240,9 @@ pub(crate) async fn write(remotes: &Remotes, into: &Reference, cache: &Serialise
     let config = Bytes::from(cache.config.clone());
     let repository = &into.repository;
     remote.registry.put_blob(&access, repository, &cache.config_digest, config).await.map_err(failed)?;
-    put_manifest(remotes, into, MANIFEST_MEDIA_TYPE, Bytes::from(cache.manifest.clone())).await
-}
-
-/// Writes a manifest; the blobs must be there.
-pub(crate) async fn put_manifest(
-    remotes: &Remotes,
-    into: &Reference,
-    media_type: &str,
-    manifest: Bytes,
-) -> Result<(), Problem> {
-    let remote = remotes.of(into);
-    let access = remote.push(&into.repository, None);
-    let put = remote.registry.put_manifest(&access, &into.repository, &into.version, media_type, manifest);
-    put.await.map_err(|error| Problem::call("write", into, &error))
+    let manifest = Bytes::from(cache.manifest.clone());
+    let put = remote.registry.put_manifest(&access, repository, &into.version, MANIFEST_MEDIA_TYPE, manifest);
+    put.await.map_err(failed)
 }
 
 /// Every tag of a repository.

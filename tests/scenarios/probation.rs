@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use buildkit_cache::MANIFEST_MEDIA_TYPE;
 use jiff::SignedDuration;
 use scenarios::environment::{ISOLATED, POLICY, TestEnvironment};
 use stoker_core::names::{Commit, ProjectName};
@@ -190,11 +189,7 @@ async fn what_a_rollback_brings_back_on_probation_is_judged_as_ever() {
     env.settle().await;
     assert_all_is_own(&env);
     env.wait(SignedDuration::from_mins(10));
-    // As `stoker rollback` writes it.
-    let mut manifest: serde_json::Value = serde_json::from_slice(&with_marks.manifest).unwrap();
-    manifest["annotations"]["stoker.rolled-back-at"] = env.account.now().to_string().into();
-    let manifest = bytes::Bytes::from(manifest.to_string());
-    env.account.push(&env.repository(), "app.main", MANIFEST_MEDIA_TYPE, manifest, Vec::new());
+    env.roll_back(&with_marks).await;
     assert_eq!(merges(&env), [head]);
     env.wait(SignedDuration::from_mins(10));
     let next = env.commit([1, 1, 1, 2]);

@@ -267,18 +267,8 @@ async fn what_a_rollback_took_from_main_does_not_come_back() {
     env.push("main", &[&bad, &merge]).await;
     env.build().await;
     assert_eq!(env.holds("main", [2, 2, 1, 1]).len(), 5);
-    // As `stoker rollback` writes it: the old content, and when it was put back.
     env.wait(SignedDuration::from_mins(10));
-    let mut manifest: serde_json::Value = serde_json::from_slice(&good.manifest).unwrap();
-    manifest["annotations"]["stoker.rolled-back-at"] = env.account.now().to_string().into();
-    let manifest = bytes::Bytes::from(manifest.to_string());
-    env.account.push(
-        &env.repository(),
-        "app.main",
-        buildkit_cache::MANIFEST_MEDIA_TYPE,
-        manifest,
-        Vec::new(),
-    );
+    env.roll_back(&good).await;
     env.wait(SignedDuration::from_mins(10));
     env.replay(false).await;
     env.night().await;

@@ -8,7 +8,7 @@ use scenarios::account::{Account, Fault};
 use scenarios::environment::REGISTRY;
 use scenarios::{iam, template};
 use stoker_core::error::Failure;
-use stoker_core::event::{Envelope, Event, RetentionRequested, Tick, Turn};
+use stoker_core::event::{Due, Envelope, Event, RetentionRequested, Tick};
 use stoker_core::names::{CacheRepository, ProjectName};
 use stoker_core::policy::Policy;
 
@@ -72,7 +72,7 @@ async fn handle(account: &Account, policy: &Policy, event: Event) -> bool {
 /// What was put on the bus, by whose turn it is.
 fn turns(account: &Account) -> Vec<String> {
     let turn = |event| match event {
-        Event::WarmRequested(Turn { project }) | Event::ReconcileRequested(Turn { project }) => {
+        Event::WarmRequested(Due { project }) | Event::ReconcileRequested(Due { project }) => {
             project.to_string()
         }
         Event::RetentionRequested(RetentionRequested { repository, .. }) => repository.to_string(),
@@ -191,8 +191,8 @@ async fn a_turn_for_what_the_policy_does_not_name_does_nothing() {
     let project = ProjectName::new("other-").unwrap();
     let projects = vec![project.clone(), ProjectName::new("p00001").unwrap()];
     for event in [
-        Event::ReconcileRequested(Turn { project: project.clone() }),
-        Event::DriftFound(Turn { project }),
+        Event::ReconcileRequested(Due { project: project.clone() }),
+        Event::DriftFound(Due { project }),
         // Named projects that have their caches elsewhere.
         Event::RetentionRequested(RetentionRequested {
             repository: CacheRepository::new("library/app").unwrap(),

@@ -3,7 +3,7 @@
 use jiff::SignedDuration;
 use scenarios::environment::{POLICY, TestEnvironment};
 use stoker_core::event::Event;
-use stoker_core::names::{Commit, ProjectName};
+use stoker_core::names::{Commit, Line, ProjectName};
 use stoker_core::ports::BuildStatus;
 
 /// The scenarios' policy with more keys for its project.
@@ -69,7 +69,7 @@ async fn people_are_notified_once_of_a_push_that_waits_for_long() {
         env.start().await;
     }
     let [Event::BuildDelayed(late)] = &env.notices[..] else { panic!("{:?}", env.notices) };
-    assert_eq!((late.line.as_str(), late.tries), ("feature-a", 15));
+    assert_eq!((late.line.to_string(), late.tries), ("branch/feature-a".to_owned(), 15));
     assert!(late.why.contains("throttled"), "{}", late.why);
 }
 
@@ -207,7 +207,7 @@ async fn people_are_notified_of_builds_that_fail_and_not_of_those_that_are_stopp
     env.end(&build.id, BuildStatus::Failed, &head);
     env.settle().await;
     let [Event::BuildFailed(failed)] = &env.notices[..] else { panic!("{:?}", env.notices) };
-    assert_eq!((failed.line.as_str(), failed.reason.as_str()), ("main", "push"));
+    assert_eq!((&failed.line, failed.reason.as_str()), (&Line::Main, "push"));
     assert_eq!((failed.status.as_str(), &failed.build), ("FAILED", &build.id));
 }
 

@@ -264,7 +264,7 @@ fn to_start(decisions: &[Decision]) -> Started {
     });
     requests
         .map(|request| {
-            let stoker_core::start::Subject::Commit(commit) = &request.subject else { panic!("a head") };
+            let stoker_core::request::Subject::Commit(commit) = &request.subject else { panic!("a head") };
             let line = request.wanted.line.to_string();
             (request.built_by.to_string(), line, Some(commit.to_string()), request.trust.to_string())
         })

@@ -20,8 +20,8 @@ use stoker_core::event::Event;
 use stoker_core::names::{CacheRepository, Commit, Digest, ProjectName, Tag};
 use stoker_core::ports::{
     Build, BuildOrder, BuildStatus, Catalogue, CheckBlobs, FindDigests, Image, ListProjects, ListedImage,
-    MAX_BUILDS, MountBlobs, Mounted, Ordered, Publish, ReadBlobs, ReadBuilds, ReadImages, ReadManifests,
-    ReadSecrets, StartBuilds, StopBuilds, WriteImages,
+    MAX_BUILDS, MountBlobs, Mounted, Ordered, Pause, Publish, ReadBlobs, ReadBuilds, ReadImages,
+    ReadManifests, ReadSecrets, StartBuilds, StopBuilds, WriteImages,
 };
 
 use self::requests::record;
@@ -737,6 +737,12 @@ impl StopBuilds for Account {
             Ok(())
         })
         .await
+    }
+}
+
+impl Pause for Account {
+    async fn pause(&self, time: Duration) {
+        tokio::time::sleep(time).await;
     }
 }
 

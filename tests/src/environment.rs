@@ -14,12 +14,13 @@ use serde_json::{Value, json};
 use sha2::Sha256;
 use stoker_core::event::{Envelope, Event, Tick};
 use stoker_core::forge::Meaning;
+use stoker_core::line_update::LineUpdate;
 use stoker_core::names::{CacheRepository, Commit, Digest, Line, ProjectName, Scope, Tag};
 use stoker_core::policy::{Policy, Project};
-use stoker_core::ports::{Build, BuildStatus};
+use stoker_core::ports::{Build, BuildStatus, Image};
 use stoker_core::routing::{self, Queue};
 
-use crate::account::Account;
+use crate::account::{Account, OTHERS};
 use crate::iam;
 use crate::rng::Rng;
 
@@ -874,6 +875,21 @@ impl TestEnvironment {
         let Kind::Cache(manifest) = buildkit_cache::classify(manifest) else { panic!("no cache") };
         let config = self.account.raw_blob(&manifest.config.digest).expect("its config");
         serde_json::from_slice(&config).unwrap()
+    }
+
+    /// Puts main back to an image that it was, as `stoker rollback` does; false where main holds nothing.
+    pub async fn roll_back(&self, to: &Image) -> bool {
+        let (repository, project) = (self.repository(), self.project());
+        let Some(current) = self.account.image(&repository, "app.main") else { return false };
+        let Kind::Cache(target) = buildkit_cache::classify(&to.manifest) else {
+            panic!("not a cache: {to:?}")
+        };
+        let scope = project.scopes().next().expect("a target");
+        let update = LineUpdate::rollback(scope, &Line::Main, current, &target, self.account.now());
+        let update = update.expect("what BuildKit imports");
+        let applied = self.account.act(OTHERS, update.apply(&self.account, &repository)).await;
+        applied.expect("nobody kills it").expect("a rollback");
+        true
     }
 
     /// The cache that a line points to, if any: checked as BuildKit would.

@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, HashMap};
 use buildkit_cache::SAFE_SIZE;
 use dockerfile_keys::Key;
 use serde::Serialize;
-use stoker_core::build_inputs::{MAX_SOURCES, Wanted};
+use stoker_core::build_inputs::MAX_SOURCES;
 use stoker_core::names::{Commit, Line, Scope, Tag};
+use stoker_core::request::Wanted;
 
 use super::history::Push;
 

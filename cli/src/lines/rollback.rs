@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
-use buildkit_cache::MANIFEST_MEDIA_TYPE;
-use buildkit_cache::importable;
-use bytes::Bytes;
 use jiff::Timestamp;
 use serde::Serialize;
-use stoker_core::names::{Digest, Line, ProjectName, Tag};
+use stoker_core::error::chain;
+use stoker_core::line_update::LineUpdate;
+use stoker_core::names::{CacheRepository, Digest, Line, ProjectName, Tag};
+use stoker_core::ports::Image;
 use stoker_core::provenance::Provenance;
 
 use crate::CommandOutcome;
@@ -94,16 +94,11 @@ impl Target {
     }
 }
 
-/// What a rollback writes, in this order; nothing before all of it is known to be sound.
+/// A rollback that is known to be sound.
 struct Plan {
     at: Timestamp,
-    /// What the line is, under a history tag.
-    kept: Tag,
-    current: Found,
-    /// The cache that the line is put back to, as the line's.
-    line: Tag,
-    manifest: Vec<u8>,
-    /// Where that cache is.
+    update: LineUpdate,
+    /// The cache of the line's history that it is put back to.
     target: Place,
     target_digest: Digest,
 }
@@ -137,21 +132,32 @@ impl Written {
 }
 
 pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
+    let Args { repository, line, dry_run, json, .. } = args;
+    let lines_of = CacheRepository::new(repository.path())
+        .map_err(|error| Problem::usage(chain(&error), "name the repository of Stoker's policy"))?;
     let remotes = Remotes::default();
-    let plan = plan(&remotes, args).await?;
-    if !args.dry_run {
-        carry_out(&remotes, &args.repository, &plan).await?;
-    }
-    let report = Report {
-        repository: args.repository.to_string(),
-        line: args.line.to_string(),
-        dry_run: args.dry_run,
-        rolled_back_at: plan.at,
-        from: Written::new(&plan.kept, &plan.current.digest),
-        to: Written::new(&plan.target.tag, &plan.target_digest),
-        is: Written::new(&plan.line, &Digest::of(&plan.manifest)),
+    let Plan { at, update, target, target_digest } = plan(&remotes, args).await?;
+    let (Some((kept, current)), Some((tag, manifest))) = (&update.history, &update.line) else {
+        return Err(Problem::failed(
+            "a rollback without a history or a line",
+            "report it: it is Stoker's mistake",
+        ));
     };
-    Ok(CommandOutcome::yes(if args.json { to_json(&report) } else { told(&report) }))
+    let report = Report {
+        repository: repository.to_string(),
+        line: line.to_string(),
+        dry_run: *dry_run,
+        rolled_back_at: at,
+        from: Written::new(kept, &current.digest),
+        to: Written::new(&target.tag, &target_digest),
+        is: Written::new(tag, &Digest::of(manifest)),
+    };
+    if !dry_run {
+        let doing = format!("roll {line} of {repository} back");
+        let failed = |error| Problem::call_to(&doing, repository.any(), &error);
+        update.apply(&*remotes.of(repository.any()), &lines_of).await.map_err(failed)?;
+    }
+    Ok(CommandOutcome::yes(if *json { to_json(&report) } else { told(&report) }))
 }
 
 async fn plan(remotes: &Remotes, args: &Args) -> Result<Plan, Problem> {
@@ -170,20 +176,16 @@ async fn plan(remotes: &Remotes, args: &Args) -> Result<Plan, Problem> {
     }
     // After the checks: a build that starts while they run is given what the line still is.
     let now = Timestamp::now();
-    let provenance = Provenance {
-        parent: Some(current.digest.clone()),
-        rolled_back: Some(now),
-        ..Provenance::read(&manifest.annotations)
-    };
-    let manifest = manifest.annotated(provenance.annotations(line));
-    importable(&manifest).map_err(|why| cannot(&why))?;
-    let kept = Tag::history(&place.scope, line, now, &current.digest);
+    let image =
+        Image { digest: current.digest.clone(), media_type: current.media_type, manifest: current.bytes };
+    let update = LineUpdate::rollback(&place.scope, line, image, &manifest, now);
+    let update = update.map_err(|why| cannot(&why))?;
     // The checks take a while, in which a promotion may have moved the line.
     if now_at(remotes, repository, &place).await?.digest != current.digest {
         let why = format!("{line} has moved in the meantime, and was not rolled back");
         return Err(Problem::no(why, "try again"));
     }
-    Ok(Plan { at: now, kept, current, line: place.tag, manifest, target, target_digest })
+    Ok(Plan { at: now, update, target, target_digest })
 }
 
 async fn now_at(remotes: &Remotes, repository: &Repository, place: &Place) -> Result<Found, Problem> {
@@ -239,14 +241,6 @@ async fn target(
             "a line has one once it has moved, and for as long as the policy says (`retention.history`)",
         )),
     }
-}
-
-/// History before line: whatever fails, what the line was is not lost.
-async fn carry_out(remotes: &Remotes, repository: &Repository, plan: &Plan) -> Result<(), Problem> {
-    let Found { media_type, bytes, .. } = &plan.current;
-    remote::put_manifest(remotes, &repository.at(&plan.kept), media_type, bytes.clone()).await?;
-    let manifest = Bytes::from(plan.manifest.clone());
-    remote::put_manifest(remotes, &repository.at(&plan.line), MANIFEST_MEDIA_TYPE, manifest).await
 }
 
 fn told(report: &Report) -> String {

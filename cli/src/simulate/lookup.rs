@@ -10,13 +10,13 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde_json::Value;
 use stoker_aws::registry::FetchedManifest;
-use stoker_core::build_inputs::variable;
+use stoker_core::build_inputs::{BuildInputs, variable};
 use stoker_core::error::CallError;
 use stoker_core::names::{CacheRepository, Digest, ProjectName, Scope, Tag, TagKind};
 use stoker_core::policy::{Policy, Project, Target};
 use stoker_core::ports::{Image, ReadBlobs, ReadImages, WriteImages};
+use stoker_core::request::{Request, Subject};
 use stoker_core::sources::give;
-use stoker_core::start::{self, Request, Subject};
 
 use crate::problem::Problem;
 use crate::reference::{Reference, Repository};
@@ -199,10 +199,10 @@ pub(super) async fn inputs(
     request: &Request,
 ) -> Result<GivenInputs, Problem> {
     let images = Images::new(registry, remotes);
-    let wanted = start::wanted(project, request);
+    let wanted = request.readable(project);
     let reads = give(&images, project, &wanted, Timestamp::now()).await;
     let reads = reads.map_err(|error| not_looked_up(&images, project, &error))?;
-    let environment = start::build_inputs_of(project, request, reads).environment(registry.name(), project);
+    let environment = BuildInputs::of(project, request, reads).environment(registry.name(), project);
     let names = project.scopes().flat_map(|scope| wanted.tags(scope));
     let names: BTreeMap<Tag, String> = names.map(|(name, tag)| (tag, name)).collect();
     let told = told(images, project, &names, environment.into_iter().collect());

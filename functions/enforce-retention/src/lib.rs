@@ -1,133 +1,114 @@
-//! Deletes the caches that no build will need: for a branch that went, and every night for every repository.
+//! Deletes the caches that no build will need: of a branch that was deleted, and every night in every repository.
 
 use std::collections::BTreeSet;
 
 use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent};
 use jiff::Timestamp;
 use stoker_core::error::CallError;
-use stoker_core::event::{Envelope, Event, RetentionRequested, Tick};
-use stoker_core::names::Line;
+use stoker_core::event::{Event, RetentionRequested, Tick};
+use stoker_core::names::{Line, Repository};
 use stoker_core::policy::Policy;
 use stoker_core::ports::{ListProjects, Publish};
 use stoker_core::retain::{Action, Applied, DeletedLine, Rule, Verdict, by_repository, enforce};
 use stoker_core::routing::Function;
-use stoker_core::schedule;
-use stoker_core::schedule::all_projects;
+use stoker_core::schedule::{self, all_projects};
 use stoker_lambda::metrics::{self, Metric};
-use stoker_lambda::{event_for, log};
-use tracing::Instrument as _;
+use stoker_lambda::sqs::{Message, Next, for_each};
 
 /// The ports that retention needs.
 pub trait Ports: stoker_core::retain::Ports + ListProjects + Publish {}
 impl<P: stoker_core::retain::Ports + ListProjects + Publish> Ports for P {}
 
-/// Handles a batch of branches that went, of repositories whose turn in the night has come, and of the night's ticks; answers
-/// the messages that are to come again: what failed, and branches some of whose caches a running build still holds.
+/// Handles a batch; answers the messages that are to come again: what failed, and branches some of whose caches a running
+/// build still holds.
 pub async fn handle(
     batch: &SqsEvent,
     policy: &Policy,
     ports: &impl Ports,
     now: Timestamp,
 ) -> SqsBatchResponse {
-    let mut response = SqsBatchResponse::default();
-    for message in &batch.records {
-        let Some(envelope) = event_for(Function::EnforceRetention, message.body.as_deref()) else { continue };
-        let span = envelope.event.span();
-        let held = match &envelope.event {
-            Event::NightlyRetention(tick) => {
-                let at = schedule::due(&envelope, &message.attributes, now);
-                tick_of_the_night(ports, policy, *tick, at).await.map(|()| false)
-            }
+    let handled = for_each(Function::EnforceRetention, batch, async |message| match &message.event {
+        Event::NightlyRetention(tick) => {
+            put_due_repositories(ports, policy, *tick, message.due(now)).await?;
+            Ok(Next::Done)
+        }
+        Event::RetentionRequested(requested) => {
+            retain_repository(requested, policy, ports, now).await?;
             // What a running build holds is left to the next night.
-            Event::RetentionRequested(wanted) => {
-                handle_wanted(wanted, policy, ports, now).await.map(|()| false)
-            }
-            _ => {
-                // In a box, as the compiler lays out only so many futures within each other.
-                let gone = Box::pin(handle_gone(&envelope, policy, ports, now));
-                gone.instrument(span.clone()).await
-            }
-        };
-        if let Err(error) = &held {
-            span.in_scope(|| log(error.disposition(), error));
+            Ok(Next::Done)
         }
-        if held.unwrap_or(true) {
-            response.add_failure(message.message_id.clone().unwrap_or_default());
+        Event::BranchDeleted(deleted) => {
+            let line = Line::of_branch(&deleted.branch, &deleted.default_branch);
+            Ok(retain_without(&message, &deleted.repository, &line, policy, ports, now).await?)
         }
-    }
-    response
+        // Only a fork's pull request has a line of its own, known by its number and never by the fork's branch.
+        Event::PullRequestClosed(pull) if pull.from_fork => {
+            let line = Line::PullRequest(pull.number);
+            Ok(retain_without(&message, &pull.repository, &line, policy, ports, now).await?)
+        }
+        _ => Ok(Next::Done),
+    });
+    handled.await.into()
 }
 
-/// Puts the repositories whose turn it is on the bus, each with the projects whose caches it holds: a plan needs them all.
-async fn tick_of_the_night(
+/// Puts the repositories that are due on the bus, each with the projects whose caches it holds: a plan needs them all.
+async fn put_due_repositories(
     ports: &impl Ports,
     policy: &Policy,
     tick: Tick,
     at: Timestamp,
 ) -> Result<(), CallError> {
     let repositories = by_repository(all_projects(ports, policy).await?).into_iter();
-    let turns = repositories.filter(|(repository, _)| schedule::is_turn_of(repository.as_str(), tick, at));
-    let turns = turns.map(|(repository, projects)| {
+    let due = repositories.filter(|(repository, _)| schedule::is_due(repository.as_str(), tick, at));
+    let due = due.map(|(repository, projects)| {
         let projects = projects.into_iter().map(|project| project.name).collect();
         Event::RetentionRequested(RetentionRequested { repository, projects })
     });
-    schedule::put(ports, &turns.collect::<Vec<_>>()).await
+    schedule::put(ports, &due.collect::<Vec<_>>()).await
 }
 
-/// Handles one repository's turn in the night.
-async fn handle_wanted(
-    wanted: &RetentionRequested,
+/// Deletes what can go of a repository that is due.
+async fn retain_repository(
+    requested: &RetentionRequested,
     policy: &Policy,
     ports: &impl Ports,
     now: Timestamp,
 ) -> Result<(), CallError> {
-    let names: BTreeSet<_> = wanted.projects.iter().collect();
+    let names: BTreeSet<_> = requested.projects.iter().collect();
     let projects = names.into_iter().filter_map(|name| policy.project(name)).collect();
-    if let Some(projects) = by_repository(projects).remove(&wanted.repository) {
-        report(&enforce(ports, &wanted.repository, &projects, Vec::new(), now).await?, now);
+    if let Some(projects) = by_repository(projects).remove(&requested.repository) {
+        report(&enforce(ports, &requested.repository, &projects, Vec::new(), now).await?, now);
     }
     Ok(())
 }
 
-/// Handles a branch that went; answers whether a running build still holds some of its caches.
-async fn handle_gone(
-    envelope: &Envelope,
+/// Deletes the caches of a line that is over. Those that a running build still holds are tried again.
+async fn retain_without(
+    message: &Message,
+    repository: &Repository,
+    line: &Line,
     policy: &Policy,
     ports: &impl Ports,
     now: Timestamp,
-) -> Result<bool, CallError> {
-    let Some((repository, line)) = gone(&envelope.event) else { return Ok(false) };
+) -> Result<Next, CallError> {
     // The forge's own time, where it has signed one: the webhook may come again when the branch lives once more.
-    let told_at = envelope.time.unwrap_or(now);
-    let at = envelope.event.signed_at().map_or(told_at, |signed| signed.min(told_at));
-    let mut held = false;
+    let received_at = message.time.unwrap_or(now);
+    let at = message.event.signed_at().map_or(received_at, |signed| signed.min(received_at));
+    let mut next = Next::Done;
     for project in policy.projects_of(repository) {
         // The repository may hold other projects' caches: those are not named here, and what is not named is kept.
-        let gone = project
+        let deleted = project
             .scopes()
             .map(|scope| DeletedLine { scope: scope.clone(), line: line.key(), at })
             .collect();
         let repository = project.cache_repository.clone();
-        let applied = enforce(ports, &repository, &[project], gone, now).await?;
+        let applied = enforce(ports, &repository, &[project], deleted, now).await?;
         report(&applied, now);
-        held |= applied.applied && applied.plan.of(Action::Wait).next().is_some();
-    }
-    Ok(held)
-}
-
-/// The line that went with an event.
-fn gone(event: &Event) -> Option<(&stoker_core::names::Repository, Line)> {
-    match event {
-        Event::BranchDeleted(deleted) => {
-            let line = Line::of_branch(&deleted.branch, &deleted.default_branch);
-            Some((&deleted.repository, line))
+        if applied.applied && applied.plan.of(Action::Wait).next().is_some() {
+            next = Next::Again;
         }
-        // Only a fork's pull request has a line of its own, known by its number and never by the fork's branch.
-        Event::PullRequestClosed(pull) if pull.from_fork => {
-            Some((&pull.repository, Line::PullRequest(pull.number)))
-        }
-        _ => None,
     }
+    Ok(next)
 }
 
 fn report(applied: &Applied, now: Timestamp) {

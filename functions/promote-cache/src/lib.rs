@@ -1,15 +1,15 @@
-//! Moves lines. Reads its hints in batches from a FIFO queue, so that one line is moved by one invocation at a time. At night
-//! it looks what has been lost: that comes by a queue of its own and moves no line, and what is found goes through the first.
+//! Updates lines. Its batches come from a FIFO queue, so that one invocation at a time updates a line. At night it checks for
+//! drift: that comes by a queue of its own and updates no line, and a project with drift goes through the first.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent, SqsMessage};
+use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent};
 use buildkit_cache::{CacheHitRate, SAFE_SIZE};
 use jiff::{SignedDuration, Timestamp};
 use stoker_core::error::{Disposition, chain};
-use stoker_core::event::{CacheHitRateDropped, Event, PromotionFailed, Turn};
+use stoker_core::event::{CacheHitRateDropped, Due, Event, PromotionFailed};
 use stoker_core::names::{Commit, Digest, Line, ProjectName};
 use stoker_core::policy::{Policy, Project};
 use stoker_core::ports::{ListProjects, Publish};
@@ -17,9 +17,9 @@ use stoker_core::promote::reconcile::{self, reconcile};
 use stoker_core::promote::{self, Answer, MeasuredBuild, Outcome, PromotionTrigger, Shares, promote_in_turn};
 use stoker_core::routing::Function;
 use stoker_core::schedule;
+use stoker_lambda::log;
 use stoker_lambda::metrics::{self, Metric};
-use stoker_lambda::{event_for, log};
-use tracing::Span;
+use stoker_lambda::sqs::{Message, Next, for_each};
 
 /// The ports that promotion needs, those of the reconciliation included.
 pub trait Ports: reconcile::Ports + ListProjects + Publish {}
@@ -31,7 +31,7 @@ const WARM_PERCENT: u8 = 50;
 /// After so long nothing more is begun in an invocation; what is left comes again. A line takes 40 seconds at most.
 const TIME: Duration = Duration::from_secs(70);
 
-/// Projects that have lost something, each with the messages that say so.
+/// Projects with drift, each with the messages that say so.
 type Drifted = BTreeMap<ProjectName, (Project, Vec<String>)>;
 
 /// Behind a message that has waited for so long others wait, too.
@@ -43,17 +43,19 @@ pub struct Instance {
     shares: Shares,
 }
 
-/// The message of a hint.
-struct Message {
-    id: String,
-    /// What its log lines have in common.
-    span: Span,
-    /// Whether it has been tried before, and that try failed or was killed.
-    again: bool,
-    /// When the forge, or else the bus, knew of what it tells.
+/// A message with a trigger.
+struct Triggered {
+    message: Message,
+    trigger: PromotionTrigger,
+    /// When the forge, or else the bus, knew of what happened.
     at: Option<Timestamp>,
-    /// When it came to the queue.
-    sent_at: Option<Timestamp>,
+}
+
+impl Triggered {
+    /// Whether it has been tried before, and that try failed or was killed.
+    fn is_again(&self) -> bool {
+        self.message.receives > 1
+    }
 }
 
 /// Handles a batch; answers the messages that are to be tried again.
@@ -65,100 +67,72 @@ pub async fn handle(
     now: Timestamp,
 ) -> SqsBatchResponse {
     let started = Instant::now();
-    let mut messages = Vec::new();
-    let mut triggers = Vec::new();
-    let mut found = Drifted::new();
-    let mut failed = Vec::new();
-    for message in &batch.records {
-        let Some(envelope) = event_for(Function::PromoteCache, message.body.as_deref()) else { continue };
-        let id = message.message_id.clone().unwrap_or_default();
-        match &envelope.event {
+    let mut triggered = Vec::new();
+    let mut drifted = Drifted::new();
+    let read = for_each(Function::PromoteCache, batch, async |message| {
+        match &message.event {
             Event::NightlyReconcile(tick) => {
-                let at = schedule::due(&envelope, &message.attributes, now);
-                if let Err(error) =
-                    schedule::put_turns(ports, policy, *tick, at, Event::ReconcileRequested).await
-                {
-                    log(error.disposition(), &error);
-                    failed.push(id);
+                schedule::put_due(ports, policy, *tick, message.due(now), Event::ReconcileRequested).await?;
+            }
+            Event::ReconcileRequested(Due { project }) => check(ports, policy, project, now).await?,
+            Event::DriftFound(Due { project }) => {
+                if let Some(project) = policy.project(project) {
+                    let (_, ids) = drifted.entry(project.name.clone()).or_insert((project, Vec::new()));
+                    ids.push(message.id);
                 }
             }
-            Event::ReconcileRequested(Turn { project }) => {
-                if let Err(error) = check(ports, policy, project, now).await {
-                    log(error.disposition(), &error);
-                    failed.push(id);
+            event => match PromotionTrigger::of(event) {
+                Some(trigger) => {
+                    let at = [event.signed_at(), message.time].into_iter().flatten().min();
+                    triggered.push(Triggered { trigger: trigger.known_at(at), message, at });
                 }
-            }
-            Event::DriftFound(Turn { project }) => {
-                let Some(project) = policy.project(project) else { continue };
-                let (_, ids) = found.entry(project.name.clone()).or_insert((project, Vec::new()));
-                ids.push(id);
-            }
-            event => {
-                let span = event.span();
-                let Some(trigger) = PromotionTrigger::of(event) else {
-                    span.in_scope(|| tracing::debug!("no trigger"));
-                    continue;
-                };
-                let at = [event.signed_at(), envelope.time].into_iter().flatten().min();
-                messages.push(Message {
-                    id,
-                    span,
-                    again: receives(message) > 1,
-                    at,
-                    sent_at: message.attributes.get("SentTimestamp").and_then(|sent| schedule::sent_at(sent)),
-                });
-                triggers.push(trigger.known_at(at));
-            }
+                None => tracing::debug!("no trigger"),
+            },
         }
-    }
-    let answers = promote_all(ports, policy, instance, (&messages, &triggers), now).await;
-    notify(ports, &answers, &triggers, &messages).await;
+        Ok(Next::Done)
+    });
+    let mut again = read.await;
+    let answers = promote_all(ports, policy, instance, &triggered, now).await;
+    notify(ports, &answers, &triggered).await;
     let done = now + SignedDuration::try_from(started.elapsed()).unwrap_or_default();
     measure_lines(&answers, done);
-    for ((message, trigger), answer) in messages.into_iter().zip(&triggers).zip(&answers) {
-        let _in_span = message.span.enter();
-        measure_age(trigger, answer, message.at, done);
-        if !report_all(answer, message.again, now) {
-            failed.push(message.id);
+    for (of, answer) in triggered.iter().zip(&answers) {
+        let _in_span = of.message.span.enter();
+        measure_age(&of.trigger, answer, of.at, done);
+        if !report_all(answer, of.is_again(), now) {
+            again.add(&of.message.id);
         }
     }
-    failed.extend(reconciled(ports, policy, found, now).await);
-    let mut response = SqsBatchResponse::default();
-    response.set_failures(failed);
-    response
+    reconcile_all(ports, policy, drifted, now).await.into_iter().for_each(|id| again.add(id));
+    again.into()
 }
 
-/// How many times a message has been received, this time included.
-fn receives(message: &SqsMessage) -> u32 {
-    let count = message.attributes.get("ApproximateReceiveCount");
-    count.and_then(|count| count.parse().ok()).unwrap_or(1)
-}
-
-/// Promotes what hints say: all at once, but for those that come again, each of which goes by itself. Whichever of a batch
-/// takes more time or memory than there is, the others do not fail with it a second time.
+/// Promotes all at once, but for what comes again, each of which goes by itself. Whichever of a batch takes more time or
+/// memory than there is, the others do not fail with it a second time.
 async fn promote_all(
     ports: &impl Ports,
     policy: &Policy,
     instance: &Instance,
-    (messages, triggers): (&[Message], &[PromotionTrigger]),
+    triggered: &[Triggered],
     now: Timestamp,
 ) -> Vec<Answer> {
     let started = tokio::time::Instant::now();
-    let waited = |message: &Message| message.sent_at.map(|sent_at| now.duration_since(sent_at));
-    let turn = (&instance.shares, messages.iter().filter_map(waited).max() > Some(LATE));
-    let mut answers: Vec<Answer> = triggers.iter().map(|_| Ok(Vec::new())).collect();
+    let waited = |of: &Triggered| of.message.sent_at.map(|sent_at| now.duration_since(sent_at));
+    let turn = (&instance.shares, triggered.iter().filter_map(waited).max() > Some(LATE));
+    let mut answers: Vec<Answer> = triggered.iter().map(|_| Ok(Vec::new())).collect();
     let (again, first): (Vec<usize>, Vec<usize>) =
-        (0..triggers.len()).partition(|&place| messages[place].again);
+        (0..triggered.len()).partition(|&place| triggered[place].is_again());
     let alone = again.into_iter().map(|place| vec![place]);
     for places in [first].into_iter().chain(alone).filter(|places| !places.is_empty()) {
-        let group: Vec<PromotionTrigger> = places.iter().map(|&place| triggers[place].clone()).collect();
+        let group: Vec<PromotionTrigger> =
+            places.iter().map(|&place| triggered[place].trigger.clone()).collect();
         let promoted = if started.elapsed() < TIME {
             promote_in_turn(ports, policy, &group, turn, now).await
         } else {
-            group
-                .iter()
-                .map(|trigger| Err(Arc::new(promote::Error::NoTime { of: trigger.to_string() })))
-                .collect()
+            let no_time = |trigger: &PromotionTrigger| {
+                Err(Arc::new(promote::Error::NoTime { of: trigger.to_string() }))
+            };
+            group.iter().map(no_time).collect()
         };
         for (place, answer) in places.into_iter().zip(promoted) {
             answers[place] = answer;
@@ -167,7 +141,7 @@ async fn promote_all(
     answers
 }
 
-/// Looks what a project has lost. Most have lost nothing, and keep nobody waiting whose line is to move.
+/// Checks whether a project has drift. Most have none, and keep nobody waiting whose line is to be updated.
 async fn check(
     ports: &impl Ports,
     policy: &Policy,
@@ -175,20 +149,20 @@ async fn check(
     now: Timestamp,
 ) -> Result<(), promote::Error> {
     let Some(project) = policy.project(project) else { return Ok(()) };
-    if reconcile::is_wanted(ports, &project, now).await? {
-        ports.publish(&[Event::DriftFound(Turn { project: project.name })]).await?;
+    if reconcile::has_drift(ports, &project, now).await? {
+        ports.publish(&[Event::DriftFound(Due { project: project.name })]).await?;
     }
     Ok(())
 }
 
-/// Makes good what projects have lost; answers the messages of those where that failed.
-async fn reconciled(ports: &impl Ports, policy: &Policy, found: Drifted, now: Timestamp) -> Vec<String> {
-    let (projects, ids): (Vec<Project>, Vec<Vec<String>>) = found.into_values().unzip();
+/// Repairs the drift of projects; answers the messages of those where that failed.
+async fn reconcile_all(ports: &impl Ports, policy: &Policy, drifted: Drifted, now: Timestamp) -> Vec<String> {
+    let (projects, ids): (Vec<Project>, Vec<Vec<String>>) = drifted.into_values().unzip();
     let mut failed = Vec::new();
     for ((answers, ids), project) in
         reconcile(ports, policy, &projects, now).await.iter().zip(ids).zip(&projects)
     {
-        notify(ports, answers, &[], &[]).await;
+        notify(ports, answers, &[]).await;
         measure_lines(answers, now);
         let drift = drift(answers);
         metrics::put(now, &[project.name.as_str()], &[(Metric::DriftRepaired, drift)]);
@@ -201,17 +175,12 @@ async fn reconciled(ports: &impl Ports, policy: &Policy, found: Drifted, now: Ti
     failed
 }
 
-/// Puts on the bus what people may want to be told. Whoever is not told finds it in the log.
-async fn notify(
-    ports: &impl Publish,
-    answers: &[Answer],
-    triggers: &[PromotionTrigger],
-    messages: &[Message],
-) {
+/// Notifies people of what they may want to know. Where that fails it is still in the log.
+async fn notify(ports: &impl Publish, answers: &[Answer], triggered: &[Triggered]) {
     let outcomes = answers.iter().flatten().flatten();
-    let hopeless = answers.iter().zip(triggers).zip(messages).filter_map(|((answer, trigger), message)| {
-        let error = answer.as_ref().err().filter(|error| is_hopeless(error, message.again))?;
-        let (of, why) = (trigger.to_string(), chain(&**error));
+    let hopeless = answers.iter().zip(triggered).filter_map(|(answer, of)| {
+        let error = answer.as_ref().err().filter(|error| is_hopeless(error, of.is_again()))?;
+        let (of, why) = (of.trigger.to_string(), chain(&**error));
         Some(Event::PromotionFailed(PromotionFailed { of, why }))
     });
     let notices: Vec<Event> = outcomes.flat_map(notices).chain(hopeless).collect();
@@ -254,7 +223,7 @@ fn is_hopeless(error: &promote::Error, again: bool) -> bool {
     }
 }
 
-/// Tells what came of a hint; false if it has to be tried again. What is of no use to try is let go: people are notified, and the
+/// Logs what came of a trigger; false if it has to be tried again. What is of no use to try is let go: people are notified, and the
 /// nightly reconciliation tries it once more.
 fn report_all(answer: &Answer, again: bool, now: Timestamp) -> bool {
     match answer {
@@ -281,7 +250,7 @@ fn report(outcome: &Outcome, now: Timestamp) {
             let merged = merged.iter().map(Commit::as_str).collect::<Vec<_>>().join(" ");
             tracing::info!(
                 %line, project.name = %project, cache.digest = %to, cache.records = records, cache.import_bytes = size,
-                cache.probation_records = on_probation, git.merged = merged, "line moved"
+                cache.probation_records = on_probation, git.merged = merged, "line updated"
             );
             for MeasuredBuild { build, commit, hit_rate, saved_seconds, .. } in builds {
                 tracing::info!(
@@ -296,18 +265,18 @@ fn report(outcome: &Outcome, now: Timestamp) {
         }
         Outcome::Failed(failed) => {
             tracing::error!(
-                project.name = %failed.project, build.id = failed.build, line = failed.line, build.reason = failed.reason,
+                project.name = %failed.project, build.id = failed.build, line = %failed.line, build.reason = failed.reason,
                 git.commit = failed.commit.as_ref().map(Commit::as_str), build.status = failed.status, "a build that Stoker started has failed"
             );
             metrics::put(now, &[failed.project.as_str()], &[(Metric::BuildsFailed, 1)]);
         }
         Outcome::Repaired { tag } => tracing::info!(cache.tag = %tag, "line repaired"),
         Outcome::Unchanged { line } => tracing::info!(%line, "the line holds it already"),
-        Outcome::Nothing { why } => tracing::info!(why, "nothing to promote"),
+        Outcome::Nothing(why) => tracing::info!(%why, "nothing to promote"),
     }
 }
 
-/// Turns a build's warmth into metrics.
+/// Turns a build's cache hit rate into metrics.
 fn measure(
     project: &ProjectName,
     line: &Line,
@@ -332,20 +301,20 @@ fn measure(
     metrics::put(now, &[project.as_str(), kind], &metrics);
 }
 
-/// Each line that moved, once: every hint for a line has the same answer.
-fn moved(answers: &[Answer]) -> BTreeMap<(&ProjectName, &Line, &Digest), usize> {
+/// Each line that was updated, once: every trigger for a line has the same answer.
+fn updated(answers: &[Answer]) -> BTreeMap<(&ProjectName, &Line, &Digest), usize> {
     let outcomes = answers.iter().flatten().flatten();
-    let moved = outcomes.filter_map(|outcome| match outcome {
+    let updated = outcomes.filter_map(|outcome| match outcome {
         Outcome::Updated { line, to, project, size, .. } => Some(((project, line, to), *size)),
         _ => None,
     });
-    moved.collect()
+    updated.collect()
 }
 
-/// Turns the lines that moved into metrics, a record for each project: the line with the least room tells.
+/// Turns the lines that were updated into metrics, a record for each project: that of the line with the least room.
 fn measure_lines(answers: &[Answer], now: Timestamp) {
     let mut projects: BTreeMap<&ProjectName, (u64, u64)> = BTreeMap::new();
-    for ((project, ..), size) in moved(answers) {
+    for ((project, ..), size) in updated(answers) {
         let (lines, headroom) = projects.entry(project).or_insert((0, u64::MAX));
         *lines += 1;
         *headroom = (*headroom).min(SAFE_SIZE.saturating_sub(size) as u64);
@@ -356,11 +325,11 @@ fn measure_lines(answers: &[Answer], now: Timestamp) {
     }
 }
 
-/// How many lines a reconciliation had to move or repair.
+/// How many lines a reconciliation had to update or repair.
 fn drift(answers: &[Answer]) -> u64 {
     let repaired = answers.iter().flatten().flatten();
     let repaired = repaired.filter(|outcome| matches!(outcome, Outcome::Repaired { .. })).count();
-    (moved(answers).len() + repaired) as u64
+    (updated(answers).len() + repaired) as u64
 }
 
 /// The projects whose main has got what this merge brought.
@@ -434,7 +403,7 @@ mod tests {
         let one = || Ok(vec![moved_to(Line::Main, "1", &[])]);
         let repaired =
             Ok(vec![Outcome::Repaired { tag: stoker_core::names::Tag::known("app.main").unwrap() }]);
-        let nothing = Ok(vec![Outcome::Nothing { why: String::new() }]);
+        let nothing = Ok(vec![Outcome::Nothing(promote::NothingToPromote::WritesNothing)]);
         assert_eq!(drift(&[one(), one(), nothing, repaired]), 2);
         assert_eq!(drift(&[]), 0);
     }

@@ -1,7 +1,7 @@
 //! The Lambda function `receive-codecommit`.
 
 use lambda_runtime::{Error, LambdaEvent, run, service_fn};
-use stoker_lambda::boundary;
+use stoker_lambda::Failed;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
@@ -12,7 +12,7 @@ async fn main() -> Result<(), Error> {
     run(service_fn(|event: LambdaEvent<serde_json::Value>| async move {
         match receive_codecommit::handle(event.payload, policy, aws).await {
             Ok(_) => Ok(()),
-            Err(error) => boundary(error.disposition(), &error),
+            Err(error) => Failed::from(error).or_dropped(),
         }
     }))
     .await

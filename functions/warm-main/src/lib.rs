@@ -1,12 +1,12 @@
 //! Keeps main's cache filled: after pushes to it that nothing else builds, once more when a build of it has failed, and at
-//! night where it wants it.
+//! night where it wants a build.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent};
 use jiff::Timestamp;
 use stoker_core::error::CallError;
-use stoker_core::event::{Event, Turn};
+use stoker_core::event::{Due, Event};
 use stoker_core::names::{Commit, ProjectName};
 use stoker_core::policy::{Policy, Project};
 use stoker_core::ports::{ListProjects, Publish};
@@ -14,27 +14,28 @@ use stoker_core::routing::Function;
 use stoker_core::schedule;
 use stoker_core::start::Outcome;
 use stoker_core::warm::{MainPushed, WarmOutcome, warm_after_failure, warm_after_push, warm_if_needed};
+use stoker_lambda::log;
 use stoker_lambda::metrics::{self, Metric};
-use stoker_lambda::{event_for, log};
+use stoker_lambda::sqs::{Message, Next, for_each};
 use tracing::{Instrument as _, Span};
 
 /// The ports that warming needs.
 pub trait Ports: stoker_core::warm::Ports + ListProjects + Publish {}
 impl<P: stoker_core::warm::Ports + ListProjects + Publish> Ports for P {}
 
-/// Why a project's main is looked at.
+/// Why a project's main may want a build.
 #[derive(Default)]
 struct Occasion {
     /// The messages that ask for it.
-    messages: Vec<usize>,
+    messages: Vec<String>,
     /// The newest push to main among them.
     pushed: Option<MainPushed>,
     /// All that the pushes brought.
     merged: Vec<Commit>,
-    /// Its turn in the night has come.
-    night: bool,
+    /// The schedule asks for it.
+    is_due: bool,
     /// A build of its main has failed.
-    failed: bool,
+    has_failed: bool,
     /// What the log lines have in common: that of the newest event.
     span: Option<Span>,
 }
@@ -43,14 +44,14 @@ struct Occasion {
 type Occasions = BTreeMap<ProjectName, (Project, Occasion)>;
 
 /// Notes that a message asks for a project.
-fn occasion_of(occasions: &mut Occasions, project: Project, message: usize) -> &mut Occasion {
+fn occasion_of<'a>(occasions: &'a mut Occasions, project: Project, message: &Message) -> &'a mut Occasion {
     let (_, occasion) = occasions.entry(project.name.clone()).or_insert((project, Occasion::default()));
-    occasion.messages.push(message);
+    occasion.messages.push(message.id.clone());
     occasion
 }
 
-/// Handles a batch of pushes to main, of projects whose turn in the night has come, and of the night's ticks; answers the
-/// messages that are to come again. However many of them are of one project, it is looked at once.
+/// Handles a batch; answers the messages that are to come again. However many of them are of one project, its main is
+/// checked once.
 pub async fn handle(
     batch: &SqsEvent,
     policy: &Policy,
@@ -59,43 +60,39 @@ pub async fn handle(
     now: Timestamp,
 ) -> SqsBatchResponse {
     let mut occasions = Occasions::new();
-    let mut again = BTreeSet::new();
-    for (index, message) in batch.records.iter().enumerate() {
-        let Some(envelope) = event_for(Function::WarmMain, message.body.as_deref()) else { continue };
-        match envelope.event {
+    let read = for_each(Function::WarmMain, batch, async |message| {
+        match &message.event {
             Event::NightlyWarm(tick) => {
-                let at = schedule::due(&envelope, &message.attributes, now);
-                if let Err(error) = schedule::put_turns(ports, policy, tick, at, Event::WarmRequested).await {
-                    log(error.disposition(), &error);
-                    again.insert(index);
+                schedule::put_due(ports, policy, *tick, message.due(now), Event::WarmRequested).await?;
+            }
+            Event::WarmRequested(Due { project }) => {
+                if let Some(project) = policy.project(project) {
+                    occasion_of(&mut occasions, project, &message).is_due = true;
                 }
             }
-            Event::WarmRequested(Turn { project }) => {
-                let Some(project) = policy.project(&project) else { continue };
-                occasion_of(&mut occasions, project, index).night = true;
-            }
             Event::BuildFailed(failed) => {
-                let Some(project) = policy.project(&failed.project) else { continue };
-                let span = Event::BuildFailed(failed).span();
-                let occasion = occasion_of(&mut occasions, project, index);
-                occasion.failed = true;
-                occasion.span.get_or_insert(span);
+                if let Some(project) = policy.project(&failed.project) {
+                    let occasion = occasion_of(&mut occasions, project, &message);
+                    occasion.has_failed = true;
+                    occasion.span.get_or_insert(message.span.clone());
+                }
             }
             Event::BranchPushed(push) => {
-                let at = envelope.time.unwrap_or(now);
-                let span = Event::BranchPushed(push.clone()).span();
+                let at = message.time.unwrap_or(now);
                 for project in policy.projects_of(&push.repository) {
-                    let occasion = occasion_of(&mut occasions, project, index);
+                    let occasion = occasion_of(&mut occasions, project, &message);
                     occasion.merged.extend(push.commits.iter().cloned());
                     if occasion.pushed.as_ref().is_none_or(|newest| newest.at <= at) {
                         occasion.pushed = Some(MainPushed { push: push.clone(), at });
-                        occasion.span = Some(span.clone());
+                        occasion.span = Some(message.span.clone());
                     }
                 }
             }
             _ => {}
         }
-    }
+        Ok(Next::Done)
+    });
+    let mut again = read.await;
     for (project, occasion) in occasions.into_values() {
         let messages = occasion.messages.clone();
         let span = occasion.span.clone().unwrap_or_else(Span::none);
@@ -103,24 +100,15 @@ pub async fn handle(
         let warmed = Box::pin(warm(&project, occasion, registry, ports, now));
         let warmed = warmed.instrument(span.clone()).await;
         let _in_span = span.enter();
-        match warmed {
-            Ok(warmed) => {
-                report(&project.name, &warmed, now);
-                if matches!(warmed, WarmOutcome::Waits(_)) {
-                    again.extend(messages);
-                }
-            }
-            Err(error) => {
-                log(error.disposition(), &error);
-                again.extend(messages);
-            }
+        match &warmed {
+            Ok(outcome) => report(&project.name, outcome, now),
+            Err(error) => log(error.disposition(), error),
+        }
+        if matches!(warmed, Ok(WarmOutcome::Waits(_)) | Err(_)) {
+            messages.into_iter().for_each(|id| again.add(id));
         }
     }
-    let mut response = SqsBatchResponse::default();
-    for index in again {
-        response.add_failure(batch.records[index].message_id.clone().unwrap_or_default());
-    }
-    response
+    again.into()
 }
 
 async fn warm(
@@ -130,20 +118,17 @@ async fn warm(
     ports: &impl Ports,
     now: Timestamp,
 ) -> Result<WarmOutcome, CallError> {
-    let after_push = match &occasion.pushed {
-        Some(pushed) => Some(warm_after_push(ports, registry, project, pushed, occasion.merged, now).await?),
-        None => None,
-    };
-    match after_push {
-        Some(WarmOutcome::Skipped(_)) | None if occasion.failed => {
-            warm_after_failure(ports, registry, project, now).await
+    if let Some(pushed) = &occasion.pushed {
+        let warmed = warm_after_push(ports, registry, project, pushed, occasion.merged, now).await?;
+        let asks_more = occasion.has_failed || occasion.is_due;
+        if !(asks_more && matches!(warmed, WarmOutcome::Skipped(_))) {
+            return Ok(warmed);
         }
-        Some(WarmOutcome::Skipped(_)) | None if occasion.night => {
-            warm_if_needed(ports, registry, project, now).await
-        }
-        Some(warmed) => Ok(warmed),
-        None => Ok(WarmOutcome::Skipped("nobody asked".to_owned())),
     }
+    if occasion.has_failed {
+        return warm_after_failure(ports, registry, project, now).await;
+    }
+    warm_if_needed(ports, registry, project, now).await
 }
 
 fn report(project: &ProjectName, warmed: &WarmOutcome, now: Timestamp) {
@@ -155,7 +140,7 @@ fn report(project: &ProjectName, warmed: &WarmOutcome, now: Timestamp) {
         WarmOutcome::Asked(other) => {
             tracing::info!(project.name = %project, outcome = ?other, "main is not warmed again");
         }
-        WarmOutcome::Skipped(why) => tracing::info!(project.name = %project, why, "main wants no warming"),
-        WarmOutcome::Waits(why) => tracing::info!(project.name = %project, why, "main's warming waits"),
+        WarmOutcome::Skipped(why) => tracing::info!(project.name = %project, %why, "main wants no warming"),
+        WarmOutcome::Waits(why) => tracing::info!(project.name = %project, %why, "main's warming waits"),
     }
 }

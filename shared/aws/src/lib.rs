@@ -21,6 +21,7 @@ use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
 
 use self::registry::Registry;
 use stoker_core::error::{CallError, Failure};
+use stoker_core::ports::Pause;
 
 /// AWS as Stoker uses it: every port. A client is made when it is first needed, so a function pays only for its own.
 pub struct Aws {
@@ -158,6 +159,12 @@ impl Aws {
 
     fn registry(&self) -> &Registry {
         self.registry.get_or_init(|| Registry::new(&self.registry_host))
+    }
+}
+
+impl Pause for Aws {
+    async fn pause(&self, time: Duration) {
+        tokio::time::sleep(time).await;
     }
 }
 

@@ -1,14 +1,15 @@
 //! What a build is given: which caches to read, where to export its own, and the environment that says so.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 
 use jiff::Timestamp;
 use serde_json::json;
 
+use crate::error::chain;
 use crate::event::MAX_COMMITS;
 use crate::names::{Commit, Digest, Line, Scope, Tag};
 use crate::policy::{CacheMode, Compression, ExportBuilds, Project, Target};
+use crate::request::{Request, Subject, Trust};
 
 /// Each cache that is joined costs a start one config to read, so a build is given only the nearest.
 pub const MAX_SOURCES: usize = 8;
@@ -58,40 +59,6 @@ pub mod variable {
     pub const TRUST: &str = "STOKER_TRUST";
 }
 
-/// What a build wants to read.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wanted {
-    /// The build's own line.
-    pub line: Line,
-    /// The line of the branch that its pull request is for.
-    pub base: Option<Line>,
-    /// Commits that the line got by a merge, the oldest first: their caches are as good as the line's own even
-    /// before they have been promoted.
-    pub merged: Vec<Commit>,
-}
-
-impl Wanted {
-    /// Where to look in one scope, the nearest first: for each tag, what people call it.
-    #[must_use]
-    pub fn tags(&self, scope: &Scope) -> Vec<(String, Tag)> {
-        let mut tags = Vec::new();
-        if !matches!(self.line, Line::GitTag(_)) {
-            tags.push((self.line.to_string(), Tag::line(scope, &self.line)));
-        }
-        for commit in self.merged.iter().rev().take(MAX_COMMITS) {
-            tags.push((format!("commit/{}", commit.short()), Tag::commit(scope, commit)));
-            let fork = Tag::fork(scope, &commit.clone().into());
-            tags.extend(fork.map(|fork| (format!("fork/{}", commit.short()), fork)));
-        }
-        for line in self.base.iter().chain([&Line::Main]) {
-            tags.push((line.to_string(), Tag::line(scope, line)));
-        }
-        let mut known = BTreeSet::new();
-        tags.retain(|(_, tag)| known.insert(tag.clone()));
-        tags
-    }
-}
-
 /// A cache that a build may read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source {
@@ -109,39 +76,6 @@ pub struct Reads {
     /// The one that it is given: one of them, or their join. BuildKit loses links between caches that it is given side
     /// by side, so each target gets one.
     pub given: Option<Digest>,
-}
-
-/// Whose code a build runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Trust {
-    /// Code that is on the default branch.
-    Trusted,
-    /// Code of another branch of the same repository, or of a tag, which may name any commit.
-    Branch,
-    /// Code of a fork: its builds write nothing.
-    Fork,
-}
-
-impl Trust {
-    /// The trust of a build for this line.
-    #[must_use]
-    pub fn of(line: &Line) -> Self {
-        match line {
-            Line::Main => Self::Trusted,
-            Line::Branch(_) | Line::GitTag(_) => Self::Branch,
-            Line::PullRequest(_) => Self::Fork,
-        }
-    }
-}
-
-impl fmt::Display for Trust {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Trusted => "trusted",
-            Self::Branch => "branch",
-            Self::Fork => "fork",
-        })
-    }
 }
 
 /// What a build is given for one target.
@@ -187,7 +121,49 @@ pub fn exports(project: &Project, line: &Line, trust: Trust) -> bool {
     is_wanted && trust != Trust::Fork
 }
 
+/// The tag for a build's export: of 128 bits that nobody can guess, so that no other build can write it first. `None`
+/// where the system has no such bits; the build then writes no cache.
+#[must_use]
+pub fn export_tag(scope: &Scope, subject: &Subject) -> Option<Tag> {
+    let start = match subject {
+        Subject::Commit(commit) => commit.short(),
+        Subject::Head { .. } => "head",
+    };
+    let mut secret = [0; 16];
+    if let Err(error) = getrandom::fill(&mut secret) {
+        tracing::error!(error = chain(&error), %scope, "the build gets no tag to write to");
+        return None;
+    }
+    Some(Tag::export(scope, &format!("{start}-{}", hex::encode(secret))))
+}
+
 impl BuildInputs {
+    /// What a build that is asked for is given, with what it reads for each target of the project.
+    #[must_use]
+    pub fn of(project: &Project, request: &Request, reads: Vec<Reads>) -> Self {
+        let (commit, refresh, bases) = match &request.subject {
+            Subject::Commit(commit) => (Some(commit.clone()), false, None),
+            Subject::Head { refresh, bases, .. } => (None, *refresh, bases.clone()),
+        };
+        let writes = exports(project, &request.wanted.line, request.trust);
+        let reads = reads.into_iter().chain(std::iter::repeat_with(Reads::default));
+        let parts = project.targets.iter().zip(reads).map(|(target, reads)| Part {
+            export: writes.then(|| export_tag(&target.scope, &request.subject)).flatten(),
+            target: target.clone(),
+            reads,
+        });
+        Self {
+            line: request.wanted.line.clone(),
+            reason: request.reason.clone(),
+            parts: parts.collect(),
+            merged: request.wanted.merged.clone(),
+            pushed_at: request.pushed_at,
+            commit,
+            refresh,
+            bases,
+        }
+    }
+
     /// The environment of a build of `project`. `registry` is the host that serves its repositories.
     #[must_use]
     pub fn environment(&self, registry: &str, project: &Project) -> Vec<(String, String)> {

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tracing::Span;
 
-use crate::names::{Branch, CacheRepository, Commit, Digest, ProjectName, Repository, Revision};
+use crate::names::{Branch, CacheRepository, Commit, Digest, Line, ProjectName, Repository, Revision};
 
 /// The `source` of the events that Stoker itself puts on its bus.
 pub const SOURCE: &str = "stoker";
@@ -220,10 +220,10 @@ pub struct ImageAction {
     pub image_tag: Option<String>,
 }
 
-/// A tick of the night.
+/// A tick of a schedule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tick {
-    /// How many ticks a night has: each is for its share of the projects.
+    /// How many ticks a night has: each is for a shard of the projects.
     #[serde(default = "one")]
     pub slots: u32,
     /// Minutes between two ticks.
@@ -235,14 +235,14 @@ fn one() -> u32 {
     1
 }
 
-/// One project's turn in the night.
+/// A project is due.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Turn {
+pub struct Due {
     /// The project.
     pub project: ProjectName,
 }
 
-/// One cache repository's turn in the night.
+/// A cache repository is due.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RetentionRequested {
     /// The repository.
@@ -258,8 +258,8 @@ pub struct BuildFailed {
     pub project: ProjectName,
     /// The build's id.
     pub build: String,
-    /// Its line, as text.
-    pub line: String,
+    /// Its line.
+    pub line: Line,
     /// The commit that it was to build, where that was known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub commit: Option<Commit>,
@@ -274,8 +274,8 @@ pub struct BuildFailed {
 pub struct BuildDelayed {
     /// The repository.
     pub repository: Repository,
-    /// The line, as text.
-    pub line: String,
+    /// The line that is to be built.
+    pub line: Line,
     /// What stands in its way.
     pub why: String,
     /// How often a start was tried.
@@ -334,13 +334,13 @@ pub enum Event {
     /// The nightly schedule asks which projects' main wants warming.
     NightlyWarm(Tick),
     /// One project's main may want warming.
-    WarmRequested(Turn),
+    WarmRequested(Due),
     /// The nightly schedule asks for which projects lost events would have said something.
     NightlyReconcile(Tick),
     /// One project may have lost events.
-    ReconcileRequested(Turn),
+    ReconcileRequested(Due),
     /// One project has lost events: what they would have said is to be made good.
-    DriftFound(Turn),
+    DriftFound(Due),
     /// The nightly schedule asks for retention.
     NightlyRetention(Tick),
     /// One cache repository may hold what can go.
@@ -351,15 +351,15 @@ pub enum Event {
     /// An image was pushed or deleted.
     #[serde(rename = "ECR Image Action")]
     ImageAction(ImageAction),
-    /// notifies people that a build that Stoker started has failed.
+    /// Notifies people that a build that Stoker started has failed.
     BuildFailed(BuildFailed),
-    /// notifies people that a push has been waiting for its build for long.
+    /// Notifies people that a push has been waiting for its build for long.
     BuildDelayed(BuildDelayed),
-    /// notifies people that a project's builds of main reuse far less than before.
+    /// Notifies people that a project's builds of main reuse far less than before.
     CacheHitRateDropped(CacheHitRateDropped),
-    /// notifies people that a forge's webhook is refused.
+    /// Notifies people that a forge's webhook is refused.
     WebhookRefused(WebhookRefused),
-    /// notifies people that a cache could not be promoted, and that trying again is of no use.
+    /// Notifies people that a cache could not be promoted, and that trying again is of no use.
     PromotionFailed(PromotionFailed),
 }
 

@@ -2,11 +2,13 @@
 
 use bytes::Bytes;
 use futures_util::future::try_join_all;
+use jiff::Timestamp;
 
 use crate::error::CallError;
-use crate::names::{CacheRepository, Digest, Tag};
+use crate::names::{CacheRepository, Digest, Line, Scope, Tag};
 use crate::ports::{Image, WriteImages};
-use buildkit_cache::MANIFEST_MEDIA_TYPE;
+use crate::provenance::Provenance;
+use buildkit_cache::{MANIFEST_MEDIA_TYPE, Manifest, importable};
 
 /// What is to be written of a line: promotion, repair and rollback plan one, and [`apply`](Self::apply) writes it.
 ///
@@ -26,6 +28,30 @@ pub struct LineUpdate {
 }
 
 impl LineUpdate {
+    /// Plans to put a line back to a cache of its history, whose config and layers are still there. What the line holds
+    /// now goes to its history, and the line notes when this was: promotion brings it nothing that was built before.
+    /// Fails where BuildKit would not import the cache with its new annotations, and says why.
+    pub fn rollback(
+        scope: &Scope,
+        line: &Line,
+        current: Image,
+        target: &Manifest,
+        now: Timestamp,
+    ) -> Result<Self, String> {
+        let provenance = Provenance {
+            parent: Some(current.digest.clone()),
+            rolled_back: Some(now),
+            ..Provenance::read(&target.annotations)
+        };
+        let manifest = target.annotated(provenance.annotations(line));
+        importable(&manifest)?;
+        Ok(Self {
+            history: Some((Tag::history(scope, line, now, &current.digest), current)),
+            line: Some((Tag::line(scope, line), Bytes::from(manifest))),
+            ..Self::default()
+        })
+    }
+
     /// Writes it. Whoever repeats it after a failure writes the same.
     pub async fn apply(
         self,

@@ -21,6 +21,7 @@ use std::sync::Arc;
 use buildkit_cache::name_type;
 pub use buildkit_cache::{Commit, Digest, InvalidName};
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 /// Longest slug, in characters. Keeps the longest tag (a branch's history) within the registry's 128.
@@ -250,8 +251,10 @@ impl fmt::Display for Scope {
     }
 }
 
-/// A mutable reference to a cache within a scope, like a git branch.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// A mutable reference to a cache within a scope, like a git branch. Its text is `main`, `branch/<name>`, `pr/<number>` or
+/// `tag/<name>`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum Line {
     /// The line of the default branch, whatever that is called.
     Main,
@@ -302,6 +305,20 @@ impl Line {
             Self::PullRequest(number) => format!("pr.{number}").into(),
             Self::GitTag(tag) => format!("tag.{}", slug(tag.as_str())).into(),
         })
+    }
+}
+
+impl TryFrom<String> for Line {
+    type Error = InvalidName;
+
+    fn try_from(text: String) -> Result<Self, InvalidName> {
+        Self::parse(&text)
+    }
+}
+
+impl From<Line> for String {
+    fn from(line: Line) -> Self {
+        line.to_string()
     }
 }
 

@@ -7,6 +7,7 @@
 )]
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::try_join_all;
@@ -218,6 +219,12 @@ pub enum Ordered {
     AlreadyOrdered,
     /// CodeBuild knows no such project.
     NoSuchProject,
+}
+
+/// Lets time pass.
+pub trait Pause {
+    /// Goes on after so long.
+    async fn pause(&self, time: Duration);
 }
 
 /// Starts builds.

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use crate::build_inputs::Trust;
 use crate::names::{Commit, Digest, Line, ProjectName, Revision};
+use crate::request::Trust;
 use buildkit_cache::Kind;
 
 const PROJECT: &str = "stoker.project";

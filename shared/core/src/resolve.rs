@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use crate::build_inputs::{BuildInputs, Part, Trust, Wanted, exports};
+use crate::build_inputs::{BuildInputs, Part, export_tag, exports};
 use crate::error::CallError;
 use crate::names::{Branch, Commit, Line, Platform, ProjectName, TargetName};
 use crate::policy::{Policy, Project, Target};
+use crate::request::{Subject, Trust, Wanted};
 use crate::sources::{self, give};
-use crate::start::{Subject, export_tag};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 

@@ -106,7 +106,7 @@ impl When {
             (Self::Always, _) => true,
             (Self::ToDefaultBranch, Event::BranchPushed(push)) => push.to_default_branch,
             (Self::FromFork, Event::PullRequestUpdated(pull)) => pull.from_fork,
-            (Self::OfMain, Event::BuildFailed(failed)) => failed.line == Line::Main.to_string(),
+            (Self::OfMain, Event::BuildFailed(failed)) => failed.line == Line::Main,
             (Self::BuildEnded, Event::BuildStateChange(change)) => {
                 change.build_status == "SUCCEEDED" || change.has_failed()
             }

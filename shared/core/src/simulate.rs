@@ -9,9 +9,9 @@ use crate::event::{Envelope, Event, RetentionRequested};
 use crate::names::{Line, ProjectName, Tag};
 use crate::policy::{Mode, Policy, Project, Promotion};
 use crate::promote::PromotionTrigger;
+use crate::request::{Request, Subject};
 use crate::routing::{self, Function, Queue};
-use crate::schedule::is_turn_of;
-use crate::start::{Request, Subject};
+use crate::schedule::is_due;
 use crate::trigger::trigger;
 use crate::warm::{self, MainPushed};
 
@@ -152,11 +152,11 @@ fn promotion(policy: &Policy, event: &Event, at: Timestamp) -> Vec<Decision> {
     let function = Function::PromoteCache.name();
     match event {
         Event::NightlyReconcile(tick) => {
-            let is_turn = |project: &Project| is_turn_of(project.name.as_str(), *tick, at);
-            each(policy, function, Action::Promote(None), is_turn, reconciled)
+            let due = |project: &Project| is_due(project.name.as_str(), *tick, at);
+            each(policy, function, Action::Promote(None), due, reconciled)
         }
-        Event::ReconcileRequested(turn) | Event::DriftFound(turn) => {
-            policy.project(&turn.project).map(reconciled).into_iter().collect()
+        Event::ReconcileRequested(due) | Event::DriftFound(due) => {
+            policy.project(&due.project).map(reconciled).into_iter().collect()
         }
         Event::BuildStateChange(change) => {
             let decided = policy.project(&change.project_name).map(|project| {
@@ -207,16 +207,16 @@ fn promotion(policy: &Policy, event: &Event, at: Timestamp) -> Vec<Decision> {
 fn warming(policy: &Policy, event: &Event, at: Timestamp) -> Vec<Decision> {
     match event {
         Event::NightlyWarm(tick) => {
-            let is_turn = |project: &Project| is_turn_of(project.name.as_str(), *tick, at);
-            each(policy, Function::WarmMain.name(), Action::Warm, is_turn, night)
+            let due = |project: &Project| is_due(project.name.as_str(), *tick, at);
+            each(policy, Function::WarmMain.name(), Action::Warm, due, night)
         }
-        Event::WarmRequested(turn) => policy.project(&turn.project).map(night).into_iter().collect(),
+        Event::WarmRequested(due) => policy.project(&due.project).map(night).into_iter().collect(),
         Event::BuildFailed(failed) => {
             policy.project(&failed.project).map(built_once_more).into_iter().collect()
         }
         Event::BranchPushed(push) => {
             let pushed = MainPushed { push: push.clone(), at };
-            of_repository(policy, event).map(|project| warmed(project, event, &pushed)).collect()
+            of_repository(policy, event).map(|project| warmed(project, &pushed)).collect()
         }
         _ => Vec::new(),
     }
@@ -227,11 +227,11 @@ fn retention(policy: &Policy, event: &Event, at: Timestamp) -> Vec<Decision> {
     let function = Function::EnforceRetention.name();
     match event {
         Event::NightlyRetention(tick) => {
-            let is_turn = |project: &Project| {
+            let due = |project: &Project| {
                 let mut repositories = project.repositories();
-                repositories.any(|repository| is_turn_of(repository.as_str(), *tick, at))
+                repositories.any(|repository| is_due(repository.as_str(), *tick, at))
             };
-            each(policy, function, Action::Retain(None), is_turn, retained)
+            each(policy, function, Action::Retain(None), due, retained)
         }
         Event::RetentionRequested(RetentionRequested { repository, projects }) => {
             let projects = projects.iter().filter_map(|name| policy.project(name));
@@ -281,11 +281,11 @@ fn each(
     policy: &Policy,
     function: &'static str,
     action: Action,
-    is_turn: impl Fn(&Project) -> bool,
+    is_due: impl Fn(&Project) -> bool,
     simulate: impl Fn(Project) -> Decision,
 ) -> Vec<Decision> {
     let of_tick = |project: Project| {
-        if is_turn(&project) {
+        if is_due(&project) {
             simulate(project)
         } else {
             decision(function, project, Action::Nothing, "event", "another tick is its turn")
@@ -355,15 +355,14 @@ fn told(request: &Request) -> String {
     }
 }
 
-fn warmed(project: Project, event: &Event, pushed: &MainPushed) -> Decision {
+fn warmed(project: Project, pushed: &MainPushed) -> Decision {
     let function = Function::WarmMain.name();
     let own = "warm.after-merge";
-    if let warm::Decision::Skip(_) = warm::decide_after_push(&project, pushed, &[]) {
-        let skipped = trigger(&project, event).err().filter(|_| project.warm.after_merge);
-        let (rule, text) = skipped.map_or_else(
-            || (own, "main is not warmed after a push to it".to_owned()),
-            |skipped| (skipped.rule, skipped.why),
-        );
+    if let warm::Decision::Skip(why) = warm::decide_after_push(&project, pushed, &[]) {
+        let (rule, text) = match why {
+            warm::SkipReason::NotBuilt(skipped) => (skipped.rule, skipped.why),
+            _ => (own, "main is not warmed after a push to it".to_owned()),
+        };
         return decision(function, project, Action::Nothing, rule, text);
     }
     let text = "builds main in a moment, should nothing else have built this push";
@@ -443,15 +442,15 @@ mod tests {
     }
 
     #[test]
-    fn a_turn_of_the_night_is_for_its_own_project_or_repository() {
-        let turn = |kind: &str, detail: &str| {
+    fn what_is_due_is_its_own_project_or_repository() {
+        let due = |kind: &str, detail: &str| {
             let policy = "{ name: app, repository: github.com/example/app, builds-repository: 'builds/{project}' }, \
                           { name: lib, repository: github.com/example/lib }";
             decided(policy, &format!(r#"{{"source":"stoker","detail-type":"{kind}","detail":{detail}}}"#))
         };
         for kind in ["ReconcileRequested", "DriftFound"] {
-            assert_eq!(turn(kind, r#"{"project":"app"}"#), "promote");
-            assert_eq!(turn(kind, r#"{"project":"other"}"#), "no promotion: projects");
+            assert_eq!(due(kind, r#"{"project":"app"}"#), "promote");
+            assert_eq!(due(kind, r#"{"project":"other"}"#), "no promotion: projects");
         }
         for (repository, expected) in [
             ("stoker/app", "retention"),
@@ -460,7 +459,7 @@ mod tests {
             ("stoker/lib", "no retention: projects"),
         ] {
             let detail = format!(r#"{{"repository":"{repository}","projects":["app","other"]}}"#);
-            assert_eq!(turn("RetentionRequested", &detail), expected, "{repository}");
+            assert_eq!(due("RetentionRequested", &detail), expected, "{repository}");
         }
     }
 

@@ -1,7 +1,7 @@
 //! The one cache that a build is given for each target: of all that it may read, joined.
 
 use std::collections::BTreeSet;
-use std::mem;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,16 +10,24 @@ use jiff::{SignedDuration, Timestamp};
 use sha2::{Digest as _, Sha256};
 use tokio::time::{Instant, timeout_at};
 
-use crate::build_inputs::{MAX_SOURCES, Reads, Source, Wanted};
+use crate::build_inputs::{MAX_SOURCES, Reads, Source};
 use crate::error::{CallError, chain};
-use crate::names::{Digest, Line, Scope, Tag, TagKind};
+use crate::names::{Commit, Digest, Line, Scope, Tag, TagKind};
+use crate::newest_commit;
 use crate::policy::Project;
-use crate::ports::{Image, ReadBlobs, ReadImages, WriteImages, read_images};
+use crate::ports::{Build, BuildStatus, Image, Pause, ReadBlobs, ReadImages, WriteImages, read_images};
 use crate::provenance::{Built, Provenance};
+use crate::recent_builds::build_of;
+use crate::request::Wanted;
 use buildkit_cache::{Cache, Kind, Limits, MANIFEST_MEDIA_TYPE, importable};
 
 /// How long a build's start waits for its caches to be joined; without, the build is colder, and starts.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// How often a start checks for a cache that is about to come, and how long it pauses between.
+const CHECKS: u32 = 4;
+const PAUSE: Duration = Duration::from_secs(2);
+/// A cache is about to come only of a build that started this long before the project's newest.
+const RECENT: SignedDuration = SignedDuration::from_hours(1);
 /// Targets at a time: each holds a few caches in memory, whose configs may have a megabyte.
 const AT_A_TIME: usize = 2;
 /// A join is given to builds until the day is over on which it was made.
@@ -28,6 +36,42 @@ pub const GIVEN_FOR: SignedDuration = SignedDuration::from_hours(24);
 /// The ports that giving needs.
 pub trait Ports: ReadImages + ReadBlobs + WriteImages {}
 impl<P: ReadImages + ReadBlobs + WriteImages> Ports for P {}
+
+/// Waits a moment for the cache of a merged commit whose build has just ended: that is about to be promoted, and a build
+/// that starts now would be cold.
+pub(crate) async fn await_commits(
+    ports: &(impl ReadImages + Pause),
+    project: &Project,
+    wanted: &Wanted,
+    recent: &[Arc<Build>],
+) {
+    // What has not come by now, of a build that ended long ago, will not come.
+    let newest = recent.iter().map(|build| build.started_at).max();
+    let is_built = |commit: &&Commit| {
+        recent.iter().any(|build| {
+            build.status == BuildStatus::Succeeded
+                && newest.is_some_and(|newest| newest.duration_since(build.started_at) < RECENT)
+                && build.inputs.as_ref().is_some_and(|inputs| {
+                    inputs.commit.as_ref() == Some(commit) && !inputs.exports.is_empty()
+                })
+        })
+    };
+    // Main's own builds leave no commit's cache.
+    let awaited: Vec<Tag> = wanted
+        .merged
+        .iter()
+        .filter(|commit| build_of(recent, &wanted.line, commit).is_none())
+        .filter(is_built)
+        .flat_map(|commit| project.scopes().map(move |scope| Tag::commit(scope, commit)))
+        .collect();
+    for _ in 0..CHECKS {
+        match read_images(ports, &project.cache_repository, &awaited).await {
+            Ok(found) if found.iter().any(Option::is_none) => ports.pause(PAUSE).await,
+            // Whoever needs what cannot be looked up says so.
+            _ => break,
+        }
+    }
+}
 
 /// What a build reads for each target of the project, in their order.
 ///
@@ -101,36 +145,35 @@ async fn resolve(
     let candidates: Vec<Vec<(String, Tag)>> = project.scopes().map(|scope| wanted.tags(scope)).collect();
     let tags: Vec<Tag> = candidates.iter().flatten().map(|(_, tag)| tag.clone()).collect();
     let mut found = read_images(images, &project.cache_repository, &tags).await?.into_iter();
-    Ok(candidates
-        .into_iter()
-        .map(|candidates| {
-            let found: Vec<_> = found.by_ref().take(candidates.len()).collect();
-            usable(candidates, found)
-        })
-        .collect())
+    let of_scope = project.scopes().zip(candidates).map(|(scope, candidates)| {
+        let found: Vec<_> = found.by_ref().take(candidates.len()).collect();
+        usable(scope, wanted, candidates.into_iter().zip(found).collect())
+    });
+    Ok(of_scope.collect())
 }
 
 /// Of the caches of one target those that a build may read.
-fn usable(candidates: Vec<(String, Tag)>, found: Vec<Option<Image>>) -> Vec<Found> {
-    let read = |image: Image| match importable(&image.manifest) {
-        Ok(manifest) => (Provenance::read(&manifest.annotations), Ok(()), image),
-        Err(why) => (Provenance::of_manifest(&image.manifest).unwrap_or_default(), Err(why), image),
+fn usable(scope: &Scope, wanted: &Wanted, candidates: Vec<((String, Tag), Option<Image>)>) -> Vec<Found> {
+    let read = |image: &Image| match importable(&image.manifest) {
+        Ok(manifest) => (Provenance::read(&manifest.annotations), Ok(())),
+        Err(why) => (Provenance::of_manifest(&image.manifest).unwrap_or_default(), Err(why)),
     };
-    let found: Vec<_> = found.into_iter().map(|image| image.map(read)).collect();
     // What a rollback took from the line must not come back by the way of a merged commit.
-    let line = found.first().and_then(Option::as_ref);
-    let rolled_back = line.and_then(|(provenance, ..)| provenance.rolled_back);
-    let kind = |tag: &Tag| Tag::parse(tag.as_str()).map(|(_, kind)| kind);
-    let is_fork = |tag: &Tag| matches!(kind(tag), Some(TagKind::Fork(_)));
-    // As in a promotion: of what was pushed the newest commit counts that any line has built, and none where one is a fork's.
-    let mut is_known = candidates.iter().zip(&found).any(|((_, tag), image)| image.is_some() && is_fork(tag));
+    let line = candidates.first().and_then(|(_, image)| image.as_ref());
+    let rolled_back = line.and_then(|image| read(image).0.rolled_back);
+    let there: BTreeSet<&Tag> =
+        candidates.iter().filter_map(|((_, tag), image)| image.as_ref().map(|_| tag)).collect();
+    let newest = newest_commit::newest(scope, wanted.newest_merged(), |tag| there.contains(tag));
+    let newest = newest.map(|commit| Tag::commit(scope, commit));
     let mut sources: Vec<Found> = Vec::new();
-    for ((label, tag), image) in candidates.into_iter().zip(found) {
-        let Some((provenance, importable, image)) = image else { continue };
-        let is_commit = matches!(kind(&tag), Some(TagKind::Commit(_)));
-        if is_fork(&tag) || (is_commit && mem::replace(&mut is_known, true)) {
-            continue;
-        }
+    for ((label, tag), image) in candidates {
+        let Some(image) = image else { continue };
+        let (provenance, importable) = read(&image);
+        let is_commit = match Tag::parse(tag.as_str()) {
+            Some((_, TagKind::Fork(_))) => continue,
+            Some((_, TagKind::Commit(_))) if newest.as_ref() != Some(&tag) => continue,
+            kind => matches!(kind, Some((_, TagKind::Commit(_)))),
+        };
         // Whose build of it was merged nobody can tell where several lines have built it.
         let built = provenance.built.filter(|_| is_commit && provenance.shared == Some(false));
         let is_older = |built: &Built| rolled_back.is_some_and(|time| built.at < time);

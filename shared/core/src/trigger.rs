@@ -3,11 +3,10 @@
 
 use std::fmt;
 
-use crate::build_inputs::{Trust, Wanted};
 use crate::event::{Approval, BranchPushed, Change, Event, PullRequest, TagPushed};
 use crate::names::{Commit, Line};
 use crate::policy::{Builds, ForkBuilds, PathsUnknown, Project};
-use crate::start::{Request, Subject};
+use crate::request::{Request, Subject, Trust, Wanted};
 
 /// Why an event starts no build.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,17 +7,18 @@ use futures_util::future::{try_join, try_join_all};
 use jiff::{SignedDuration, Timestamp};
 use sha2::{Digest as _, Sha256};
 
-use crate::build_inputs::{GivenInputs, Trust, Wanted};
+use crate::build_inputs::GivenInputs;
 use crate::error::CallError;
 use crate::event::BranchPushed;
 use crate::names::{Commit, Line, Tag};
 use crate::policy::Project;
-use crate::ports::{Build, BuildStatus, FindDigests, ReadBuilds, StartBuilds, read_images};
+use crate::ports::{Build, BuildStatus, FindDigests, ReadBuilds, read_images};
 use crate::provenance::Provenance;
-use crate::schedule::share;
-use crate::sources;
-use crate::start::{self, Outcome, Request, Subject, of_line};
-use crate::trigger::wanted_by_push;
+use crate::recent_builds::{of_line, running};
+use crate::request::{Request, Subject, Trust, Wanted};
+use crate::schedule::shard;
+use crate::start::{self, Outcome};
+use crate::trigger::{Skipped, wanted_by_push};
 
 /// A merge's cache that is so much older than the newest build of main was in time for that build.
 const MERGE_GRACE: SignedDuration = SignedDuration::from_mins(15);
@@ -28,9 +29,64 @@ pub enum Decision {
     /// Warm it.
     Warm(Reason),
     /// Leave it, and why.
-    Skip(String),
-    /// Look again later, and why.
-    Wait(String),
+    Skip(SkipReason),
+    /// Check again later, and why.
+    Wait(WaitReason),
+}
+
+/// Why main is not warmed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SkipReason {
+    /// The policy's `warm.after-merge`.
+    NotAfterMerge,
+    /// What keeps the push from being built by anybody.
+    NotBuilt(Skipped),
+    /// This build is of what was pushed.
+    HasBuild(String),
+    /// Main's cache is new enough.
+    Warm {
+        /// The oldest build that filled it.
+        build: String,
+        /// That build's age.
+        age: SignedDuration,
+    },
+    /// What fails twice needs a person.
+    FailedTwice,
+    /// A newer build of main runs or has succeeded.
+    NotFailed,
+}
+
+impl fmt::Display for SkipReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotAfterMerge => {
+                f.write_str("the policy wants no warming after a merge (warm.after-merge)")
+            }
+            Self::NotBuilt(skipped) => skipped.fmt(f),
+            Self::HasBuild(build) => write!(f, "{build} builds it"),
+            Self::Warm { build, age } => write!(f, "{build} filled main's cache {} min ago", age.as_mins()),
+            Self::FailedTwice => f.write_str("main's last two builds have failed"),
+            Self::NotFailed => f.write_str("a newer build of main has not failed"),
+        }
+    }
+}
+
+/// What has to end before main can be warmed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WaitReason {
+    /// This build of main.
+    Building(String),
+    /// Whether a build that was ordered a moment ago has the push nobody knows yet.
+    OrderedAMomentAgo,
+}
+
+impl fmt::Display for WaitReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Building(build) => write!(f, "{build} is still building main"),
+            Self::OrderedAMomentAgo => f.write_str("a build of main was ordered a moment ago"),
+        }
+    }
 }
 
 /// Why main wants warming.
@@ -79,8 +135,8 @@ pub fn decide(
     builds: &[Arc<Build>],
     now: Timestamp,
 ) -> Decision {
-    if let Some(build) = start::running(builds, &Line::Main) {
-        return Decision::Wait(format!("{} is filling main's cache", build.id));
+    if let Some(build) = running(builds, &Line::Main) {
+        return Decision::Wait(WaitReason::Building(build.id.clone()));
     }
     let known: Vec<&Provenance> = main.iter().flatten().collect();
     if known.len() < main.len() {
@@ -104,7 +160,7 @@ pub fn decide(
     } else if age > project.warm.stale_after {
         Decision::Warm(Reason::Stale { age })
     } else {
-        Decision::Skip(format!("{} filled main's cache {} min ago", oldest.build, age.as_mins()))
+        Decision::Skip(SkipReason::Warm { build: oldest.build.clone(), age })
     }
 }
 
@@ -116,7 +172,7 @@ fn refresh_is_due(project: &Project, main: &Provenance, now: Timestamp) -> bool 
     }
     let nights = u64::try_from(every.as_hours() / 24).unwrap_or_default().max(1);
     let night = u64::try_from(now.as_second() / (24 * 60 * 60)).unwrap_or_default();
-    (share(project.name.as_str()) + night).is_multiple_of(nights)
+    (shard(project.name.as_str()) + night).is_multiple_of(nights)
 }
 
 /// A push to the default branch that has had time to be built in the ordinary way.
@@ -134,10 +190,10 @@ pub struct MainPushed {
 pub fn decide_after_push(project: &Project, pushed: &MainPushed, builds: &[Arc<Build>]) -> Decision {
     let push = &pushed.push;
     if !project.warm.after_merge {
-        return Decision::Skip("the policy wants no warming after a merge (warm.after-merge)".to_owned());
+        return Decision::Skip(SkipReason::NotAfterMerge);
     }
     if let Err(skipped) = wanted_by_push(project, push) {
-        return Decision::Skip(skipped.to_string());
+        return Decision::Skip(SkipReason::NotBuilt(skipped));
     }
     // Only builds that were started as main's fill its cache, whatever others have built of the same commit.
     let covers = |(build, inputs): &(&Build, &GivenInputs)| match &inputs.commit {
@@ -147,10 +203,10 @@ pub fn decide_after_push(project: &Project, pushed: &MainPushed, builds: &[Arc<B
         }
     };
     if let Some((build, _)) = of_line(builds, &Line::Main).find(covers) {
-        return Decision::Skip(format!("{} builds it", build.id));
+        return Decision::Skip(SkipReason::HasBuild(build.id.clone()));
     }
-    match start::running(builds, &Line::Main) {
-        Some(build) => Decision::Wait(format!("{} is still building what main was before", build.id)),
+    match running(builds, &Line::Main) {
+        Some(build) => Decision::Wait(WaitReason::Building(build.id.clone())),
         None => Decision::Warm(Reason::Moved),
     }
 }
@@ -159,15 +215,13 @@ pub fn decide_after_push(project: &Project, pushed: &MainPushed, builds: &[Arc<B
 #[must_use]
 pub fn decide_after_failure(project: &Project, builds: &[Arc<Build>]) -> Decision {
     if !project.warm.after_merge {
-        return Decision::Skip("the policy wants no warming after a merge (warm.after-merge)".to_owned());
+        return Decision::Skip(SkipReason::NotAfterMerge);
     }
     let mut newest = of_line(builds, &Line::Main).map(|(build, _)| build.status);
     match (newest.next(), newest.next()) {
-        (Some(BuildStatus::Failed), Some(BuildStatus::Failed)) => {
-            Decision::Skip("main's last two builds have failed".to_owned())
-        }
+        (Some(BuildStatus::Failed), Some(BuildStatus::Failed)) => Decision::Skip(SkipReason::FailedTwice),
         (Some(BuildStatus::Failed), _) => Decision::Warm(Reason::Failed),
-        _ => Decision::Skip("a newer build of main has not failed".to_owned()),
+        _ => Decision::Skip(SkipReason::NotFailed),
     }
 }
 
@@ -177,14 +231,14 @@ pub enum WarmOutcome {
     /// A build was asked for.
     Asked(Outcome),
     /// Main wants no warming, and why.
-    Skipped(String),
-    /// It is to be looked at again later, and why.
-    Waits(String),
+    Skipped(SkipReason),
+    /// It is to be checked again later, and why.
+    Waits(WaitReason),
 }
 
 /// The ports that warming needs.
-pub trait Ports: sources::Ports + ReadBuilds + StartBuilds + FindDigests {}
-impl<P: sources::Ports + ReadBuilds + StartBuilds + FindDigests> Ports for P {}
+pub trait Ports: start::Ports + ReadBuilds + FindDigests {}
+impl<P: start::Ports + ReadBuilds + FindDigests> Ports for P {}
 
 /// Warms a project's main if it wants that, on its turn in the night.
 pub async fn warm_if_needed(
@@ -210,7 +264,7 @@ pub async fn warm_if_needed(
 
 /// Warms a project's main after pushes to it, the newest of which is `pushed`, if nothing else builds it.
 pub async fn warm_after_push(
-    ports: &(impl sources::Ports + ReadBuilds + StartBuilds),
+    ports: &(impl start::Ports + ReadBuilds),
     registry: &str,
     project: &Project,
     pushed: &MainPushed,
@@ -228,14 +282,14 @@ pub async fn warm_after_push(
     request.reference = Some(pushed.push.branch.to_string());
     Ok(match start::start(ports, registry, project, &request, &builds, now).await? {
         // Of a push that came after that order was given, nobody knows yet whether the build has it.
-        Outcome::AlreadyOrdered => WarmOutcome::Waits("a build of main was ordered a moment ago".to_owned()),
+        Outcome::AlreadyOrdered => WarmOutcome::Waits(WaitReason::OrderedAMomentAgo),
         outcome => WarmOutcome::Asked(outcome),
     })
 }
 
 /// Builds a project's main once more after a build of it has failed.
 pub async fn warm_after_failure(
-    ports: &(impl sources::Ports + ReadBuilds + StartBuilds),
+    ports: &(impl start::Ports + ReadBuilds),
     registry: &str,
     project: &Project,
     now: Timestamp,

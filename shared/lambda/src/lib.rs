@@ -16,13 +16,12 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 pub mod metrics;
+pub mod sqs;
 
 use stoker_aws::{Aws, AwsSettings};
 
-use stoker_core::error::{Disposition, chain};
-use stoker_core::event::Envelope;
+use stoker_core::error::{CallError, Disposition, chain};
 use stoker_core::policy::Policy;
-use stoker_core::routing::Function;
 
 /// Where the policy's layer is unpacked.
 const POLICY: &str = "/opt/stoker.yaml";
@@ -89,11 +88,38 @@ pub fn policy() -> Result<Policy, lambda_runtime::Error> {
     Ok(policy)
 }
 
-/// An error on its way to Lambda. It has been logged.
+/// An error at the boundary of a function: logged once, when it comes to be.
 #[derive(Debug)]
 pub struct Failed {
     disposition: Disposition,
     message: String,
+}
+
+impl Failed {
+    /// Logs an error.
+    #[must_use]
+    pub fn new(disposition: Disposition, error: &(dyn StdError + 'static)) -> Self {
+        log(disposition, error);
+        Self { disposition, message: chain(error) }
+    }
+
+    /// What can never be handled ends here; anything else fails the invocation, so that Lambda tries again and at last puts
+    /// the event into the dead-letter queue with this cause.
+    pub fn or_dropped(self) -> Result<(), Self> {
+        if self.disposition == Disposition::Drop { Ok(()) } else { Err(self) }
+    }
+}
+
+impl From<CallError> for Failed {
+    fn from(error: CallError) -> Self {
+        Self::new(error.disposition(), &error)
+    }
+}
+
+impl From<stoker_core::promote::Error> for Failed {
+    fn from(error: stoker_core::promote::Error) -> Self {
+        Self::new(error.disposition(), &error)
+    }
 }
 
 impl From<Failed> for Diagnostic {
@@ -107,21 +133,6 @@ impl From<Failed> for Diagnostic {
     }
 }
 
-/// The event in a message of a queue, if the function acts on it. What it does not act on is let go.
-pub fn event_for(function: Function, body: Option<&str>) -> Option<Envelope> {
-    match Envelope::parse(body.unwrap_or_default()) {
-        Ok(envelope) if function.acts_on(&envelope.event) => Some(envelope),
-        Ok(envelope) => {
-            tracing::debug!(event.kind = envelope.event.detail_type(), "nothing for this function");
-            None
-        }
-        Err(unknown) => {
-            log(Disposition::Drop, &unknown);
-            None
-        }
-    }
-}
-
 /// Logs an error, once.
 pub fn log(disposition: Disposition, error: &(dyn StdError + 'static)) {
     let error = chain(error);
@@ -129,15 +140,5 @@ pub fn log(disposition: Disposition, error: &(dyn StdError + 'static)) {
         Disposition::Drop => tracing::error!(error, "dropped"),
         Disposition::Retry => tracing::warn!(error, "to be tried again"),
         Disposition::Alarm => tracing::error!(error, "somebody has to look"),
-    }
-}
-
-/// Ends an invocation that failed. What can never be handled ends here; anything else fails the invocation, so that
-/// Lambda tries again and at last puts the event into the dead-letter queue with this cause.
-pub fn boundary(disposition: Disposition, error: &(dyn StdError + 'static)) -> Result<(), Failed> {
-    log(disposition, error);
-    match disposition {
-        Disposition::Drop => Ok(()),
-        _ => Err(Failed { disposition, message: chain(error) }),
     }
 }

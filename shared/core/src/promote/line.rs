@@ -9,19 +9,24 @@ use futures_util::stream;
 use jiff::Timestamp;
 
 use super::byte_budget::{self, ByteBudget};
+use super::outcome::{Error, MeasuredBuild, NothingToPromote, Outcome};
 use super::probation::{self, Ends};
-use super::{BuildFacts, Error, MeasuredBuild, Outcome, Ports, UpdateRequest, UpdateSource};
-
+use super::request::{BuildFacts, LineRequests, UpdateRequest, UpdateSource};
 use crate::error::CallError;
 use crate::line_update::LineUpdate;
 use crate::names::{CacheRepository, Commit, Digest, Line, Scope, Tag};
+use crate::newest_commit;
 use crate::policy::Project;
-use crate::ports::{Image, Mounted, ReadBlobs, ReadImages, read_images};
+use crate::ports::{Image, MountBlobs, Mounted, ReadBlobs, ReadBuilds, ReadImages, WriteImages, read_images};
 use crate::provenance::{self, Built, Cold, Provenance};
 use buildkit_cache::{Cache, CacheHitRate, Kind, Limits, Manifest, Mark, importable};
 
 /// How many blobs are mounted at once; ECR opens at most 100 a second.
 const MOUNTS_AT_ONCE: usize = 16;
+
+/// The ports that promotion needs.
+pub trait Ports: ReadBuilds + ReadImages + ReadBlobs + WriteImages + MountBlobs {}
+impl<P: ReadBuilds + ReadImages + ReadBlobs + WriteImages + MountBlobs> Ports for P {}
 
 /// A cache that is to be merged into a line.
 struct SourceCache {
@@ -56,13 +61,9 @@ pub(super) struct Content {
 pub(super) async fn update(
     ports: &impl Ports,
     budget: &ByteBudget,
-    line: Line,
-    requests: Vec<UpdateRequest>,
+    LineRequests { project, scope, line, requests }: LineRequests,
     now: Timestamp,
 ) -> Result<Outcome, Error> {
-    let Some((project, scope)) = requests.first().map(|one| (one.project.clone(), one.scope.clone())) else {
-        return Ok(Outcome::Nothing { why: "nobody asked for an update".to_owned() });
-    };
     let read = read(ports, budget, &project, &scope, &line, requests).await?;
     let _part = budget.for_caches(read.bytes).await;
     let observed = observe(ports, project, scope, line, read, now).await?;
@@ -124,7 +125,11 @@ fn plan(observed: Observed, now: Timestamp) -> (LineUpdate, Result<Outcome, Erro
     let held = current.as_ref().map(|(content, _)| &content.cache);
     let is_due = held.is_some_and(|held| is_due(held, before.as_ref(), ends.as_ref()));
     if sources.is_empty() && !is_due {
-        return (LineUpdate::default(), Ok(nothing(&line, asked)));
+        let why = match asked {
+            0 => NothingToPromote::NothingOverdue(line),
+            tags => NothingToPromote::NoCache { line, tags },
+        };
+        return (LineUpdate::default(), Ok(Outcome::Nothing(why)));
     }
 
     let mut provenance = before.clone().unwrap_or_default();
@@ -196,16 +201,6 @@ fn plan(observed: Observed, now: Timestamp) -> (LineUpdate, Result<Outcome, Erro
     };
     let (to, project) = (merged.manifest_digest, project.name);
     (update, Ok(Outcome::Updated { line, to, project, records, size, merged: brought, on_probation, builds }))
-}
-
-/// Why a line does not move.
-fn nothing(line: &Line, asked: usize) -> Outcome {
-    let why = if asked == 0 {
-        format!("nothing has been on probation in {line} for too long")
-    } else {
-        format!("there is no cache for {line} under any of {asked} tags, or main has been built since")
-    };
-    Outcome::Nothing { why }
 }
 
 /// Whether a build from scratch comes, which takes the place of what the line held before it: otherwise nothing in it
@@ -289,17 +284,13 @@ async fn read(
     let mut built: BTreeMap<Tag, UpdateSource> = BTreeMap::new();
     let mut merged: BTreeMap<Tag, (Tag, UpdateSource)> = BTreeMap::new();
     // Each push has a trigger of its own, and its newest commit comes first.
-    let mut pushed: BTreeMap<usize, Vec<(Tag, Option<Tag>, UpdateSource)>> = BTreeMap::new();
-    for UpdateRequest { trigger, source, .. } in requests {
+    let mut pushed: BTreeMap<usize, Vec<Mark>> = BTreeMap::new();
+    for UpdateRequest { trigger, source } in requests {
         match source {
             Some(UpdateSource::Built(tag, of, facts)) => {
                 built.insert(tag.clone(), UpdateSource::Built(tag, of, facts));
             }
-            Some(UpdateSource::Merged(mark, None)) => {
-                let fork = Tag::fork(scope, &mark.commit().clone().into());
-                let tag = Tag::commit(scope, mark.commit());
-                pushed.entry(trigger).or_default().push((tag, fork, UpdateSource::Merged(mark, None)));
-            }
+            Some(UpdateSource::Merged(mark, None)) => pushed.entry(trigger).or_default().push(mark),
             Some(UpdateSource::Merged(mark, Some(of))) => {
                 let [own, first] = Tag::commit_of(scope, mark.commit(), &of);
                 merged.insert(own, (first, UpdateSource::Merged(mark, Some(of))));
@@ -315,8 +306,9 @@ async fn read(
     // Main comes along for the blobs that need no mounting, as a new branch has most of its blobs from there.
     let lines = [Tag::line(scope, line), Tag::line(scope, &Line::Main)];
     let of_merged = merged.iter().flat_map(|(tag, (first, _))| [tag, first]);
-    let of_pushed = pushed.values().flatten().flat_map(|(tag, fork, _)| [tag].into_iter().chain(fork));
-    let own = lines.iter().chain(of_merged).chain(of_pushed).cloned();
+    let of_pushed = pushed.values().flatten().map(|mark| newest_commit::tags(scope, mark.commit()));
+    let of_pushed = of_pushed.flat_map(|(commit, fork)| [commit].into_iter().chain(fork));
+    let own = lines.iter().chain(of_merged).cloned().chain(of_pushed);
     let own = own.chain(commits.iter().map(|commit| Tag::commit(scope, commit)));
     let own: Vec<Tag> = own.collect::<BTreeSet<Tag>>().into_iter().collect();
     let exports: Vec<Tag> = built.keys().cloned().collect();
@@ -342,7 +334,13 @@ async fn read(
         let image = own.get(&tag).or_else(|| own.get(&first))?;
         Some((source, image.clone()))
     });
-    let pushed = pushed.into_values().filter_map(|push| newest(push, &own));
+    let pushed = pushed.into_values().filter_map(|push| {
+        let commits = push.iter().map(Mark::commit);
+        let newest = newest_commit::newest(scope, commits, |tag| own.contains_key(tag))?.clone();
+        let image = own.get(&Tag::commit(scope, &newest))?.clone();
+        let mark = push.into_iter().find(|mark| *mark.commit() == newest)?;
+        Some((UpdateSource::Merged(mark, None), image))
+    });
     let sources = built.chain(merged).chain(pushed).collect();
     let commits = commits.into_iter().filter_map(|commit| {
         let image = own.get(&Tag::commit(scope, &commit))?.clone();
@@ -351,22 +349,6 @@ async fn read(
     let (current, commits) = (own.get(&lines[0]).cloned(), commits.collect());
     let (sources, bytes) = fitting(current.as_ref(), sources, line);
     Ok(Read { current, sources, commits, asked, present, cold, bytes })
-}
-
-/// Of what was pushed the newest commit that any line has built. An earlier one may have been built by a branch that nobody
-/// merged, and which only had that commit for its head. The same is true of all of them where one is a fork's, which no line
-/// builds.
-fn newest(
-    push: Vec<(Tag, Option<Tag>, UpdateSource)>,
-    own: &BTreeMap<Tag, Image>,
-) -> Option<(UpdateSource, Image)> {
-    if let Some(fork) =
-        push.iter().filter_map(|(_, fork, _)| fork.as_ref()).find(|fork| own.contains_key(fork))
-    {
-        tracing::info!(cache.tag = %fork, "what was pushed holds the head of a fork's pull request, and brings nothing");
-        return None;
-    }
-    push.into_iter().find_map(|(tag, _, source)| Some((source, own.get(&tag)?.clone())))
 }
 
 /// The images that there are under these tags.

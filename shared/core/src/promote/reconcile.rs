@@ -27,7 +27,7 @@ pub trait Ports: super::Ports + CheckBlobs + Catalogue {}
 impl<P: super::Ports + CheckBlobs + Catalogue> Ports for P {}
 
 /// Whether a project has lost what [`reconcile`] makes good. It only reads.
-pub async fn is_wanted(ports: &impl Ports, project: &Project, now: Timestamp) -> Result<bool, Error> {
+pub async fn has_drift(ports: &impl Ports, project: &Project, now: Timestamp) -> Result<bool, Error> {
     let Found { built, merged, broken } = check(ports, project, now).await?;
     Ok(!built.is_empty() || !merged.is_empty() || !broken.is_empty())
 }

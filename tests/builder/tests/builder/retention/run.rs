@@ -11,7 +11,6 @@ use std::sync::Arc;
 use anyhow::{Context as _, ensure};
 use axum::body::Bytes;
 use builder::Random;
-use buildkit_cache::MANIFEST_MEDIA_TYPE;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use jiff::{SignedDuration, Timestamp};
 use scenarios::account::Account;
@@ -422,7 +421,7 @@ impl Run<'_> {
             self.delete_branch().await;
         }
         if self.random.chance(40) {
-            self.roll_back();
+            self.roll_back().await;
         }
         if self.random.chance(50) {
             self.env.wait(DAY);
@@ -501,30 +500,19 @@ impl Run<'_> {
         self.shared.deleted_lines.borrow_mut().extend(gone);
     }
 
-    /// As `stoker rollback` does it: what main is stays in its history, then main is what it was and says when.
-    fn roll_back(&self) {
+    async fn roll_back(&self) {
         let (account, repository) = (&self.shared.account, self.env.repository());
         let tags = account.tags(&repository);
         let is_past = |tag: &String| {
             let kind = Tag::parse(tag).map(|(_, kind)| kind);
             matches!(kind, Some(TagKind::History { line, .. }) if line.is_main())
         };
-        let Some(past) = tags.keys().rfind(|tag| is_past(tag)) else { return };
-        let (Some(main), Some(past)) =
-            (account.image(&repository, "app.main"), account.image(&repository, past))
-        else {
-            return;
-        };
-        let project = self.env.project();
-        let scope = project.scopes().next().unwrap();
-        let kept = Tag::history(scope, &Line::Main, account.now(), &main.digest);
-        let mut manifest: serde_json::Value = serde_json::from_slice(&past.manifest).unwrap();
-        manifest["annotations"]["stoker.rolled-back-at"] = account.now().to_string().into();
-        manifest["annotations"]["stoker.parent"] = main.digest.to_string().into();
-        account.push(&repository, kept.as_str(), MANIFEST_MEDIA_TYPE, main.manifest, Vec::new());
-        let manifest = manifest.to_string().into_bytes();
-        account.push(&repository, "app.main", MANIFEST_MEDIA_TYPE, manifest.into(), Vec::new());
-        self.shared.figures.borrow_mut().rollbacks += 1;
+        let past = tags.keys().rfind(|tag| is_past(tag)).and_then(|tag| account.image(&repository, tag));
+        if let Some(past) = past
+            && self.env.roll_back(&past).await
+        {
+            self.shared.figures.borrow_mut().rollbacks += 1;
+        }
     }
 
     /// Runs what was started, and at times what another CI builds; promotes each as it ends.
