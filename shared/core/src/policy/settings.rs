@@ -7,8 +7,8 @@ use jiff::SignedDuration;
 use super::document::{Fields, Mistake, Node, read};
 use super::values::{self, MAX_ENTRIES, Trigger};
 use super::{
-    Builds, CacheMode, Export, ExportBuilds, ForkBuilds, Forks, Globs, Mode, PathsUnknown, Promotion,
-    MountSettings, Retention, Settings, Superseded, TargetSettings, Warm, suffix_of,
+    Builds, CacheMode, Export, ExportBuilds, ForkBuilds, Forks, Globs, Mode, MountSettings, PathsUnknown,
+    Promotion, Retention, Settings, Superseded, TargetSettings, Warm, suffix_of,
 };
 use crate::event::Change;
 
@@ -308,7 +308,8 @@ fn mounts(node: &Node<'_>, found: &mut Vec<Mistake>) -> Vec<MountSettings> {
         let (mut options, mut limit) = (String::new(), MOUNT_LIMIT);
         fields.set("options", values::mount_options, &mut options, found);
         fields.set("limit", values::mount_limit, &mut limit, found);
-        let Some(id) = fields.require("id", found).and_then(|node| read(node, values::mount_id, found)) else {
+        let Some(id) = fields.require("id", found).and_then(|node| read(node, values::mount_id, found))
+        else {
             continue;
         };
         if mounts.iter().any(|mount| mount.id == id) {

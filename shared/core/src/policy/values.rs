@@ -10,9 +10,7 @@ use super::{
     Superseded,
 };
 use crate::event::Change;
-use crate::names::{
-    Branch, CacheRepository, Digest, MountId, Platform, ProjectName, Repository, TargetName,
-};
+use crate::names::{Branch, CacheRepository, Digest, MountId, Platform, ProjectName, Repository, TargetName};
 use crate::partition::is_aws;
 
 /// Shortest duration in a policy.
