@@ -8,6 +8,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::build_inputs::{BuildInputs, GivenInputs, Part, Reads, Source, Trust, Wanted, exports};
 use crate::error::{CallError, chain};
+use crate::mounts;
 use crate::names::{Branch, Commit, Line, ProjectName, Scope, Tag};
 use crate::policy::{Project, Superseded};
 use crate::ports::{Build, BuildOrder, BuildStatus, Ordered, ReadImages, StartBuilds, read_images};
@@ -198,14 +199,12 @@ async fn build_inputs(
     }
     let wanted = wanted(project, request);
     await_commits(ports, project, &wanted, recent).await;
-    build_inputs_of(
-        project,
-        request,
-        give(ports, project, &wanted, now).await.unwrap_or_else(|error| {
-            tracing::error!(error = chain(&error), project = %project.name, "the build starts without caches");
-            Vec::new()
-        }),
-    )
+    let mut reads = give(ports, project, &wanted, now).await.unwrap_or_else(|error| {
+        tracing::error!(error = chain(&error), project = %project.name, "the build starts without caches");
+        Vec::new()
+    });
+    mounts::give(ports, project, &wanted.line, &mut reads, recent, now).await;
+    build_inputs_of(project, request, reads)
 }
 
 /// What a request may read.
@@ -227,10 +226,15 @@ pub fn build_inputs_of(project: &Project, request: &Request, reads: Vec<Reads>) 
     };
     let writes = exports(project, &request.wanted.line, request.trust);
     let reads = reads.into_iter().chain(std::iter::repeat_with(Reads::default));
-    let parts = project.targets.iter().zip(reads).map(|(target, reads)| Part {
-        export: writes.then(|| export_tag(&target.scope, &request.subject)).flatten(),
-        target: target.clone(),
-        reads,
+    let parts = project.targets.iter().zip(reads).map(|(target, mut reads)| {
+        if writes && request.wanted.line == Line::Main {
+            mounts::save(&target.mounts, &mut reads.mounts, |scope| export_tag(scope, &request.subject));
+        }
+        Part {
+            export: writes.then(|| export_tag(&target.scope, &request.subject)).flatten(),
+            target: target.clone(),
+            reads,
+        }
     });
     BuildInputs {
         line: request.wanted.line.clone(),
