@@ -72,6 +72,9 @@ impl MountManifest {
         if !is_image {
             return Err("not an OCI image, as a mount is saved".to_owned());
         }
+        if config.size > LONGEST_CONFIG as u64 {
+            return Err(format!("its config has {} bytes, more than that of any saved mount", config.size));
+        }
         if layers.is_empty() || layers.len() > MOST_LAYERS {
             return Err(format!("{} layers: a saved mount has 1 to {MOST_LAYERS}", layers.len()));
         }

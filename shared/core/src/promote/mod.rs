@@ -3,6 +3,7 @@
 
 mod byte_budget;
 mod line;
+mod mounts;
 mod probation;
 pub mod reconcile;
 mod share;
@@ -26,7 +27,7 @@ use crate::error::{CallError, Disposition};
 use crate::event::MAX_COMMITS;
 use crate::event::{BuildFailed, Event};
 use crate::names::{
-    CacheRepository, Commit, Digest, Line, ProjectName, Repository, Revision, Scope, Tag, TagKind,
+    CacheRepository, Commit, Digest, Line, MountId, ProjectName, Repository, Revision, Scope, Tag, TagKind,
 };
 use crate::policy::{Policy, Project};
 use crate::ports::{
@@ -190,6 +191,21 @@ pub enum Outcome {
         /// The builds that moved it. Where several hints moved a line at once, the first tells of all.
         builds: Vec<MeasuredBuild>,
     },
+    /// The line of a cache mount moved.
+    MountSaved {
+        /// The project.
+        project: ProjectName,
+        /// The mount.
+        mount: MountId,
+        /// Where its line points now.
+        to: Digest,
+        /// Bytes of its layers, compressed.
+        bytes: u64,
+        /// How many there are.
+        layers: usize,
+        /// The build that saved it.
+        build: String,
+    },
     /// The line had lost layers, and keeps what rests on none of them.
     Repaired {
         /// The line's tag.
@@ -351,7 +367,7 @@ pub async fn promote_in_turn(
 ) -> Vec<Answer> {
     let mut answers: Vec<Answer> = triggers.iter().map(|_| Ok(Vec::new())).collect();
     let started = Instant::now();
-    let mut moves = gather(ports, policy, triggers, &mut answers, now).await;
+    let (mut moves, mounts) = gather(ports, policy, triggers, &mut answers, now).await;
     note_shared(&mut moves);
     let budget = ByteBudget::new();
     let lines = in_turn(moves);
@@ -382,7 +398,14 @@ pub async fn promote_in_turn(
             (triggers, updated.unwrap_or(Err(Error::TooSlow { line })).map_err(Arc::new))
         }
     });
-    let moved: Vec<_> = moved.buffered(LINES_AT_ONCE).collect().await;
+    let mut moved: Vec<_> = moved.buffered(LINES_AT_ONCE).collect().await;
+    for requests in mounts.into_values() {
+        let triggers = requests.iter().map(|one| one.trigger).collect();
+        let update = mounts::update(ports, requests, now);
+        let updated = timeout_at(Instant::now() + LINE_DEADLINE, update).await;
+        let updated = updated.unwrap_or(Err(Error::TooSlow { line: Line::Main }));
+        moved.push((triggers, updated.map_err(Arc::new)));
+    }
     for (project, took) in taken.take() {
         shares.add(&project, took, now);
     }
@@ -444,8 +467,8 @@ async fn gather(
     triggers: &[PromotionTrigger],
     answers: &mut [Answer],
     now: Timestamp,
-) -> UpdateRequests {
-    let mut moves = UpdateRequests::new();
+) -> (UpdateRequests, mounts::Requests) {
+    let (mut moves, mut mounts) = (UpdateRequests::new(), mounts::Requests::new());
     // Every build of the account comes by here; Stoker may, and need, ask only about the policy's.
     let is_served = |build: &str| {
         let name = build.split_once(':').and_then(|(project, _)| ProjectName::new(project).ok());
@@ -502,7 +525,13 @@ async fn gather(
             Err(error) => answers[index] = Err(error),
             Ok(Err(why)) => answers[index] = Ok(vec![Outcome::Nothing { why }]),
             Ok(Ok(found)) => {
-                for Found { project, scope, line, source } in found {
+                for Found { project, scope, line, source, saved } in found {
+                    if let Some(saved) = saved {
+                        let request = mounts::Request { trigger: index, project, scope, saved };
+                        let key = (request.project.name.clone(), request.scope.clone());
+                        mounts.entry(key).or_default().push(request);
+                        continue;
+                    }
                     let key = (project.name.clone(), scope.clone(), line);
                     moves.entry(key).or_default().push(UpdateRequest {
                         trigger: index,
@@ -514,7 +543,7 @@ async fn gather(
             }
         }
     }
-    moves
+    (moves, mounts)
 }
 
 /// A move, and of what.
@@ -523,6 +552,8 @@ struct Found {
     scope: Scope,
     line: Line,
     source: Option<UpdateSource>,
+    /// Of a mount's line: what a build did with the mount.
+    saved: Option<mounts::Saved>,
 }
 
 /// The moves that a build's end asks for, one for each target that it exported, if it is a build that Stoker gave
@@ -578,13 +609,18 @@ fn built_moves(policy: &Policy, build: &Build) -> Result<Vec<Found>, String> {
         return Err("the build names several exports for one target".to_owned());
     }
     let moves = inputs.exports.iter().map(|export| match Tag::parse(export) {
-        Some((scope, TagKind::Export(key))) if project.has_scope(&scope) => {
+        Some((scope, TagKind::Export(key))) if project.scopes().any(|own| *own == scope) => {
             let source = UpdateSource::Built(Tag::export(&scope, &key), built.clone(), told.clone());
-            Ok(Found { project: project.clone(), scope, line: inputs.line.clone(), source: Some(source) })
+            let (project, line) = (project.clone(), inputs.line.clone());
+            Ok(Found { project, scope, line, source: Some(source), saved: None })
         }
         _ => Err("the build's export tag is not one of its project's".to_owned()),
     });
-    moves.collect()
+    let saved = mounts::saved(&project, inputs, &built, seconds).into_iter().map(|(scope, saved)| {
+        let (project, line) = (project.clone(), inputs.line.clone());
+        Ok(Found { project, scope, line, source: None, saved: Some(saved) })
+    });
+    moves.chain(saved).collect()
 }
 
 /// Whether CodeBuild's own word for what a build was started with is the branch of this line: `refs/heads/<branch>`, with or
@@ -662,7 +698,10 @@ fn exported_moves(
         None => return Ok(Err("nobody has looked for its build".to_owned())),
     };
     let writes = |build: &&Arc<Build>| {
-        build.inputs.as_ref().is_some_and(|inputs| inputs.exports.iter().any(|own| own == tag))
+        build
+            .inputs
+            .as_ref()
+            .is_some_and(|inputs| inputs.exports.iter().chain(&inputs.saves).any(|own| own == tag))
     };
     Ok(match builds.iter().find(writes) {
         None => Err("no build of Stoker's was told to write the export".to_owned()),
@@ -702,6 +741,7 @@ async fn merged_moves(
                 scope: scope.clone(),
                 line: line.clone(),
                 source: Some(source.clone()),
+                saved: None,
             }));
         }
     }
@@ -740,6 +780,7 @@ fn overdue_moves(policy: &Policy, project: &ProjectName) -> Result<Vec<Found>, S
         scope: scope.clone(),
         line: Line::Main,
         source: None,
+        saved: None,
     };
     Ok(project.scopes().map(found).collect())
 }
