@@ -301,6 +301,10 @@ fn report(outcome: &Outcome, now: Timestamp) {
             );
             metrics::put(now, &[failed.project.as_str()], &[(Metric::BuildsFailed, 1)]);
         }
+        Outcome::MountSaved { project, mount, to, bytes, layers, build } => tracing::info!(
+            project.name = %project, mount.id = %mount, cache.digest = %to, mount.bytes = bytes, mount.layers = layers,
+            build.id = build, "the line of a cache mount moved"
+        ),
         Outcome::Repaired { tag } => tracing::info!(cache.tag = %tag, "line repaired"),
         Outcome::Unchanged { line } => tracing::info!(%line, "the line holds it already"),
         Outcome::Nothing { why } => tracing::info!(why, "nothing to promote"),

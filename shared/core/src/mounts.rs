@@ -19,7 +19,7 @@ pub use self::measure::{Carrying, Samples};
 use crate::build_inputs::{BuildInputs, Reads};
 use crate::error::chain;
 use crate::names::{Digest, Line, Scope, Tag};
-use crate::policy::{Mount, Project, Target};
+use crate::policy::{Mount, Project};
 use crate::ports::{Build, BuildStatus, ReadImages, read_images};
 use crate::provenance::Provenance;
 use crate::start;
@@ -151,7 +151,7 @@ pub fn bake_files(inputs: &BuildInputs, registry: &str, project: &Project) -> [O
                 let secret = input.save.as_ref().or(part.export.as_ref()).map(Tag::to_string);
                 let nonce = secret.or_else(|| Some(inputs.commit.as_ref()?.to_string())).unwrap_or_default();
                 let file = restoring(&project.tools_image, mount, image, &nonce);
-                restore.insert(name(mount, &restore), target(&part.target, &file, to));
+                restore.insert(name(mount, &restore), target(&file, &to));
             }
             if let Some(tag) = &input.save {
                 let reference = format!("{registry}/{}:{tag}", project.exports());
@@ -161,7 +161,7 @@ pub fn bake_files(inputs: &BuildInputs, registry: &str, project: &Project) -> [O
                 )]);
                 let file =
                     saving(&project.tools_image, mount, image.as_deref().filter(|_| input.extends), tag);
-                save.insert(name(mount, &save), target(&part.target, &file, to));
+                save.insert(name(mount, &save), target(&file, &to));
             }
         }
     }
@@ -179,17 +179,14 @@ fn name(mount: &Mount, known: &BTreeMap<String, Value>) -> String {
     format!("mount-{}-{}", id.trim_matches('-'), known.len() + 1)
 }
 
-fn target(target: &Target, dockerfile: &str, output: Value) -> Value {
-    let mut target_json = json!({
+fn target(dockerfile: &str, output: &Value) -> Value {
+    // On the builder's own platform, whatever the target's: files are copied.
+    json!({
         "context": ".",
         "dockerfile-inline": dockerfile,
         "output": output,
         "attest": ["type=provenance,disabled=true"],
-    });
-    if let Some(platform) = &target.platform {
-        target_json["platforms"] = json!([platform.as_str()]);
-    }
-    target_json
+    })
 }
 
 /// A mount of a Dockerfile's RUN, at `/.m`.

@@ -102,6 +102,11 @@ impl Project {
         self.targets.iter().map(|target| &target.scope)
     }
 
+    /// The same, and those of its cache mounts.
+    pub fn all_scopes(&self) -> impl Iterator<Item = &Scope> {
+        self.scopes().chain(self.mounts().map(|mount| &mount.scope))
+    }
+
     /// The cache mounts of all its targets.
     pub fn mounts(&self) -> impl Iterator<Item = &Mount> {
         self.targets.iter().flat_map(|target| &target.mounts)
@@ -116,7 +121,7 @@ impl Project {
     /// Whether what is in this scope, caches or images of a mount, is its own.
     #[must_use]
     pub fn has_scope(&self, scope: &Scope) -> bool {
-        self.scopes().any(|own| own == scope) || self.mount(scope).is_some()
+        self.all_scopes().any(|own| own == scope)
     }
 }
 

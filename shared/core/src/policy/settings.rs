@@ -1,6 +1,7 @@
 //! What `defaults` and every rule can set: the fields, what holds without them, and how each is read.
 
 use std::collections::HashMap;
+use std::mem;
 
 use jiff::SignedDuration;
 
@@ -252,6 +253,14 @@ fn targets(node: &Node<'_>, found: &mut Vec<Mistake>) -> Vec<TargetSettings> {
                 };
                 found.push(entry.place.mistake(wrong));
             }
+            let is_known = |mount: &&MountSettings| {
+                all.iter().any(|other: &TargetSettings| other.mounts.iter().any(|known| known.id == mount.id))
+            };
+            if let Some(mount) = target.mounts.iter().find(is_known) {
+                let wrong = format!("the mount `{}` is another target's, too", mount.id);
+                let why = "a builder has one of each id: name it once, or give each an `id` of its own";
+                found.push(entry.place.mistake(format!("{wrong}; {why}")));
+            }
             suffixes.entry(suffix).or_insert(title);
             all.push(target);
         }
@@ -289,11 +298,9 @@ fn entry_targets(entry: &Node<'_>, is_only: bool, found: &mut Vec<Mistake>) -> V
     if found.len() > before {
         return Vec::new();
     }
-    let of = |platform| TargetSettings {
-        name: name.clone(),
-        platform,
-        mounts: mounts.clone().unwrap_or_default(),
-    };
+    // A builder has one mount of an id, whichever platforms it builds: it is the first one's.
+    let mut mounts = mounts.unwrap_or_default();
+    let mut of = |platform| TargetSettings { name: name.clone(), platform, mounts: mem::take(&mut mounts) };
     match platforms {
         None => vec![of(None)],
         Some(platforms) => platforms.into_iter().map(|platform| of(Some(platform))).collect(),
