@@ -271,6 +271,7 @@ async fn life(
         mode: planned.mode().to_string(),
         kind: match facts.map(ManifestInfo::shape) {
             Some(Shape::Cache) => "cache",
+            Some(Shape::Mount) => "mount",
             Some(Shape::Index) => "index",
             Some(Shape::Other) => "other",
             None if image.is_archived => "archived",

@@ -127,7 +127,8 @@ async fn promote_all(
         let group: Vec<PromotionTrigger> =
             places.iter().map(|&place| triggered[place].trigger.clone()).collect();
         let promoted = if started.elapsed() < TIME {
-            promote_in_turn(ports, policy, &group, turn, now).await
+            // Boxed: the compiler lays out only so deep a future.
+            Box::pin(promote_in_turn(ports, policy, &group, turn, now)).await
         } else {
             let no_time = |trigger: &PromotionTrigger| {
                 Err(Arc::new(promote::Error::NoTime { of: trigger.to_string() }))
@@ -270,6 +271,10 @@ fn report(outcome: &Outcome, now: Timestamp) {
             );
             metrics::put(now, &[failed.project.as_str()], &[(Metric::BuildsFailed, 1)]);
         }
+        Outcome::MountSaved { project, mount, to, bytes, layers, build } => tracing::info!(
+            project.name = %project, mount.id = %mount, cache.digest = %to, mount.bytes = bytes, mount.layers = layers,
+            build.id = build, "the line of a cache mount moved"
+        ),
         Outcome::Repaired { tag } => tracing::info!(cache.tag = %tag, "line repaired"),
         Outcome::Unchanged { line } => tracing::info!(%line, "the line holds it already"),
         Outcome::Nothing(why) => tracing::info!(%why, "nothing to promote"),

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use crate::error::chain;
 use crate::event::MAX_COMMITS;
+use crate::mounts::{self, MountInput};
 use crate::names::{Commit, Digest, Line, Scope, Tag};
 use crate::policy::{CacheMode, Compression, ExportBuilds, Project, Target};
 use crate::request::{Request, Subject, Trust};
@@ -14,7 +15,7 @@ use crate::request::{Request, Subject, Trust};
 /// Each cache that is joined costs a start one config to read, so a build is given only the nearest.
 pub const MAX_SOURCES: usize = 8;
 
-/// Bytes that `STOKER_BAKE` may have. Linux runs no program with a variable of more than 128 KiB: a build that was given
+/// Bytes that a file for bake may have. Linux runs no program with a variable of more than 128 KiB: a build that was given
 /// one would fail in its first command.
 const MAX_BAKE: usize = 100_000;
 
@@ -35,6 +36,16 @@ pub mod variable {
     pub const BUILDER: &str = "STOKER_BUILDER_FLAGS";
     /// A file for `docker buildx bake --file`: the caches of every target. Absent where it would be too large for a variable.
     pub const BAKE: &str = "STOKER_BAKE";
+    /// A file for `docker buildx bake --file`: restores the cache mounts that the build is given. Absent without any.
+    pub const RESTORE_MOUNTS: &str = "STOKER_RESTORE_MOUNTS";
+    /// The same: saves the mounts. Absent for a build that must not, and where nothing is carried.
+    pub const SAVE_MOUNTS: &str = "STOKER_SAVE_MOUNTS";
+    /// What the build is given of each mount, or why nothing, for people.
+    pub const MOUNTS: &str = "STOKER_MOUNTS";
+    /// The images that mounts are restored from, as scope, `@` and digest, separated by spaces.
+    pub const MOUNTS_GIVEN: &str = "STOKER_MOUNTS_GIVEN";
+    /// The tags that mounts are saved to, separated by spaces.
+    pub const MOUNTS_EXPORT: &str = "STOKER_MOUNTS_EXPORT";
     /// The build's line.
     pub const LINE: &str = "STOKER_LINE";
     /// The commit that the build was started for.
@@ -76,6 +87,8 @@ pub struct Reads {
     /// The one that it is given: one of them, or their join. BuildKit loses links between caches that it is given side
     /// by side, so each target gets one.
     pub given: Option<Digest>,
+    /// What it is given of each of the target's mounts, in their order; empty where nobody has looked.
+    pub mounts: Vec<MountInput>,
 }
 
 /// What a build is given for one target.
@@ -147,10 +160,13 @@ impl BuildInputs {
         };
         let writes = exports(project, &request.wanted.line, request.trust);
         let reads = reads.into_iter().chain(std::iter::repeat_with(Reads::default));
-        let parts = project.targets.iter().zip(reads).map(|(target, reads)| Part {
-            export: writes.then(|| export_tag(&target.scope, &request.subject)).flatten(),
-            target: target.clone(),
-            reads,
+        let saves = writes && request.wanted.line == Line::Main;
+        let parts = project.targets.iter().zip(reads).map(|(target, mut reads)| {
+            if saves {
+                mounts::save(&target.mounts, &mut reads.mounts, |scope| export_tag(scope, &request.subject));
+            }
+            let export = writes.then(|| export_tag(&target.scope, &request.subject)).flatten();
+            Part { export, target: target.clone(), reads }
         });
         Self {
             line: request.wanted.line.clone(),
@@ -199,7 +215,7 @@ impl BuildInputs {
         };
         let mut reads: Vec<&str> = Vec::new();
         let mut joined: Vec<String> = Vec::new();
-        for Reads { sources, given } in self.parts.iter().map(|part| &part.reads) {
+        for Reads { sources, given, .. } in self.parts.iter().map(|part| &part.reads) {
             for source in sources {
                 if !reads.contains(&source.label.as_str()) {
                     reads.push(&source.label);
@@ -213,6 +229,24 @@ impl BuildInputs {
             self.parts.iter().filter_map(|part| part.export.as_ref()).map(Tag::as_str).collect();
         let merged: Vec<&str> =
             self.merged.iter().rev().take(MAX_COMMITS).rev().map(Commit::as_str).collect();
+        let mounts = || self.parts.iter().flat_map(|part| part.target.mounts.iter().zip(&part.reads.mounts));
+        let notes: Vec<String> =
+            mounts().map(|(mount, input)| format!("{}: {}", mount.id, input.note)).collect();
+        let restored = mounts().filter_map(|(mount, input)| Some((&mount.scope, input.image.as_ref()?)));
+        let restored: Vec<String> = restored.map(|(scope, digest)| format!("{scope}@{digest}")).collect();
+        let saved: Vec<&str> =
+            mounts().filter_map(|(_, input)| input.save.as_ref()).map(Tag::as_str).collect();
+        let files = mounts::bake_files(self, registry, project);
+        if files.iter().flatten().all(|file| file.len() <= MAX_BAKE) {
+            let [restore, save] = files;
+            say(variable::RESTORE_MOUNTS, restore);
+            say(variable::SAVE_MOUNTS, save);
+            say(variable::MOUNTS_GIVEN, (!restored.is_empty()).then(|| restored.join(" ")));
+            say(variable::MOUNTS_EXPORT, (!saved.is_empty()).then(|| saved.join(" ")));
+        } else {
+            tracing::warn!(project = %project.name, "the build gets no mounts: they are more than a variable may hold");
+        }
+        say(variable::MOUNTS, (!notes.is_empty()).then(|| notes.join("; ")));
         say(variable::BUILDER, Some(builder_flags(project)));
         say(variable::LINE, Some(self.line.to_string()));
         say(variable::TRUST, Some(Trust::of(&self.line).to_string()));
@@ -285,6 +319,10 @@ pub struct GivenInputs {
     pub given: BTreeSet<Digest>,
     /// The caches that those of them were joined from that are joins.
     pub joined: BTreeSet<Digest>,
+    /// The images that it was to restore mounts from, by the mounts' scopes.
+    pub mounts: BTreeMap<String, Digest>,
+    /// The tags that it was told to save mounts to.
+    pub saves: Vec<String>,
     /// The commits that came to its line with what it built.
     pub merged: Vec<Commit>,
     /// When the forge got the push.
@@ -307,6 +345,8 @@ impl GivenInputs {
             exports: Vec::new(),
             given: BTreeSet::new(),
             joined: BTreeSet::new(),
+            mounts: BTreeMap::new(),
+            saves: Vec::new(),
             merged: Vec::new(),
             pushed_at: None,
             refresh: false,
@@ -315,9 +355,9 @@ impl GivenInputs {
         }
     }
 
-    /// Every cache that it reads, or that what it reads was joined from.
+    /// Every cache that it reads, or that what it reads was joined from, and the images of its mounts.
     pub fn caches(&self) -> impl Iterator<Item = &Digest> {
-        self.given.union(&self.joined)
+        self.given.union(&self.joined).chain(self.mounts.values())
     }
 
     /// Reads it back; `None` for a build that Stoker gave nothing.
@@ -334,6 +374,11 @@ impl GivenInputs {
             exports: words(variable::EXPORT).map(str::to_owned).collect(),
             given: given.collect(),
             joined: words(variable::JOINED).filter_map(|joined| Digest::new(joined).ok()).collect(),
+            mounts: words(variable::MOUNTS_GIVEN)
+                .filter_map(|word| word.split_once('@'))
+                .filter_map(|(scope, digest)| Some((scope.to_owned(), Digest::new(digest).ok()?)))
+                .collect(),
+            saves: words(variable::MOUNTS_EXPORT).map(str::to_owned).collect(),
             merged: words(variable::MERGED).filter_map(|commit| Commit::new(commit).ok()).collect(),
             pushed_at: value(variable::PUSHED_AT).and_then(|time| time.parse().ok()),
             refresh: value(variable::REFRESH).is_some(),
@@ -360,7 +405,7 @@ mod tests {
         let source = Source { label: "main".to_owned(), digest: digest.clone() };
         Part {
             export: Some(Tag::export(&target.scope, "key")),
-            reads: Reads { sources: vec![source], given: Some(digest) },
+            reads: Reads { sources: vec![source], given: Some(digest), mounts: Vec::new() },
             target,
         }
     }

@@ -6,6 +6,7 @@ pub mod error;
 pub mod event;
 pub mod forge;
 pub mod line_update;
+pub mod mounts;
 pub mod names;
 mod newest_commit;
 pub mod partition;

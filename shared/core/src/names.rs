@@ -180,6 +180,15 @@ name_type!(
 );
 
 name_type!(
+    /// The id of a cache mount, as a Dockerfile's `--mount=type=cache,id=` has it; without one it is the mount's target.
+    MountId,
+    "cache mount",
+    "expected 1 to 128 letters, digits and `/._-`, as `id=` or `target=` of the Dockerfile's `--mount=type=cache` say it",
+    |v| v,
+    |v| (1..=128).contains(&v.len()) && v.chars().all(|c| c.is_ascii_alphanumeric() || "/._-".contains(c))
+);
+
+name_type!(
     /// The name of a git branch, without `refs/heads/`.
     Branch,
     "branch",
@@ -242,6 +251,19 @@ impl Scope {
         let target = target.map_or("", TargetName::as_str);
         let platform = platform.map_or("", Platform::as_str);
         Self(slug(&format!("{project}.{target}.{platform}")).into())
+    }
+
+    /// The scope of a cache mount of a target: its images have lines as caches have. Always hashed, too.
+    #[must_use]
+    pub fn of_mount(
+        project: &ProjectName,
+        target: Option<&TargetName>,
+        platform: Option<&Platform>,
+        id: &MountId,
+    ) -> Self {
+        let target = target.map_or("", TargetName::as_str);
+        let platform = platform.map_or("", Platform::as_str);
+        Self(slug(&format!("{project}.{target}.{platform}.mount.{id}")).into())
     }
 }
 

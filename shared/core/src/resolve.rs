@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::build_inputs::{BuildInputs, Part, export_tag, exports};
 use crate::error::CallError;
+use crate::mounts;
 use crate::names::{Branch, Commit, Line, Platform, ProjectName, TargetName};
 use crate::policy::{Policy, Project, Target};
 use crate::request::{Subject, Trust, Wanted};
@@ -85,7 +86,8 @@ pub async fn handle(
     let line_of = |branch: &Branch| Line::of_branch(branch, &project.default_branch());
     let line = question.line(&project);
     let wanted = Wanted { line: line.clone(), base: question.base.as_ref().map(line_of), merged: Vec::new() };
-    let reads = give(ports, &project, &wanted, now).await?;
+    let mut reads = give(ports, &project, &wanted, now).await?;
+    mounts::give(ports, &project, &line, &mut reads, &[], now).await;
     let exports = reads_only(&question, &project).is_none();
     let subject = question.commit.clone().filter(|_| exports).map(Subject::Commit);
     let parts = project.targets.iter().zip(reads).map(|(target, reads)| Part {

@@ -119,7 +119,7 @@ pub async fn give(
                 }
             };
             let source = |Found { label, image, .. }| Source { label, digest: image.digest };
-            Reads { sources: found.into_iter().map(source).collect(), given }
+            Reads { sources: found.into_iter().map(source).collect(), given, mounts: Vec::new() }
         }
     });
     Ok(stream::iter(reads).buffered(AT_A_TIME).collect().await)

@@ -7,6 +7,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::build_inputs::{BuildInputs, GivenInputs, Source};
 use crate::error::{CallError, chain};
+use crate::mounts;
 use crate::names::{Branch, Commit, Line, ProjectName};
 use crate::policy::{Project, Superseded};
 use crate::ports::{Build, BuildOrder, BuildStatus, Ordered, Pause, StartBuilds};
@@ -79,10 +80,12 @@ pub async fn start(
             let wanted = request.readable(project);
             await_commits(ports, project, &wanted, recent).await;
             // A build without caches is cold; a build that is not started is worse.
-            give(ports, project, &wanted, now).await.unwrap_or_else(|error| {
+            let mut reads = give(ports, project, &wanted, now).await.unwrap_or_else(|error| {
                 tracing::error!(error = chain(&error), project = %project.name, "the build starts without caches");
                 Vec::new()
-            })
+            });
+            mounts::give(ports, project, &wanted.line, &mut reads, recent, now).await;
+            reads
         }
     };
     let build_inputs = BuildInputs::of(project, request, reads);

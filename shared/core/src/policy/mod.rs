@@ -21,9 +21,11 @@ use jiff::SignedDuration;
 use wildmatch::WildMatch;
 
 use crate::event::Change;
-use crate::names::{Branch, CacheRepository, Line, Platform, ProjectName, Repository, Scope, TargetName};
+use crate::names::{
+    Branch, CacheRepository, Line, MountId, Platform, ProjectName, Repository, Scope, TargetName,
+};
 pub use document::{MAX_BYTES, MAX_INDENT, Mistake, Mistakes};
-pub use settings::DEFAULT_BUILDER_IMAGE;
+pub use settings::{DEFAULT_BUILDER_IMAGE, DEFAULT_TOOLS_IMAGE};
 pub use values::{
     MAXIMUM_DURATION, MAXIMUM_PROBATION, MINIMUM_DURATION, MINIMUM_LEASE, MINIMUM_PROBATION, MINIMUM_REFRESH,
 };
@@ -61,6 +63,8 @@ pub struct Project {
     pub export: Export,
     /// The image of BuildKit that builders are made of: characters that mean nothing to a shell, and no `,`.
     pub builder_image: String,
+    /// The image whose busybox restores and saves cache mounts, of the same characters.
+    pub tools_image: String,
     /// More caches that every build is given after its own, as values of `--cache-from`. They are as trusted as main.
     pub more_sources: Vec<String>,
     /// What a merge does to main's cache.
@@ -98,10 +102,26 @@ impl Project {
         self.targets.iter().map(|target| &target.scope)
     }
 
-    /// Whether caches of this scope are its own.
+    /// The same, and those of its cache mounts.
+    pub fn all_scopes(&self) -> impl Iterator<Item = &Scope> {
+        self.scopes().chain(self.mounts().map(|mount| &mount.scope))
+    }
+
+    /// The cache mounts of all its targets.
+    pub fn mounts(&self) -> impl Iterator<Item = &Mount> {
+        self.targets.iter().flat_map(|target| &target.mounts)
+    }
+
+    /// The cache mount whose lines these are.
+    #[must_use]
+    pub fn mount(&self, scope: &Scope) -> Option<&Mount> {
+        self.mounts().find(|mount| mount.scope == *scope)
+    }
+
+    /// Whether what is in this scope, caches or images of a mount, is its own.
     #[must_use]
     pub fn has_scope(&self, scope: &Scope) -> bool {
-        self.scopes().any(|own| own == scope)
+        self.all_scopes().any(|own| own == scope)
     }
 }
 
@@ -114,6 +134,21 @@ pub struct Target {
     pub platform: Option<Platform>,
     /// Where its caches are.
     pub scope: Scope,
+    /// The cache mounts of its Dockerfile that are carried from build to build.
+    pub mounts: Vec<Mount>,
+}
+
+/// A cache mount that builds of main save and that every build is given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    /// Its id.
+    pub id: MountId,
+    /// `uid`, `gid` and `mode` as the Dockerfile's mount has them: with others it is another mount. Empty without any.
+    pub options: String,
+    /// It is not saved when it holds more bytes than this, unpacked.
+    pub limit: u64,
+    /// Where its images are.
+    pub scope: Scope,
 }
 
 impl Target {
@@ -121,7 +156,7 @@ impl Target {
     #[must_use]
     pub fn new(project: &ProjectName, name: Option<TargetName>, platform: Option<Platform>) -> Self {
         let scope = Scope::of_target(project, name.as_ref(), platform.as_ref());
-        Self { name, platform, scope }
+        Self { name, platform, scope, mounts: Vec::new() }
     }
 
     /// What tells its environment variables from another target's: empty, or such as `_API` or `_API_LINUX_ARM64`.
@@ -421,13 +456,14 @@ struct Settings {
     default_branch: Option<Branch>,
     cache_repository: Template,
     builds_repository: Option<Template>,
-    /// Names and platforms; empty for one image on the builder's own platform.
-    targets: Vec<(Option<TargetName>, Option<Platform>)>,
+    /// Empty for one image on the builder's own platform.
+    targets: Vec<TargetSettings>,
     builds: Builds,
     /// `builds.forks.project`, which may hold `{project}`.
     fork_project: Option<Template>,
     export: Export,
     builder_image: String,
+    tools_image: String,
     more_sources: Vec<String>,
     promotion: Promotion,
     probation: SignedDuration,
@@ -436,13 +472,35 @@ struct Settings {
     retention: Retention,
 }
 
+/// One target on one platform, as it is written.
+#[derive(Debug, Clone)]
+struct TargetSettings {
+    name: Option<TargetName>,
+    platform: Option<Platform>,
+    mounts: Vec<MountSettings>,
+}
+
+#[derive(Debug, Clone)]
+struct MountSettings {
+    id: MountId,
+    options: String,
+    limit: u64,
+}
+
 impl Settings {
     fn targets_of(&self, project: &ProjectName) -> Vec<Target> {
         if self.targets.is_empty() {
             return vec![Target::new(project, None, None)];
         }
-        let target = |(name, platform): &(Option<TargetName>, Option<Platform>)| {
-            Target::new(project, name.clone(), platform.clone())
+        let target = |target: &TargetSettings| {
+            let TargetSettings { name, platform, mounts } = target.clone();
+            let mounts = mounts.into_iter().map(|MountSettings { id, options, limit }| Mount {
+                scope: Scope::of_mount(project, name.as_ref(), platform.as_ref(), &id),
+                id,
+                options,
+                limit,
+            });
+            Target { mounts: mounts.collect(), ..Target::new(project, name.clone(), platform.clone()) }
         };
         self.targets.iter().map(target).collect()
     }
@@ -473,6 +531,7 @@ impl Rule {
             },
             export: self.settings.export,
             builder_image: self.settings.builder_image.clone(),
+            tools_image: self.settings.tools_image.clone(),
             more_sources: self.settings.more_sources.clone(),
             promotion: self.settings.promotion,
             probation: self.settings.probation,

@@ -1,20 +1,26 @@
 //! What `defaults` and every rule can set: the fields, what holds without them, and how each is read.
 
 use std::collections::HashMap;
+use std::mem;
 
 use jiff::SignedDuration;
 
 use super::document::{Fields, Mistake, Node, read};
 use super::values::{self, MAX_ENTRIES, Trigger};
 use super::{
-    Builds, CacheMode, Export, ExportBuilds, ForkBuilds, Forks, Globs, Mode, PathsUnknown, Promotion,
-    Retention, Settings, Superseded, Warm, suffix_of,
+    Builds, CacheMode, Export, ExportBuilds, ForkBuilds, Forks, Globs, Mode, MountSettings, PathsUnknown,
+    Promotion, Retention, Settings, Superseded, TargetSettings, Warm, suffix_of,
 };
 use crate::event::Change;
-use crate::names::{Platform, TargetName};
 
 /// What builders are made of where a policy names nothing else: a BuildKit that the tests build with.
 pub const DEFAULT_BUILDER_IMAGE: &str = "moby/buildkit:v0.25.2";
+/// The image whose busybox restores and saves cache mounts where a policy names no other: it has to be a static one.
+pub const DEFAULT_TOOLS_IMAGE: &str = "busybox:1.37.0-musl";
+/// Most cache mounts of a target: each is a build of its own, before and after.
+const MAX_MOUNTS: usize = 8;
+/// What a mount may hold where a policy says nothing, in bytes.
+const MOUNT_LIMIT: u64 = 2_000_000_000;
 /// Most targets of a project, each platform of each counted.
 const MAX_TARGETS: usize = 100;
 /// Most caches of others: each costs every build a request.
@@ -35,7 +41,8 @@ pub(super) const SETTINGS: &[&str] = &[
     "warm",
     "retention",
 ];
-pub(super) const TARGET: &[&str] = &["name", "platforms"];
+pub(super) const TARGET: &[&str] = &["name", "platforms", "mounts"];
+pub(super) const MOUNT: &[&str] = &["id", "options", "limit"];
 pub(super) const BUILDS: &[&str] = &[
     "start",
     "on",
@@ -55,7 +62,7 @@ pub(super) const BUILDS: &[&str] = &[
 ];
 pub(super) const FORKS: &[&str] = &["build", "project", "approvers"];
 pub(super) const EXPORT: &[&str] = &["builds", "mode", "compression"];
-pub(super) const BUILDER: &[&str] = &["image"];
+pub(super) const BUILDER: &[&str] = &["image", "tools"];
 pub(super) const WARM: &[&str] = &["after-merge", "stale-after", "refresh", "base-images"];
 pub(super) const RETENTION: &[&str] = &[
     "mode",
@@ -100,6 +107,7 @@ pub(super) fn built_in() -> Result<Settings, String> {
         fork_project: None,
         export: Export { builds: ExportBuilds::All, mode: CacheMode::Max, compression: None },
         builder_image: DEFAULT_BUILDER_IMAGE.to_owned(),
+        tools_image: DEFAULT_TOOLS_IMAGE.to_owned(),
         more_sources: Vec::new(),
         promotion: Promotion::Merged,
         probation: SignedDuration::from_hours(7 * 24),
@@ -147,6 +155,7 @@ pub(super) fn settings(fields: &Fields<'_>, mut base: Settings, found: &mut Vec<
     export.set("compression", values::compression, &mut base.export.compression, found);
     let builder = fields.section("builder", BUILDER, found);
     builder.set("image", values::builder_image, &mut base.builder_image, found);
+    builder.set("tools", values::builder_image, &mut base.tools_image, found);
     fields.set_list("more-sources", MAX_SOURCES, values::more_source, &mut base.more_sources, found);
     fields.set("promotion", values::promotion, &mut base.promotion, found);
     fields.set("probation", values::probation, &mut base.probation, found);
@@ -226,16 +235,14 @@ fn builds(fields: &Fields<'_>, builds: &mut Builds, found: &mut Vec<Mistake>) {
     fields.set("superseded", values::superseded, &mut builds.superseded, found);
 }
 
-type NameAndPlatform = (Option<TargetName>, Option<Platform>);
-
 /// The targets of a list, no two of which are told apart by nothing.
-fn targets(node: &Node<'_>, found: &mut Vec<Mistake>) -> Vec<NameAndPlatform> {
+fn targets(node: &Node<'_>, found: &mut Vec<Mistake>) -> Vec<TargetSettings> {
     let entries = node.short_list(MAX_TARGETS, found);
     let mut all = Vec::new();
     let mut suffixes: HashMap<String, String> = HashMap::new();
     for entry in &entries {
         for target in entry_targets(entry, entries.len() == 1, found) {
-            let suffix = suffix_of(target.0.as_ref(), target.1.as_ref());
+            let suffix = suffix_of(target.name.as_ref(), target.platform.as_ref());
             let title = title(&target);
             if let Some(other) = suffixes.get(&suffix) {
                 let wrong = if *other == title {
@@ -245,6 +252,14 @@ fn targets(node: &Node<'_>, found: &mut Vec<Mistake>) -> Vec<NameAndPlatform> {
                     format!("{title} cannot be told from {other}: {why}; call one of them otherwise")
                 };
                 found.push(entry.place.mistake(wrong));
+            }
+            let is_known = |mount: &&MountSettings| {
+                all.iter().any(|other: &TargetSettings| other.mounts.iter().any(|known| known.id == mount.id))
+            };
+            if let Some(mount) = target.mounts.iter().find(is_known) {
+                let wrong = format!("the mount `{}` is another target's, too", mount.id);
+                let why = "a builder has one of each id: name it once, or give each an `id` of its own";
+                found.push(entry.place.mistake(format!("{wrong}; {why}")));
             }
             suffixes.entry(suffix).or_insert(title);
             all.push(target);
@@ -258,7 +273,7 @@ fn targets(node: &Node<'_>, found: &mut Vec<Mistake>) -> Vec<NameAndPlatform> {
 }
 
 /// The targets of one entry: one for each of its platforms. None if something is wrong with it.
-fn entry_targets(entry: &Node<'_>, is_only: bool, found: &mut Vec<Mistake>) -> Vec<NameAndPlatform> {
+fn entry_targets(entry: &Node<'_>, is_only: bool, found: &mut Vec<Mistake>) -> Vec<TargetSettings> {
     let before = found.len();
     let fields = entry.fields(TARGET, found);
     let name = fields.get("name").and_then(|node| read(node, values::target_name, found));
@@ -270,25 +285,49 @@ fn entry_targets(entry: &Node<'_>, is_only: bool, found: &mut Vec<Mistake>) -> V
         }
         platforms
     });
+    let mounts = fields.get("mounts").map(|node| mounts(node, found));
     if found.len() == before && name.is_none() {
         if !is_only {
             let wrong = "the field `name` is missing; only a single target can do without";
             found.push(entry.place.mistake(wrong));
-        } else if platforms.is_none() {
-            let wrong = "a target has a `name`, `platforms` or both; leave `targets` out for one image";
+        } else if platforms.is_none() && mounts.is_none() {
+            let wrong = "a target has a `name`, `platforms` or `mounts`; leave `targets` out for one image";
             found.push(entry.place.mistake(wrong));
         }
     }
     if found.len() > before {
         return Vec::new();
     }
+    // A builder has one mount of an id, whichever platforms it builds: it is the first one's.
+    let mut mounts = mounts.unwrap_or_default();
+    let mut of = |platform| TargetSettings { name: name.clone(), platform, mounts: mem::take(&mut mounts) };
     match platforms {
-        None => vec![(name, None)],
-        Some(platforms) => platforms.into_iter().map(|platform| (name.clone(), Some(platform))).collect(),
+        None => vec![of(None)],
+        Some(platforms) => platforms.into_iter().map(|platform| of(Some(platform))).collect(),
     }
 }
 
-fn title((name, platform): &NameAndPlatform) -> String {
+/// The cache mounts of a target, each of which is there once.
+fn mounts(node: &Node<'_>, found: &mut Vec<Mistake>) -> Vec<MountSettings> {
+    let mut mounts: Vec<MountSettings> = Vec::new();
+    for entry in node.short_list(MAX_MOUNTS, found) {
+        let fields = entry.fields(MOUNT, found);
+        let (mut options, mut limit) = (String::new(), MOUNT_LIMIT);
+        fields.set("options", values::mount_options, &mut options, found);
+        fields.set("limit", values::mount_limit, &mut limit, found);
+        let Some(id) = fields.require("id", found).and_then(|node| read(node, values::mount_id, found))
+        else {
+            continue;
+        };
+        if mounts.iter().any(|mount| mount.id == id) {
+            found.push(entry.place.mistake(format!("the mount `{id}` is there twice")));
+        }
+        mounts.push(MountSettings { id, options, limit });
+    }
+    mounts
+}
+
+fn title(TargetSettings { name, platform, .. }: &TargetSettings) -> String {
     match (name, platform) {
         (Some(name), Some(platform)) => format!("`{name}` for `{platform}`"),
         (Some(name), None) => format!("`{name}`"),

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::names::MountId;
 
 fn policy(text: &str) -> Policy {
     Policy::parse("policy.yaml", text).unwrap_or_else(|mistakes| panic!("{mistakes}"))
@@ -74,6 +75,7 @@ fn the_shipped_policy_and_the_reference_have_every_field() {
         settings::BUILDS,
         settings::FORKS,
         settings::EXPORT,
+        settings::BUILDER,
         settings::WARM,
         settings::RETENTION,
     ];
@@ -88,6 +90,9 @@ fn the_shipped_policy_and_the_reference_have_every_field() {
     }
     for field in settings::TARGET {
         assert!(reference.contains(&format!("\n| `targets[].{field}` |")), "{field}");
+    }
+    for field in settings::MOUNT {
+        assert!(reference.contains(&format!("{field}`: ")), "{field}");
     }
 }
 
@@ -111,7 +116,12 @@ fn what_a_document_leaves_out_has_the_built_in_value() {
         named_default_branch: None,
         cache_repository: CacheRepository::new("stoker/app").unwrap(),
         builds_repository: None,
-        targets: vec![Target { name: None, platform: None, scope: Scope::of(&name("app")) }],
+        targets: vec![Target {
+            name: None,
+            platform: None,
+            scope: Scope::of(&name("app")),
+            mounts: Vec::new(),
+        }],
         builds: Builds {
             start: true,
             on_push: true,
@@ -133,6 +143,7 @@ fn what_a_document_leaves_out_has_the_built_in_value() {
         },
         export: Export { builds: ExportBuilds::All, mode: CacheMode::Max, compression: None },
         builder_image: "moby/buildkit:v0.25.2".to_owned(),
+        tools_image: "busybox:1.37.0-musl".to_owned(),
         more_sources: Vec::new(),
         promotion: Promotion::Merged,
         probation: DAY * 7,
@@ -657,6 +668,8 @@ const EVERY_SETTING: &str = r#"
   targets:
     - { name: api, platforms: [linux/amd64, linux/arm64] }
     - name: worker
+      mounts:
+        - { id: /root/.cargo/registry, options: "uid=1000,gid=1000", limit: 500MB }
   builds:
     start: false
     on: [pull-request, tag]
@@ -674,7 +687,7 @@ const EVERY_SETTING: &str = r#"
     superseded: stop
     forks: { build: after-approval, project: "{project}-forks", approvers: ["49699333", "557058:0-ABCD"] }
   export: { builds: main, mode: min, compression: zstd }
-  builder: { image: "mirror.example:5000/moby/buildkit:v0.13.2" }
+  builder: { image: "mirror.example:5000/moby/buildkit:v0.13.2", tools: "mirror.example:5000/busybox:1" }
   more-sources:
     - type=registry,ref=example.com/app:latest
     - localhost:5000/team/app
@@ -688,6 +701,13 @@ const EVERY_SETTING: &str = r#"
 fn target(project: &str, target: Option<&str>, platform: Option<&str>) -> Target {
     let target = target.map(|text| TargetName::new(text).unwrap());
     Target::new(&name(project), target, platform.map(|text| Platform::new(text).unwrap()))
+}
+
+fn mount(target: &str, id: &str, options: &str, limit: u64) -> Mount {
+    let id = MountId::new(id).unwrap();
+    let target = TargetName::new(target).unwrap();
+    let scope = Scope::of_mount(&name("app"), Some(&target), None, &id);
+    Mount { id, options: options.to_owned(), limit, scope }
 }
 
 fn base_image(repository: &str, tag: &str) -> BaseImage {
@@ -704,7 +724,10 @@ fn project_with_every_setting() -> Project {
         targets: vec![
             target("app", Some("api"), Some("linux/amd64")),
             target("app", Some("api"), Some("linux/arm64")),
-            target("app", Some("worker"), None),
+            Target {
+                mounts: vec![mount("worker", "/root/.cargo/registry", "uid=1000,gid=1000", 500_000_000)],
+                ..target("app", Some("worker"), None)
+            },
         ],
         builds: Builds {
             start: false,
@@ -735,6 +758,7 @@ fn project_with_every_setting() -> Project {
             compression: Some(Compression::Zstd),
         },
         builder_image: "mirror.example:5000/moby/buildkit:v0.13.2".to_owned(),
+        tools_image: "mirror.example:5000/busybox:1".to_owned(),
         more_sources: vec![
             "type=registry,ref=example.com/app:latest".to_owned(),
             "type=registry,ref=localhost:5000/team/app".to_owned(),
@@ -1078,7 +1102,7 @@ fn targets_are_told_apart() {
     );
     assert_eq!(
         targets("{}"),
-        "targets[0]: a target has a `name`, `platforms` or both; leave `targets` out for one image"
+        "targets[0]: a target has a `name`, `platforms` or `mounts`; leave `targets` out for one image"
     );
     assert_eq!(
         targets("{ name: a, platforms: [] }"),
@@ -1739,4 +1763,31 @@ proptest! {
             prop_assert!(!team);
         }
     }
+}
+
+#[test]
+fn a_mount_is_named_once_and_by_what_a_dockerfile_takes() {
+    let targets = |text: &str| mistake_in_defaults(&format!("targets: [{text}]"));
+    let mounts = |text: &str| targets(&format!("{{ mounts: [{text}] }}"));
+    for id in ["", "a b", "a,uid=0", "$HOME", "a\\\"b", "a=b"] {
+        assert!(mounts(&format!("{{ id: \"{id}\" }}")).contains("cache mount"), "{id}");
+    }
+    assert!(mounts("{ id: cargo }, { id: cargo }").contains("the mount `cargo` is there twice"));
+    assert!(mounts("{ limit: 1GB }").contains("the field `id` is missing"));
+    assert!(mounts("{ id: cargo, limit: none }").contains("a mount needs a limit"));
+    for options in ["uid", "uid=x", "uid=1,target=/", "sharing=private", "uid=1 gid=1"] {
+        assert!(
+            mounts(&format!("{{ id: a, options: '{options}' }}")).contains("no options of a mount"),
+            "{options}"
+        );
+    }
+    let two = "{ name: a, mounts: [{ id: cargo }] }, { name: b, mounts: [{ id: cargo }] }";
+    assert!(targets(two).contains("the mount `cargo` is another target's, too"));
+    let one = "{ platforms: [linux/amd64, linux/arm64], mounts: [{ id: cargo }] }";
+    let policy =
+        policy(&format!("version: 1\nprojects: [{{ name: app, repository: a.b/c/d, targets: [{one}] }}]"));
+    let app = policy.project(&name("app")).unwrap();
+    assert_eq!(app.mounts().count(), 1);
+    let scope = &app.mounts().next().unwrap().scope;
+    assert!(app.has_scope(scope) && app.scopes().all(|known| known != scope) && app.mount(scope).is_some());
 }

@@ -10,7 +10,7 @@ use super::{
     Superseded,
 };
 use crate::event::Change;
-use crate::names::{Branch, CacheRepository, Digest, Platform, ProjectName, Repository, TargetName};
+use crate::names::{Branch, CacheRepository, Digest, MountId, Platform, ProjectName, Repository, TargetName};
 use crate::partition::is_aws;
 
 /// Shortest duration in a policy.
@@ -52,6 +52,28 @@ pub(super) fn branch(text: &str) -> Result<Branch, String> {
 
 pub(super) fn target_name(text: &str) -> Result<TargetName, String> {
     TargetName::new(text).map_err(|e| e.to_string())
+}
+
+pub(super) fn mount_id(text: &str) -> Result<MountId, String> {
+    MountId::new(text).map_err(|e| e.to_string())
+}
+
+/// What makes another mount of the same id: they stand in a Dockerfile as they are.
+pub(super) fn mount_options(text: &str) -> Result<String, String> {
+    let is_option = |option: &str| {
+        let (name, number) = option.split_once('=').unwrap_or_default();
+        let is_number = (1..=10).contains(&number.len()) && number.bytes().all(|b| b.is_ascii_digit());
+        ["uid", "gid", "mode"].contains(&name) && is_number
+    };
+    if text.split(',').all(is_option) {
+        return Ok(text.to_owned());
+    }
+    let rule = "write `uid`, `gid` and `mode` as the Dockerfile has them, such as `uid=1000,gid=1000`";
+    Err(format!("`{}` are no options of a mount: {rule}", shown(text)))
+}
+
+pub(super) fn mount_limit(text: &str) -> Result<u64, String> {
+    line_budget(text)?.ok_or_else(|| "a mount needs a limit: write a number and `MB` or `GB`".to_owned())
 }
 
 pub(super) fn platform(text: &str) -> Result<Platform, String> {

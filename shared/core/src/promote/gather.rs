@@ -9,6 +9,7 @@ use futures_util::future::{join_all, try_join_all};
 use jiff::Timestamp;
 
 use super::line::Ports;
+use super::mounts;
 use super::outcome::{Answer, Error, NothingToPromote, Outcome};
 use super::request::{BuildFacts, LineRequests, UpdateRequest, UpdateRequests, UpdateSource};
 use super::trigger::PromotionTrigger;
@@ -26,14 +27,20 @@ pub(super) async fn gather(
     triggers: &[PromotionTrigger],
     answers: &mut [Answer],
     now: Timestamp,
-) -> UpdateRequests {
+) -> (UpdateRequests, mounts::Requests) {
     let builds = &Builds::read(ports, policy, triggers).await;
-    let mut all = UpdateRequests::new();
+    let (mut all, mut mounts) = (UpdateRequests::new(), mounts::Requests::new());
     for (index, (trigger, answer)) in triggers.iter().zip(answers).enumerate() {
         match of_trigger(ports, policy, trigger, builds, now).await {
             Err(Answered(instead)) => *answer = instead,
             Ok(found) => {
-                for Found { project, scope, line, source } in found {
+                for Found { project, scope, line, source, saved } in found {
+                    if let Some(saved) = saved {
+                        let request = mounts::Request { trigger: index, project, scope, saved };
+                        let key = (request.project.name.clone(), request.scope.clone());
+                        mounts.entry(key).or_default().push(request);
+                        continue;
+                    }
                     let key = (project.name.clone(), scope.clone(), line.clone());
                     let new = || LineRequests { project, scope, line, requests: Vec::new() };
                     let of_line = all.entry(key).or_insert_with(new);
@@ -43,7 +50,7 @@ pub(super) async fn gather(
         }
     }
     note_shared(&mut all);
-    all
+    (all, mounts)
 }
 
 /// An update that is asked for, and of what.
@@ -52,6 +59,8 @@ struct Found {
     scope: Scope,
     line: Line,
     source: Option<UpdateSource>,
+    /// Of a mount's line: what a build did with the mount.
+    saved: Option<mounts::Saved>,
 }
 
 /// The answer to a trigger that asks nothing of any line.
@@ -159,7 +168,10 @@ impl Builds {
         let recent = project.and_then(|project| self.recent.get(&project.name));
         let recent = recent.ok_or(NothingToPromote::NoExport)?.as_ref()?;
         let writes = |build: &&Arc<Build>| {
-            build.inputs.as_ref().is_some_and(|inputs| inputs.exports.iter().any(|own| own == tag))
+            build
+                .inputs
+                .as_ref()
+                .is_some_and(|inputs| inputs.exports.iter().chain(&inputs.saves).any(|own| own == tag))
         };
         let build = recent.iter().find(writes).ok_or(NothingToPromote::ExportOfNobody)?;
         Ok(build)
@@ -223,13 +235,18 @@ fn of_build(policy: &Policy, build: &Build) -> Result<Vec<Found>, NothingToPromo
         return Err(NothingToPromote::SeveralExports);
     }
     let found = inputs.exports.iter().map(|export| match Tag::parse(export) {
-        Some((scope, TagKind::Export(key))) if project.has_scope(&scope) => {
+        Some((scope, TagKind::Export(key))) if project.scopes().any(|own| *own == scope) => {
             let source = UpdateSource::Built(Tag::export(&scope, &key), built.clone(), facts.clone());
-            Ok(Found { project: project.clone(), scope, line: inputs.line.clone(), source: Some(source) })
+            let (project, line) = (project.clone(), inputs.line.clone());
+            Ok(Found { project, scope, line, source: Some(source), saved: None })
         }
         _ => Err(NothingToPromote::ForeignExport),
     });
-    found.collect()
+    let saved = mounts::saved(&project, inputs, &built, seconds).into_iter().map(|(scope, saved)| {
+        let (project, line) = (project.clone(), inputs.line.clone());
+        Ok(Found { project, scope, line, source: None, saved: Some(saved) })
+    });
+    found.chain(saved).collect()
 }
 
 /// Whether CodeBuild's own word for what a build was started with is the branch of this line: `refs/heads/<branch>`, with or
@@ -298,6 +315,7 @@ async fn of_merge(
                 scope: scope.clone(),
                 line: line.clone(),
                 source: Some(source.clone()),
+                saved: None,
             }));
         }
     }
@@ -334,6 +352,7 @@ fn overdue(policy: &Policy, project: &ProjectName) -> Result<Vec<Found>, Nothing
         scope: scope.clone(),
         line: Line::Main,
         source: None,
+        saved: None,
     };
     Ok(project.scopes().map(found).collect())
 }

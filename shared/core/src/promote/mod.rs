@@ -4,6 +4,7 @@
 mod byte_budget;
 mod gather;
 mod line;
+mod mounts;
 mod outcome;
 mod probation;
 pub mod reconcile;
@@ -62,7 +63,8 @@ pub async fn promote_in_turn(
 ) -> Vec<Answer> {
     let mut answers: Vec<Answer> = triggers.iter().map(|_| Ok(Vec::new())).collect();
     let started = Instant::now();
-    let lines = in_turn(gather(ports, policy, triggers, &mut answers, now).await);
+    let (lines, mounts) = gather(ports, policy, triggers, &mut answers, now).await;
+    let lines = in_turn(lines);
     let first = lines.first().map(|line| &line.project.name);
     let others_wait = is_late || lines.iter().any(|line| Some(&line.project.name) != first);
     let (taken, budget) = (&RefCell::new(BTreeMap::new()), &ByteBudget::new());
@@ -86,7 +88,13 @@ pub async fn promote_in_turn(
         }
         (triggers, updated.unwrap_or(Err(Error::TooSlow { line })).map_err(Arc::new))
     });
-    let updated: Vec<_> = updated.buffered(LINES_AT_ONCE).collect().await;
+    let mut updated: Vec<_> = updated.buffered(LINES_AT_ONCE).collect().await;
+    for requests in mounts.into_values() {
+        let triggers = requests.iter().map(|one| one.trigger).collect();
+        let update = timeout_at(Instant::now() + LINE_DEADLINE, mounts::update(ports, requests, now)).await;
+        let update = update.unwrap_or(Err(Error::TooSlow { line: Line::Main }));
+        updated.push((triggers, update.map_err(Arc::new)));
+    }
     for (project, took) in taken.take() {
         shares.add(&project, took, now);
     }

@@ -6,7 +6,7 @@ use buildkit_cache::CacheHitRate;
 
 use crate::error::{CallError, Disposition};
 use crate::event::BuildFailed;
-use crate::names::{CacheRepository, Commit, Digest, Line, ProjectName, Tag};
+use crate::names::{CacheRepository, Commit, Digest, Line, MountId, ProjectName, Tag};
 
 /// What came of one trigger.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +29,21 @@ pub enum Outcome {
         on_probation: usize,
         /// The builds whose exports it got. Where several triggers updated a line at once, the first names them all.
         builds: Vec<MeasuredBuild>,
+    },
+    /// The line of a cache mount was updated.
+    MountSaved {
+        /// The project.
+        project: ProjectName,
+        /// The mount.
+        mount: MountId,
+        /// Where its line points now.
+        to: Digest,
+        /// Bytes of its layers, compressed.
+        bytes: u64,
+        /// How many there are.
+        layers: usize,
+        /// The build that saved it.
+        build: String,
     },
     /// The line had lost layers, and keeps what rests on none of them.
     Repaired {
@@ -103,6 +118,15 @@ pub enum NothingToPromote {
     /// No probation has to end.
     #[error("nothing has been on probation in {0} for too long")]
     NothingOverdue(Line),
+    /// A build names a mount that the policy does not.
+    #[error("the policy names no such mount")]
+    UnknownMount,
+    /// No build saved it.
+    #[error("there is nothing new of the mount {0}")]
+    MountUnchanged(MountId),
+    /// No build saved it, and the builds' times count.
+    #[error("the mount {0} stays as it is, and how long the build took is noted")]
+    MountMeasured(MountId),
     /// Nothing is there to be merged.
     #[error("there is no cache for {line} under any of {tags} tags, or main has been built since")]
     NoCache {

@@ -11,6 +11,7 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 use jiff::Timestamp;
 use serde::Deserialize;
 
+use crate::mounts;
 use crate::names::{Commit, Digest, Line};
 use crate::provenance::{self, Provenance};
 use buildkit_cache::CONFIG_MEDIA_TYPE;
@@ -34,12 +35,22 @@ const BYTES_A_LINE: usize = 128;
 pub enum Shape {
     /// A cache of BuildKit's, in the form of an image manifest or of an index.
     Cache,
+    /// The image of a saved cache mount.
+    Mount,
     /// An index of other manifests.
     Index,
     /// Anything else: an ordinary image, a signature, a chart.
     Other,
     /// Nobody knows: it was too large to be read.
     TooLarge,
+}
+
+impl Shape {
+    /// Whether it is a cache or the image of a mount: what retention may delete.
+    #[must_use]
+    pub fn is_ours(self) -> bool {
+        matches!(self, Self::Cache | Self::Mount)
+    }
 }
 
 /// What is known of manifests.
@@ -248,9 +259,11 @@ impl ManifestIndex {
         let is_config = |described: &Described<'_>| described.media_type == CONFIG_MEDIA_TYPE;
         let is_cache =
             document.config.as_ref().is_some_and(is_config) || document.manifests.iter().any(is_config);
+        let is_mount = document.config.is_some() && mounts::mount_of(&document.annotations).is_some();
         let shape = match (is_cache, document.manifests.is_empty()) {
             (true, _) => Shape::Cache,
             (false, false) => Shape::Index,
+            (false, true) if is_mount => Shape::Mount,
             (false, true) => Shape::Other,
         };
         // In the index form of a cache, what looks like manifests is its layers.

@@ -315,7 +315,7 @@ struct Planner<'w> {
 /// Plans the retention of one repository. `projects` are all projects whose caches it holds.
 #[must_use]
 pub fn plan(inventory: &Inventory, projects: &[Project], plan_inputs: &PlanInputs, now: Timestamp) -> Plan {
-    let scopes = projects.iter().flat_map(|project| project.scopes().map(move |scope| (scope, project)));
+    let scopes = projects.iter().flat_map(|project| project.all_scopes().map(move |scope| (scope, project)));
     let mut planner = Planner {
         inventory,
         scopes: scopes.collect(),
@@ -524,7 +524,7 @@ impl<'w> Planner<'w> {
                 judged = CombinedVerdict::of(keep(Rule::Unread, Reason::Unread), 0);
             } else if facts.is_some_and(|facts| facts.shape() == Shape::TooLarge) {
                 judged = CombinedVerdict::of(keep(Rule::Unread, Reason::TooLarge), 0);
-            } else if facts.is_some_and(|facts| facts.shape() != Shape::Cache) {
+            } else if facts.is_some_and(|facts| !facts.shape().is_ours()) {
                 judged = CombinedVerdict::of(keep(Rule::NotCache, Reason::NotCache), 0);
             } else if self.children.contains(&image.digest) {
                 judged = CombinedVerdict::of(keep(Rule::Child, Reason::Child), 0);
@@ -595,7 +595,7 @@ impl<'w> Planner<'w> {
         let mut notes = Vec::new();
         for project in projects {
             let Some(budget) = project.retention.scope_budget else { continue };
-            for scope in project.scopes() {
+            for scope in project.all_scopes() {
                 let of_scope = |verdict: &Verdict| verdict.scope.as_ref() == Some(scope);
                 let left = self.evict_from(verdicts, &of_scope, Rule::ScopeBudget, budget);
                 if left > budget {
@@ -631,11 +631,11 @@ impl<'w> Planner<'w> {
         }
         let mut left = counts.bytes(self.inventory);
         let may_go = |verdict: &Verdict| {
-            let is_cache = known.of(&verdict.image.digest).is_some_and(|facts| facts.shape() == Shape::Cache);
+            let is_ours = known.of(&verdict.image.digest).is_some_and(|facts| facts.shape().is_ours());
             is_asked(verdict)
                 && verdict.action == Action::Keep
                 && EVICTABLE.contains(&verdict.rule)
-                && is_cache
+                && is_ours
                 && !verdict.image.is_archived
                 && !self.children.contains(&verdict.image.digest)
                 && !self.plan_inputs.leased.contains(&verdict.image.digest)

@@ -10,6 +10,7 @@ use serde_json::json;
 use super::forecast::goes_at;
 use super::inventory::{Inventory, ManifestIndex, ManifestInfo, Shape};
 use super::plan::{Action, DeletedLine, Plan, PlanInputs, Rule, plan};
+use crate::mounts;
 use crate::names::{Branch, CacheRepository, Commit, Digest, Line, Tag, TagKind};
 use crate::policy::{Policy, Project};
 use crate::ports::ListedImage;
@@ -38,7 +39,7 @@ struct Made {
 }
 
 fn made() -> impl Strategy<Value = Made> {
-    let shape = prop_oneof![8 => Just(Shape::Cache), 1 => Just(Shape::Index), 1 => Just(Shape::Other), 1 => Just(Shape::TooLarge)];
+    let shape = prop_oneof![8 => Just(Shape::Cache), 1 => Just(Shape::Mount), 1 => Just(Shape::Index), 1 => Just(Shape::Other), 1 => Just(Shape::TooLarge)];
     let blobs = prop::collection::btree_set(0..BLOBS, 0..6);
     let tags = prop::collection::vec((0..10_u8, any::<bool>()), 0..3);
     let flags = (prop::bool::weighted(0.1), prop::bool::weighted(0.05), prop::bool::weighted(0.01));
@@ -104,6 +105,12 @@ fn world(images: &[Made], project: &Project) -> (Inventory, PlanInputs) {
         let manifest = match made.shape {
             Shape::Cache => {
                 json!({ "config": config(CONFIG_MEDIA_TYPE), "layers": layers, "annotations": annotations, "n": number })
+            }
+            Shape::Mount => {
+                let id = BTreeMap::from([(mounts::ID.to_owned(), "cargo".to_owned())]);
+                let annotations: BTreeMap<_, _> = annotations.into_iter().chain(id).collect();
+                json!({ "config": config("application/vnd.oci.image.config.v1+json"), "layers": layers,
+                        "annotations": annotations, "n": number })
             }
             Shape::Other | Shape::TooLarge => {
                 json!({ "config": config("application/vnd.oci.image.config.v1+json"), "layers": layers, "n": number })
@@ -200,7 +207,7 @@ proptest! {
         for verdict in plan.of(Action::Delete) {
             let image = &verdict.image;
             let facts = inventory.known.of(&image.digest);
-            prop_assert!(facts.is_some_and(|facts| facts.shape() == Shape::Cache), "only what is known to be a cache");
+            prop_assert!(facts.is_some_and(|facts| facts.shape().is_ours()), "only what is known to be a cache or a mount");
             prop_assert!(!image.tags.iter().any(|tag| is_main(tag)), "never main");
             prop_assert!(!plan_inputs.leased.contains(&image.digest), "nothing that a running build holds");
             prop_assert!(!kept_children.contains(&image.digest), "no part of an index that stays");
@@ -291,7 +298,7 @@ proptest! {
                 let image = &verdict.image;
                 let is_young = now().duration_since(image.pushed_at) <= project.retention.lease;
                 prop_assert!(is_young || plan_inputs.leased.contains(&image.digest)
-                    || inventory.known.of(&image.digest).is_none_or(|facts| facts.shape() != Shape::Cache)
+                    || inventory.known.of(&image.digest).is_none_or(|facts| !facts.shape().is_ours())
                     || kept_as_child(&inventory, &image.digest), "{:?} could have gone", verdict);
             }
         }

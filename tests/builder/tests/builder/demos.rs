@@ -17,7 +17,7 @@ use crate::again::{Again, Group, ran};
 use crate::engine::{Built, Engine, Options};
 use crate::registry::Registry;
 use crate::scenario::{Stage, beyond, reused_anything};
-use crate::{hostile, lines};
+use crate::{hostile, lines, mounts};
 
 /// Tells its story, and sums it up; what is to be built again may come of it.
 pub(crate) type Demo =
@@ -26,8 +26,12 @@ pub(crate) type Demo =
 /// Told for each registry.
 pub(crate) const EACH: [(&str, Demo); 2] = [("two platforms", platforms), ("import limit", import_limit)];
 /// Told once.
-pub(crate) const ONCE: [(&str, Demo); 3] =
-    [("a long line", lines::long), ("joined lines", lines::joined), ("forged caches", hostile::scenes)];
+pub(crate) const ONCE: [(&str, Demo); 4] = [
+    ("a long line", lines::long),
+    ("cache mounts", mounts::carried),
+    ("joined lines", lines::joined),
+    ("forged caches", hostile::scenes),
+];
 
 const PLATFORMS: &str = "linux/amd64,linux/arm64";
 

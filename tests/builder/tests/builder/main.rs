@@ -21,6 +21,7 @@ mod engine;
 mod graph;
 mod hostile;
 mod lines;
+mod mounts;
 mod predicted;
 mod registry;
 mod retention;

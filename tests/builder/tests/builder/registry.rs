@@ -88,6 +88,16 @@ impl Registry {
         format!("{}/{REPOSITORY}:{tag}", self.host)
     }
 
+    /// The host by which BuildKit knows it.
+    pub(crate) fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The bytes of an image's manifest.
+    pub(crate) fn manifest(&self, tag: &str) -> anyhow::Result<Vec<u8>> {
+        self.get(&format!("manifests/{tag}"), MANIFEST_MEDIA_TYPE)
+    }
+
     /// The address of a file that never changes.
     pub(crate) fn address(&self) -> String {
         self.url("")
