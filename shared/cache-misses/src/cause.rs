@@ -273,7 +273,9 @@ impl Side {
 
     /// Whether an input of a record of the export is met by that of a record here.
     fn input_matches(&self, ours: &Lookup, theirs: &Lookup, input: usize) -> bool {
-        let (Some(ours), Some(theirs)) = (ours.inputs.get(input), theirs.inputs.get(input)) else { return false };
+        let (Some(ours), Some(theirs)) = (ours.inputs.get(input), theirs.inputs.get(input)) else {
+            return false;
+        };
         ours.iter().any(|our| {
             let same = self.matching(our.record);
             theirs.iter().any(|their| our.selector == their.selector && same.contains(&their.record))
@@ -352,13 +354,15 @@ impl<'a> Explainer<'a> {
                 (known.digest, known.is_exact) = (Some(command.record()), true);
             }
             if let Some(reference) = node.image() {
-                let digest = images.iter().find(|(name, _)| is_image(name, reference)).map(|(_, digest)| digest);
+                let digest =
+                    images.iter().find(|(name, _)| is_image(name, reference)).map(|(_, digest)| digest);
                 known.digest = digest.and_then(|digest| image_record(digest, evidence.platform));
             }
             known.span = ran.get(&number).and_then(|vertex| vertex.span);
             if node.step.is_some() && !ran.contains_key(&number) {
-                let found = (0..export.len())
-                    .filter(|record| given.iter().any(|(side, _)| side.as_ref().is_some_and(|it| it.has_result(*record))));
+                let found = (0..export.len()).filter(|record| {
+                    given.iter().any(|(side, _)| side.as_ref().is_some_and(|it| it.has_result(*record)))
+                });
                 known.found_in = Some(found.collect());
             }
         }
@@ -424,8 +428,12 @@ impl<'a> Explainer<'a> {
         if let Some(cause) = self.elsewhere(record, lookup).filter(|_| follows.is_empty()) {
             return cause;
         }
-        let readable: Vec<&Side> =
-            self.given.iter().filter(|(_, error)| error.is_none()).filter_map(|(side, _)| side.as_ref()).collect();
+        let readable: Vec<&Side> = self
+            .given
+            .iter()
+            .filter(|(_, error)| error.is_none())
+            .filter_map(|(side, _)| side.as_ref())
+            .collect();
         if readable.is_empty() {
             return self.without_caches(node, of, follows);
         }
@@ -433,7 +441,9 @@ impl<'a> Explainer<'a> {
         let nearest = readable
             .iter()
             .flat_map(|side| side.records.iter().map(move |theirs| (side, theirs)))
-            .filter(|(_, theirs)| theirs.digest == lookup.digest && theirs.inputs.len() == lookup.inputs.len())
+            .filter(|(_, theirs)| {
+                theirs.digest == lookup.digest && theirs.inputs.len() == lookup.inputs.len()
+            })
             .map(|(side, theirs)| {
                 let differs = |input: &usize| !side.input_matches(lookup, theirs, *input);
                 (0..lookup.inputs.len()).filter(differs).collect::<BTreeSet<usize>>()
@@ -524,7 +534,9 @@ impl<'a> Explainer<'a> {
         let digests: HashSet<&str> =
             readable.iter().flat_map(|side| &side.records).map(|record| record.digest.as_str()).collect();
         let has_some = self.records.iter().flatten().any(|record| {
-            self.export.get(*record).is_some_and(|it| !it.inputs.is_empty() && digests.contains(it.digest.as_str()))
+            self.export
+                .get(*record)
+                .is_some_and(|it| !it.inputs.is_empty() && digests.contains(it.digest.as_str()))
         });
         if has_some { Cause::Base { image } } else { unknown("caches that hold this Dockerfile's steps") }
     }
@@ -536,14 +548,20 @@ impl<'a> Explainer<'a> {
         let mut later = self.evidence.commit;
         let stage = &self.node(node)?.step.as_ref()?.stage;
         for past in self.evidence.past {
-            let of_stage = past.plan.nodes.iter().enumerate().filter(|(_, node)| {
-                node.step.as_ref().is_some_and(|step| step.stage == *stage)
-            });
+            let of_stage = past
+                .plan
+                .nodes
+                .iter()
+                .enumerate()
+                .filter(|(_, node)| node.step.as_ref().is_some_and(|step| step.stage == *stage));
             let base = of_stage.map(|(number, _)| number).next().and_then(|first| base_of(past.plan, first));
             let before = base.and_then(|base| past.plan.nodes.get(base)?.image())?;
             if before != reference {
                 let _ = plan;
-                return Some(Cause::Instruction { commit: later.to_owned(), before: format!("FROM {before}") });
+                return Some(Cause::Instruction {
+                    commit: later.to_owned(),
+                    before: format!("FROM {before}"),
+                });
             }
             later = &past.commit;
         }
@@ -561,7 +579,9 @@ impl<'a> Explainer<'a> {
             if let Some(reference) = node.image() {
                 let named = images(self.evidence.build);
                 let found = named.into_iter().find(|(name, _)| is_image(name, reference));
-                return Some(found.map_or_else(|| reference.to_owned(), |(name, digest)| format!("{name}@{digest}")));
+                return Some(
+                    found.map_or_else(|| reference.to_owned(), |(name, digest)| format!("{name}@{digest}")),
+                );
             }
             if node.step.is_some() {
                 return None;
@@ -582,9 +602,13 @@ impl<'a> Explainer<'a> {
             return self.content(node, &change);
         }
         match step {
-            Some(step) if is_remote(step) => Cause::Uncacheable { what: "what lies at its address changed".to_owned() },
+            Some(step) if is_remote(step) => {
+                Cause::Uncacheable { what: "what lies at its address changed".to_owned() }
+            }
             _ if !of.inputs.is_empty() => unknown("the export of the build that filled the caches"),
-            _ if self.evidence.past.is_empty() => Cause::Content { commit: None, files: Vec::new(), count: 0 },
+            _ if self.evidence.past.is_empty() => {
+                Cause::Content { commit: None, files: Vec::new(), count: 0 }
+            }
             _ => Cause::Untracked,
         }
     }
@@ -604,7 +628,11 @@ impl<'a> Explainer<'a> {
         let commit = change.commit.clone();
         let Some((_, past, before)) = change.before else { return Cause::New { commit } };
         let text = |plan: &Plan, node: usize| {
-            plan.nodes.get(node).and_then(|node| node.step.as_ref()).map(|step| step.text.clone()).unwrap_or_default()
+            plan.nodes
+                .get(node)
+                .and_then(|node| node.step.as_ref())
+                .map(|step| step.text.clone())
+                .unwrap_or_default()
         };
         let before = self.evidence.past.get(past).map(|past| text(past.plan, before)).unwrap_or_default();
         let now = text(self.evidence.plan, node);
@@ -626,7 +654,9 @@ impl<'a> Explainer<'a> {
             let names = self.open_arguments(node, of);
             return match (self.commands.get(&node), names.is_empty()) {
                 (Some(_), false) => Cause::Argument { names, before: None },
-                _ => unknown("provenance of this build (--provenance=mode=max), or the flags of the one before"),
+                _ => unknown(
+                    "provenance of this build (--provenance=mode=max), or the flags of the one before",
+                ),
             };
         }
         if self.evidence.past.is_empty() {
@@ -656,7 +686,10 @@ impl<'a> Explainer<'a> {
                 command.with_variable(name, value).is_some_and(|digest| digests.contains(digest.as_str()))
             };
             if let Some(value) = values.iter().find(is_old) {
-                return Some(Cause::Argument { names: vec![name.clone()], before: Some((*value).to_owned()) });
+                return Some(Cause::Argument {
+                    names: vec![name.clone()],
+                    before: Some((*value).to_owned()),
+                });
             }
         }
         None
@@ -706,14 +739,23 @@ impl<'a> Explainer<'a> {
     /// No given cache could be imported and read.
     fn without_caches(&self, node: usize, of: &Node, follows: Vec<usize>) -> Cause {
         if !self.evidence.past.is_empty() && !self.is_in_past(node) {
-            let by_steps: Vec<usize> = follows.iter().copied().filter(|below| !self.is_in_past(*below)).collect();
+            let by_steps: Vec<usize> =
+                follows.iter().copied().filter(|below| !self.is_in_past(*below)).collect();
             if by_steps.is_empty() {
-                return self.own_change(node).unwrap_or_else(|| unknown("the caches that the build was given"));
+                return self
+                    .own_change(node)
+                    .unwrap_or_else(|| unknown("the caches that the build was given"));
             }
             return self.following(node, by_steps);
         }
         let _ = of;
-        match self.evidence.given.iter().zip(&self.given).find_map(|(it, (_, error))| Some((it, error.clone()?))) {
+        match self
+            .evidence
+            .given
+            .iter()
+            .zip(&self.given)
+            .find_map(|(it, (_, error))| Some((it, error.clone()?)))
+        {
             Some((given, error)) => Cause::NotImported { cache: given.name.clone(), error },
             None => Cause::NotGiven { cache: String::new(), note: "the build was given no cache".to_owned() },
         }
@@ -740,14 +782,20 @@ impl<'a> Explainer<'a> {
                 return cause;
             }
         }
-        unknown("the cache that this build exported (--export), with mode=max, or its provenance with mode=max")
+        unknown(
+            "the cache that this build exported (--export), with mode=max, or its provenance with mode=max",
+        )
     }
 
     /// Whether no step but directories was found in any cache, as with `--no-cache`.
     fn nothing_was_reused(&self) -> bool {
-        let steps = self.evidence.plan.nodes.iter().enumerate().filter(|(_, node)| {
-            node.step.as_ref().is_some_and(|step| step.kind != StepKind::Workdir)
-        });
+        let steps = self
+            .evidence
+            .plan
+            .nodes
+            .iter()
+            .enumerate()
+            .filter(|(_, node)| node.step.as_ref().is_some_and(|step| step.kind != StepKind::Workdir));
         steps.map(|(node, _)| node).all(|node| self.ran.contains_key(&node))
     }
 
@@ -762,7 +810,9 @@ impl<'a> Explainer<'a> {
             let differs = match part {
                 Part::Operation => new.operation != old.operation,
                 // What a stage holds is known by its steps, which are told for themselves.
-                Part::Content => new.inputs.is_empty() && new.content != old.content && new.operation == old.operation,
+                Part::Content => {
+                    new.inputs.is_empty() && new.content != old.content && new.operation == old.operation
+                }
             };
             if differs {
                 let before = Some((past.commit.clone(), number, before));
@@ -813,16 +863,22 @@ fn base_of(plan: &Plan, node: usize) -> Option<usize> {
 fn counterpart(plan: &Plan, node: usize, earlier: &Plan) -> Option<usize> {
     let step = plan.nodes.get(node)?.step.as_ref()?;
     let of_stage = || {
-        earlier.nodes.iter().enumerate().filter_map(|(number, node)| Some((number, node.step.as_ref()?))).filter(
-            |(_, it)| it.stage == step.stage,
-        )
+        earlier
+            .nodes
+            .iter()
+            .enumerate()
+            .filter_map(|(number, node)| Some((number, node.step.as_ref()?)))
+            .filter(|(_, it)| it.stage == step.stage)
     };
     let same_text = of_stage().filter(|(_, it)| it.text == step.text);
     if let Some((number, _)) = same_text.min_by_key(|(_, it)| it.place.abs_diff(step.place)) {
         return Some(number);
     }
     let is_still_there = |text: &str| {
-        plan.nodes.iter().filter_map(|node| node.step.as_ref()).any(|it| it.stage == step.stage && it.text == text)
+        plan.nodes
+            .iter()
+            .filter_map(|node| node.step.as_ref())
+            .any(|it| it.stage == step.stage && it.text == text)
     };
     of_stage()
         .find(|(_, it)| it.place == step.place && it.kind == step.kind && !is_still_there(&it.text))

@@ -45,9 +45,9 @@ impl Llb {
         let (value, ordered) =
             if is_statement { (&value["predicate"], ordered.get("predicate")?) } else { (&value, &ordered) };
         let at = |paths: [&str; 2]| paths.into_iter().find_map(|path| value.pointer(path));
-        let config = ordered.get("buildConfig").or_else(|| {
-            ordered.get("buildDefinition")?.get("internalParameters")?.get("buildConfig")
-        })?;
+        let config = ordered
+            .get("buildConfig")
+            .or_else(|| ordered.get("buildDefinition")?.get("internalParameters")?.get("buildConfig"))?;
         let locations = at([
             "/metadata/https:~1~1mobyproject.org~1buildkit@v1#metadata/source/locations",
             "/runDetails/metadata/buildkit_metadata/source/locations",
@@ -74,7 +74,8 @@ impl Llb {
             let platform = ["OS", "Architecture", "Variant"].map(part);
             commands.push(Command { line: line(id), vertices, exec: keyed(exec), platform });
         }
-        let parameters = at(["/invocation/parameters/args", "/buildDefinition/externalParameters/request/args"]);
+        let parameters =
+            at(["/invocation/parameters/args", "/buildDefinition/externalParameters/request/args"]);
         let parameters = parameters.and_then(Value::as_object).into_iter().flatten();
         let parameters =
             parameters.filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned()))).collect();
@@ -135,7 +136,8 @@ impl Command {
     pub(crate) fn with_variable(&self, name: &str, value: &str) -> Option<String> {
         let mut exec = self.exec.clone();
         let Ordered::List(variables) = exec.get_mut("meta")?.get_mut("env")? else { return None };
-        let is_it = |it: &&mut Ordered| it.text().and_then(|it| it.split_once('=')).is_some_and(|it| it.0 == name);
+        let is_it =
+            |it: &&mut Ordered| it.text().and_then(|it| it.split_once('=')).is_some_and(|it| it.0 == name);
         *variables.iter_mut().find(is_it)? = Ordered::Other(Value::from(format!("{name}={value}")));
         Some(self.record_with(&exec))
     }
@@ -203,9 +205,15 @@ impl Ordered {
     fn as_go_writes_it(&self) -> String {
         let mut text = String::new();
         self.write(&mut text);
-        [('<', "\\u003c"), ('>', "\\u003e"), ('&', "\\u0026"), ('\u{2028}', "\\u2028"), ('\u{2029}', "\\u2029")]
-            .into_iter()
-            .fold(text, |text, (from, to)| text.replace(from, to))
+        [
+            ('<', "\\u003c"),
+            ('>', "\\u003e"),
+            ('&', "\\u0026"),
+            ('\u{2028}', "\\u2028"),
+            ('\u{2029}', "\\u2029"),
+        ]
+        .into_iter()
+        .fold(text, |text, (from, to)| text.replace(from, to))
     }
 
     fn write(&self, to: &mut String) {
