@@ -383,6 +383,20 @@ impl<'a> Explainer<'a> {
         self.node(node).is_some_and(|node| self.past_keys.contains(&node.key))
     }
 
+    /// Whether the keys of a step and of all that it rests on are known from commits.
+    fn is_understood(&self, node: usize) -> bool {
+        let mut open = vec![node];
+        let mut seen = BTreeSet::new();
+        while let Some(number) = open.pop() {
+            let Some(node) = self.node(number).filter(|_| seen.insert(number)) else { continue };
+            if node.step.as_ref().is_some_and(|step| step.kind == StepKind::Unknown) {
+                return false;
+            }
+            open.extend(node.rests_on());
+        }
+        true
+    }
+
     fn miss(&self, vertex: &Vertex, name: &StepName<'_>) -> Miss {
         let mut miss = Miss {
             step: vertex.name.clone(),
@@ -396,17 +410,30 @@ impl<'a> Explainer<'a> {
         miss.cause = self.cause(node);
         miss.is_first = !matches!(miss.cause, Cause::Follows { .. });
         miss.is_exact = self.known.get(node).is_some_and(|known| known.is_exact);
-        miss.is_unavoidable = (!self.evidence.past.is_empty()).then(|| !self.is_in_past(node));
+        let is_known = !self.evidence.past.is_empty() && self.is_understood(node);
+        miss.is_unavoidable = is_known.then(|| !self.is_in_past(node));
         miss
     }
 
     fn cause(&self, node: usize) -> Cause {
         let Some(of) = self.node(node) else { return unknown("the log of this build alone") };
-        if let Some(step) = of.step.as_ref().filter(|step| step.kind == StepKind::Unknown) {
-            let problem = self.evidence.plan.unknown.iter().find(|unknown| unknown.line == step.line);
-            let problem = problem.map_or("it is not understood", |unknown| &unknown.problem);
-            return unknown(&format!("nothing that Stoker reads: {problem}"));
+        let cause = self.cause_of(node, of);
+        // A step that is not understood differs in every commit: of it records alone prove something.
+        let by_commits = matches!(
+            cause,
+            Cause::Instruction { .. } | Cause::New { .. } | Cause::Setting { .. } | Cause::Order { .. }
+        );
+        match of.step.as_ref().filter(|step| by_commits && step.kind == StepKind::Unknown) {
+            Some(step) => {
+                let problem = self.evidence.plan.unknown.iter().find(|unknown| unknown.line == step.line);
+                let problem = problem.map_or("it is not understood", |unknown| &unknown.problem);
+                unknown(&format!("nothing that is read here: {problem}"))
+            }
+            None => cause,
         }
+    }
+
+    fn cause_of(&self, node: usize, of: &Node) -> Cause {
         match self.records.get(node).copied().flatten().and_then(|it| Some((it, self.export.get(it)?))) {
             Some((record, lookup)) => self.by_records(node, of, record, lookup),
             None => self.by_commits(node, of),
@@ -424,10 +451,13 @@ impl<'a> Explainer<'a> {
                 };
             }
         }
-        let follows = self.follows(of);
-        if let Some(cause) = self.elsewhere(record, lookup).filter(|_| follows.is_empty()) {
+        // What was copied of a stage that ran was the same again if a cache has the copy: it follows from nothing.
+        if let Some(cause) =
+            self.elsewhere(record, lookup).filter(|_| self.follows_from(of.parent).is_empty())
+        {
             return cause;
         }
+        let follows = self.follows_from(of.rests_on());
         let readable: Vec<&Side> = self
             .given
             .iter()
@@ -435,7 +465,7 @@ impl<'a> Explainer<'a> {
             .filter_map(|(side, _)| side.as_ref())
             .collect();
         if readable.is_empty() {
-            return self.without_caches(node, of, follows);
+            return self.without_caches(node, follows);
         }
         // The records of the same operation that come nearest, and the inputs in which they differ.
         let nearest = readable
@@ -473,10 +503,10 @@ impl<'a> Explainer<'a> {
         first.iter().any(|link| readable.iter().any(|side| !side.matching(link.record).is_empty()))
     }
 
-    /// The steps that it rests on that ran and whose keys no given cache has.
-    fn follows(&self, of: &Node) -> Vec<usize> {
+    /// Of these nodes, which a step rests on, those that ran and whose keys no given cache has.
+    fn follows_from(&self, nodes: impl IntoIterator<Item = usize>) -> Vec<usize> {
         let mut follows = Vec::new();
-        let mut open: Vec<usize> = of.rests_on().collect();
+        let mut open: Vec<usize> = nodes.into_iter().collect();
         let mut seen = BTreeSet::new();
         while let Some(below) = open.pop() {
             let Some(node) = self.node(below).filter(|_| seen.insert(below)) else { continue };
@@ -516,10 +546,7 @@ impl<'a> Explainer<'a> {
             return self.following(node, follows);
         }
         match self.base(of) {
-            Some(image) if !parent_is_there => match self.change(node, Part::Operation) {
-                Some(_) if !self.is_in_past(node) => self.changed_base(node).unwrap_or(Cause::Base { image }),
-                _ => self.changed_base(node).unwrap_or(Cause::Base { image }),
-            },
+            Some(image) if !parent_is_there => self.changed_base(node).unwrap_or(Cause::Base { image }),
             // The parent was there, and it stood elsewhere: what was between them is gone, or came.
             _ if parent_is_there => {
                 let change = self.order_change(node);
@@ -543,8 +570,8 @@ impl<'a> Explainer<'a> {
 
     /// A commit that names another base image.
     fn changed_base(&self, node: usize) -> Option<Cause> {
-        let image = self.base_node(node)?;
-        let (plan, reference) = (self.evidence.plan, self.node(image)?.image()?);
+        let image = base_of(self.evidence.plan, node)?;
+        let reference = self.node(image)?.image()?;
         let mut later = self.evidence.commit;
         let stage = &self.node(node)?.step.as_ref()?.stage;
         for past in self.evidence.past {
@@ -557,7 +584,6 @@ impl<'a> Explainer<'a> {
             let base = of_stage.map(|(number, _)| number).next().and_then(|first| base_of(past.plan, first));
             let before = base.and_then(|base| past.plan.nodes.get(base)?.image())?;
             if before != reference {
-                let _ = plan;
                 return Some(Cause::Instruction {
                     commit: later.to_owned(),
                     before: format!("FROM {before}"),
@@ -566,10 +592,6 @@ impl<'a> Explainer<'a> {
             later = &past.commit;
         }
         None
-    }
-
-    fn base_node(&self, node: usize) -> Option<usize> {
-        base_of(self.evidence.plan, node)
     }
 
     /// The image that a step stands upon directly, as the log has it.
@@ -651,7 +673,7 @@ impl<'a> Explainer<'a> {
             return self.operation(node, change);
         }
         if self.is_in_past(node) && change.is_none() && self.was_another(of, lookup, readable) {
-            let names = self.open_arguments(node, of);
+            let names = self.open_arguments(node);
             return match (self.commands.get(&node), names.is_empty()) {
                 (Some(_), false) => Cause::Argument { names, before: None },
                 _ => unknown(
@@ -696,10 +718,9 @@ impl<'a> Explainer<'a> {
     }
 
     /// The build arguments that are part of a command's key.
-    fn open_arguments(&self, node: usize, of: &Node) -> Vec<String> {
+    fn open_arguments(&self, node: usize) -> Vec<String> {
         let command = self.commands.get(&node);
         let is_part = |name: &&String| command.is_some_and(|command| command.has_variable(name));
-        let _ = of;
         self.evidence.arguments.keys().filter(is_part).cloned().collect()
     }
 
@@ -737,7 +758,7 @@ impl<'a> Explainer<'a> {
     }
 
     /// No given cache could be imported and read.
-    fn without_caches(&self, node: usize, of: &Node, follows: Vec<usize>) -> Cause {
+    fn without_caches(&self, node: usize, follows: Vec<usize>) -> Cause {
         if !self.evidence.past.is_empty() && !self.is_in_past(node) {
             let by_steps: Vec<usize> =
                 follows.iter().copied().filter(|below| !self.is_in_past(*below)).collect();
@@ -767,7 +788,7 @@ impl<'a> Explainer<'a> {
         if !imports {
             let ran = |below: &usize| self.ran.contains_key(below);
             let follows: Vec<usize> = of.rests_on().filter(ran).collect();
-            return self.without_caches(node, of, follows);
+            return self.without_caches(node, follows);
         }
         // A build that reused something looked into its caches: what no commit had before was in none of them.
         if !self.evidence.past.is_empty() && !self.is_in_past(node) && !self.nothing_was_reused() {

@@ -344,8 +344,15 @@ impl Build {
         let has_failed = steps.clone().any(|(vertex, _)| vertex.error.is_some());
         let mut ran: Vec<(&Vertex, StepName<'_>)> = Vec::new();
         let mut names = std::collections::HashSet::new();
+        // What an `ADD` fetches has its name, too, and is fetched each time.
+        let reused: std::collections::HashSet<&str> = steps
+            .clone()
+            .filter(|(vertex, _)| vertex.found)
+            .map(|(vertex, _)| vertex.name.as_str())
+            .collect();
         for (vertex, name) in steps {
-            if vertex.ran(&name, has_failed) && names.insert(vertex.name.as_str()) {
+            let is_fetched = name.instruction.starts_with("ADD ") && reused.contains(vertex.name.as_str());
+            if !is_fetched && vertex.ran(&name, has_failed) && names.insert(vertex.name.as_str()) {
                 ran.push((vertex, name));
             }
         }

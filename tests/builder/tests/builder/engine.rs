@@ -205,7 +205,7 @@ impl Drop for Engine {
 }
 
 /// Runs a build while nothing is [removed](Engine::free) from the builder: what is removed under it is not found.
-fn without_removals(build: &mut Command) -> anyhow::Result<Output> {
+pub(crate) fn without_removals(build: &mut Command) -> anyhow::Result<Output> {
     let _records = RECORDS.read().unwrap_or_else(PoisonError::into_inner);
     build.output().context("cannot run docker")
 }
