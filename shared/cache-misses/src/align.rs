@@ -89,12 +89,10 @@ fn settle(plan: &Plan, records: &[Lookup], candidates: &mut [BTreeSet<usize>]) {
             let fits = |record: usize| rests_on(record, 0, &below);
             let fitting: BTreeSet<usize> =
                 candidates[number].iter().copied().filter(|record| fits(*record)).collect();
-            // What none of its candidates rests on is no sign of this node.
-            let needed: BTreeSet<usize> = below
-                .iter()
-                .copied()
-                .filter(|below| fitting.iter().any(|record| rests_on(*record, 0, &BTreeSet::from([*below]))))
-                .collect();
+            // Of the parent's candidates only those count that some candidate rests on.
+            let links = fitting.iter().filter_map(|record| records[*record].inputs.first()).flatten();
+            let needed: BTreeSet<usize> =
+                links.map(|link| link.record).filter(|record| below.contains(record)).collect();
             if !needed.is_empty() && plan.nodes[parent].image().is_none() {
                 candidates[parent] = needed;
             }
