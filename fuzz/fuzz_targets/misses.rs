@@ -47,11 +47,8 @@ fuzz_target!(|text: &str| {
     let (export, given) = (cache(layers, part()), cache(layers, part()));
     let llb = Llb::read(provenance);
     for build in &log.builds {
-        let given = given.clone().into_iter().flat_map(|cache| {
-            let elsewhere = cache.clone();
-            [Given { name: "r/a:b".to_owned(), cache: Ok(cache) }, Given { name: "c".to_owned(), cache: Ok(elsewhere) }]
-        });
-        let given: Vec<Given> = given.chain([Given { name: "d".to_owned(), cache: Err("none".to_owned()) }]).collect();
+        let given = [("r/a:b", given.clone(), None), ("c", given.clone(), Some("x".to_owned())), ("d", None, None)];
+        let given = given.map(|(name, cache, problem)| Given { name: name.to_owned(), cache, problem });
         let elsewhere = export.clone().into_iter().map(|cache| Elsewhere {
             name: "e".to_owned(),
             relation: Relation::Before,

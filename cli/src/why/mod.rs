@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use buildkit_cache::IMPORT_LIMIT;
 use cache_misses::{Build, Elsewhere, Evidence, Given, Llb, Log, Past, Relation, Report, explain};
 use dockerfile_keys::{Options, Plan};
 use serde::Serialize;
@@ -18,9 +19,11 @@ use crate::forecast::{self, Commit, Planner, Repository, Setup};
 use crate::problem::Problem;
 use crate::reference::Reference;
 use crate::remote::{self, Remotes};
+use crate::retain::config;
 use crate::text::plain;
 
 mod render;
+mod stack;
 
 /// Logs are read up to this size; those of builds have some hundred kilobytes.
 const LARGEST_LOG: u64 = 64 << 20;
@@ -31,6 +34,7 @@ const LARGEST_LOG: u64 = 64 << 20;
 Examples:
   docker buildx build --progress=plain --cache-from type=registry,ref=REF --cache-to ... . 2>&1 | tee build.log
   stoker why --log build.log --from REF@sha256:... --export REF2      # in the checkout that was built
+  stoker why app:8c0e51d2-5b6a-4c1e-9d57-0a2f3b4c5d6e    # a build that Stoker started: log and caches are found
   stoker why --log build.log --from REF --export REF2 --commit 4f1c02e --build-arg VERSION=1.2
   stoker why --log build.log --from REF --export REF2 --provenance provenance.json   # exact for commands
   stoker why --log build.log --from REF --export REF2 --before OLD --other MAIN --json | jq '.misses[]'
@@ -43,9 +47,12 @@ cause is `exact` where provenance of --provenance=mode=max says what a command w
 Time of a step that no commit before this one had is unavoidable: no cache could have held it. The rest is lost.
 It starts, writes and deletes nothing.")]
 pub(crate) struct Args {
+    /// The id of a build in CodeBuild that Stoker started: its log and caches are found
+    #[arg(value_name = "BUILD-ID", required_unless_present = "log", conflicts_with_all = ["log", "from", "export"])]
+    build: Option<String>,
     /// The build's log: --progress=plain, or rawjson, which tells times exactly
     #[arg(long, value_name = "FILE")]
-    log: PathBuf,
+    log: Option<PathBuf>,
     /// A cache that the build was given: --cache-from
     #[arg(long, value_name = "REF")]
     from: Vec<Reference>,
@@ -64,9 +71,9 @@ pub(crate) struct Args {
     /// A directory of the repository that was built
     #[arg(long, value_name = "DIRECTORY", default_value = ".")]
     git: PathBuf,
-    /// The commit that was built
-    #[arg(long, value_name = "REVISION", default_value = "HEAD")]
-    commit: String,
+    /// The commit that was built; HEAD, or what CodeBuild says, unless given
+    #[arg(long, value_name = "REVISION")]
+    commit: Option<String>,
     /// How many commits before it are looked at, along first parents
     #[arg(long, value_name = "NUMBER", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     commits: u32,
@@ -103,50 +110,93 @@ struct Told {
     missing: Vec<String>,
 }
 
+/// Where what is known of a build lies.
+struct Sources {
+    log: String,
+    from: Vec<Reference>,
+    export: Option<Reference>,
+    elsewhere: Vec<Place>,
+    commit: String,
+    /// What is not known, and why.
+    missing: Vec<String>,
+}
+
+/// A cache that the build was not given.
+struct Place {
+    reference: Reference,
+    relation: Relation,
+    note: String,
+}
+
 pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
-    let log = Log::read(&read_file(&args.log)?);
+    let remotes = Remotes::default();
+    let mut sources = match (&args.build, &args.log) {
+        (Some(id), _) => stack::find(&config(None).await?, &remotes, id).await?,
+        (None, Some(log)) => of_arguments(args, log)?,
+        (None, None) => return Err(Problem::usage("no build is named", "see `stoker why --help`")),
+    };
+    sources.commit = args.commit.clone().unwrap_or(sources.commit);
+    let log = Log::read(&sources.log);
     let [.., build] = log.builds.as_slice() else {
         return Err(Problem::usage(
-            format!("{} holds no build", plain(&args.log.display().to_string())),
+            "the log holds no build".to_owned(),
             "name the file into which `docker buildx build --progress=plain ... 2> FILE` wrote",
         ));
     };
     let llb = args.provenance.as_deref().map(read_provenance).transpose()?;
-    let remotes = Remotes::default();
-    let mut missing = Vec::new();
+    let mut missing = std::mem::take(&mut sources.missing);
     let mut given = Vec::new();
-    for reference in &args.from {
-        let cache = remote::read(&remotes, reference).await.map(|held| held.cache);
-        let cache = cache.map_err(|problem| problem.text().to_owned());
-        given.push(Given { name: reference.to_string(), cache });
-    }
-    let mut elsewhere = Vec::new();
-    let others = args.before.iter().map(|it| (it, Relation::Before));
-    for (reference, relation) in others.chain(args.other.iter().map(|it| (it, Relation::Other))) {
-        match remote::read(&remotes, reference).await {
-            Ok(held) => elsewhere.push(Elsewhere {
-                name: reference.to_string(),
-                relation,
-                note: String::new(),
-                cache: held.cache,
-            }),
-            Err(problem) => missing.push(problem.text().to_owned()),
-        }
-    }
-    let export = match &args.export {
-        Some(reference) => match remote::read(&remotes, reference).await {
-            Ok(held) => Some(held.cache),
+    for reference in &sources.from {
+        let (cache, problem) = match remote::read(&remotes, reference).await {
+            Ok(held) => {
+                let size = held.config_size.max(held.manifest_size);
+                let problem = (size > IMPORT_LIMIT as u64)
+                    .then(|| format!("it has {size} bytes; BuildKit imports at most {IMPORT_LIMIT}"));
+                (Some(held.cache), problem)
+            }
             Err(problem) => {
                 missing.push(problem.text().to_owned());
-                None
+                (None, None)
             }
-        },
+        };
+        given.push(Given { name: reference.to_string(), cache, problem });
+    }
+    let mut read = async |reference: &Reference| match remote::read(&remotes, reference).await {
+        Ok(held) => Some(held.cache),
+        Err(problem) => {
+            missing.push(problem.text().to_owned());
+            None
+        }
+    };
+    let mut elsewhere = Vec::new();
+    for Place { reference, relation, note } in std::mem::take(&mut sources.elsewhere) {
+        let cache = read(&reference).await;
+        elsewhere.extend(cache.map(|cache| Elsewhere { name: reference.to_string(), relation, note, cache }));
+    }
+    let export = match &sources.export {
+        Some(reference) => read(reference).await,
         None => None,
     };
     let known = Known { build, given, elsewhere, export, llb };
-    let told = of_checkout(args, &known, missing)?;
+    let told = of_checkout(args, &sources.commit, &known, missing)?;
     let text = if args.json { to_json(&told) } else { render::text(&told) };
     Ok(CommandOutcome::yes(text))
+}
+
+/// What the command line says of a build.
+fn of_arguments(args: &Args, log: &Path) -> Result<Sources, Problem> {
+    let place = |relation| {
+        move |reference: &Reference| Place { reference: reference.clone(), relation, note: String::new() }
+    };
+    let before = args.before.iter().map(place(Relation::Before));
+    Ok(Sources {
+        log: read_file(log)?,
+        from: args.from.clone(),
+        export: args.export.clone(),
+        elsewhere: before.chain(args.other.iter().map(place(Relation::Other))).collect(),
+        commit: "HEAD".to_owned(),
+        missing: Vec::new(),
+    })
 }
 
 /// All that is known of a build beside its repository.
@@ -159,12 +209,12 @@ struct Known<'a> {
 }
 
 /// Reads the commits, and tells.
-fn of_checkout(args: &Args, known: &Known<'_>, missing: Vec<String>) -> Result<Told, Problem> {
+fn of_checkout(args: &Args, commit: &str, known: &Known<'_>, missing: Vec<String>) -> Result<Told, Problem> {
     let repository = Repository::open(&args.git)?;
-    let line = repository.first_parents(&args.commit, args.commits as usize + 1)?;
+    let line = repository.first_parents(commit, args.commits as usize + 1)?;
     let Some((head, earlier)) = line.split_first() else {
         return Err(Problem::usage(
-            format!("there is no commit {}", plain(&args.commit)),
+            format!("there is no commit {}", plain(commit)),
             "name another with --commit",
         ));
     };

@@ -20,7 +20,13 @@ impl Repository {
     }
 
     /// Commits files upon other commits, and gives the new one's mark.
-    pub(crate) fn commit(&mut self, subject: &str, time: u32, parents: &[usize], files: &[(&str, &str)]) -> usize {
+    pub(crate) fn commit(
+        &mut self,
+        subject: &str,
+        time: u32,
+        parents: &[usize],
+        files: &[(&str, &str)],
+    ) -> usize {
         self.marks += 1;
         let (mark, length) = (self.marks, subject.len());
         let who = format!("A <a@example.com> {time} +0000");

@@ -20,7 +20,9 @@ pub(crate) struct Known {
     pub(crate) digest: Option<String>,
     /// Whether provenance says so, which is exact.
     pub(crate) is_exact: bool,
-    /// When it ran.
+    /// It ran: its record has a result. An export holds other keys of what it copied, too, without results.
+    pub(crate) ran: bool,
+    /// When it ran, as far as the log tells.
     pub(crate) span: Option<(Timestamp, Timestamp)>,
     /// It was found in a cache that the build was given: its record is one of these.
     pub(crate) found_in: Option<BTreeSet<usize>>,
@@ -33,6 +35,9 @@ pub(crate) fn align(plan: &Plan, records: &[Lookup], known: &[Known]) -> Vec<Opt
         .collect();
     for (candidates, known) in candidates.iter_mut().zip(known) {
         narrow(candidates, |record| known.digest.as_ref() == Some(&records[record].digest));
+        if known.ran {
+            narrow(candidates, |record| records[record].has_result);
+        }
         if let Some(found_in) = &known.found_in {
             narrow(candidates, |record| found_in.contains(&record));
         }

@@ -45,8 +45,10 @@ pub struct Evidence<'a> {
 pub struct Given {
     /// Its reference, as the log has it.
     pub name: String,
-    /// What it holds, or why nobody can know.
-    pub cache: Result<Cache, String>,
+    /// What it holds, where that can still be read.
+    pub cache: Option<Cache>,
+    /// Why BuildKit does not import it, where the cache itself shows that.
+    pub problem: Option<String>,
 }
 
 /// A cache that a build was not given.
@@ -210,7 +212,7 @@ pub struct Miss {
     pub cause: Cause,
     /// Whether provenance proves what it looked for; else the log and the caches do.
     pub is_exact: bool,
-    /// Whether no commit before this one had the step: no cache could have had it. Unknown without commits.
+    /// Whether neither a commit before this one nor a cache looked at had the step. Unknown without commits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub is_unavoidable: Option<bool>,
 }
@@ -219,7 +221,7 @@ pub struct Miss {
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
-    /// The steps that ran, in the order of the log.
+    /// The steps that ran, in the order of the Dockerfile.
     pub misses: Vec<Miss>,
     /// How many were reused.
     pub reused: usize,
@@ -235,9 +237,11 @@ pub fn explain(evidence: &Evidence<'_>) -> Report {
     let mut report = Report::default();
     let explainer = Explainer::new(evidence);
     let ran = evidence.build.ran();
-    for (vertex, name) in &ran {
-        report.misses.push(explainer.miss(vertex, name));
-    }
+    // In the order of the Dockerfile: a log tells of what was asked for first.
+    let mut ordered: Vec<_> =
+        ran.iter().map(|(vertex, name)| (node_of(evidence.plan, name), vertex, name)).collect();
+    ordered.sort_by_key(|(node, ..)| node.unwrap_or(usize::MAX));
+    report.misses.extend(ordered.iter().map(|(node, vertex, _)| explainer.miss(vertex, *node)));
     let steps = evidence.plan.nodes.iter().filter(|node| node.step.is_some());
     let keys: HashSet<Key> = steps.map(|node| node.key).collect();
     report.reused = keys.len().saturating_sub(ran.len());
@@ -340,7 +344,7 @@ impl<'a> Explainer<'a> {
             .given
             .iter()
             .map(|given| {
-                let side = given.cache.as_ref().ok().map(|cache| Side::new(whole, cache));
+                let side = given.cache.as_ref().map(|cache| Side::new(whole, cache));
                 (side, not_imported(build, given))
             })
             .collect();
@@ -358,6 +362,7 @@ impl<'a> Explainer<'a> {
                     images.iter().find(|(name, _)| is_image(name, reference)).map(|(_, digest)| digest);
                 known.digest = digest.and_then(|digest| image_record(digest, evidence.platform));
             }
+            known.ran = ran.contains_key(&number);
             known.span = ran.get(&number).and_then(|vertex| vertex.span);
             if node.step.is_some() && !ran.contains_key(&number) {
                 let found = (0..export.len()).filter(|record| {
@@ -383,6 +388,14 @@ impl<'a> Explainer<'a> {
         self.node(node).is_some_and(|node| self.past_keys.contains(&node.key))
     }
 
+    /// Whether any cache looked at has a step's result.
+    fn is_anywhere(&self, node: usize) -> bool {
+        let Some(record) = self.records.get(node).copied().flatten() else { return false };
+        let given = self.given.iter().filter_map(|(side, _)| side.as_ref());
+        let older = self.export.get(record).is_some_and(|lookup| self.elsewhere(record, lookup).is_some());
+        older || given.into_iter().any(|side| side.has_result(record))
+    }
+
     /// Whether the keys of a step and of all that it rests on are known from commits.
     fn is_understood(&self, node: usize) -> bool {
         let mut open = vec![node];
@@ -397,7 +410,7 @@ impl<'a> Explainer<'a> {
         true
     }
 
-    fn miss(&self, vertex: &Vertex, name: &StepName<'_>) -> Miss {
+    fn miss(&self, vertex: &Vertex, node: Option<usize>) -> Miss {
         let mut miss = Miss {
             step: vertex.name.clone(),
             seconds: vertex.seconds,
@@ -406,12 +419,12 @@ impl<'a> Explainer<'a> {
             is_exact: false,
             is_unavoidable: None,
         };
-        let Some(node) = node_of(self.evidence.plan, name) else { return miss };
+        let Some(node) = node else { return miss };
         miss.cause = self.cause(node);
         miss.is_first = !matches!(miss.cause, Cause::Follows { .. });
         miss.is_exact = self.known.get(node).is_some_and(|known| known.is_exact);
         let is_known = !self.evidence.past.is_empty() && self.is_understood(node);
-        miss.is_unavoidable = is_known.then(|| !self.is_in_past(node));
+        miss.is_unavoidable = is_known.then(|| !self.is_in_past(node) && !self.is_anywhere(node));
         miss
     }
 
@@ -436,7 +449,7 @@ impl<'a> Explainer<'a> {
     fn cause_of(&self, node: usize, of: &Node) -> Cause {
         match self.records.get(node).copied().flatten().and_then(|it| Some((it, self.export.get(it)?))) {
             Some((record, lookup)) => self.by_records(node, of, record, lookup),
-            None => self.by_commits(node, of),
+            None => self.without_record(node, of),
         }
     }
 
@@ -465,7 +478,7 @@ impl<'a> Explainer<'a> {
             .filter_map(|(side, _)| side.as_ref())
             .collect();
         if readable.is_empty() {
-            return self.without_caches(node, follows);
+            return self.without_caches();
         }
         // The records of the same operation that come nearest, and the inputs in which they differ.
         let nearest = readable
@@ -513,7 +526,7 @@ impl<'a> Explainer<'a> {
             if node.step.is_none() {
                 // A layer that is put upon others runs nothing itself.
                 open.extend(node.rests_on());
-            } else if self.ran.contains_key(&below) && !self.has_key(below) {
+            } else if self.ran.contains_key(&below) && self.lacks_key(below) {
                 follows.push(below);
             }
         }
@@ -521,12 +534,22 @@ impl<'a> Explainer<'a> {
         follows
     }
 
-    /// Whether a given cache has a node's key, with a result or without.
-    fn has_key(&self, node: usize) -> bool {
-        let Some(record) = self.records.get(node).copied().flatten() else { return false };
-        self.given.iter().any(|(side, error)| {
-            error.is_none() && side.as_ref().is_some_and(|side| !side.matching(record).is_empty())
-        })
+    /// Whether it is certain that no given cache has a node's key, with a result or without.
+    fn lacks_key(&self, node: usize) -> bool {
+        let is_in = |record: usize| {
+            self.given.iter().any(|(side, error)| {
+                error.is_none() && side.as_ref().is_none_or(|side| !side.matching(record).is_empty())
+            })
+        };
+        let mut below = Some(node);
+        // A key is made of its parent's: where that is not there, neither is what rests on it.
+        while let Some(node) = below {
+            if let Some(record) = self.records.get(node).copied().flatten() {
+                return !is_in(record);
+            }
+            below = self.node(node).and_then(|node| node.parent);
+        }
+        false
     }
 
     fn following(&self, node: usize, follows: Vec<usize>) -> Cause {
@@ -729,7 +752,8 @@ impl<'a> Explainer<'a> {
         if of.parent.is_none() {
             return false;
         }
-        let own: HashSet<&str> = self.export.iter().map(|record| record.digest.as_str()).collect();
+        let own = self.records.iter().flatten().filter_map(|record| self.export.get(*record));
+        let own: HashSet<&str> = own.map(|record| record.digest.as_str()).collect();
         readable.iter().any(|side| {
             side.records.iter().any(|theirs| {
                 !theirs.inputs.is_empty()
@@ -757,55 +781,30 @@ impl<'a> Explainer<'a> {
         None
     }
 
-    /// No given cache could be imported and read.
-    fn without_caches(&self, node: usize, follows: Vec<usize>) -> Cause {
-        if !self.evidence.past.is_empty() && !self.is_in_past(node) {
-            let by_steps: Vec<usize> =
-                follows.iter().copied().filter(|below| !self.is_in_past(*below)).collect();
-            if by_steps.is_empty() {
-                return self
-                    .own_change(node)
-                    .unwrap_or_else(|| unknown("the caches that the build was given"));
+    /// No given cache was imported and can be read.
+    fn without_caches(&self) -> Cause {
+        let errors = self.given.iter().map(|(_, error)| error.clone());
+        match self.evidence.given.iter().zip(errors).find_map(|(given, error)| Some((given, error?))) {
+            _ if self.given.iter().any(|(_, error)| error.is_none()) => {
+                unknown("what the given caches held: they can no longer be read")
             }
-            return self.following(node, by_steps);
-        }
-        let _ = of;
-        match self
-            .evidence
-            .given
-            .iter()
-            .zip(&self.given)
-            .find_map(|(it, (_, error))| Some((it, error.clone()?)))
-        {
             Some((given, error)) => Cause::NotImported { cache: given.name.clone(), error },
             None => Cause::NotGiven { cache: String::new(), note: "the build was given no cache".to_owned() },
         }
     }
 
-    /// Nobody knows the record: what commits alone prove.
-    fn by_commits(&self, node: usize, of: &Node) -> Cause {
-        let imports = self.given.iter().any(|(_, error)| error.is_none());
-        if !imports {
-            let ran = |below: &usize| self.ran.contains_key(below);
-            let follows: Vec<usize> = of.rests_on().filter(ran).collect();
-            return self.without_caches(node, follows);
+    /// Nobody knows the record.
+    fn without_record(&self, node: usize, of: &Node) -> Cause {
+        let follows = self.follows_from(of.parent);
+        if !follows.is_empty() {
+            return self.following(node, follows);
         }
-        // A build that reused something looked into its caches: what no commit had before was in none of them.
-        if !self.evidence.past.is_empty() && !self.is_in_past(node) && !self.nothing_was_reused() {
-            let follows: Vec<usize> = of
-                .rests_on()
-                .filter(|below| self.ran.contains_key(below) && !self.is_in_past(*below))
-                .collect();
-            if !follows.is_empty() {
-                return self.following(node, follows);
-            }
-            if let Some(cause) = self.own_change(node) {
-                return cause;
-            }
+        match self.without_caches() {
+            Cause::Unknown { .. } => unknown(
+                "the cache that this build exported with mode=max (--export), or its provenance with mode=max",
+            ),
+            cause => cause,
         }
-        unknown(
-            "the cache that this build exported (--export), with mode=max, or its provenance with mode=max",
-        )
     }
 
     /// Whether no step but directories was found in any cache, as with `--no-cache`.
@@ -908,13 +907,9 @@ fn counterpart(plan: &Plan, node: usize, earlier: &Plan) -> Option<usize> {
 
 /// What kept a build from importing a cache.
 fn not_imported(build: &Build, given: &Given) -> Option<String> {
-    if let Err(problem) = &given.cache {
-        let told = build.vertices.iter().find(|vertex| vertex.import() == Some(given.name.as_str()));
-        return Some(told.and_then(|vertex| vertex.error.clone()).unwrap_or_else(|| problem.clone()));
-    }
     let told = build.vertices.iter().find(|vertex| vertex.import() == Some(given.name.as_str()));
     match told {
-        Some(vertex) => vertex.error.clone(),
+        Some(vertex) => vertex.error.clone().or_else(|| given.problem.clone()),
         None => Some("the log tells of no import of it".to_owned()),
     }
 }
