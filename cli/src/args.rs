@@ -7,7 +7,7 @@ use crate::cache::{diff, inspect, merge, prune, verify};
 use crate::lines::{history, list, rollback};
 use crate::report;
 use crate::retain::{apply, check, explain, plan_command};
-use crate::{doctor, forecast, redrive, simulate, trace};
+use crate::{doctor, forecast, redrive, simulate, trace, why};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -49,6 +49,7 @@ pub(crate) enum Command {
     Forecast(forecast::Args),
     Doctor(doctor::Args),
     Trace(trace::Args),
+    Why(why::Args),
     Redrive(redrive::Args),
     /// Prints a script that completes stoker's command lines
     #[command(

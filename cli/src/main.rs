@@ -20,6 +20,7 @@ mod simulate;
 mod text;
 mod trace;
 mod transfer;
+mod why;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -58,6 +59,7 @@ fn main() -> ExitCode {
         Command::Forecast(args) => run(std::future::ready(forecast::run(&args))),
         Command::Doctor(args) => run(doctor::run(&args)),
         Command::Trace(args) => run(trace::run(&args)),
+        Command::Why(args) => run(why::run(&args)),
         Command::Redrive(args) => run(redrive::run(&args)),
     }
 }

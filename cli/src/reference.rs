@@ -61,6 +61,11 @@ impl Reference {
         if self.registry == DOCKER_HUB { DOCKER_HUB_LOGIN } else { &self.registry }
     }
 
+    /// The repository that it is in.
+    pub(crate) fn whole_repository(&self) -> Repository {
+        Repository(self.clone())
+    }
+
     /// The tag, if it is one.
     pub(crate) fn tag(&self) -> Option<&str> {
         match &self.version {

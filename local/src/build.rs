@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
+use cache_misses::Steps;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::progress::Steps;
 use crate::project::{Project, environment_json};
 use crate::{ACCOUNT, REGION};
 

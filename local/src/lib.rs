@@ -19,7 +19,6 @@ pub mod http;
 pub mod images;
 pub mod ledger;
 pub mod machine;
-pub mod progress;
 pub mod project;
 pub mod serve;
 pub mod simulated;

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use cache_misses::Log;
 use jiff::Timestamp;
 use tokio::process::Command;
 use tokio::sync::{mpsc, watch};
@@ -18,7 +19,7 @@ use crate::builder::{Builder, BuilderError, STILLBORN};
 use crate::buildspec::{Buildspec, BuildspecError, Mark, PHASES};
 use crate::bus::Bus;
 use crate::ledger::{self, Ledger};
-use crate::{REGION, chain, events, locked, progress};
+use crate::{REGION, chain, events, locked};
 
 /// What a build needs of its caller's environment to reach the builder and the network. Nothing else leaks in.
 const PASSED_ON: [&str; 18] = [
@@ -183,7 +184,7 @@ impl Machine {
         };
         let ended_at = Timestamp::now();
         self.end_group().await;
-        let steps = std::fs::read(&build.log).map(|log| progress::parse(&String::from_utf8_lossy(&log)));
+        let steps = std::fs::read(&build.log).map(|log| Log::read(&String::from_utf8_lossy(&log)).steps());
         if let Err(error) = self.builder.after().await {
             tracing::warn!(error = chain(&error), "what the build left in the builder is not known");
         }

@@ -9,9 +9,9 @@ use std::io::Write;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use cache_misses::{Log as BuildLog, Steps};
 use common::{Dir, Fake, write_sources};
 use serde_json::Value;
-use stoker_local::progress::{self, Steps};
 use stoker_local::simulated::{Output, docker_in};
 
 #[derive(Clone, Default)]
@@ -41,7 +41,7 @@ async fn build(dir: &Dir, from: &[String], to: &str, more: &[&str]) -> (bool, St
     let log = Log::default();
     let ok = docker_in(&arguments, &dir.0, Output::new(log.clone())).await;
     let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
-    let steps = progress::parse(&text);
+    let steps = BuildLog::read(&text).steps();
     (ok, text, steps)
 }
 

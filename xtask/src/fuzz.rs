@@ -10,7 +10,8 @@ use anyhow::{Context as _, ensure};
 use crate::{process, tools};
 
 /// The parsers, one target each in `fuzz/fuzz_targets/`.
-const TARGETS: [&str; 7] = ["config", "manifest", "policy", "tag", "webhook", "event", "dockerfile"];
+const TARGETS: [&str; 8] =
+    ["config", "manifest", "policy", "tag", "webhook", "event", "dockerfile", "misses"];
 
 /// What fuzzing can be asked.
 #[derive(Debug, clap::Args)]

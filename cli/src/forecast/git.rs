@@ -20,16 +20,16 @@ const LARGEST_FILE: u64 = 64 << 20;
 
 /// A commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Commit {
+pub(crate) struct Commit {
     /// Its hash, as git writes it.
-    pub(super) id: String,
-    pub(super) tree: Id,
-    pub(super) parents: Vec<String>,
+    pub(crate) id: String,
+    pub(crate) tree: Id,
+    pub(crate) parents: Vec<String>,
     /// When it was put where it is, in seconds since 1970.
     pub(super) committed: i64,
     /// When it was first written.
     pub(super) authored: i64,
-    pub(super) subject: String,
+    pub(crate) subject: String,
 }
 
 /// An object cannot be read.
@@ -50,7 +50,7 @@ impl From<ObjectError> for TreeError {
 }
 
 /// A repository.
-pub(super) struct Repository {
+pub(crate) struct Repository {
     directory: PathBuf,
     /// Bytes of an object's id: 20, or 32 with SHA-256.
     id_bytes: usize,
@@ -75,7 +75,7 @@ impl Drop for Objects {
 
 impl Repository {
     /// Opens the repository that holds a directory.
-    pub(super) fn open(directory: &Path) -> Result<Self, Problem> {
+    pub(crate) fn open(directory: &Path) -> Result<Self, Problem> {
         let shallow =
             git(directory, &["rev-parse", "--is-shallow-repository"]).map_err(|error| match error {
                 GitError::Start(error) => Problem::usage(
@@ -84,7 +84,7 @@ impl Repository {
                 ),
                 GitError::Failed(words) => Problem::usage(
                     format!("{} is in no git repository ({})", directory.display(), plain(&words)),
-                    "run stoker forecast in a checkout, or name one with --repository",
+                    "run it in a checkout, or name one on the command line",
                 ),
             })?;
         if shallow.trim() == "true" {
@@ -127,7 +127,7 @@ impl Repository {
     }
 
     /// The newest commits of a branch along first parents, the newest first.
-    pub(super) fn first_parents(&self, branch: &str, most: usize) -> Result<Vec<Commit>, Problem> {
+    pub(crate) fn first_parents(&self, branch: &str, most: usize) -> Result<Vec<Commit>, Problem> {
         self.log(&["--first-parent", &format!("--max-count={most}"), "--end-of-options", branch])
     }
 
@@ -158,7 +158,7 @@ impl Repository {
     }
 
     /// A file by its path in a tree, following links: its id.
-    pub(super) fn file(&self, tree: &Id, path: &str) -> Result<Option<Id>, TreeError> {
+    pub(crate) fn file(&self, tree: &Id, path: &str) -> Result<Option<Id>, TreeError> {
         let mut path = path.to_owned();
         for _ in 0..LINKS {
             let Some(entry) = dockerfile_keys::find(self, tree, &path)? else { return Ok(None) };

@@ -28,9 +28,10 @@ mod times;
 
 use advice::{Advice, Candidate, candidates};
 use figures::{Figures, Often, Range, figures, often};
-use git::Repository;
+pub(crate) use git::{Commit, Repository};
 use history::{History, Ways};
-use replay::{Planned, Planner, Setup, Skip, replay};
+use replay::{Planned, replay};
+pub(crate) use replay::{Planner, Setup, Skip};
 use strategy::Strategy;
 use times::Times;
 
@@ -108,11 +109,11 @@ pub(crate) struct Args {
     json: bool,
 }
 
-fn platform(text: &str) -> Result<Platform, String> {
+pub(crate) fn platform(text: &str) -> Result<Platform, String> {
     Platform::new(text).map_err(|error| error.to_string())
 }
 
-fn argument(text: &str) -> Result<(String, String), String> {
+pub(crate) fn argument(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         _ => Err(format!("`{text}` is no build argument: write it like VERSION=1.2")),
@@ -294,25 +295,14 @@ fn forecast(args: &Args) -> Result<(Forecast, Drawn), Problem> {
 
 /// What is built by the newest commit's Dockerfile and those before it.
 fn setup(args: &Args, dockerfile: String) -> Setup {
-    Setup {
-        dockerfile,
-        context: args
-            .context
-            .split('/')
-            .filter(|part| !["", "."].contains(part))
-            .collect::<Vec<_>>()
-            .join("/"),
-        options: Options {
-            target: args.target.clone(),
-            arguments: args.build_arg.iter().cloned().collect(),
-            platform: args.platform.as_str().to_owned(),
-            network: None,
-        },
-        per_commit: args.build_arg_per_commit.clone(),
-        git_directory: !args.no_git_directory,
-        behind: false,
-        edit: None,
-    }
+    let options = Options {
+        target: args.target.clone(),
+        arguments: args.build_arg.iter().cloned().collect(),
+        platform: args.platform.as_str().to_owned(),
+        network: None,
+    };
+    let setup = Setup::new(dockerfile, &args.context, options, args.build_arg_per_commit.clone());
+    Setup { git_directory: !args.no_git_directory, ..setup }
 }
 
 /// What main's builds did with each step, those first that took longest.
@@ -371,7 +361,7 @@ fn timestamp(seconds: i64) -> Timestamp {
     Timestamp::from_second(seconds).unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
-fn read_log(path: &Path) -> Result<String, Problem> {
+pub(crate) fn read_log(path: &Path) -> Result<String, Problem> {
     let bytes = std::fs::read(path).map_err(|error| {
         Problem::usage(
             format!("cannot read {}: {error}", path.display()),
@@ -381,14 +371,14 @@ fn read_log(path: &Path) -> Result<String, Problem> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-fn unreadable(error: &TreeError) -> Problem {
+pub(crate) fn unreadable(error: &TreeError) -> Problem {
     Problem::failed(
         format!("cannot read the repository: {}", plain(&chain(error))),
         "try `git fsck`; in a partial clone, `git fetch --refetch --filter=blob:none` or a whole clone",
     )
 }
 
-fn not_built(skip: &Skip, setup: &Setup, branch: &str) -> Problem {
+pub(crate) fn not_built(skip: &Skip, setup: &Setup, branch: &str) -> Problem {
     match skip {
         Skip::Missing => Problem::usage(
             format!(
@@ -410,7 +400,10 @@ fn context_name(setup: &Setup) -> &str {
 }
 
 /// The one Dockerfile of a tree, or the one at its root.
-fn find_dockerfile(repository: &Repository, tree: &Id) -> Result<Result<String, Problem>, TreeError> {
+pub(crate) fn find_dockerfile(
+    repository: &Repository,
+    tree: &Id,
+) -> Result<Result<String, Problem>, TreeError> {
     const ROOT: &str = "Dockerfile";
     if repository.file(tree, ROOT)?.is_some() {
         return Ok(Ok(ROOT.to_owned()));

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 
 use dockerfile_keys::{
-    Context, Dockerfile, Id, Ignore, Key, Kind, Memory, Node, Options, Plan, TreeError, find, parse, plan,
-    solve,
+    Context, Dockerfile, Id, Ignore, Key, Kind, Memory, Node, Options, Plan, TreeError, changed_files, find,
+    parse, plan, solve,
 };
 use sha2::{Digest as _, Sha256};
 use stoker_core::names::Scope;
@@ -19,16 +19,16 @@ use super::times::{Level, Times};
 
 /// What is built, and how.
 #[derive(Debug, Clone)]
-pub(super) struct Setup {
+pub(crate) struct Setup {
     /// The Dockerfile's path in the repository.
-    pub(super) dockerfile: String,
+    pub(crate) dockerfile: String,
     /// The build context's path in the repository.
-    pub(super) context: String,
-    pub(super) options: Options,
+    pub(crate) context: String,
+    pub(crate) options: Options,
     /// Build arguments whose value is the commit's hash.
-    pub(super) per_commit: Vec<String>,
+    pub(crate) per_commit: Vec<String>,
     /// Whether the context has the directory `.git`, as a clone does.
-    pub(super) git_directory: bool,
+    pub(crate) git_directory: bool,
     /// Whether squashed branches were behind the default branch.
     pub(super) behind: bool,
     /// A change of every commit's Dockerfile.
@@ -36,6 +36,13 @@ pub(super) struct Setup {
 }
 
 impl Setup {
+    /// A build as people start it. The context's path is taken as they write it.
+    pub(crate) fn new(dockerfile: String, context: &str, options: Options, per_commit: Vec<String>) -> Self {
+        let context: Vec<&str> = context.split('/').filter(|part| !["", "."].contains(part)).collect();
+        let context = context.join("/");
+        Self { dockerfile, context, options, per_commit, git_directory: false, behind: false, edit: None }
+    }
+
     /// The same with a change of every commit's Dockerfile.
     pub(super) fn edited(&self, edit: Edit) -> Self {
         Self { edit: Some(edit), ..self.clone() }
@@ -50,7 +57,7 @@ pub(super) struct Planned<'a> {
 
 /// Why a commit is not built.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Skip {
+pub(crate) enum Skip {
     /// It has no such Dockerfile, or no such directory for the context.
     Missing,
     /// Its Dockerfile cannot be read, or has no such target.
@@ -58,7 +65,7 @@ pub(super) enum Skip {
 }
 
 /// Plans builds, and keeps what it has read.
-pub(super) struct Planner<'a> {
+pub(crate) struct Planner<'a> {
     repository: &'a Repository,
     memory: Memory,
     dockerfiles: RefCell<Dockerfiles>,
@@ -71,10 +78,10 @@ type Read<T> = Result<Rc<T>, String>;
 type Dockerfiles = HashMap<(Id, Option<Edit>), Read<Dockerfile>>;
 
 /// The plan of one commit, or why there is none.
-pub(super) type PlanOf = Result<Rc<Plan>, Skip>;
+pub(crate) type PlanOf = Result<Rc<Plan>, Skip>;
 
 impl<'a> Planner<'a> {
-    pub(super) fn new(repository: &'a Repository) -> Self {
+    pub(crate) fn new(repository: &'a Repository) -> Self {
         let (dockerfiles, ignores) = (RefCell::default(), RefCell::default());
         Self { repository, memory: Memory::default(), dockerfiles, ignores }
     }
@@ -90,7 +97,7 @@ impl<'a> Planner<'a> {
     }
 
     /// Plans the build of a commit's tree.
-    pub(super) fn plan_tree(&self, setup: &Setup, tree: &Id, commit: &str) -> Result<PlanOf, TreeError> {
+    pub(crate) fn plan_tree(&self, setup: &Setup, tree: &Id, commit: &str) -> Result<PlanOf, TreeError> {
         let repository = self.repository;
         let Some(file) = repository.file(tree, &setup.dockerfile)? else { return Ok(Err(Skip::Missing)) };
         let context = find(repository, tree, &setup.context)?.filter(|entry| entry.kind == Kind::Directory);
@@ -99,16 +106,9 @@ impl<'a> Planner<'a> {
             Ok(file) => file,
             Err(problem) => return Ok(Err(Skip::Unreadable(format!("{}: {problem}", setup.dockerfile)))),
         };
-        // Docker looks beside the Dockerfile first.
-        let beside = repository.file(tree, &format!("{}.dockerignore", setup.dockerfile))?;
-        let ignore = match beside {
-            Some(id) => Some(id),
-            None => repository.file(&context.id, ".dockerignore")?,
-        };
-        let ignore = match ignore.map(|id| self.ignore(id)).transpose()? {
-            Some(Ok(ignore)) => ignore,
-            Some(Err(problem)) => return Ok(Err(Skip::Unreadable(format!(".dockerignore: {problem}")))),
-            None => Rc::default(),
+        let ignore = match self.ignored(setup, tree, &context.id)? {
+            Ok(ignore) => ignore,
+            Err(problem) => return Ok(Err(Skip::Unreadable(format!(".dockerignore: {problem}")))),
         };
         let build = Key::from(<[u8; 32]>::from(Sha256::digest(commit)));
         let mut options = setup.options.clone();
@@ -141,6 +141,40 @@ impl<'a> Planner<'a> {
         let read = parse(&text).map(Rc::new).map_err(|error| error.to_string());
         self.dockerfiles.borrow_mut().insert(name, read.clone());
         Ok(read)
+    }
+
+    /// What a commit leaves out of the build context.
+    fn ignored(&self, setup: &Setup, tree: &Id, context: &Id) -> Result<Read<Ignore>, TreeError> {
+        // Docker looks beside the Dockerfile first.
+        let beside = self.repository.file(tree, &format!("{}.dockerignore", setup.dockerfile))?;
+        let ignore = match beside {
+            Some(id) => Some(id),
+            None => self.repository.file(context, ".dockerignore")?,
+        };
+        Ok(ignore.map(|id| self.ignore(id)).transpose()?.unwrap_or_else(|| Ok(Rc::default())))
+    }
+
+    /// The files of the build context that these sources take, and that differ between two commits' trees.
+    pub(crate) fn changed_files(
+        &self,
+        setup: &Setup,
+        trees: [&Id; 2],
+        sources: &[String],
+    ) -> Result<BTreeSet<String>, TreeError> {
+        let of = |tree| {
+            let root = find(self.repository, tree, &setup.context)?.map(|entry| entry.id).unwrap_or_default();
+            let ignore = self.ignored(setup, tree, &root)?.unwrap_or_default();
+            Ok::<_, TreeError>((root, ignore))
+        };
+        let [before, after] = [of(trees[0])?, of(trees[1])?];
+        let [before, after] = [&before, &after].map(|(root, ignore)| Context {
+            tree: self.repository,
+            root: *root,
+            ignore,
+            memory: &self.memory,
+            git_directory: None,
+        });
+        changed_files(&before, &after, sources)
     }
 
     fn ignore(&self, id: Id) -> Result<Read<Ignore>, TreeError> {

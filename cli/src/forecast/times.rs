@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use cache_misses::{Build, Log};
 use dockerfile_keys::{Plan, Step, StepKind};
 
 /// Seconds that something takes: at best, mostly, at worst.
@@ -125,18 +126,18 @@ pub(super) struct Times {
 }
 
 impl Times {
-    /// Takes the times of a log of `docker build --progress=plain`, in which this plan was built.
+    /// Takes the times of a log of `docker build`, in which this plan was built.
     pub(super) fn of_log(log: &str, plan: &Plan) -> Self {
         let steps: Vec<&Step> = plan.nodes.iter().filter_map(|node| node.step.as_ref()).collect();
         let mut measured = HashMap::new();
-        for timed in timed(log) {
+        let log = Log::read(log);
+        for (vertex, told) in log.builds.iter().flat_map(Build::ran) {
             // A Dockerfile of one stage says no name.
             let is_it = |step: &&&Step| {
-                step.place == timed.place && (timed.stage.is_empty() || step.stage == timed.stage)
+                step.place == told.place && (told.stage().is_empty() || step.stage == told.stage())
             };
-            let found = steps.iter().find(is_it);
-            if let Some(step) = found {
-                measured.insert(name(step), timed.seconds);
+            if let (Some(step), Some(seconds)) = (steps.iter().find(is_it), vertex.seconds) {
+                measured.insert(name(step), seconds);
             }
         }
         Self { measured }
@@ -164,82 +165,9 @@ fn name(step: &Step) -> (String, String) {
     (step.stage.clone(), step.text.split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
-/// A step of a log that ran.
-#[derive(Debug, PartialEq)]
-struct Timed {
-    stage: String,
-    place: usize,
-    seconds: f64,
-}
-
-/// The steps that ran in a log: `#7 [build 3/5] RUN make`, and later `#7 DONE 4.2s`.
-fn timed(log: &str) -> Vec<Timed> {
-    let mut open: HashMap<u32, Timed> = HashMap::new();
-    let mut timed = Vec::new();
-    for line in log.lines() {
-        // A log of CodeBuild or GitHub has a time before each line.
-        let Some((number, text)) =
-            line.find('#').and_then(|at| line.split_at(at).1.get(1..)?.split_once(' '))
-        else {
-            continue;
-        };
-        let Ok(number) = number.parse::<u32>() else { continue };
-        if let Some(step) = step_of(text) {
-            open.entry(number).or_insert(step);
-        } else if text.starts_with("CACHED") || text.starts_with("sha256:") || text.starts_with("ERROR") {
-            open.remove(&number);
-        } else if let Some(seconds) =
-            text.strip_prefix("DONE ").and_then(|text| text.trim().strip_suffix('s'))
-            && let Some(step) = open.remove(&number)
-            && let Ok(seconds) = seconds.parse()
-        {
-            timed.push(Timed { seconds, ..step });
-        }
-    }
-    timed
-}
-
-fn step_of(text: &str) -> Option<Timed> {
-    let (name, _) = text.strip_prefix('[')?.split_once("] ")?;
-    let (stage, count) = name.rsplit_once(' ').unwrap_or(("", name));
-    let (place, _) = count.split_once('/')?;
-    // With several platforms the stage's name comes after the platform's.
-    let stage = stage.trim().rsplit(' ').next().unwrap_or_default().to_owned();
-    Some(Timed { stage, place: place.trim().parse().ok()?, seconds: 0.0 })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const LOG: &str = "\
-#1 [internal] load build definition from Dockerfile
-#1 DONE 0.1s
-#5 [build 1/4] FROM docker.io/library/node:20
-#5 sha256:aa 1B / 1B
-#5 DONE 3.0s
-2026-01-01T00:00:00Z #6 [build 2/4] WORKDIR /app
-#6 DONE 0.2s
-#7 [build 3/4] COPY . .
-#7 CACHED
-#8 [build 4/4] RUN npm run build
-#8 0.4 > building
-#8 DONE 61.5s
-#9 [stage-1 2/2] COPY --from=build /app /app
-#9 DONE 0.3s
-#10 exporting to image
-#10 DONE 1.0s
-";
-
-    #[test]
-    fn a_log_tells_what_its_steps_took() {
-        let seconds: Vec<(String, f64)> = timed(LOG)
-            .into_iter()
-            .map(|step| (format!("{} {}", step.stage, step.place), step.seconds))
-            .collect();
-        let expected = [("build 2", 0.2), ("build 4", 61.5), ("stage-1 2", 0.3)];
-        assert_eq!(seconds, expected.map(|(name, seconds)| (name.to_owned(), seconds)));
-    }
 
     #[test]
     fn times_are_assumed_by_what_a_step_does() {

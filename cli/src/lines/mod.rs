@@ -27,12 +27,12 @@ const NAMED: usize = 20;
 
 /// A tag under which a line is, or a cache that it left.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Place {
-    scope: Scope,
-    line: LineKey,
+pub(crate) struct Place {
+    pub(crate) scope: Scope,
+    pub(crate) line: LineKey,
     /// `None`: the line is there now.
-    left_at: Option<Timestamp>,
-    tag: Tag,
+    pub(crate) left_at: Option<Timestamp>,
+    pub(crate) tag: Tag,
 }
 
 impl Place {
@@ -63,7 +63,7 @@ impl Place {
 
 /// The lines of a repository, or of one project in it: main first, and after each line the caches that it left, the
 /// newest first.
-fn sorted(tags: &BTreeSet<String>, project: Option<&ProjectName>) -> Vec<Place> {
+pub(crate) fn sorted(tags: &BTreeSet<String>, project: Option<&ProjectName>) -> Vec<Place> {
     let scope = project.map(Scope::of);
     let mut places: Vec<Place> = tags.iter().filter_map(|tag| Place::read(tag)).collect();
     places.retain(|place| scope.as_ref().is_none_or(|scope| place.scope == *scope));

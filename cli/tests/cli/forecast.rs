@@ -8,19 +8,25 @@ use serde_json::Value;
 use crate::run::{Home, Ran};
 
 /// A repository, written as `git fast-import` reads it.
-struct Repository {
-    home: Home,
+pub(crate) struct Repository {
+    pub(crate) home: Home,
     stream: String,
     marks: usize,
 }
 
 impl Repository {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { home: Home::new(), stream: String::new(), marks: 0 }
     }
 
     /// Commits files upon other commits, and gives the new one's mark.
-    fn commit(&mut self, subject: &str, time: u32, parents: &[usize], files: &[(&str, &str)]) -> usize {
+    pub(crate) fn commit(
+        &mut self,
+        subject: &str,
+        time: u32,
+        parents: &[usize],
+        files: &[(&str, &str)],
+    ) -> usize {
         self.marks += 1;
         let (mark, length) = (self.marks, subject.len());
         let who = format!("A <a@example.com> {time} +0000");
@@ -48,7 +54,7 @@ impl Repository {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    fn write(&self) {
+    pub(crate) fn write(&self) {
         self.git(&["init", "--quiet", "--initial-branch=main"], "");
         self.git(&["fast-import", "--quiet"], &self.stream);
     }

@@ -26,3 +26,4 @@ mod simulate;
 #[cfg(test)]
 mod trace;
 mod transfer;
+mod why;

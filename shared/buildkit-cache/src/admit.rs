@@ -80,7 +80,7 @@ struct Key {
 }
 
 /// Which records of two caches match: main's come first, in their order, then the foreign ones.
-struct Matching<'a> {
+pub(super) struct Matching<'a> {
     main: &'a Cache,
     foreign: &'a Cache,
     /// For each record its digest's number.
@@ -105,7 +105,7 @@ struct Index {
 
 impl<'a> Matching<'a> {
     /// Compares two caches; answers nothing if that would take too long.
-    fn new(main: &'a Cache, foreign: &'a Cache) -> Option<Self> {
+    pub(super) fn new(main: &'a Cache, foreign: &'a Cache) -> Option<Self> {
         let mut numbers: HashMap<&Text, u32> = HashMap::new();
         let mut number = |text: &'a Text| {
             let next = short(numbers.len());
@@ -246,7 +246,11 @@ impl<'a> Matching<'a> {
         (self.work <= MOST_WORK).then_some(())
     }
 
-    fn class_of_foreign(&mut self, place: usize) -> u32 {
+    pub(super) fn class_of_main(&mut self, place: usize) -> u32 {
+        self.class(short(place))
+    }
+
+    pub(super) fn class_of_foreign(&mut self, place: usize) -> u32 {
         self.class(short(self.main.records.len() + place))
     }
 }

@@ -121,7 +121,7 @@ pub(crate) struct Found {
 }
 
 /// How many links are followed before they count as a circle.
-const LINKS: usize = 40;
+pub(crate) const LINKS: usize = 40;
 
 impl Context<'_> {
     /// What a source of a `COPY` names: a path or a pattern. Nothing if it is not there.
@@ -130,13 +130,10 @@ impl Context<'_> {
         if !has_wildcards(&path) {
             return self.at(&path, selection);
         }
-        let Some(pattern) = Glob::path(&path) else { return Ok(None) };
         let mut matches = Vec::new();
-        self.expand("", &self.root_entry(), &Matched::default(), &path, &mut |at| {
-            if pattern.matches(at) {
-                matches.push(at.to_owned());
-            }
-        })?;
+        if !self.matching(&path, &mut matches)? {
+            return Ok(None);
+        }
         // Names count, too, and no file that matches is no error: nothing is copied.
         let mut maker = Maker::new("files");
         for at in &matches {
@@ -145,6 +142,16 @@ impl Context<'_> {
             }
         }
         Ok(Some(Found { key: maker.key(), is_directory: false }))
+    }
+
+    /// Collects the paths that match a pattern, if it is one.
+    pub(crate) fn matching(&self, pattern: &str, into: &mut impl Extend<String>) -> Result<bool, TreeError> {
+        let path = normal(pattern);
+        let Some(glob) = Glob::path(&path) else { return Ok(false) };
+        self.expand("", &self.root_entry(), &Matched::default(), &path, &mut |at| {
+            into.extend(Some(at.to_owned()).filter(|at| glob.matches(at)));
+        })?;
+        Ok(true)
     }
 
     /// What lies at a path without wildcards. Links on the way are followed.
@@ -165,14 +172,14 @@ impl Context<'_> {
     }
 
     /// The entries of a directory, and `.git` at the root.
-    fn entries(&self, path: &str, directory: &Id) -> Result<Rc<[Entry]>, TreeError> {
+    pub(crate) fn entries(&self, path: &str, directory: &Id) -> Result<Rc<[Entry]>, TreeError> {
         let entries = self.tree.entries(directory)?;
         let Some(git) = self.git_directory.filter(|_| path.is_empty()) else { return Ok(entries) };
         let git = Entry { name: ".git".into(), kind: Kind::Submodule, id: *git.bytes() };
         Ok(entries.iter().cloned().chain([git]).collect())
     }
 
-    fn step_to(&self, path: &str) -> Result<Reached, TreeError> {
+    pub(crate) fn step_to(&self, path: &str) -> Result<Reached, TreeError> {
         let mut entry = self.root_entry();
         let mut at = String::new();
         let mut matched = Matched::default();
@@ -330,7 +337,7 @@ impl Context<'_> {
     }
 }
 
-enum Reached {
+pub(crate) enum Reached {
     Nothing,
     /// A link points elsewhere.
     Moved(String),
@@ -356,7 +363,7 @@ fn ruled(rules: &'static [Rule], path: &str, entry: &Entry) -> Option<Key> {
     Some(if fitting.any(|rule| rule.content) { file(entry) } else { Maker::new("name").key() })
 }
 
-fn join(path: &mut String, part: &str) {
+pub(crate) fn join(path: &mut String, part: &str) {
     if !path.is_empty() {
         path.push('/');
     }

@@ -26,6 +26,7 @@
 //! name the same files all the time; a base image triggers nothing (`ONBUILD`); and a command's output differs exactly
 //! where its key does, but for `cargo chef prepare`, whose output is known by the files that it reads.
 
+mod changed;
 mod content;
 mod context;
 mod folder;
@@ -34,6 +35,7 @@ mod ignore;
 mod key;
 mod parse;
 mod plan;
+mod record;
 mod solve;
 #[cfg(test)]
 mod testing;
@@ -41,10 +43,12 @@ mod testing;
 mod tests;
 mod words;
 
+pub use changed::changed_files;
 pub use context::{Context, Entry, Id, Kind, Memory, Tree, TreeError, find, normal};
 pub use folder::Folder;
 pub use ignore::{Ignore, IgnoreError};
 pub use key::Key;
 pub use parse::{Dockerfile, HereDocument, Instruction, ParseError, parse};
 pub use plan::{Node, Options, Plan, PlanError, Step, StepKind, Unknown, plan};
+pub use record::{image_record, record_of};
 pub use solve::{Outcome, solve};

@@ -9,6 +9,7 @@ use crate::glob::Glob;
 use crate::ignore::Ignore;
 use crate::key::{Key, Maker};
 use crate::parse::{self, Dockerfile, HereDocument, Instruction};
+use crate::record;
 use crate::words::{self, Variables};
 
 /// How a Dockerfile is built.
@@ -58,6 +59,8 @@ pub struct Node {
     pub inputs: Vec<usize>,
     /// What is to be run; nothing for an image and for a layer that is put upon others.
     pub step: Option<Step>,
+    /// The digest of `BuildKit`'s record of it, where the Dockerfile alone decides that.
+    pub record: Option<String>,
     pub(crate) made: Made,
 }
 
@@ -83,6 +86,15 @@ impl Node {
         self.parent.into_iter().chain(self.layer()).chain(self.inputs.iter().copied())
     }
 
+    /// The paths of the build context that it copies, where no flag leaves out some of what they name.
+    #[must_use]
+    pub fn sources(&self) -> &[String] {
+        match &self.made {
+            Made::Copied { from: Origin::Context, sources, .. } => sources,
+            _ => &[],
+        }
+    }
+
     /// The layer that is put upon the parent, if that is what the node does.
     #[must_use]
     pub fn layer(&self) -> Option<usize> {
@@ -97,13 +109,14 @@ struct New {
     parent: Option<usize>,
     inputs: Vec<usize>,
     step: Option<Step>,
+    record: Option<String>,
     made: Made,
 }
 
 impl New {
     /// A node that rests on nothing.
     fn of(operation: Key, made: Made) -> Self {
-        Self { operation, content: None, parent: None, inputs: Vec::new(), step: None, made }
+        Self { operation, content: None, parent: None, inputs: Vec::new(), step: None, record: None, made }
     }
 }
 
@@ -300,7 +313,7 @@ impl Planner<'_> {
     }
 
     fn push(&mut self, new: New) -> usize {
-        let New { operation, content, parent, inputs, step, made } = new;
+        let New { operation, content, parent, inputs, step, record, made } = new;
         let mut key = Maker::new("node");
         key.key_of(&operation);
         for (name, part) in
@@ -311,7 +324,7 @@ impl Planner<'_> {
             }
         }
         let key = key.key();
-        self.plan.nodes.push(Node { key, operation, content, parent, inputs, step, made });
+        self.plan.nodes.push(Node { key, operation, content, parent, inputs, step, record, made });
         self.plan.nodes.len() - 1
     }
 
@@ -477,7 +490,9 @@ impl Planner<'_> {
         operation.text(&state.directory).text(&state.user);
         let made = Made::Directory { path: state.directory.clone() };
         let step = Some(Step { text: format!("WORKDIR {path}"), ..step });
-        state.node = Some(self.push(New { parent: state.node, step, ..New::of(operation.key(), made) }));
+        let record = record::directory(&state.directory).filter(|_| state.user.is_empty());
+        state.node =
+            Some(self.push(New { parent: state.node, step, record, ..New::of(operation.key(), made) }));
         Ok(())
     }
 
@@ -536,7 +551,7 @@ impl Planner<'_> {
         let reads = content::program(&shell, &state.directory).filter(|_| !binds);
         let (operation, content) = (operation.key(), binds.then(|| mounted.key()));
         let (parent, step, made) = (state.node, Some(step.clone()), Made::Command { reads });
-        state.node = Some(self.push(New { operation, content, parent, inputs, step, made }));
+        state.node = Some(self.push(New { operation, content, parent, inputs, step, record: None, made }));
         Ok(())
     }
 
@@ -618,10 +633,11 @@ impl Planner<'_> {
         }
         let is_whole = sources.len() == words.len() - 1 && flags.is_plain;
         let sources = if is_whole { sources } else { Vec::new() };
+        let record = record::copied(&sources, &destination).filter(|_| flags.described.is_empty());
         let made = Made::Copied { from, sources, to: destination };
         let parent = if flags.link { None } else { state.node };
         let (operation, content, step) = (operation.key(), Some(copied.key()), Some(step.clone()));
-        let layer = self.push(New { operation, content, parent, inputs, step, made });
+        let layer = self.push(New { operation, content, parent, inputs, step, record, made });
         state.node = Some(match (flags.link, state.node) {
             (true, Some(below)) => self.put_upon(below, layer),
             _ => layer,

@@ -10,9 +10,9 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
+use cache_misses::{Log, Steps};
 use stoker_core::names::Digest;
 use stoker_local::builder::{self, Record};
-use stoker_local::progress::{self, Steps};
 
 const LOCAL_BASE_IMAGE: &str = "localhost/base:1";
 const BASE_IMAGE: &str = "busybox:1.37";
@@ -174,7 +174,7 @@ impl Engine {
         let mut files = BTreeMap::new();
         read_files(&output, &output, &mut files)?;
         std::fs::remove_dir_all(&output)?;
-        Ok(Built { steps: progress::parse(&log), log, files })
+        Ok(Built { steps: Log::read(&log).steps(), log, files })
     }
 
     /// Removes what builds left in the builder: the steps that name one of these tokens, these blobs, and what rests on
@@ -205,7 +205,7 @@ impl Drop for Engine {
 }
 
 /// Runs a build while nothing is [removed](Engine::free) from the builder: what is removed under it is not found.
-fn without_removals(build: &mut Command) -> anyhow::Result<Output> {
+pub(crate) fn without_removals(build: &mut Command) -> anyhow::Result<Output> {
     let _records = RECORDS.read().unwrap_or_else(PoisonError::into_inner);
     build.output().context("cannot run docker")
 }
@@ -243,7 +243,7 @@ fn own(records: &[Record], tokens: &[&str], blobs: &BTreeSet<String>) -> BTreeSe
 impl Built {
     /// Whether BuildKit had nothing to say against any cache.
     pub(crate) fn imported_all(&self) -> bool {
-        progress::errors(&self.log).is_empty() && !self.log.contains("too large")
+        Log::read(&self.log).errors().is_empty() && !self.log.contains("too large")
     }
 }
 

@@ -5,7 +5,7 @@
 //! `cargo xtask test` runs it. `STOKER_SEED` and `STOKER_CASES` choose the cases; case n of a seed is the first of
 //! the seed plus n. `STOKER_AGAIN` says how often they are built again, `STOKER_HOSTILE` how often main is built after each
 //! merge of a forged cache, `STOKER_ROUNDS` how long builds run beside retention, `STOKER_HISTORIES` of how many histories
-//! the steps that run are compared with those predicted; with `STOKER_ONLY` only what is told once runs whose name holds that. `STOKER_TEST_NEW_BUILDER` is a shell command that ends with an engine whose builder has no state;
+//! the steps that run are compared with those predicted, `STOKER_CAUSES` of how many the misses are told causes; with `STOKER_ONLY` only what is told once runs whose name holds that. `STOKER_TEST_NEW_BUILDER` is a shell command that ends with an engine whose builder has no state;
 //! `STOKER_TEST_ENGINE` the least version of the engine.
 #![allow(
     clippy::expect_used,
@@ -27,6 +27,7 @@ mod registry;
 mod retention;
 mod scenario;
 mod versions;
+mod why;
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -50,6 +51,8 @@ const DISTRIBUTION: &str = "STOKER_TEST_DOCKER_REGISTRY";
 const ONLY: &str = "STOKER_ONLY";
 /// The name by which `STOKER_ONLY` chooses the comparison of what ran with what was predicted.
 const PREDICTED: &str = "predicted steps";
+/// The name by which it chooses the causes of misses.
+const CAUSES: &str = "causes of misses";
 
 const CASES: usize = 20;
 /// The cases of every run that asks for no others: what passed once must pass again. Other seeds are for exploring.
@@ -146,6 +149,11 @@ fn cases(dir: &Path, engine: &Engine, seed: u64) -> anyhow::Result<bool> {
         let histories = number("STOKER_HISTORIES")?.map_or(Ok(predicted::HISTORIES), usize::try_from)?;
         good &= predicted::compare(seed, histories, engine, &registries, dir)?;
     }
+    let tells_causes = only.as_ref().is_none_or(|only| CAUSES.contains(only.as_str()));
+    if tells_causes {
+        let histories = number("STOKER_CAUSES")?.map_or(Ok(why::HISTORIES), usize::try_from)?;
+        good &= why::compare(seed, histories, engine, &registries, dir)?;
+    }
     let failed = AtomicUsize::new(0);
     side_by_side(&jobs, |job| {
         failed.fetch_add(usize::from(!runner.report(job)), Ordering::Relaxed);
@@ -160,7 +168,7 @@ fn cases(dir: &Path, engine: &Engine, seed: u64) -> anyhow::Result<bool> {
     }
     println!("  all: {} cases, {all}", all.cases);
     if only.is_some() {
-        return Ok(good && (is_wanted || !jobs.is_empty()));
+        return Ok(good && (is_wanted || tells_causes || !jobs.is_empty()));
     }
     let rounds = number("STOKER_AGAIN")?.map_or(Ok(again::ROUNDS), usize::try_from)?;
     good &= again::build_again(engine, &runner.groups.into_inner().unwrap(), rounds)?;

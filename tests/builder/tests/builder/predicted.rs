@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Instant;
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use builder::{Commit, Features, File, History, PROGRAM};
 use buildkit_cache::Cache;
+use cache_misses::{Log, StepName};
 use dockerfile_keys::{Folder, Ignore, Key, Memory, Plan, Step, find, parse, plan, solve};
-use serde_json::Value;
 
 use crate::engine::{Engine, Options, could_not_start};
 use crate::registry::Registry;
@@ -195,8 +195,10 @@ impl Stage<'_> {
             as_json: true,
         };
         let built = Engine::build(&context, &options)?;
-        let operations = Operations::read(&built.log)?;
-        let errors = operations.errors();
+        // It is read as JSON: a text's lines cannot tell of a linked copy whether it ran or was put upon other layers only.
+        let log = Log::read(&built.log);
+        let [told] = log.builds.as_slice() else { bail!("the log is no JSON: {}", built.log) };
+        let errors = log.errors();
         ensure!(errors.is_empty(), "a cache was not imported: {errors:?}");
         let cache = self.registry.read(&export)?;
         self.blobs.extend(cache.blobs().map(|blob| blob.digest.to_string()));
@@ -204,10 +206,12 @@ impl Stage<'_> {
         self.exported.insert(number, exported.map(|node| node.key).collect());
 
         let steps = Steps::new(&plan);
-        let ran = operations
+        let ran = told
             .ran()
             .into_iter()
-            .map(|name| steps.find(name))
+            .map(|(vertex, name)| {
+                steps.find(&name).with_context(|| format!("there is no step {}", vertex.name))
+            })
             .collect::<anyhow::Result<BTreeSet<_>>>()?;
         let key = |node: &usize| plan.nodes[*node].key;
         let predicted_keys: BTreeSet<Key> = predicted.iter().map(key).collect();
@@ -218,7 +222,7 @@ impl Stage<'_> {
         let spared = unchanged(&plan, &predicted_keys, &ran_keys);
         self.figures.unchanged += spared.len();
         let predicted_keys: BTreeSet<Key> = predicted_keys.difference(&spared).copied().collect();
-        let told = |keys: &BTreeSet<Key>, others: &BTreeSet<Key>| {
+        let named = |keys: &BTreeSet<Key>, others: &BTreeSet<Key>| {
             let names: Vec<String> = plan
                 .nodes
                 .iter()
@@ -232,9 +236,9 @@ impl Stage<'_> {
             ran_keys == predicted_keys,
             "given {:?}\n  only predicted:\n    {}\n  only ran:\n    {}\n{}",
             commit.imports,
-            told(&predicted_keys, &ran_keys),
-            told(&ran_keys, &predicted_keys),
-            operations
+            named(&predicted_keys, &ran_keys),
+            named(&ran_keys, &predicted_keys),
+            told.vertices.iter().map(|vertex| format!("    {vertex:?}")).collect::<Vec<_>>().join("\n")
         );
         Ok(())
     }
@@ -269,99 +273,6 @@ fn unchanged(plan: &Plan, predicted: &BTreeSet<Key>, ran: &BTreeSet<Key>) -> BTr
     spared
 }
 
-/// What a build's log tells of its operations. It is read as JSON: a text's lines cannot tell of a linked copy whether it
-/// ran or was put upon other layers only.
-#[derive(Default)]
-struct Operations {
-    by_digest: BTreeMap<String, Operation>,
-    /// In the order in which they were first told of.
-    order: Vec<String>,
-}
-
-#[derive(Default)]
-struct Operation {
-    name: String,
-    inputs: BTreeSet<String>,
-    /// When work on it began: for its key, if it has no inputs, and to run it.
-    starts: BTreeSet<String>,
-    /// It was in the builder's cache, or its result was pulled.
-    found: bool,
-    done: bool,
-    error: String,
-}
-
-impl Operations {
-    fn read(log: &str) -> anyhow::Result<Self> {
-        let mut all = Self::default();
-        let list = |value: &Value, name: &str| value[name].as_array().cloned().unwrap_or_default();
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        for part in serde_json::Deserializer::from_str(log).into_iter::<Value>() {
-            // After the JSON comes an error's text.
-            let Ok(part) = part else { break };
-            for vertex in list(&part, "vertexes") {
-                let digest = text(&vertex["digest"]);
-                if !all.by_digest.contains_key(&digest) {
-                    all.order.push(digest.clone());
-                }
-                let operation = all.by_digest.entry(digest).or_default();
-                operation.name = text(&vertex["name"]);
-                operation.inputs.extend(list(&vertex, "inputs").iter().map(text));
-                operation.starts.extend(vertex["started"].as_str().map(str::to_owned));
-                operation.found |= vertex["cached"] == true;
-                operation.done |= vertex["completed"].is_string();
-                operation.error += vertex["error"].as_str().unwrap_or_default();
-            }
-            for status in list(&part, "statuses") {
-                let is_pull =
-                    ["sha256:", "extracting sha256:"].iter().any(|it| text(&status["id"]).starts_with(it));
-                if let Some(operation) = all.by_digest.get_mut(&text(&status["vertex"])) {
-                    operation.found |= is_pull;
-                }
-            }
-        }
-        ensure!(!all.order.is_empty(), "the log is no JSON: {log}");
-        Ok(all)
-    }
-
-    fn all(&self) -> impl Iterator<Item = &Operation> {
-        self.order.iter().filter_map(|digest| self.by_digest.get(digest))
-    }
-
-    fn errors(&self) -> Vec<&str> {
-        self.all().map(|operation| operation.error.as_str()).filter(|error| !error.is_empty()).collect()
-    }
-
-    /// The names of the steps that ran.
-    fn ran(&self) -> Vec<&str> {
-        // A linked copy's layer is put upon others by an operation of its own.
-        let is_step = |name: &str| {
-            name.split_once("] ").is_some_and(|(stage, rest)| {
-                stage.contains('/') && !rest.starts_with("FROM ") && !rest.starts_with("LINK ")
-            })
-        };
-        // What an `ADD` fetches has a step's name, too: of one of those that fetch it.
-        let is_fetched = |it: &Operation| it.name.contains("] ADD ") && it.inputs.is_empty();
-        let ran = |it: &Operation| it.done && !it.found && (!it.inputs.is_empty() || it.starts.len() > 1);
-        let steps = self.all().filter(|it| is_step(&it.name) && !is_fetched(it));
-        steps.filter(|it| ran(it)).map(|it| it.name.as_str()).collect()
-    }
-}
-
-impl std::fmt::Display for Operations {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        for it in self.all() {
-            writeln!(
-                f,
-                "    {}{} {}",
-                if it.found { "found" } else { "" },
-                if it.done { " done" } else { "" },
-                it.name
-            )?;
-        }
-        Ok(())
-    }
-}
-
 /// The steps of a plan by the names that a log has for them.
 struct Steps<'a> {
     by_stage: HashMap<&'a str, BTreeMap<usize, usize>>,
@@ -379,13 +290,8 @@ impl<'a> Steps<'a> {
     }
 
     /// The node of a step such as `[s1 3/5] RUN make`.
-    fn find(&self, name: &str) -> anyhow::Result<usize> {
-        let found = || {
-            let (stage, rest) = name.strip_prefix('[')?.split_once("] ")?.0.split_once(' ')?;
-            let (place, _) = rest.trim().split_once('/')?;
-            self.by_stage.get(stage)?.get(&place.parse().ok()?).copied()
-        };
-        found().with_context(|| format!("there is no step {name} in the plan"))
+    fn find(&self, name: &StepName<'_>) -> Option<usize> {
+        self.by_stage.get(name.stage())?.get(&name.place).copied()
     }
 }
 

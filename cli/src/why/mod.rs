@@ -1,0 +1,295 @@
+//! `stoker why`: why the steps of a build were not cached.
+//!
+//! Everything that asks is here; what follows from the answers is in the crate `cache-misses`, which asks nobody.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use buildkit_cache::IMPORT_LIMIT;
+use cache_misses::{Build, Elsewhere, Evidence, Given, Llb, Log, Past, Relation, Report, explain};
+use dockerfile_keys::{Options, Plan};
+use serde::Serialize;
+use stoker_core::names::Platform;
+
+use crate::CommandOutcome;
+use crate::cache::to_json;
+use crate::forecast::{self, Commit, Planner, Repository, Setup};
+use crate::problem::Problem;
+use crate::reference::Reference;
+use crate::remote::{self, Remotes};
+use crate::retain::config;
+use crate::text::plain;
+
+mod render;
+mod stack;
+
+/// Logs are read up to this size; those of builds have some hundred kilobytes.
+const LARGEST_LOG: u64 = 64 << 20;
+
+/// Says of each step of a build that ran why it was not cached
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  docker buildx build --progress=plain --cache-from type=registry,ref=REF --cache-to ... . 2>&1 | tee build.log
+  stoker why --log build.log --from REF@sha256:... --export REF2      # in the checkout that was built
+  stoker why app:8c0e51d2-5b6a-4c1e-9d57-0a2f3b4c5d6e    # a build that Stoker started: log and caches are found
+  stoker why --log build.log --from REF --export REF2 --commit 4f1c02e --build-arg VERSION=1.2
+  stoker why --log build.log --from REF --export REF2 --provenance provenance.json   # exact for commands
+  stoker why --log build.log --from REF --export REF2 --before OLD --other MAIN --json | jq '.misses[]'
+
+The cache that the build exported says what each step was looked for by; the caches that it was given, what there was; the \
+commits, what changed. Where the export went to the tag from which the build read, name what it read by its digest. A \
+cause is `exact` where provenance of --provenance=mode=max says what a command was; a cause that nothing proves is \
+`unknown`, with what would tell.
+
+Time of a step that no commit before this one had is unavoidable: no cache could have held it. The rest is lost.
+It starts, writes and deletes nothing.")]
+pub(crate) struct Args {
+    /// The id of a build in CodeBuild that Stoker started: its log and caches are found
+    #[arg(value_name = "BUILD-ID", required_unless_present = "log", conflicts_with_all = ["log", "from", "export"])]
+    build: Option<String>,
+    /// The build's log: --progress=plain, or rawjson, which tells times exactly
+    #[arg(long, value_name = "FILE")]
+    log: Option<PathBuf>,
+    /// A cache that the build was given: --cache-from
+    #[arg(long, value_name = "REF")]
+    from: Vec<Reference>,
+    /// The cache that the build exported, with mode=max
+    #[arg(long, value_name = "REF")]
+    export: Option<Reference>,
+    /// What a cache that the build was given held earlier
+    #[arg(long, value_name = "REF")]
+    before: Vec<Reference>,
+    /// A cache that the build was not given
+    #[arg(long, value_name = "REF")]
+    other: Vec<Reference>,
+    /// Provenance of the build with mode=max, as `docker buildx build` writes it beside its output
+    #[arg(long, value_name = "FILE")]
+    provenance: Option<PathBuf>,
+    /// A directory of the repository that was built
+    #[arg(long, value_name = "DIRECTORY", default_value = ".")]
+    git: PathBuf,
+    /// The commit that was built; HEAD, or what CodeBuild says, unless given
+    #[arg(long, value_name = "REVISION")]
+    commit: Option<String>,
+    /// How many commits before it are looked at, along first parents
+    #[arg(long, value_name = "NUMBER", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    commits: u32,
+    /// The Dockerfile's path in the repository; found unless given
+    #[arg(long, value_name = "PATH")]
+    dockerfile: Option<String>,
+    /// The build context's path in the repository
+    #[arg(long, value_name = "PATH", default_value = ".")]
+    context: String,
+    /// The stage that was built; the last one unless given
+    #[arg(long, value_name = "STAGE")]
+    target: Option<String>,
+    /// The platform that was built for
+    #[arg(long, value_name = "PLATFORM", default_value = "linux/amd64", value_parser = forecast::platform)]
+    platform: Platform,
+    /// A build argument that the build was given
+    #[arg(long, value_name = "NAME=VALUE", value_parser = forecast::argument)]
+    build_arg: Vec<(String, String)>,
+    /// Print JSON, for programs
+    #[arg(long)]
+    json: bool,
+}
+
+/// What is told of a build.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Told {
+    commit: String,
+    /// How many commits before it were looked at.
+    commits: usize,
+    #[serde(flatten)]
+    report: Report,
+    /// What could not be looked at, and why.
+    missing: Vec<String>,
+}
+
+/// Where what is known of a build lies.
+struct Sources {
+    log: String,
+    from: Vec<Reference>,
+    export: Option<Reference>,
+    elsewhere: Vec<Place>,
+    commit: String,
+    /// What is not known, and why.
+    missing: Vec<String>,
+}
+
+/// A cache that the build was not given.
+struct Place {
+    reference: Reference,
+    relation: Relation,
+    note: String,
+}
+
+pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
+    let remotes = Remotes::default();
+    let mut sources = match (&args.build, &args.log) {
+        (Some(id), _) => stack::find(&config(None).await?, &remotes, id).await?,
+        (None, Some(log)) => of_arguments(args, log)?,
+        (None, None) => return Err(Problem::usage("no build is named", "see `stoker why --help`")),
+    };
+    sources.commit = args.commit.clone().unwrap_or(sources.commit);
+    let log = Log::read(&sources.log);
+    let [.., build] = log.builds.as_slice() else {
+        return Err(Problem::usage(
+            "the log holds no build".to_owned(),
+            "name the file into which `docker buildx build --progress=plain ... 2> FILE` wrote",
+        ));
+    };
+    let llb = args.provenance.as_deref().map(read_provenance).transpose()?;
+    let mut missing = std::mem::take(&mut sources.missing);
+    let mut given = Vec::new();
+    for reference in &sources.from {
+        let (cache, problem) = match remote::read(&remotes, reference).await {
+            Ok(held) => {
+                let size = held.config_size.max(held.manifest_size);
+                let problem = (size > IMPORT_LIMIT as u64)
+                    .then(|| format!("it has {size} bytes; BuildKit imports at most {IMPORT_LIMIT}"));
+                (Some(held.cache), problem)
+            }
+            Err(problem) => {
+                missing.push(problem.text().to_owned());
+                (None, None)
+            }
+        };
+        given.push(Given { name: reference.to_string(), cache, problem });
+    }
+    let mut read = async |reference: &Reference| match remote::read(&remotes, reference).await {
+        Ok(held) => Some(held.cache),
+        Err(problem) => {
+            missing.push(problem.text().to_owned());
+            None
+        }
+    };
+    let mut elsewhere = Vec::new();
+    for Place { reference, relation, note } in std::mem::take(&mut sources.elsewhere) {
+        let cache = read(&reference).await;
+        elsewhere.extend(cache.map(|cache| Elsewhere { name: reference.to_string(), relation, note, cache }));
+    }
+    let export = match &sources.export {
+        Some(reference) => read(reference).await,
+        None => None,
+    };
+    let known = Known { build, given, elsewhere, export, llb };
+    let told = of_checkout(args, &sources.commit, &known, missing)?;
+    let text = if args.json { to_json(&told) } else { render::text(&told) };
+    Ok(CommandOutcome::yes(text))
+}
+
+/// What the command line says of a build.
+fn of_arguments(args: &Args, log: &Path) -> Result<Sources, Problem> {
+    let place = |relation| {
+        move |reference: &Reference| Place { reference: reference.clone(), relation, note: String::new() }
+    };
+    let before = args.before.iter().map(place(Relation::Before));
+    Ok(Sources {
+        log: read_file(log)?,
+        from: args.from.clone(),
+        export: args.export.clone(),
+        elsewhere: before.chain(args.other.iter().map(place(Relation::Other))).collect(),
+        commit: "HEAD".to_owned(),
+        missing: Vec::new(),
+    })
+}
+
+/// All that is known of a build beside its repository.
+struct Known<'a> {
+    build: &'a Build,
+    given: Vec<Given>,
+    elsewhere: Vec<Elsewhere>,
+    export: Option<buildkit_cache::Cache>,
+    llb: Option<Llb>,
+}
+
+/// Reads the commits, and tells.
+fn of_checkout(args: &Args, commit: &str, known: &Known<'_>, missing: Vec<String>) -> Result<Told, Problem> {
+    let repository = Repository::open(&args.git)?;
+    let line = repository.first_parents(commit, args.commits as usize + 1)?;
+    let Some((head, earlier)) = line.split_first() else {
+        return Err(Problem::usage(
+            format!("there is no commit {}", plain(commit)),
+            "name another with --commit",
+        ));
+    };
+    let dockerfile = match &args.dockerfile {
+        Some(path) => path.trim_start_matches("./").to_owned(),
+        None => forecast::find_dockerfile(&repository, &head.tree)
+            .map_err(|error| forecast::unreadable(&error))??,
+    };
+    let arguments: BTreeMap<String, String> = args.build_arg.iter().cloned().collect();
+    let options = Options {
+        target: args.target.clone(),
+        arguments: arguments.clone(),
+        platform: args.platform.as_str().to_owned(),
+        network: None,
+    };
+    let setup = Setup::new(dockerfile, &args.context, options, Vec::new());
+    let planner = Planner::new(&repository);
+    let plan_of = |commit: &Commit| {
+        planner.plan_tree(&setup, &commit.tree, &commit.id).map_err(|error| forecast::unreadable(&error))
+    };
+    let plan = plan_of(head)?.map_err(|skip| forecast::not_built(&skip, &setup, &head.id))?;
+    // Before a commit that has no such Dockerfile there is nothing to compare with.
+    let mut plans: Vec<(&Commit, Rc<Plan>)> = Vec::new();
+    for commit in earlier {
+        let Ok(plan) = plan_of(commit)? else { break };
+        plans.push((commit, plan));
+    }
+    let past: Vec<Past<'_>> =
+        plans.iter().map(|(commit, plan)| Past { commit: commit.id.clone(), plan }).collect();
+    let unreadable = RefCell::new(None);
+    let files = |before: &str, after: &str, sources: &[String]| {
+        let tree = |id: &str| {
+            line.iter().find(|commit| commit.id == id).map(|commit| commit.tree).unwrap_or_default()
+        };
+        match planner.changed_files(&setup, [&tree(before), &tree(after)], sources) {
+            Ok(files) => files.into_iter().collect(),
+            Err(error) => {
+                *unreadable.borrow_mut() = Some(forecast::unreadable(&error));
+                Vec::new()
+            }
+        }
+    };
+    let report = explain(&Evidence {
+        build: known.build,
+        commit: &head.id,
+        plan: &plan,
+        platform: args.platform.as_str(),
+        arguments: &arguments,
+        export: known.export.as_ref(),
+        given: &known.given,
+        elsewhere: &known.elsewhere,
+        past: &past,
+        llb: known.llb.as_ref(),
+        files: &files,
+    });
+    if let Some(problem) = unreadable.into_inner() {
+        return Err(problem);
+    }
+    Ok(Told { commit: head.id.clone(), commits: past.len(), report, missing })
+}
+
+fn read_file(path: &Path) -> Result<String, Problem> {
+    let size = std::fs::metadata(path).map(|it| it.len()).unwrap_or_default();
+    if size > LARGEST_LOG {
+        let why = format!("{} has {size} bytes", plain(&path.display().to_string()));
+        return Err(Problem::usage(why, "name the log of one build"));
+    }
+    forecast::read_log(path)
+}
+
+fn read_provenance(path: &Path) -> Result<Llb, Problem> {
+    Llb::read(&read_file(path)?).ok_or_else(|| {
+        Problem::usage(
+            format!("{} says nothing of the build's operations", plain(&path.display().to_string())),
+            "build with --provenance=mode=max",
+        )
+    })
+}

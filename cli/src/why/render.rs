@@ -1,0 +1,137 @@
+//! The causes as people read them.
+
+use cache_misses::{Cause, Miss};
+
+use super::Told;
+use crate::text::{Align, count, plain, plain_whole, table};
+
+/// Names of steps are cut to so many characters.
+const WIDTH: usize = 60;
+/// How many names are written out.
+const NAMES: usize = 3;
+
+pub(super) fn text(told: &Told) -> String {
+    let report = &told.report;
+    let mut text = format!("commit {}\n", plain(&told.commit));
+    if report.misses.is_empty() {
+        return text + &format!("  {} reused; nothing ran\n", count(report.reused, "step"));
+    }
+    let mut rows = vec![["STEP", "TIME", "WHY"].map(str::to_owned).to_vec()];
+    rows.extend(report.misses.iter().map(row));
+    text += &table("  ", &[Align::Left, Align::Right, Align::Left], &rows);
+    text += &format!(
+        "{} ran, {} reused; lost to misses {}, unavoidable {}\n",
+        count(report.misses.len(), "step"),
+        report.reused,
+        seconds(report.lost_seconds),
+        seconds(report.unavoidable_seconds)
+    );
+    for why in &told.missing {
+        text += &format!("not all is known: {}\n", plain_whole(why));
+    }
+    text
+}
+
+fn row(miss: &Miss) -> Vec<String> {
+    let exact = if miss.is_exact { " (exact)" } else { "" };
+    let first = if miss.is_first { "first miss: " } else { "" };
+    let time = miss.seconds.map(seconds).unwrap_or_default();
+    vec![clipped(&miss.step), time, format!("{first}{}{exact}", cause(&miss.cause))]
+}
+
+fn clipped(step: &str) -> String {
+    let step: String = step.split_whitespace().collect::<Vec<_>>().join(" ");
+    let text = plain_whole(&step);
+    if text.chars().count() <= WIDTH {
+        text
+    } else {
+        text.chars().take(WIDTH - 3).chain("...".chars()).collect()
+    }
+}
+
+fn seconds(seconds: f64) -> String {
+    if seconds < 10.0 { format!("{seconds:.1} s") } else { format!("{seconds:.0} s") }
+}
+
+fn short(commit: &str) -> String {
+    plain(commit.get(..7).unwrap_or(commit))
+}
+
+/// A cause in one sentence.
+pub(super) fn cause(cause: &Cause) -> String {
+    match cause {
+        Cause::Content { commit, files, count } => {
+            let names: Vec<String> = files.iter().take(NAMES).map(|file| plain(file)).collect();
+            let more = if *count > names.len() {
+                format!(" and {} more", count - names.len())
+            } else {
+                String::new()
+            };
+            let what = if names.is_empty() { "what it reads".to_owned() } else { names.join(", ") + &more };
+            match commit {
+                Some(commit) => format!("{what} changed in {}", short(commit)),
+                None => format!("{what} changed"),
+            }
+        }
+        Cause::Untracked => {
+            "what it copies changed, and no commit changed it: .git, or files that git does not track"
+                .to_owned()
+        }
+        Cause::Instruction { commit, before } => {
+            format!("the instruction changed in {}; it was `{}`", short(commit), clipped(before))
+        }
+        Cause::New { commit } => format!("nothing had built it before: new in {}", short(commit)),
+        Cause::Setting { commit } => {
+            format!(
+                "a flag of it, or an ENV, ARG, USER, WORKDIR or SHELL above it, changed in {}",
+                short(commit)
+            )
+        }
+        Cause::Order { commit: Some(commit) } => {
+            format!("other steps come before it since {}", short(commit))
+        }
+        Cause::Order { commit: None } => "other steps come before it".to_owned(),
+        Cause::Argument { names, before } => {
+            let names: Vec<String> = names.iter().map(|name| plain(name)).collect();
+            let was = before.as_ref().map(|before| format!("; it was {}", plain(before))).unwrap_or_default();
+            format!("the build argument {} changed{was}", names.join(" or "))
+        }
+        Cause::Network { before, now } => {
+            format!("the network is {} and was {}", plain(now), plain(before))
+        }
+        Cause::Base { image } => format!("the base image moved: it is {}", plain(image)),
+        Cause::Follows { steps, also } => {
+            let names: Vec<String> = steps.iter().take(NAMES).map(|step| place(step)).collect();
+            let also = also.as_ref().map(|also| format!("; {}, too", self::cause(also))).unwrap_or_default();
+            format!("follows from {}{also}", names.join(", "))
+        }
+        Cause::Dropped { cache, note } => {
+            with_note(&format!("it was in {} and is no more", plain(cache)), note)
+        }
+        Cause::RolledBack { cache, note } => {
+            with_note(&format!("it left with a rollback of {}", plain(cache)), note)
+        }
+        Cause::NotGiven { cache, note } if cache.is_empty() => plain_whole(note),
+        Cause::NotGiven { cache, note } => {
+            with_note(&format!("it is in {}, which the build was not given", plain(cache)), note)
+        }
+        Cause::NotImported { cache, error } => {
+            format!("{} could not be imported: {}", plain(cache), plain(error))
+        }
+        Cause::NotUsed { cache, all } => {
+            let flag = if *all { "--no-cache" } else { "--no-cache-filter" };
+            format!("{} has it, and the build did not look for it, as with {flag}", plain(cache))
+        }
+        Cause::Uncacheable { what } => plain_whole(what),
+        Cause::Unknown { would_tell } => format!("unknown; what would tell: {}", plain_whole(would_tell)),
+    }
+}
+
+fn with_note(text: &str, note: &str) -> String {
+    if note.is_empty() { text.to_owned() } else { format!("{text}: {}", plain_whole(note)) }
+}
+
+/// The part of a step's name in brackets.
+fn place(step: &str) -> String {
+    plain(step.split_inclusive(']').next().unwrap_or(step))
+}

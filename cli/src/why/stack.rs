@@ -1,0 +1,171 @@
+//! A build of the stack: CodeBuild says what it was given and where its log is, the registry what lines hold and held.
+
+use std::collections::BTreeMap;
+
+use aws_config::SdkConfig;
+use aws_sdk_codebuild::types::Build;
+use cache_misses::Relation;
+use jiff::{SignedDuration, Timestamp};
+use stoker_core::build_inputs::variable;
+use stoker_core::error::chain;
+use stoker_core::names::{Digest, Line, Tag};
+use stoker_core::provenance::Provenance;
+
+use super::{LARGEST_LOG, Place, Sources};
+use crate::lines;
+use crate::problem::Problem;
+use crate::reference::{Reference, Version};
+use crate::remote::{self, Remotes};
+use crate::retain::call_words;
+use crate::text::plain;
+
+/// Caches that a line left, and other lines, that are looked into at most, the nearest first.
+const EARLIER: usize = 5;
+const OTHERS: usize = 8;
+/// The history's tag is written moments after the rollback's own note.
+const AROUND: SignedDuration = SignedDuration::from_secs(60);
+
+/// Finds what is known of a build.
+pub(super) async fn find(config: &SdkConfig, remotes: &Remotes, id: &str) -> Result<Sources, Problem> {
+    let asked = aws_sdk_codebuild::Client::new(config).batch_get_builds().ids(id).send().await;
+    let asked = asked.map_err(|error| failed("codebuild:BatchGetBuilds", &error))?;
+    let Some(build) = asked.builds().first() else {
+        return Err(Problem::usage(
+            format!("CodeBuild knows no build {}", plain(id)),
+            "name it as CodeBuild does, PROJECT:UUID; `stoker trace COMMIT` lists those of a commit",
+        ));
+    };
+    let variables: BTreeMap<&str, &str> = build
+        .environment()
+        .map(aws_sdk_codebuild::types::ProjectEnvironment::environment_variables)
+        .unwrap_or_default()
+        .iter()
+        .map(|variable| (variable.name(), variable.value()))
+        .collect();
+    // Of several targets each has variables of its own, with a suffix.
+    let references = |name: &str| -> Vec<Reference> {
+        let of = variables.iter().filter(|(known, _)| known.starts_with(name));
+        of.flat_map(|(_, text)| text.split_whitespace()).filter_map(|text| text.parse().ok()).collect()
+    };
+    let from = references(variable::REFS);
+    let mut exports = references(variable::EXPORT_REF);
+    let commit = variables.get(variable::COMMIT).map(|commit| (*commit).to_owned());
+    let commit = commit.or_else(|| build.resolved_source_version().map(str::to_owned));
+    let commit = commit.ok_or_else(|| {
+        Problem::failed(
+            format!("nothing says which commit {} built", plain(id)),
+            "name it with --commit and --log",
+        )
+    })?;
+    let mut sources = Sources {
+        log: log(config, build).await?,
+        from,
+        export: exports.pop(),
+        elsewhere: Vec::new(),
+        commit,
+        missing: Vec::new(),
+    };
+    if !exports.is_empty() {
+        sources
+            .missing
+            .push("the build has several targets: --log, --from and --export tell of one".to_owned());
+    }
+    let line = variables.get(variable::LINE).and_then(|line| Line::parse(line).ok());
+    let started = build.start_time().and_then(|time| Timestamp::from_second(time.secs()).ok());
+    match around(remotes, &sources, line.as_ref(), started).await {
+        Ok(places) => sources.elsewhere = places,
+        Err(problem) => sources.missing.push(problem.text().to_owned()),
+    }
+    Ok(sources)
+}
+
+/// The caches that the build's line held before, and those of other lines.
+async fn around(
+    remotes: &Remotes,
+    sources: &Sources,
+    line: Option<&Line>,
+    started: Option<Timestamp>,
+) -> Result<Vec<Place>, Problem> {
+    let Some(given) = sources.from.first().or(sources.export.as_ref()) else { return Ok(Vec::new()) };
+    let repository = given.whole_repository();
+    let tags = remote::tags(remotes, &repository).await?;
+    let rolled_back = match remote::read(remotes, given).await {
+        Ok(held) => Provenance::read(&held.annotations).rolled_back,
+        Err(_) => None,
+    };
+    let scope = sources.export.as_ref().and_then(Reference::tag).and_then(Tag::known);
+    let scope = scope.as_ref().and_then(|tag| Tag::parse(tag.as_str())).map(|(scope, _)| scope);
+    let own = line.map(Line::key);
+    let (mut earlier, mut others) = (Vec::new(), Vec::new());
+    for place in lines::sorted(&tags, None) {
+        if scope.as_ref().is_some_and(|scope| place.scope != *scope) {
+            continue;
+        }
+        let reference = repository.at(&place.tag);
+        let is_own = own.as_ref() == Some(&place.line);
+        match place.left_at {
+            // What it left after the build began, it may have been given.
+            Some(at) if is_own || place.line.is_main() => {
+                let is_before = started.is_none_or(|started| at <= started);
+                let is_rollback = rolled_back.is_some_and(|back| at.duration_since(back).abs() <= AROUND);
+                if is_before && earlier.len() < EARLIER {
+                    let relation = if is_rollback { Relation::RolledBack } else { Relation::Before };
+                    let note = format!("{} left it at {at:.0}", place.line);
+                    earlier.push(Place { reference, relation, note });
+                }
+            }
+            None if others.len() < OTHERS => {
+                let note = format!("it is {}'s", place.line);
+                others.push(Place { reference, relation: Relation::Other, note });
+            }
+            _ => {}
+        }
+    }
+    let given: Vec<&Digest> = sources.from.iter().filter_map(digest).collect();
+    earlier.extend(others);
+    earlier.retain(|place| !digest(&place.reference).is_some_and(|digest| given.contains(&digest)));
+    Ok(earlier)
+}
+
+fn digest(reference: &Reference) -> Option<&Digest> {
+    match &reference.version {
+        Version::Digest(digest) => Some(digest),
+        Version::Tag(_) => None,
+    }
+}
+
+/// Reads a build's log from CloudWatch Logs.
+async fn log(config: &SdkConfig, build: &Build) -> Result<String, Problem> {
+    let place = build.logs().and_then(|logs| Some((logs.group_name()?, logs.stream_name()?)));
+    let (group, stream) = place.ok_or_else(|| {
+        Problem::failed(
+            "the build has no log in CloudWatch Logs".to_owned(),
+            "name a file with --log; a project whose logs go elsewhere, or nowhere, has none here",
+        )
+    })?;
+    let client = aws_sdk_cloudwatchlogs::Client::new(config);
+    let (mut text, mut token) = (String::new(), None::<String>);
+    loop {
+        let page =
+            client.get_log_events().log_group_name(group).log_stream_name(stream).start_from_head(true);
+        let page = page.set_next_token(token.clone()).send().await;
+        let page = page.map_err(|error| failed("logs:GetLogEvents", &error))?;
+        for event in page.events() {
+            let message = event.message().unwrap_or_default();
+            text.push_str(message);
+            text.push_str(if message.ends_with('\n') { "" } else { "\n" });
+        }
+        let next = page.next_forward_token().map(str::to_owned);
+        // At the end the token stays the same.
+        if next.is_none() || next == token || text.len() as u64 > LARGEST_LOG {
+            return Ok(text);
+        }
+        token = next;
+    }
+}
+
+fn failed(call: &str, error: &(dyn std::error::Error + 'static)) -> Problem {
+    let next = "check `aws sts get-caller-identity`, AWS_REGION, and that this identity may do that; cli/README.md has \
+                the permissions";
+    Problem::failed(format!("{call}: {}", call_words(&chain(error))), next)
+}

@@ -1,0 +1,92 @@
+//! `stoker why` on logs alone. What caches prove, real builders tell.
+
+use serde_json::Value;
+
+use crate::forecast::Repository;
+use crate::run::Ran;
+
+const DOCKERFILE: &str = "FROM node\nCOPY package.json /\nRUN npm ci\nCOPY src /src\nRUN npm run build\n";
+
+/// A repository in which `src/a` changed last.
+fn repository() -> Repository {
+    let mut repository = Repository::new();
+    let files = [("Dockerfile", DOCKERFILE), ("package.json", "1"), ("src/a", "1"), ("src/b", "1")];
+    let begin = repository.commit("Begin", 1000, &[], &files);
+    repository.commit("Source", 2000, &[begin], &[("src/a", "2")]);
+    repository.write();
+    repository
+}
+
+async fn why(repository: &Repository, log: &str, flags: &[&str]) -> Ran {
+    let file = repository.home.path().join("build.log");
+    std::fs::write(&file, log).unwrap();
+    let path = [("PATH", std::env::var("PATH").unwrap())];
+    let directory = repository.home.path().to_str().unwrap();
+    let arguments = ["why", "--git", directory, "--log", file.to_str().unwrap()];
+    repository.home.stoker_in(&path, &[&arguments, flags].concat(), "").await
+}
+
+const WARM: &str = "\
+#4 [1/5] FROM docker.io/library/node:latest@sha256:11b5623d458e729cea7101d66d884c425f89b8750b63bf239fc81ab653b37746
+#4 DONE 0.1s
+#5 importing cache manifest from 127.0.0.1:1/app:main
+#5 DONE 0.1s
+#6 [3/5] RUN npm ci
+#6 CACHED
+#7 [4/5] COPY src /src
+#7 DONE 0.5s
+#8 [5/5] RUN npm run build
+#8 0.2 built
+#8 DONE 48.0s
+";
+
+#[tokio::test]
+async fn what_no_commit_had_before_is_unavoidable() {
+    let repository = repository();
+    let ran = why(&repository, WARM, &["--json"]).await;
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    let told: Value = serde_json::from_str(&ran.out).unwrap();
+    let kinds: Vec<&Value> =
+        told["misses"].as_array().unwrap().iter().map(|miss| &miss["cause"]["kind"]).collect();
+    assert_eq!(kinds, ["not-given", "not-given"], "{told}");
+    assert_eq!((told["lostSeconds"].as_f64(), told["unavoidableSeconds"].as_f64()), (Some(0.0), Some(48.5)));
+    // Of a cache that was imported and that nobody can read any more nothing is said.
+    let ran = why(&repository, WARM, &["--from", "127.0.0.1:1/app:main"]).await;
+    assert!(ran.out.contains("unknown; what would tell: the cache that this build exported"), "{}", ran.out);
+    assert!(ran.out.contains("not all is known: cannot read 127.0.0.1:1/app:main"), "{}", ran.out);
+}
+
+#[tokio::test]
+async fn a_cache_that_is_not_imported_is_told_in_the_logs_own_words() {
+    let repository = repository();
+    let log = WARM
+        .replace("#5 DONE 0.1s", "#5 ERROR: 127.0.0.1:1/app:main: not found")
+        .replace("CACHED", "DONE 61.0s");
+    let ran = why(&repository, &log, &["--from", "127.0.0.1:1/app:main"]).await;
+    assert!(ran.out.contains("first miss: 127.0.0.1:1/app:main could not be imported"), "{}", ran.out);
+    assert!(ran.out.contains("app:main: not found"), "{}", ran.out);
+    assert!(ran.out.contains("lost to misses 61 s, unavoidable 48 s"), "{}", ran.out);
+    let ran = why(&repository, &log, &[]).await;
+    assert!(ran.out.contains("the build was given no cache"), "{}", ran.out);
+}
+
+#[tokio::test]
+async fn nothing_that_a_log_says_moves_the_terminal() {
+    let repository = repository();
+    let evil = "\u{1b}[2J\u{9b}1m\u{202e}\u{7}";
+    let log =
+        WARM.replace("npm run build", &format!("npm{evil}")).replace("#5 DONE", &format!("#5 ERROR: {evil}"));
+    for flags in [&["--from", "127.0.0.1:1/app:main"][..], &[]] {
+        let ran = why(&repository, &log, flags).await;
+        assert_eq!(ran.code, 0, "{}", ran.err);
+        let all = ran.out + &ran.err;
+        assert!(all.contains("\\u{1b}"), "{all}");
+        assert!(all.chars().all(|c| c == '\n' || !c.is_control() && c != '\u{202e}'), "{all:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_without_a_build_is_refused() {
+    let ran = why(&repository(), "nothing", &[]).await;
+    assert_eq!((ran.code, ran.err.contains("holds no build")), (2, true), "{}", ran.err);
+}
