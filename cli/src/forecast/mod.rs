@@ -306,7 +306,7 @@ fn setup(args: &Args, dockerfile: String) -> Setup {
             target: args.target.clone(),
             arguments: args.build_arg.iter().cloned().collect(),
             platform: args.platform.as_str().to_owned(),
-            network: None,
+            ..Options::default()
         },
         per_commit: args.build_arg_per_commit.clone(),
         git_directory: !args.no_git_directory,
