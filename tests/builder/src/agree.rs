@@ -36,6 +36,19 @@ impl Disagreement {
         let found = Self { only_predicted: without(&predicted, ran), only_ran: without(ran, &predicted) };
         (found != Self::default()).then_some(found)
     }
+
+    /// Whether all of it is in stages that others read files of: in what makes them, not in what reads them.
+    #[must_use]
+    pub fn is_below_a_copy(&self, plan: &Plan) -> bool {
+        let mut below = BTreeSet::new();
+        let mut open: Vec<usize> = plan.nodes.iter().flat_map(|node| node.inputs.iter().copied()).collect();
+        while let Some(number) = open.pop() {
+            if below.insert(number) {
+                open.extend(plan.nodes.get(number).into_iter().flat_map(dockerfile_keys::Node::rests_on));
+            }
+        }
+        self.only_predicted.iter().chain(&self.only_ran).all(|number| below.contains(number))
+    }
 }
 
 #[cfg(test)]
@@ -121,5 +134,6 @@ mod tests {
         }
         let found = Disagreement::of(&second, &[&first], &ran).unwrap();
         assert_eq!(found, Disagreement { only_predicted: copy, only_ran: BTreeSet::new() });
+        assert!(!found.is_below_a_copy(&second));
     }
 }
