@@ -124,14 +124,17 @@ fn repository(directory: &Path, directories: usize) {
     };
     let all: Vec<(PathBuf, String)> =
         (0..directories * 100).map(|number| (path(number), format!("{number}\n").repeat(40))).collect();
-    let mut files = vec![(PathBuf::from("Dockerfile"), dockerfile()), (".dockerignore".into(), "*.log\n".into())];
+    let mut files =
+        vec![(PathBuf::from("Dockerfile"), dockerfile()), (".dockerignore".into(), "*.log\n".into())];
     files.extend(all);
     commit(&mut stream, 1, "Begin", 1000, "", &files);
     let mut head = 1;
     for merge in 0..MERGES {
         let time = 2000 + merge * 3600;
         let changed: Vec<(PathBuf, String)> = (0..CHANGES)
-            .map(|change| (path((merge * 7919 + change * 104_729) % (directories * 100)), format!("{merge} {change}\n")))
+            .map(|change| {
+                (path((merge * 7919 + change * 104_729) % (directories * 100)), format!("{merge} {change}\n"))
+            })
             .collect();
         let (first, second) = changed.split_at(CHANGES / 2);
         let base = format!("from :{head}\n");

@@ -20,6 +20,7 @@ mod edit;
 mod figures;
 mod git;
 mod history;
+mod kept;
 mod page;
 mod render;
 mod replay;
@@ -30,6 +31,7 @@ use advice::{Advice, Candidate, candidates};
 use figures::{Figures, Often, Range, figures, often};
 use git::Repository;
 use history::{History, Ways};
+use kept::Kept;
 use replay::{Planned, Planner, Setup, Skip, replay};
 use strategy::Strategy;
 use times::Times;
@@ -218,12 +220,13 @@ fn forecast(args: &Args) -> Result<(Forecast, Drawn), Problem> {
         None => find_dockerfile(&repository, &head.tree).map_err(|error| unreadable(&error))??,
     };
     let setup = setup(args, dockerfile);
-    let planner = Planner::new(&repository);
+    let kept = Kept::of(repository.directory());
+    let planner = Planner::new(&repository, kept.read());
     let newest = planner.plan_tree(&setup, &head.tree, &head.id).map_err(|error| unreadable(&error))?;
     let newest = newest.map_err(|skip| not_built(&skip, &setup, &branch))?;
     let times = log.map_or_else(Times::default, |log| Times::of_log(&log, &newest));
 
-    let (builds, skipped) = plan_all(&planner, &setup, &history)?;
+    let (builds, skipped) = plan_all(&planner, &setup, &history, &times)?;
     let (Some(first), Some(last)) = (builds.first(), builds.last()) else {
         return Err(not_built(&Skip::Missing, &setup, &branch));
     };
@@ -231,7 +234,7 @@ fn forecast(args: &Args) -> Result<(Forecast, Drawn), Problem> {
     // Of less than a day no month can be told.
     let days = (f64::from(seconds) / SECONDS_OF_A_DAY).max(1.0);
     let behind = if history.ways.squashes > 0 {
-        Some(plan_all(&planner, &Setup { behind: true, ..setup.clone() }, &history)?.0)
+        Some(plan_all(&planner, &Setup { behind: true, ..setup.clone() }, &history, &times)?.0)
     } else {
         None
     };
@@ -239,7 +242,7 @@ fn forecast(args: &Args) -> Result<(Forecast, Drawn), Problem> {
         .map_err(|error| Problem::failed(format!("cannot name a scope: {}", chain(&error)), "report this"))?;
     let scope = Scope::of(&project);
     let figures_of = |strategy, builds: &[Planned<'_>]| {
-        let ran = replay(strategy, &scope, builds, &times);
+        let ran = replay(strategy, &scope, builds);
         (figures(strategy, builds, &ran, days, args.dollars_per_minute), ran)
     };
     let mut rows = Vec::new();
@@ -265,9 +268,10 @@ fn forecast(args: &Args) -> Result<(Forecast, Drawn), Problem> {
     };
     let before = stoker(&builds);
     for candidate in advised(&repository, &planner, &setup, &head.tree).map_err(|error| unreadable(&error))? {
-        let after = stoker(&plan_all(&planner, &candidate.setup, &history)?.0);
+        let after = stoker(&plan_all(&planner, &candidate.setup, &history, &times)?.0);
         advice.extend(worth(candidate, &before, &after));
     }
+    kept.write(planner.memory());
     advice.sort_by(|a, b| b.hours_per_month.usual.total_cmp(&a.hours_per_month.usual));
     let steps: Vec<_> = newest.nodes.iter().filter_map(|node| node.step.as_ref()).collect();
     let forecast = Forecast {
@@ -438,6 +442,7 @@ fn plan_all<'a>(
     planner: &Planner<'_>,
     setup: &Setup,
     history: &'a History,
+    times: &Times,
 ) -> Result<(Vec<Planned<'a>>, BTreeMap<String, usize>), Problem> {
     let progress = Progress::new("Replaying", Unit::Things, history.pushes.len() as u64);
     let mut builds = Vec::new();
@@ -445,7 +450,7 @@ fn plan_all<'a>(
     for push in &history.pushes {
         progress.add(1);
         match planner.plan(setup, push).map_err(|error| unreadable(&error))? {
-            Ok(plan) => builds.push(Planned { push, plan }),
+            Ok(plan) => builds.push(Planned::new(push, plan, times)),
             Err(skip) => *skipped.entry(reason(&skip)).or_default() += 1,
         }
     }
