@@ -101,6 +101,11 @@ impl Repository {
         Ok(Self { directory: directory.to_owned(), id_bytes, objects, trees })
     }
 
+    /// Where it lies.
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// The branch into which people merge: the one that is named, the remote's, or `main` or `master`.
     pub(super) fn default_branch(&self, named: Option<&str>) -> Result<String, Problem> {
         let exists = |name: &str| {

@@ -20,6 +20,7 @@ mod edit;
 mod figures;
 mod git;
 mod history;
+mod kept;
 mod page;
 mod render;
 mod replay;
@@ -30,6 +31,7 @@ use advice::{Advice, Candidate, candidates};
 use figures::{Figures, Often, Range, figures, often};
 pub(crate) use git::{Commit, Repository};
 use history::{History, Ways};
+use kept::Kept;
 use replay::{Planned, replay};
 pub(crate) use replay::{Planner, Setup, Skip};
 use strategy::Strategy;
@@ -219,12 +221,13 @@ fn forecast(args: &Args) -> Result<(Forecast, Drawn), Problem> {
         None => find_dockerfile(&repository, &head.tree).map_err(|error| unreadable(&error))??,
     };
     let setup = setup(args, dockerfile);
-    let planner = Planner::new(&repository);
+    let kept = Kept::of(repository.directory());
+    let planner = Planner::new(&repository, kept.read());
     let newest = planner.plan_tree(&setup, &head.tree, &head.id).map_err(|error| unreadable(&error))?;
     let newest = newest.map_err(|skip| not_built(&skip, &setup, &branch))?;
     let times = log.map_or_else(Times::default, |log| Times::of_log(&log, &newest));
 
-    let (builds, skipped) = plan_all(&planner, &setup, &history)?;
+    let (builds, skipped) = plan_all(&planner, &setup, &history, &times)?;
     let (Some(first), Some(last)) = (builds.first(), builds.last()) else {
         return Err(not_built(&Skip::Missing, &setup, &branch));
     };
@@ -232,7 +235,7 @@ fn forecast(args: &Args) -> Result<(Forecast, Drawn), Problem> {
     // Of less than a day no month can be told.
     let days = (f64::from(seconds) / SECONDS_OF_A_DAY).max(1.0);
     let behind = if history.ways.squashes > 0 {
-        Some(plan_all(&planner, &Setup { behind: true, ..setup.clone() }, &history)?.0)
+        Some(plan_all(&planner, &Setup { behind: true, ..setup.clone() }, &history, &times)?.0)
     } else {
         None
     };
@@ -240,7 +243,7 @@ fn forecast(args: &Args) -> Result<(Forecast, Drawn), Problem> {
         .map_err(|error| Problem::failed(format!("cannot name a scope: {}", chain(&error)), "report this"))?;
     let scope = Scope::of(&project);
     let figures_of = |strategy, builds: &[Planned<'_>]| {
-        let ran = replay(strategy, &scope, builds, &times);
+        let ran = replay(strategy, &scope, builds);
         (figures(strategy, builds, &ran, days, args.dollars_per_minute), ran)
     };
     let mut rows = Vec::new();
@@ -266,9 +269,10 @@ fn forecast(args: &Args) -> Result<(Forecast, Drawn), Problem> {
     };
     let before = stoker(&builds);
     for candidate in advised(&repository, &planner, &setup, &head.tree).map_err(|error| unreadable(&error))? {
-        let after = stoker(&plan_all(&planner, &candidate.setup, &history)?.0);
+        let after = stoker(&plan_all(&planner, &candidate.setup, &history, &times)?.0);
         advice.extend(worth(candidate, &before, &after));
     }
+    kept.write(planner.memory());
     advice.sort_by(|a, b| b.hours_per_month.usual.total_cmp(&a.hours_per_month.usual));
     let steps: Vec<_> = newest.nodes.iter().filter_map(|node| node.step.as_ref()).collect();
     let forecast = Forecast {
@@ -299,7 +303,7 @@ fn setup(args: &Args, dockerfile: String) -> Setup {
         target: args.target.clone(),
         arguments: args.build_arg.iter().cloned().collect(),
         platform: args.platform.as_str().to_owned(),
-        network: None,
+        ..Options::default()
     };
     let setup = Setup::new(dockerfile, &args.context, options, args.build_arg_per_commit.clone());
     Setup { git_directory: !args.no_git_directory, ..setup }
@@ -431,6 +435,7 @@ fn plan_all<'a>(
     planner: &Planner<'_>,
     setup: &Setup,
     history: &'a History,
+    times: &Times,
 ) -> Result<(Vec<Planned<'a>>, BTreeMap<String, usize>), Problem> {
     let progress = Progress::new("Replaying", Unit::Things, history.pushes.len() as u64);
     let mut builds = Vec::new();
@@ -438,7 +443,7 @@ fn plan_all<'a>(
     for push in &history.pushes {
         progress.add(1);
         match planner.plan(setup, push).map_err(|error| unreadable(&error))? {
-            Ok(plan) => builds.push(Planned { push, plan }),
+            Ok(plan) => builds.push(Planned::new(push, plan, times)),
             Err(skip) => *skipped.entry(reason(&skip)).or_default() += 1,
         }
     }

@@ -1,7 +1,7 @@
 //! The builds of a history under one strategy: which steps ran, and how long that took.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
 
 use dockerfile_keys::{
@@ -15,7 +15,7 @@ use super::edit::Edit;
 use super::git::Repository;
 use super::history::{Content, Push};
 use super::strategy::{Caches, Strategy};
-use super::times::{Level, Times};
+use super::times::{Level, Seconds, Times};
 
 /// What is built, and how.
 #[derive(Debug, Clone)]
@@ -53,6 +53,16 @@ impl Setup {
 pub(super) struct Planned<'a> {
     pub(super) push: &'a Push,
     pub(super) plan: Rc<Plan>,
+    /// What each of the plan's nodes takes.
+    seconds: Vec<Seconds>,
+}
+
+impl<'a> Planned<'a> {
+    pub(super) fn new(push: &'a Push, plan: Rc<Plan>, times: &Times) -> Self {
+        let takes = |node: &Node| node.step.as_ref().map_or(Seconds::NONE, |step| times.of(step));
+        let seconds = plan.nodes.iter().map(takes).collect();
+        Self { push, plan, seconds }
+    }
 }
 
 /// Why a commit is not built.
@@ -81,9 +91,15 @@ type Dockerfiles = HashMap<(Id, Option<Edit>), Read<Dockerfile>>;
 pub(crate) type PlanOf = Result<Rc<Plan>, Skip>;
 
 impl<'a> Planner<'a> {
-    pub(crate) fn new(repository: &'a Repository) -> Self {
+    /// A planner that knows what an earlier run computed.
+    pub(crate) fn new(repository: &'a Repository, memory: Memory) -> Self {
         let (dockerfiles, ignores) = (RefCell::default(), RefCell::default());
-        Self { repository, memory: Memory::default(), dockerfiles, ignores }
+        Self { repository, memory, dockerfiles, ignores }
+    }
+
+    /// What has been computed.
+    pub(super) fn memory(&self) -> &Memory {
+        &self.memory
     }
 
     /// Plans the build of a push.
@@ -197,7 +213,7 @@ pub(super) struct Ran {
 }
 
 /// Builds every push after the other, as a strategy has its caches.
-pub(super) fn replay(strategy: Strategy, scope: &Scope, builds: &[Planned<'_>], times: &Times) -> Vec<Ran> {
+pub(super) fn replay(strategy: Strategy, scope: &Scope, builds: &[Planned<'_>]) -> Vec<Ran> {
     let mut caches = Caches::new(strategy, scope.clone());
     let mut all = Vec::with_capacity(builds.len());
     for build in builds {
@@ -205,22 +221,23 @@ pub(super) fn replay(strategy: Strategy, scope: &Scope, builds: &[Planned<'_>], 
         let outcome = solve(&build.plan, |key| caches.has(&given, key));
         let kept = |node: &&Node| node.is_exported() || strategy == Strategy::LocalDisk;
         caches.built(build.push, build.plan.nodes.iter().filter(kept).map(|node| node.key));
-        let seconds = [Level::Least, Level::Usual, Level::Most]
-            .map(|level| lasts(&build.plan, &outcome.ran, times, level));
+        let seconds =
+            [Level::Least, Level::Usual, Level::Most].map(|level| lasts(build, &outcome.ran, level));
         all.push(Ran { steps: outcome.ran, seconds });
     }
     all
 }
 
 /// How long a build lasts whose stages run beside each other as far as they can.
-fn lasts(plan: &Plan, ran: &BTreeSet<usize>, times: &Times, level: Level) -> f64 {
-    let mut ends: BTreeMap<Key, f64> = BTreeMap::new();
+fn lasts(build: &Planned<'_>, ran: &BTreeSet<usize>, level: Level) -> f64 {
+    let plan = &build.plan;
+    let mut ends: HashMap<Key, f64> = HashMap::with_capacity(plan.nodes.len());
     let mut last = 0.0_f64;
     for (number, node) in plan.nodes.iter().enumerate() {
         let starts = node.rests_on().filter_map(|below| plan.nodes.get(below));
         let start = starts.filter_map(|below| ends.get(&below.key)).fold(0.0_f64, |a, b| a.max(*b));
-        let takes = node.step.as_ref().filter(|_| ran.contains(&number));
-        let end = start + takes.map_or(0.0, |step| times.of(step).at(level));
+        let takes = build.seconds.get(number).filter(|_| ran.contains(&number));
+        let end = start + takes.map_or(0.0, |seconds| seconds.at(level));
         // A step that two stages share runs once: the first of them says when it ends.
         let end = *ends.entry(node.key).or_insert(end);
         last = last.max(end);

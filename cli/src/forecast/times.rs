@@ -10,6 +10,8 @@ use dockerfile_keys::{Plan, Step, StepKind};
 pub(super) struct Seconds([f64; 3]);
 
 impl Seconds {
+    pub(super) const NONE: Self = Self::new(0.0, 0.0, 0.0);
+
     pub(super) const fn new(least: f64, usual: f64, most: f64) -> Self {
         Self([least, usual, most])
     }
@@ -144,6 +146,9 @@ impl Times {
     }
 
     pub(super) fn of(&self, step: &Step) -> Seconds {
+        if self.measured.is_empty() {
+            return assumed(step);
+        }
         match self.measured.get(&name(step)) {
             Some(seconds) => Seconds::new(*seconds, *seconds, *seconds),
             None => assumed(step),

@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use buildkit_cache::IMPORT_LIMIT;
 use cache_misses::{Build, Elsewhere, Evidence, Given, Llb, Log, Past, Relation, Report, explain};
-use dockerfile_keys::{Options, Plan};
+use dockerfile_keys::{Memory, Options, Plan};
 use serde::Serialize;
 use stoker_core::names::Platform;
 
@@ -228,10 +228,10 @@ fn of_checkout(args: &Args, commit: &str, known: &Known<'_>, missing: Vec<String
         target: args.target.clone(),
         arguments: arguments.clone(),
         platform: args.platform.as_str().to_owned(),
-        network: None,
+        ..Options::default()
     };
     let setup = Setup::new(dockerfile, &args.context, options, Vec::new());
-    let planner = Planner::new(&repository);
+    let planner = Planner::new(&repository, Memory::default());
     let plan_of = |commit: &Commit| {
         planner.plan_tree(&setup, &commit.tree, &commit.id).map_err(|error| forecast::unreadable(&error))
     };

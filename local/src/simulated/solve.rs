@@ -129,6 +129,7 @@ fn planned(build: &Build, text: &str, dockerfile: &Path, root: &Path) -> Result<
         arguments: build.args.iter().cloned().collect(),
         platform: build.platform.clone().unwrap_or(usual.platform),
         network: build.network.clone(),
+        ..usual
     };
     let (tree, root, memory) = (&folder, folder.root(), &Memory::default());
     let context = Context { tree, root, ignore: &ignore, memory, git_directory: None };

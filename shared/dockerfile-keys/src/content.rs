@@ -7,7 +7,7 @@
 use crate::context::{Rule, Selection, TreeError, below, normal};
 use crate::glob::has_wildcards;
 use crate::key::{Key, Maker};
-use crate::plan::{Origin, Planner};
+use crate::plan::{Left, Node, Origin, Planner};
 
 /// How a node came about, for the question of what it holds.
 #[derive(Debug, Clone)]
@@ -147,7 +147,11 @@ impl Planner<'_> {
                 let input = self.content(node.parent, &reads.directory, Some(reads.rules))?;
                 Ok(Maker::new("program").key_of(&node.operation).key_of(&input).key())
             }
-            Made::Image { .. } | Made::Unknown | Made::Command { .. } => Ok(opaque()),
+            Made::Command { .. } => match self.left(node) {
+                Some(left) => self.over_file(node.parent, left, &path, only),
+                None => Ok(opaque()),
+            },
+            Made::Image { .. } | Made::Unknown => Ok(opaque()),
             Made::Directory { path: made } => {
                 let before = self.content(node.parent, &path, only)?;
                 Ok(match place(&path, made) {
@@ -164,6 +168,32 @@ impl Planner<'_> {
                 self.over(number.unwrap_or_default(), node.parent, &path, only)
             }
         }
+    }
+
+    fn left(&self, node: &Node) -> Option<&Left> {
+        let step = node.step.as_ref()?;
+        self.options.left.get(&(step.stage.clone(), step.place))
+    }
+
+    /// What lies at a path after a command left one file.
+    fn over_file(
+        &self,
+        before: Option<usize>,
+        left: &Left,
+        path: &str,
+        only: Option<&'static [Rule]>,
+    ) -> Result<Key, TreeError> {
+        let file = clean(&left.path);
+        if path == file {
+            return Ok(Maker::new("left").key_of(&left.content).key());
+        }
+        let before = self.content(before, path, only)?;
+        Ok(match place(path, &file) {
+            Place::Apart | Place::Inside(_) => before,
+            Place::Holds | Place::Unclear => {
+                Maker::new("over").key_of(&before).text(&file).key_of(&left.content).key()
+            }
+        })
     }
 
     /// What lies at a path after a copy upon what was there before.

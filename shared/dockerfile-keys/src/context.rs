@@ -1,12 +1,11 @@
 //! The build context: a directory of a git tree without what is ignored, and keys of what a `COPY` takes of it.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
 use std::rc::Rc;
 
 use crate::glob::{Glob, has_wildcards};
 use crate::ignore::{Ignore, Matched};
 use crate::key::{Key, Maker};
+use crate::memory::Memory;
 
 /// The id of a git object. One of 20 bytes is filled up with zeros.
 pub type Id = [u8; 32];
@@ -65,11 +64,6 @@ pub fn find(tree: &dyn Tree, directory: &Id, path: &str) -> Result<Option<Entry>
     }
     Ok(Some(found))
 }
-
-/// Keys of directories that were computed before. They hold for every commit, so one memory serves a whole history,
-/// and a commit costs what it changes.
-#[derive(Debug, Default)]
-pub struct Memory(RefCell<HashMap<Key, Option<Key>>>);
 
 /// A build context.
 #[derive(Clone, Copy)]
@@ -245,8 +239,8 @@ impl Context<'_> {
     ) -> Result<Option<Key>, TreeError> {
         let memo = self.memo(path, id, selection, from);
         let is_root = self.git_directory.is_some() && path.is_empty();
-        if !is_root && let Some(known) = self.memory.0.borrow().get(&memo) {
-            return Ok(*known);
+        if !is_root && let Some(known) = self.memory.get(&memo) {
+            return Ok(known);
         }
         let mut maker = Maker::new("directory");
         let mut is_empty = true;
@@ -281,7 +275,7 @@ impl Context<'_> {
         }
         let key = (!is_empty).then(|| maker.key());
         if !is_root {
-            self.memory.0.borrow_mut().insert(memo, key);
+            self.memory.put(memo, key);
         }
         Ok(key)
     }

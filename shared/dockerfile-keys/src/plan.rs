@@ -23,12 +23,23 @@ pub struct Options {
     pub platform: String,
     /// The network of commands that name none, where one was chosen for the build: `--network`.
     pub network: Option<String>,
+    /// What commands are known to have left, by their stage and their [place](Step::place) in it.
+    pub left: BTreeMap<(String, usize), Left>,
+}
+
+/// All that a command left: one file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Left {
+    /// Its absolute path.
+    pub path: String,
+    /// Its content, owner and mode.
+    pub content: Key,
 }
 
 impl Default for Options {
     fn default() -> Self {
         let platform = "linux/amd64".to_owned();
-        Self { target: None, arguments: BTreeMap::new(), platform, network: None }
+        Self { target: None, arguments: BTreeMap::new(), platform, network: None, left: BTreeMap::new() }
     }
 }
 
@@ -255,7 +266,7 @@ pub(crate) enum Origin {
 
 pub(crate) struct Planner<'a> {
     escape: char,
-    options: &'a Options,
+    pub(crate) options: &'a Options,
     pub(crate) context: Context<'a>,
     build: Key,
     globals: Variables,
@@ -764,6 +775,7 @@ fn environment(rest: &str, escape: char) -> Result<Vec<(String, String)>, String
 #[derive(Debug)]
 struct CopyFlags {
     from: Option<String>,
+    /// The layer is made for itself. With `--chmod` none is, whatever `--link` says.
     link: bool,
     parents: bool,
     excludes: Ignore,
@@ -783,7 +795,7 @@ impl CopyFlags {
             is_plain: instruction.name == "COPY",
             described: String::new(),
         };
-        let mut excludes = Vec::new();
+        let (mut excludes, mut has_mode) = (Vec::new(), false);
         for flag in &instruction.flags {
             let (name, value) = flag.split_once('=').unwrap_or((flag, ""));
             let value = words::expand(value, variables, escape)?;
@@ -798,13 +810,15 @@ impl CopyFlags {
                     continue;
                 }
                 ("--parents", "COPY") => flags.parents = is_on,
+                ("--chmod", _) => has_mode = !value.is_empty(),
                 ("--exclude", _) => excludes.push(value.clone()),
-                ("--chown" | "--chmod", _) | ("--checksum" | "--keep-git-dir" | "--unpack", "ADD") => {}
+                ("--chown", _) | ("--checksum" | "--keep-git-dir" | "--unpack", "ADD") => {}
                 _ => return Err(format!("{} {flag} is not understood", instruction.name).into()),
             }
             flags.is_plain &= !["--parents", "--exclude"].contains(&name);
             flags.described.extend([name, "=", &value, "\n"]);
         }
+        flags.link &= !has_mode;
         flags.excludes = Ignore::excludes(excludes.iter().map(String::as_str))
             .map_err(|error| format!("--exclude={} is no pattern", error.pattern))?;
         Ok(flags)

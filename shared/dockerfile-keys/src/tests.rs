@@ -270,6 +270,22 @@ fn a_linked_copy_does_not_depend_on_what_is_below_it() {
     let plain = |step: &str| file(step).replace("--link ", "");
     assert_eq!(after_edit(&plain("x"), &plain("y")), ["RUN y", "COPY a /a", "RUN last"]);
     assert_eq!(after_change(&file("x"), &[("a", "1")], &[("a", "2")]), ["COPY --link a /a", "RUN last"]);
+    // Measured, and so in BuildKit's code: a copy with `--chmod` is never linked.
+    for (flags, is_linked) in [
+        ("--link --chown=500", true),
+        ("--link=true", true),
+        ("--link=false", false),
+        ("--link --chmod=755", false),
+        ("--chmod=755 --chown=500 --link", false),
+        ("--link --chmod=$NONE", true),
+    ] {
+        for name in ["COPY", "ADD", "COPY --from=b"] {
+            let step = format!("{name} {flags} a /a");
+            let linked = |run: &str| file(run).replace("COPY --link a /a", &step);
+            let ran = after_edit(&linked("x"), &linked("y"));
+            assert_eq!(!ran.contains(&step), is_linked, "{step}: {ran:?}");
+        }
+    }
 }
 
 #[test]
