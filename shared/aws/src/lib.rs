@@ -178,7 +178,7 @@ const THROTTLES: [&str; 7] = [
 ];
 
 /// Turns an SDK error into one that says what to do.
-fn call_error<E>(
+pub fn call_error<E>(
     operation: &'static str,
     subject: impl std::fmt::Display,
     error: SdkError<E, HttpResponse>,

@@ -7,6 +7,7 @@ pub mod event;
 pub mod forge;
 pub mod line_update;
 pub mod names;
+pub mod onboard;
 pub mod partition;
 pub mod policy;
 pub mod ports;
