@@ -1,8 +1,8 @@
 //! CodeBuild: projects as they are, their builds, their buildspecs and their webhooks.
 
 use aws_sdk_codebuild::types::{
-    self, ProjectEnvironment, PullRequestBuildApproverRole, PullRequestBuildCommentApproval, PullRequestBuildPolicy,
-    StatusType, WebhookBuildType, WebhookFilter, WebhookFilterType,
+    self, ProjectEnvironment, PullRequestBuildApproverRole, PullRequestBuildCommentApproval,
+    PullRequestBuildPolicy, StatusType, WebhookBuildType, WebhookFilter, WebhookFilterType,
 };
 use aws_smithy_types::DateTime;
 use jiff::Timestamp;
@@ -45,11 +45,12 @@ impl Setup {
         let mut pages = asked.into_paginator().send();
         let mut builds: Vec<PastBuild> = Vec::new();
         while let Some(page) = pages.next().await {
-            let page = match page.map_err(|error| call_error("codebuild:ListBuildsForProject", project, error)) {
-                Ok(page) => page,
-                Err(error) if error.failure == Failure::NotFound => break,
-                Err(error) => return Err(error),
-            };
+            let page =
+                match page.map_err(|error| call_error("codebuild:ListBuildsForProject", project, error)) {
+                    Ok(page) => page,
+                    Err(error) if error.failure == Failure::NotFound => break,
+                    Err(error) => return Err(error),
+                };
             if page.ids().is_empty() {
                 break;
             }
@@ -107,7 +108,8 @@ impl Setup {
         let mut groups = Vec::new();
         for group in &webhook.groups {
             let filter = |(kind, pattern, excludes): &(String, String, bool)| {
-                let built = WebhookFilter::builder().r#type(WebhookFilterType::from(kind.as_str())).pattern(pattern);
+                let built =
+                    WebhookFilter::builder().r#type(WebhookFilterType::from(kind.as_str())).pattern(pattern);
                 built.set_exclude_matched_pattern(excludes.then_some(true)).build().map_err(refused)
             };
             groups.push(group.iter().map(filter).collect::<Result<Vec<_>, _>>()?);
@@ -115,7 +117,8 @@ impl Setup {
         let approval = match &webhook.approval {
             None => None,
             Some((approval, roles)) => {
-                let roles = roles.iter().map(|role| PullRequestBuildApproverRole::from(role.as_str())).collect();
+                let roles =
+                    roles.iter().map(|role| PullRequestBuildApproverRole::from(role.as_str())).collect();
                 let built = PullRequestBuildPolicy::builder()
                     .requires_comment_approval(PullRequestBuildCommentApproval::from(approval.as_str()))
                     .set_approver_roles(Some(roles));

@@ -28,9 +28,20 @@ impl Setup {
         Ok(Some(pairs(answer.tags().iter().map(|tag| (Some(tag.key()), Some(tag.value()))))))
     }
 
+    /// Whether a repository has a lifecycle policy.
+    pub async fn has_lifecycle(&self, repository: &CacheRepository) -> Result<bool, CallError> {
+        let answer = self.ecr.get_lifecycle_policy().repository_name(repository.as_str()).send().await;
+        match answer.map_err(|error| call_error("ecr:GetLifecyclePolicy", repository, error)) {
+            Ok(_) => Ok(true),
+            Err(error) if error.failure == Failure::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Deletes a repository with all its images; none is as good.
     pub async fn delete_repository(&self, repository: &CacheRepository) -> Result<(), CallError> {
-        let answer = self.ecr.delete_repository().repository_name(repository.as_str()).force(true).send().await;
+        let answer =
+            self.ecr.delete_repository().repository_name(repository.as_str()).force(true).send().await;
         match answer.map(drop).map_err(|error| call_error("ecr:DeleteRepository", repository, error)) {
             Err(error) if error.failure == Failure::NotFound => Ok(()),
             answer => answer,

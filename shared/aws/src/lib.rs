@@ -5,6 +5,7 @@ mod ecr;
 mod eventbridge;
 mod limit;
 pub mod registry;
+pub mod rest;
 mod secrets;
 
 use std::sync::OnceLock;

@@ -158,6 +158,21 @@ pub trait Catalogue {
     ) -> Result<Vec<(Digest, String)>, CallError>;
 }
 
+/// Makes repositories for caches.
+pub trait MakeRepositories {
+    /// Makes one, whose tags of images never move where it is immutable. `false` where there is one of that name, which stays as it
+    /// is.
+    async fn make_repository(
+        &self,
+        repository: &CacheRepository,
+        is_immutable: bool,
+        tag: Option<(&str, &str)>,
+    ) -> Result<bool, CallError>;
+
+    /// Gives a repository the lifecycle policy that is its safety net.
+    async fn put_safety_net(&self, repository: &CacheRepository, text: &str) -> Result<(), CallError>;
+}
+
 /// How a build stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BuildStatus {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use crate::names::ProjectName;
 use filters::Filter;
@@ -109,4 +110,21 @@ pub struct Stack {
     pub outputs: BTreeMap<String, String>,
     /// Its parameters.
     pub parameters: BTreeMap<String, String>,
+}
+
+/// The lifecycle policy of a repository that holds caches, as text: should Stoker be gone, ECR deletes after so many days what
+/// Stoker would have deleted long before. The template's own repositories have the same.
+#[must_use]
+pub fn safety_net(days: u32) -> String {
+    let rule = |priority: u32, description: &str, mut selection: serde_json::Value| {
+        selection["countType"] = "sinceImagePushed".into();
+        selection["countUnit"] = "days".into();
+        selection["countNumber"] = days.into();
+        json!({"rulePriority": priority, "description": description, "selection": selection,
+            "action": {"type": "expire"}})
+    };
+    let exports = json!({"tagStatus": "tagged", "tagPatternList": ["*.export.*"]});
+    let exports = rule(1, "exports that were promoted long ago, or never will be", exports);
+    let untagged = rule(2, "caches that no tag names any more", json!({"tagStatus": "untagged"}));
+    json!({ "rules": [exports, untagged] }).to_string()
 }
