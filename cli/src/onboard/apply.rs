@@ -5,9 +5,8 @@ use std::path::Path;
 use jiff::Timestamp;
 use stoker_core::error::CallError;
 use stoker_core::names::{CacheRepository, ProjectName};
-use stoker_core::onboard::{Stack, TAG, safety_net};
+use stoker_core::onboard::{Stack, TAG};
 use stoker_core::policy::Policy;
-use stoker_core::ports::MakeRepositories as _;
 
 use super::forge::Proposal;
 use super::plan::{Options, Planned, make};
@@ -140,8 +139,8 @@ async fn made(
             })?;
             let days = stack.parameters.get("SafetyNetDays").and_then(|days| days.parse().ok()).unwrap_or(30);
             let tag = Some((TAG, name.as_str()));
-            world.aws.make_repository(&repository, *is_immutable, tag).await.map_err(failed)?;
-            world.aws.put_safety_net(&repository, &safety_net(days)).await.map_err(failed)?;
+            world.aws.create_repository(&repository, *is_immutable, tag).await.map_err(failed)?;
+            world.aws.put_safety_net(&repository, days).await.map_err(failed)?;
             Ok(String::new())
         }
         Change::Role { role, policy } => {

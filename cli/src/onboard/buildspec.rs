@@ -391,13 +391,7 @@ fn by_hand(text: &str, from: usize) -> Vec<Range<usize>> {
             Some(b'=') => after + 1,
             _ => after + (text[after..].len() - text[after..].trim_start_matches([' ', '\t']).len()),
         };
-        let length = text[value..end].find([' ', '\t', '\n', '"']).unwrap_or(end - value);
-        // A value in quotes may hold spaces.
-        let length = if text[value..].starts_with('"') {
-            text[value + 1..end].find('"').map_or(length, |close| close + 2)
-        } else {
-            length
-        };
+        let length = word_length(&text[value..end], is_in_string(text, value));
         let region = found..value + length;
         match regions.last_mut() {
             Some(last) if text[last.end..region.start].trim_matches([' ', '\t', '\n', '\\']).is_empty() => {
@@ -408,6 +402,42 @@ fn by_hand(text: &str, from: usize) -> Vec<Range<usize>> {
         at = region.end.max(found + 1);
     }
     regions
+}
+
+/// Where a word of a command ends, which may have parts in quotes. In a string of JSON or the like these are escaped, and a quote
+/// without a backslash ends the string.
+fn word_length(text: &str, is_in_string: bool) -> usize {
+    let mut quote = None;
+    let mut rest = text.char_indices().peekable();
+    while let Some((at, c)) = rest.next() {
+        let escaped = if c == '\\' { rest.peek().map(|(_, next)| *next) } else { None };
+        match (c, escaped) {
+            ('\\', Some(next)) => {
+                if is_in_string && next == 'n' && quote.is_none() {
+                    return at;
+                }
+                if is_in_string && next == '"' {
+                    quote = if quote == Some('"') { None } else { quote.or(Some('"')) };
+                }
+                if next == '\n' && quote.is_none() {
+                    return at;
+                }
+                rest.next();
+            }
+            ('"', _) if is_in_string => return at,
+            ('"' | '\'', _) => quote = if quote == Some(c) { None } else { quote.or(Some(c)) },
+            (' ' | '\t' | '\n', _) if quote.is_none() => return at,
+            _ => {}
+        }
+    }
+    text.len()
+}
+
+/// Whether a place is in a string in double quotes, and not in a plain one or a block.
+fn is_in_string(text: &str, at: usize) -> bool {
+    let start = text[..at].rfind('\n').map_or(0, |end| end + 1);
+    let line = text[start..at].trim_start().trim_start_matches("- ").trim_start();
+    text.trim_start().starts_with('{') || line.starts_with('"') || is_in_flow(text, at)
 }
 
 /// Where a command's last line ends that goes on with `\`.

@@ -16,6 +16,7 @@ use super::{Aws, call_error, timestamp};
 use crate::registry::{self, Authorize};
 use stoker_core::error::{CallError, Failure};
 use stoker_core::names::{CacheRepository, Digest, Tag};
+use stoker_core::onboard::safety_net;
 use stoker_core::ports::{
     Catalogue, CheckBlobs, FindDigests, Image, ListedImage, MakeRepositories, MountBlobs, Mounted, ReadBlobs,
     ReadImages, ReadManifests, WriteImages,
@@ -60,8 +61,9 @@ impl Authorize for Aws {
     }
 }
 
-impl MakeRepositories for Aws {
-    async fn make_repository(
+impl Aws {
+    /// Makes a repository; in an immutable one no tag ever moves. `false` where there is one of that name, which stays as it is.
+    pub async fn create_repository(
         &self,
         repository: &CacheRepository,
         is_immutable: bool,
@@ -81,10 +83,26 @@ impl MakeRepositories for Aws {
         }
     }
 
-    async fn put_safety_net(&self, repository: &CacheRepository, text: &str) -> Result<(), CallError> {
+    /// Gives a repository the lifecycle policy that is its safety net.
+    pub async fn put_safety_net(&self, repository: &CacheRepository, days: u32) -> Result<(), CallError> {
         let asked = self.ecr().put_lifecycle_policy().repository_name(repository.as_str());
-        let answer = asked.lifecycle_policy_text(text).send().await;
+        let answer = asked.lifecycle_policy_text(safety_net(days)).send().await;
         answer.map(drop).map_err(|error| call_error("ecr:PutLifecyclePolicy", repository, error))
+    }
+}
+
+impl MakeRepositories for Aws {
+    async fn make_repository(
+        &self,
+        repository: &CacheRepository,
+        is_immutable: bool,
+    ) -> Result<bool, CallError> {
+        let Some(days) = self.safety_net_days else { return Ok(false) };
+        let is_made = self.create_repository(repository, is_immutable, None).await?;
+        if is_made {
+            self.put_safety_net(repository, days).await?;
+        }
+        Ok(is_made)
     }
 }
 

@@ -160,17 +160,13 @@ pub trait Catalogue {
 
 /// Makes repositories for caches.
 pub trait MakeRepositories {
-    /// Makes one, whose tags of images never move where it is immutable. `false` where there is one of that name, which stays as it
-    /// is.
+    /// Makes one that is missing, with its safety net, where the deployment says so; in an immutable one no tag ever moves. Whether
+    /// it was made.
     async fn make_repository(
         &self,
         repository: &CacheRepository,
         is_immutable: bool,
-        tag: Option<(&str, &str)>,
     ) -> Result<bool, CallError>;
-
-    /// Gives a repository the lifecycle policy that is its safety net.
-    async fn put_safety_net(&self, repository: &CacheRepository, text: &str) -> Result<(), CallError>;
 }
 
 /// How a build stands.
