@@ -550,7 +550,8 @@ fn no_repository_of_caches_goes_with_the_stack() {
 #[test]
 fn a_repository_that_is_made_has_the_safety_net_of_the_templates_own() {
     let template = template();
-    let text = template["Resources"]["Caches"]["Properties"]["LifecyclePolicy"]["LifecyclePolicyText"].to_string();
+    let text =
+        template["Resources"]["Caches"]["Properties"]["LifecyclePolicy"]["LifecyclePolicyText"].to_string();
     let text: Value = serde_json::from_str(&text).unwrap();
     let text = text.as_str().or_else(|| text["Fn::Sub"].as_str()).unwrap().replace("${SafetyNetDays}", "30");
     let own: Value = serde_json::from_str(&text).unwrap();

@@ -233,7 +233,7 @@ pub(super) fn judged(
             if builds_nothing && !read.as_ref().is_some_and(runs_scripts) {
                 cannot.push("its buildspec builds no image".to_owned());
             } else if let Err(reasons) =
-                buildspec::patch(text, project, &found.image, &registry_of(&found.arn))
+                buildspec::patch(text, project, &found.image, &registry_of(&found.arn), None)
             {
                 after.extend(reasons.into_iter().map(|reason| format!("its buildspec: {reason}")));
             }

@@ -49,6 +49,12 @@ const OUTPUTS: [&str; 4] = ["--load", "--push", "--output", "-o"];
 /// What puts images where only Docker's own builder finds them.
 const LOCAL_IMAGES: [&str; 3] = ["load", "import", "commit"];
 
+/// By which promotion learns of a build that Stoker did not start (docs/ci.md).
+const EXPORTED: [&str; 5] =
+    ["STOKER_LINE", "STOKER_COMMIT", "STOKER_EXPORT", "STOKER_CACHE_FROM", "STOKER_JOINED"];
+/// The function's name in the documentation.
+const SHOWN_FUNCTION: &str = "stoker-resolve-cache";
+
 const BUILDX: &str = " ${STOKER_CACHE_FLAGS:+buildx}";
 const AND_LOAD: &str = " ${STOKER_CACHE_FLAGS:+--load $STOKER_CACHE_FLAGS}";
 const LOAD: &str = " ${STOKER_CACHE_FLAGS:+--load}";
@@ -59,12 +65,14 @@ const BUILDER: &str = "test -z \"${STOKER_CACHE_FLAGS-}\" || { docker buildx cre
 /// A buildspec, patched; `Ok(None)` where it already gives its builds the caches. The errors are the reasons why it is not
 /// patched, for people, each with what to do.
 ///
-/// `registry` is the host with the caches, and `image` the one that the project builds in.
+/// `registry` is the host with the caches, and `image` the one that the project builds in. Where something else starts the
+/// builds, `asks` is the function that they ask for caches.
 pub(crate) fn patch(
     text: &str,
     project: &Project,
     image: &str,
     registry: &str,
+    asks: Option<&str>,
 ) -> Result<Option<String>, Vec<String>> {
     if text.len() > LONGEST {
         return Err(vec![
@@ -88,6 +96,16 @@ pub(crate) fn patch(
     }
     let needs_builder = build.builder == Chosen::Docker;
     let mut before = Vec::new();
+    let mut expected = document.clone();
+    let mut text = text.to_owned();
+    if let Some(function) = asks {
+        text = with_exported(&text, &document).ok_or_else(|| {
+            vec!["its `env` is not written line by line: add exported-variables by hand (docs/ci/codebuild.yml)".to_owned()]
+        })?;
+        expected["env"]["exported-variables"] = EXPORTED.into_iter().collect();
+        before.push(question(function));
+    }
+    let text = text.as_str();
     if !logs_in(&spec, project) {
         before.push(format!(
             "test -z \"${{STOKER_CACHE_FLAGS-}}\" || aws ecr get-login-password | docker login --username AWS --password-stdin \
@@ -104,7 +122,7 @@ pub(crate) fn patch(
     let is_right = |tried: &Tried| {
         let after = spec::read(&tried.text).map(|spec| Done::read(project, &spec));
         let is_given = after.is_some_and(|after| is_given(&after, needs_builder));
-        is_given && is_same(&document, tried, &before) && wrong(&tried.text, project, image).is_empty()
+        is_given && is_same(&expected, tried, &before) && wrong(&tried.text, project, image).is_empty()
     };
     match tried.into_iter().find(is_right) {
         Some(tried) => Ok(Some(tried.text)),
@@ -112,6 +130,48 @@ pub(crate) fn patch(
             "its build is written in a way that is not patched here: put Stoker's variables in by hand (docs/deploy.md)".to_owned(),
         ]),
     }
+}
+
+/// How a build that Stoker did not start asks for its caches: what docs/ci.md shows.
+fn question(function: &str) -> String {
+    let shown = spec::read(include_str!("../../../docs/ci/codebuild.yml")).unwrap_or_default();
+    let asks =
+        shown.commands.into_iter().find(|command| command.contains(SHOWN_FUNCTION)).unwrap_or_default();
+    asks.replace(SHOWN_FUNCTION, function)
+}
+
+/// The text with the variables that a build reports; `None` where it says already which, or has no place for it.
+fn with_exported(text: &str, document: &Value) -> Option<String> {
+    let names = EXPORTED.join(", ");
+    if !document["env"]["exported-variables"].is_null() {
+        return None;
+    }
+    if text.trim_start().starts_with('{') {
+        let names = Value::from(EXPORTED.to_vec());
+        let start = text.find('{')? + 1;
+        let env = format!("\"env\": {{\"exported-variables\": {names}}}, ");
+        return document["env"]
+            .is_null()
+            .then(|| format!("{}{env}{}", &text[..start], text[start..].trim_start()));
+    }
+    let key = if document["env"].is_null() { "version:" } else { "env:" };
+    let mut at = 0;
+    for line in text.split_inclusive('\n') {
+        let is_it = line.starts_with(key)
+            && (key == "version:" || line[key.len()..].split('#').next()?.trim().is_empty());
+        at += line.len();
+        if !is_it || !line.ends_with('\n') {
+            continue;
+        }
+        let next = text[at..].lines().find(|line| !line.trim().is_empty())?;
+        let indent = &next[..next.len() - next.trim_start_matches(' ').len()];
+        let put_in = match key {
+            "env:" => format!("{indent}exported-variables: [{names}]\n"),
+            _ => format!("env:\n  exported-variables: [{names}]\n"),
+        };
+        return Some(format!("{}{put_in}{}", &text[..at], &text[at..]));
+    }
+    None
 }
 
 /// What doctor says is wrong with a buildspec.
@@ -475,7 +535,14 @@ fn insert_before(text: &str, at: usize, commands: &[String]) -> Option<String> {
         let is_item = line.trim_start_matches(' ').starts_with("- ");
         if is_item && (start == line_start(at) || indent(line) < depth) {
             let spaces = " ".repeat(indent(line));
-            let lines: String = commands.iter().map(|command| format!("{spaces}- {command}\n")).collect();
+            let item = |command: &String| match command.strip_suffix('\n') {
+                None => format!("{spaces}- {command}\n"),
+                Some(script) => {
+                    let lines: String = script.lines().map(|line| format!("{spaces}  {line}\n")).collect();
+                    format!("{spaces}- |\n{lines}")
+                }
+            };
+            let lines: String = commands.iter().map(item).collect();
             return Some(format!("{}{lines}{}", &text[..start], &text[start..]));
         }
         start = line_start(start.checked_sub(1)?);
@@ -558,7 +625,7 @@ mod tests {
     }
 
     fn patched(text: &str) -> Result<Option<String>, Vec<String>> {
-        patch(text, &project(), IMAGE, REGISTRY)
+        patch(text, &project(), IMAGE, REGISTRY, None)
     }
 
     fn spec(commands: &[&str]) -> String {
@@ -625,6 +692,32 @@ mod tests {
     }
 
     #[test]
+    fn a_build_that_others_start_asks_for_its_caches() {
+        let asking = |text: &str| patch(text, &project(), IMAGE, REGISTRY, Some("ours-resolve-cache"));
+        let plain = spec(&[LOGIN, "docker build -t \"$IMAGE\" ."]);
+        let json =
+            r#"{"version": "0.2", "phases": {"build": {"commands": ["docker build -t \"$IMAGE\" ."]}}}"#;
+        for before in [
+            plain.clone(),
+            plain.replace("version: 0.2\n", "version: 0.2\nenv: # ours\n    variables: { A: b }\n"),
+            json.to_owned(),
+        ] {
+            let after = asking(&before).unwrap().unwrap();
+            let read = spec::read(&after).unwrap();
+            assert_eq!(read.exported, EXPORTED, "{after}");
+            assert!(after.contains("--function-name ours-resolve-cache"), "{after}");
+            for shell in ["/bin/dash", "/bin/bash"] {
+                // Nobody answers here.
+                let Some(ended) = ran(shell, &after, None, 0) else { continue };
+                assert_eq!(ended.1.lines().last(), Some("<build><-t><a b><.>"), "{shell}: {after}");
+                assert!(ended.0, "{shell}: {after}");
+            }
+        }
+        let said = plain.replace("version: 0.2\n", "version: 0.2\nenv: { exported-variables: [A] }\n");
+        assert!(asking(&said).unwrap_err()[0].contains("exported-variables"));
+    }
+
+    #[test]
     fn json_stays_json_and_on_the_lines_that_it_had() {
         let inline = r#"{"version":"0.2","phases":{"build":{"commands":["set -eu\\naws ecr get-login-password | docker login x","cd web\\ndocker build -t \\"$IMAGE\\" ."]}}}"#.replace("\\\\", "\\");
         let found = patched(&inline).unwrap().unwrap();
@@ -634,6 +727,13 @@ mod tests {
             "{found}"
         );
         assert_eq!(found.lines().count(), 1);
+        let own = r#"{"version":"0.2","phases":{"pre_build":{"commands":["set -eu\ndocker buildx create --use\naws ecr get-login-password | docker login x"]},"build":{"commands":["cd web\ndocker buildx build \\\n  -t $IMAGE \\\n  --push ."]}}}"#;
+        let found = patched(own).unwrap().unwrap();
+        assert_eq!(
+            found,
+            own.replace("docker buildx build ", "docker buildx build ${STOKER_CACHE_FLAGS-} "),
+            "{found}"
+        );
         let pretty = "{\n  \"version\": 0.2,\n  \"phases\": {\"build\": {\"commands\": [\n    \"docker build .\"\n  ]}}\n}\n";
         let found = patched(pretty).unwrap().unwrap();
         assert_eq!(found.lines().count(), pretty.lines().count() + 2, "{found}");
@@ -658,6 +758,17 @@ mod tests {
             ),
             (&["buildctl build --frontend dockerfile.v0"], "buildctl"),
             (&["if true; then"], "read as shell"),
+            // What uses Stoker's variables already is judged as it is.
+            (&["docker buildx create --name b", "docker buildx build $STOKER_CACHE_FLAGS ."], "--use"),
+            (
+                &[
+                    "docker buildx create --use",
+                    "docker buildx use default",
+                    "docker buildx build $STOKER_CACHE_FLAGS .",
+                ],
+                "--use",
+            ),
+            (&["docker buildx create --use", "docker buildx build \"$STOKER_CACHE_FLAGS\" ."], "quotes"),
         ] {
             let reasons = patched(&spec(commands)).unwrap_err();
             assert!(reasons.iter().any(|reason| reason.contains(word)), "{commands:?}: {reasons:?}");

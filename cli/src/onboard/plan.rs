@@ -255,20 +255,21 @@ async fn rule(planned: &mut Planned, sources: &mut Sources, repository: &str, ob
         );
     }
     planned.notes.extend(translation.lost.iter().map(|lost| format!("webhook: {lost}")));
-    if translation.builds == [("start", "false".to_owned())] && !observe {
-        planned.notes.push(
-            "nothing of its webhook can be said in the policy: it goes on starting its own builds".to_owned(),
-        );
-    }
     let default_branch = default_branch
         .filter(|branch| !is_told && branch != "main")
         .and_then(|branch| Branch::new(branch).ok());
-    rules::Rule {
-        name: planned.project.to_string(),
-        repository: repository.to_owned(),
-        default_branch,
-        builds: translation.builds,
+    let name = planned.project.to_string();
+    let mut rule =
+        rules::Rule { name, repository: repository.to_owned(), default_branch, builds: translation.builds };
+    let nothing = [("start", "false".to_owned())];
+    if let Some(why) = rule.refused().filter(|_| rule.builds != nothing) {
+        planned.notes.push(format!("webhook: what it asks cannot be asked of this forge: {why}"));
+        rule.builds = nothing.to_vec();
     }
+    if rule.builds == nothing && !observe {
+        planned.notes.push("so Stoker starts no builds of it: it goes on starting its own".to_owned());
+    }
+    rule
 }
 
 /// What each project gets of the policy: text, and the byte of it where that goes.
@@ -356,8 +357,8 @@ async fn things(
         _ => {}
     }
     webhook(stack, sources, planned, &is_ours).await?;
-    patched(sources, options, planned, project, buildspec).await;
-    take_over(world, records, options, planned).await
+    patched(stack, sources, planned, project, buildspec).await;
+    take_over(world, records, options, planned, project.builds.start).await
 }
 
 /// Whether a repository has its safety net, or somebody else cares for it; `None` where there is none of that name.
@@ -408,21 +409,30 @@ async fn webhook(
 }
 
 async fn patched(
+    stack: &Stack,
     sources: &mut Sources,
-    options: &Options,
     planned: &mut Planned,
     project: &Project,
     buildspec: &Buildspec,
 ) {
     let Ok(text) = buildspec.text() else { return };
     let registry = registry_of(&planned.found.arn);
-    let Ok(Some(after)) = buildspec::patch(text, project, &planned.found.image, &registry) else { return };
-    planned.patch = Some(diff::unified(buildspec.place(), text, &after));
-    if options.observe {
-        planned.by_hand.push(
-            "put the question to resolve-cache before it: docs/ci/codebuild.yml has the text".to_owned(),
-        );
+    let function = stack.outputs.get("ResolveCacheFunction").map(String::as_str);
+    let asks = function.filter(|_| !project.builds.start);
+    let after = match buildspec::patch(text, project, &planned.found.image, &registry, asks) {
+        Ok(None) => return,
+        Ok(Some(after)) => after,
+        Err(reasons) => {
+            planned.by_hand.extend(reasons.into_iter().map(|reason| format!("its buildspec: {reason}")));
+            return;
+        }
+    };
+    if let Some(function) = asks {
+        planned
+            .by_hand
+            .push(format!("let its role call lambda:InvokeFunction on {} (docs/ci.md)", plain(function)));
     }
+    planned.patch = Some(diff::unified(buildspec.place(), text, &after));
     let file = match buildspec {
         Buildspec::Inline(before) => {
             planned.changes.push(Change::Inline { before: before.clone(), after });
@@ -452,9 +462,15 @@ async fn take_over(
     records: &Records,
     options: &Options,
     planned: &mut Planned,
+    starts: bool,
 ) -> Result<(), Problem> {
     let Some(webhook) = planned.found.webhook.clone() else { return Ok(()) };
-    if options.observe {
+    if !starts {
+        if options.take_over {
+            planned
+                .notes
+                .push("its webhook stays, as the policy has Stoker start no builds of it".to_owned());
+        }
         return Ok(());
     }
     if !options.take_over {

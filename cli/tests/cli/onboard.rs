@@ -92,6 +92,7 @@ async fn run(desk: &Desk, account: &Account, forge: Option<&Forge>, fuse: &Arc<F
         ("AWS_SECRET_ACCESS_KEY", "secret"),
         ("AWS_EC2_METADATA_DISABLED", "true"),
     ]);
+    // A watch asks no forge.
     if let Some(forge) = forge {
         forge.state().fuse = Some(Arc::clone(fuse));
         command.args(["--forge-url", &format!("http://{}", forge.address)]);
@@ -160,7 +161,12 @@ async fn account(projects: Vec<Value>) -> Account {
     let (name, status) = ("stoker".to_owned(), "CREATE_COMPLETE".to_owned());
     env.stack =
         Some(Stack { name, status, parameters: [("SafetyNetDays".to_owned(), "30".to_owned())].into() });
-    let outputs = [("BuildPolicy", POLICY_ARN), ("WebhookUrl", URL), ("WebhookSecret", "arn:secret")];
+    let outputs = [
+        ("BuildPolicy", POLICY_ARN),
+        ("WebhookUrl", URL),
+        ("WebhookSecret", "arn:secret"),
+        ("ResolveCacheFunction", "stoker-resolve-cache"),
+    ];
     env.outputs = outputs.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
     drop(env);
     account
@@ -310,7 +316,13 @@ async fn a_plan_is_shown_and_changes_nothing() {
     let plan: Value = serde_json::from_str(&out).unwrap();
     assert!(plan["policy"].as_str().unwrap().contains("start: false"), "{plan}");
     let by_hand = plan["projects"][0]["byHand"].to_string();
-    assert!(by_hand.contains("GITHUB_TOKEN is not set") && by_hand.contains("resolve-cache"), "{by_hand}");
+    assert!(
+        by_hand.contains("GITHUB_TOKEN is not set") && by_hand.contains("lambda:InvokeFunction"),
+        "{by_hand}"
+    );
+    let patch = plan["projects"][0]["patch"].as_str().unwrap();
+    assert!(patch.contains("+  exported-variables: [STOKER_LINE"), "{patch}");
+    assert!(patch.contains("--function-name stoker-resolve-cache"), "{patch}");
     assert_eq!(seen(&desk, &account, Some(&forge)), before);
 }
 
@@ -435,6 +447,75 @@ impl DrainFrom for Vec<String> {
         let changes = self[*from..].iter().filter(|call| !reads.iter().any(|read| call.starts_with(read)));
         changes.cloned().collect::<Vec<_>>().into_iter()
     }
+}
+
+/// What no policy can ask of a forge leaves the project's builds to itself, and its webhook where it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_said_of_a_webhook_is_named_and_nothing_is_taken_over() {
+    let app = with(
+        with(app(), "/source/type", json!("BITBUCKET")),
+        "/source/location",
+        json!("https://bitbucket.org/example/app"),
+    );
+    let account = account(vec![app]).await;
+    by_stoker(&account);
+    let forge = Forge::start("bitbucket", &[("buildspec.yml", SPEC)]).await;
+    let desk = Desk::new();
+    let out =
+        ended(&desk, &account, Some(&forge), "plan --policy policy.yaml --project app --take-over").await;
+    for line in [
+        "+      start: false",
+        "Bitbucket tells only twelve digits",
+        "its webhook stays",
+        "goes on starting its own",
+    ] {
+        assert!(out.contains(line), "{line}: {out}");
+    }
+    assert!(!out.contains("make: CodeBuild's own webhook"), "{out}");
+}
+
+/// A push is followed until a second build is warm; where it stops, what is wrong is said.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_success_is_seen() {
+    let account = account(vec![inline("web", SPEC)]).await;
+    let desk = Desk::new();
+    ended(&desk, &account, None, "apply --policy policy.yaml --project web --yes").await;
+    let start = jiff::Timestamp::now().as_second() as f64;
+    let build = |number: u32| {
+        let variable = |name: &str, value: &str| json!({"name": name, "value": value, "type": "PLAINTEXT"});
+        json!({"id": format!("web:{number}"), "projectName": "web", "buildStatus": "SUCCEEDED",
+            "startTime": start + 5.0 + f64::from(number), "endTime": start + 65.0 + f64::from(number),
+            "initiator": "stoker-StartBuildRole-1X/stoker-start-build",
+            "environment": {"type": "LINUX_CONTAINER", "image": "i", "computeType": "BUILD_GENERAL1_SMALL",
+                "environmentVariables": [variable("STOKER_LINE", "branch/topic"), variable("STOKER_READS", "main")]}})
+    };
+    let line = |number: u32, reused: &str| {
+        crate::aws::cache(
+            "line",
+            &[("base", 1)],
+            &json!({"stoker.project": "web", "stoker.line": "branch/topic",
+            "stoker.build": format!("web:{number}"), "stoker.commit": "11".repeat(20),
+            "stoker.built-at": "2026-01-02T03:04:05Z", "stoker.reused-percent": reused}),
+        )
+    };
+    account.env().builds = vec![build(1)];
+    account.push("stoker/web", &line(1, "0"), &["web.branch.topic"], 0);
+    let waits = "watch --policy policy.yaml --project web --minutes 0 --every 1";
+    let ran = run(&desk, &account, None, &Fuse::at(None), waits).await;
+    assert_eq!(ran.code, Some(1), "{}{}", ran.out, ran.err);
+    for text in [
+        "web:1 started for branch/topic, which reads main",
+        "0 % of its steps",
+        "no build of Stoker's has started",
+        "checks:",
+    ] {
+        assert!(ran.out.contains(text), "{text}: {}{}", ran.out, ran.err);
+    }
+    account.env().builds = vec![build(2)];
+    account.env().images.clear();
+    account.push("stoker/web", &line(2, "80"), &["web.branch.topic"], 0);
+    let out = ended(&desk, &account, None, waits).await;
+    assert!(out.contains("80 % of its steps were reused") && out.contains("web is warm"), "{out}");
 }
 
 /// After each call that leaves the process, it dies; run again, all ends as if it had not.

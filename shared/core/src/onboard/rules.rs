@@ -21,6 +21,13 @@ pub struct Rule {
 }
 
 impl Rule {
+    /// What a policy of this rule alone would be refused for.
+    #[must_use]
+    pub fn refused(&self) -> Option<String> {
+        let text = format!("version: 1\nprojects:\n{}", self.text("  "));
+        Policy::parse("its rule", &text).err().map(|mistakes| mistakes.to_string())
+    }
+
     fn text(&self, indent: &str) -> String {
         let name =
             if self.name.contains(['*', '?']) { format!("\"{}\"", self.name) } else { self.name.clone() };
