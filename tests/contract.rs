@@ -24,8 +24,9 @@ use stoker_core::error::Failure;
 use stoker_core::event::{Event, WebhookRefused};
 use stoker_core::names::{CacheRepository, Digest, ProjectName, Scope, Tag};
 use stoker_core::ports::{
-    BuildOrder, BuildStatus, Catalogue, FindDigests, ListProjects, MountBlobs, Mounted, Ordered, Publish,
-    ReadBlobs, ReadBuilds, ReadImages, ReadManifests, ReadSecrets, StartBuilds, StopBuilds, WriteImages,
+    BuildOrder, BuildStatus, Catalogue, FindDigests, ListProjects, MakeRepositories, MountBlobs, Mounted,
+    Ordered, Publish, ReadBlobs, ReadBuilds, ReadImages, ReadManifests, ReadSecrets, StartBuilds, StopBuilds,
+    WriteImages,
 };
 
 const TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -184,6 +185,13 @@ async fn a_bus_takes_more_events_than_a_request_carries(aws: &impl Publish) {
     aws.publish(&vec![event; 11]).await.unwrap();
 }
 
+async fn a_repository_is_made_once(aws: &impl MakeRepositories) {
+    for (name, is_immutable) in [("stoker/new", false), ("stoker-builds/new", true)] {
+        assert!(aws.make_repository(&repository(name), is_immutable).await.unwrap(), "{name}");
+        assert!(!aws.make_repository(&repository(name), is_immutable).await.unwrap(), "{name} once more");
+    }
+}
+
 async fn a_secret_has_a_line_for_each(aws: &impl ReadSecrets) {
     let read = aws.webhook_secrets(false).await.unwrap();
     assert_eq!(read, [b"first".to_vec(), b"second".to_vec()]);
@@ -210,6 +218,8 @@ async fn the_account_in_memory() {
         codebuild_starts_builds(&account, Differences::default()).await;
         a_bus_takes_more_events_than_a_request_carries(&account).await;
         a_secret_has_a_line_for_each(&account).await;
+        account.makes_repositories.set(true);
+        a_repository_is_made_once(&account).await;
     };
     account.act(OTHERS, contracts).await.unwrap();
 }
@@ -300,6 +310,7 @@ impl Server {
             registry: format!("127.0.0.1:{}", self.port),
             bus: "stoker".to_owned(),
             webhook_secret: "webhook".to_owned(),
+            safety_net_days: Some(30),
             ..AwsSettings::default()
         };
         Aws::from_config(config, settings)
@@ -336,6 +347,7 @@ impl Server {
         codebuild_starts_builds(&aws, differs).await;
         a_bus_takes_more_events_than_a_request_carries(&aws).await;
         a_secret_has_a_line_for_each(&aws).await;
+        a_repository_is_made_once(&aws).await;
     }
 }
 

@@ -7,7 +7,7 @@ use crate::cache::{diff, inspect, merge, prune, verify};
 use crate::lines::{history, list, rollback};
 use crate::report;
 use crate::retain::{apply, check, explain, plan_command};
-use crate::{doctor, forecast, redrive, simulate, trace, why};
+use crate::{doctor, forecast, onboard, redrive, simulate, trace, why};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -47,6 +47,9 @@ pub(crate) enum Command {
     Explain(explain::Args),
     Report(report::Args),
     Forecast(forecast::Args),
+    /// Takes projects of CodeBuild into service, and out of it
+    #[command(subcommand, after_help = EXIT_CODES)]
+    Onboard(onboard::Command),
     Doctor(doctor::Args),
     Trace(trace::Args),
     Why(why::Args),

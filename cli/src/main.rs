@@ -9,6 +9,7 @@ mod doctor;
 mod forecast;
 mod html;
 mod lines;
+mod onboard;
 mod problem;
 mod progress;
 mod redrive;
@@ -57,6 +58,15 @@ fn main() -> ExitCode {
         Command::Explain(args) => run(retain::explain::run(&args)),
         Command::Report(args) => run(report::run(&args)),
         Command::Forecast(args) => run(std::future::ready(forecast::run(&args))),
+        Command::Onboard(command) => run(async {
+            match command {
+                onboard::Command::Audit(args) => onboard::audit::run(&args).await,
+                onboard::Command::Plan(args) => onboard::plan::run(&args).await,
+                onboard::Command::Apply(args) => onboard::apply::run(&args).await,
+                onboard::Command::Undo(args) => onboard::undo::run(&args).await,
+                onboard::Command::Watch(args) => onboard::watch::run(&args).await,
+            }
+        }),
         Command::Doctor(args) => run(doctor::run(&args)),
         Command::Trace(args) => run(trace::run(&args)),
         Command::Why(args) => run(why::run(&args)),

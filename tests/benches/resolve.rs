@@ -20,7 +20,7 @@ use serde_json::json;
 use stoker_core::error::CallError;
 use stoker_core::names::{CacheRepository, Commit, Digest, Line, ProjectName, Tag};
 use stoker_core::policy::Policy;
-use stoker_core::ports::{Image, ReadBlobs, ReadImages, WriteImages};
+use stoker_core::ports::{Image, MakeRepositories, ReadBlobs, ReadImages, WriteImages};
 use stoker_core::provenance::{Built, Provenance};
 use tokio::runtime;
 
@@ -68,6 +68,12 @@ impl ReadImages for Registry {
         assert!(tags.len() <= 100, "one request names at most 100 images");
         self.count();
         Ok(tags.iter().map(|tag| self.images.borrow().get(tag).cloned()).collect())
+    }
+}
+
+impl MakeRepositories for Registry {
+    async fn make_repository(&self, _: &CacheRepository, _: bool) -> Result<bool, CallError> {
+        Ok(false)
     }
 }
 

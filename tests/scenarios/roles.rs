@@ -15,6 +15,7 @@ use scenarios::iam::{self, Deployed, Grant};
 use scenarios::template;
 use serde_json::{Map, Value, json};
 use stoker_core::error::Failure;
+use stoker_core::names::ProjectName;
 use stoker_core::policy::Policy;
 use stoker_core::ports::BuildStatus;
 
@@ -74,6 +75,7 @@ async fn run(isolates_builds: bool, deployed: Arc<Deployed>) -> Account {
         .replace("warm: {", "builds: { superseded: stop }\n  warm: { base-images: [\"library/base:1\"],");
     let mut env = TestEnvironment::with_policy(&policy);
     env.account.deploy(deployed);
+    env.account.makes_repositories.set(true);
     let repository = "git-codecommit.us-east-1.amazonaws.com/v1/repos/app";
     let policy = format!("{policy}  - {{ name: in-codecommit, repository: {repository} }}\n");
     let policy = Policy::parse("the same and one more", &policy).unwrap();
@@ -91,6 +93,23 @@ async fn run(isolates_builds: bool, deployed: Arc<Deployed>) -> Account {
     let account = env.account.clone();
     let handled = stoker_core::resolve::handle(question, &policy, REGISTRY, &account, account.now());
     let _ = account.invoke("resolve-cache", None, handled).await;
+    // Of a project that nothing is cached of the repositories are made, whoever comes first.
+    for asked in ["other-1", "other-2"] {
+        let handled = stoker_core::resolve::handle(
+            json!({"project": asked}),
+            &policy,
+            REGISTRY,
+            &account,
+            account.now(),
+        );
+        let _ = account.invoke("resolve-cache", None, handled).await;
+    }
+    account.projects.borrow_mut().extend(ProjectName::new("other-3").ok());
+    let push = json!({"repository": "github.com/example/other-3", "branch": "main", "default_branch": "main",
+        "to_default_branch": true, "commit": "e".repeat(40)});
+    let batch = message("stoker", "BranchPushed", &push, 1);
+    let handled = warm_main::handle(&batch, &policy, REGISTRY, &account, account.now());
+    account.invoke("warm-main", Some("WarmQueue"), handled).await;
     // Main's line and what is about to be merged into it are joined, too.
     let push = json!({"repository": "github.com/example/app", "branch": "main", "default_branch": "main",
         "to_default_branch": true, "commit": "d".repeat(40), "commits": [more.clone()]});

@@ -1,7 +1,9 @@
 //! Which builds start, how often, and what they are given.
 
 use jiff::SignedDuration;
-use scenarios::environment::{POLICY, TestEnvironment};
+use scenarios::account::Fault;
+use scenarios::environment::{ISOLATED, POLICY, TestEnvironment};
+use stoker_core::error::Failure;
 use stoker_core::event::Event;
 use stoker_core::names::{Commit, Line, ProjectName};
 use stoker_core::ports::BuildStatus;
@@ -254,4 +256,36 @@ async fn each_target_has_lines_of_its_own() {
     env.delete_branch("feature-a").await;
     env.settle().await;
     assert_eq!(env.lines().len(), 3, "only main's are left: {:?}", env.lines());
+}
+
+#[tokio::test]
+async fn repositories_that_are_missing_are_made_once_and_a_build_starts_without_them_all_the_same() {
+    let mut env = TestEnvironment::with_policy(ISOLATED);
+    env.account.makes_repositories.set(true);
+    let base = env.commit([1, 1, 1, 1]);
+    env.account
+        .outages
+        .borrow_mut()
+        .insert(("start-build", "ecr:CreateRepository"), Fault::Before(Failure::Refused));
+    env.push("main", &[&base]).await;
+    env.settle_starts().await;
+    assert_eq!(env.running().len(), 1, "it starts all the same");
+    assert!(env.account.made.borrow().is_empty());
+    env.account.outages.borrow_mut().clear();
+    let next = env.commit([2, 1, 1, 1]);
+    env.push("main", &[&next]).await;
+    env.settle_starts().await;
+    let made: Vec<(String, bool)> =
+        env.account.made.borrow().iter().map(|(name, immutable)| (name.to_string(), *immutable)).collect();
+    assert_eq!(made, [("stoker-builds/app".to_owned(), true), ("stoker/app".to_owned(), false)]);
+    env.build().await;
+    env.build().await;
+    let asked = |env: &TestEnvironment| {
+        env.account.calls.borrow().iter().filter(|call| **call == "ecr:CreateRepository").count()
+    };
+    let before = asked(&env);
+    let branch = env.commit([2, 2, 1, 1]);
+    env.push("feature-a", &[&branch]).await;
+    env.settle_starts().await;
+    assert_eq!(asked(&env), before, "where main has a cache nothing is asked");
 }

@@ -546,6 +546,18 @@ fn no_repository_of_caches_goes_with_the_stack() {
 }
 
 /// The table of costs adds up, keeps to its budgets, and counts the template's alarms by the metrics that they are billed by.
+/// Whichever way a repository is made, ECR deletes the same of it.
+#[test]
+fn a_repository_that_is_made_has_the_safety_net_of_the_templates_own() {
+    let template = template();
+    let text =
+        template["Resources"]["Caches"]["Properties"]["LifecyclePolicy"]["LifecyclePolicyText"].to_string();
+    let text: Value = serde_json::from_str(&text).unwrap();
+    let text = text.as_str().or_else(|| text["Fn::Sub"].as_str()).unwrap().replace("${SafetyNetDays}", "30");
+    let own: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(serde_json::from_str::<Value>(&stoker_core::onboard::safety_net(30)).unwrap(), own);
+}
+
 #[test]
 fn the_costs_are_added_up_and_within_their_budgets() {
     const BUDGETS: [f64; 3] = [5.0, 15.0, 150.0];

@@ -20,8 +20,8 @@ use stoker_core::event::Event;
 use stoker_core::names::{CacheRepository, Commit, Digest, ProjectName, Tag};
 use stoker_core::ports::{
     Build, BuildOrder, BuildStatus, Catalogue, CheckBlobs, FindDigests, Image, ListProjects, ListedImage,
-    MAX_BUILDS, MountBlobs, Mounted, Ordered, Pause, Publish, ReadBlobs, ReadBuilds, ReadImages,
-    ReadManifests, ReadSecrets, StartBuilds, StopBuilds, WriteImages,
+    MAX_BUILDS, MakeRepositories, MountBlobs, Mounted, Ordered, Pause, Publish, ReadBlobs, ReadBuilds,
+    ReadImages, ReadManifests, ReadSecrets, StartBuilds, StopBuilds, WriteImages,
 };
 
 use self::requests::record;
@@ -80,6 +80,9 @@ pub struct State {
     held: RefCell<BTreeSet<(CacheRepository, Digest)>>,
     /// Repositories whose tags never move.
     pub immutable: RefCell<BTreeSet<CacheRepository>>,
+    /// Whether functions make the repositories that are missing, and those that they made, each with whether it is immutable.
+    pub makes_repositories: Cell<bool>,
+    pub made: RefCell<BTreeMap<CacheRepository, bool>>,
     /// Whether a blob goes the moment that no manifest of its repository names it any more. ECR takes its time.
     pub reconciles_at_once: Cell<bool>,
     /// Whether the registry refuses to mount.
@@ -471,6 +474,30 @@ impl ReadImages for Account {
             Ok(tags.iter().map(|tag| self.image(repository, tag.as_str())).collect())
         })
         .await
+    }
+}
+
+impl MakeRepositories for Account {
+    async fn make_repository(
+        &self,
+        repository: &CacheRepository,
+        is_immutable: bool,
+    ) -> Result<bool, CallError> {
+        if !self.makes_repositories.get() {
+            return Ok(false);
+        }
+        let name = repository.as_str();
+        let is_made = self
+            .call("ecr:CreateRepository", &[name], || {
+                let is_there = self.images.borrow().contains_key(repository);
+                let mut made = self.made.borrow_mut();
+                Ok(!is_there && made.insert(repository.clone(), is_immutable).is_none())
+            })
+            .await?;
+        if is_made {
+            self.call("ecr:PutLifecyclePolicy", &[name], || Ok(())).await?;
+        }
+        Ok(is_made)
     }
 }
 

@@ -12,7 +12,7 @@ use crate::text::plain;
 /// What the documents show: a builder that exports registry caches, of the BuildKit that the policy names.
 const CREATE: &str = "docker buildx create --use $STOKER_BUILDER_FLAGS";
 /// CodeBuild takes shorter ones only.
-pub(super) const LONGEST: usize = 256 * 1024;
+pub(crate) const LONGEST: usize = 256 * 1024;
 /// BuildKit writes a cache as an image manifest, which is all that ECR takes, from this version on.
 const FIRST_VERSION: (u32, u32) = (0, 12);
 /// How a file for bake is written in any shell.
@@ -20,19 +20,19 @@ const WRITE_BAKE: &str =
     "printf %s \"${STOKER_BAKE:-{\\}}\" >/tmp/stoker-bake.json, then -f /tmp/stoker-bake.json";
 
 /// Whether CodeBuild reads this as a buildspec itself, and not as the place of one.
-pub(super) fn is_inline(buildspec: &str) -> bool {
+pub(crate) fn is_inline(buildspec: &str) -> bool {
     buildspec.contains('\n') || buildspec.trim_start().starts_with('{') || buildspec.contains(": ")
 }
 
 /// Whether an inline buildspec says how a batch is built.
-pub(super) fn has_batch(buildspec: &str) -> bool {
+pub(crate) fn has_batch(buildspec: &str) -> bool {
     is_inline(buildspec)
         && buildspec.len() <= LONGEST
         && spec::read(buildspec).is_some_and(|spec| spec.has_batch)
 }
 
 /// The text of a buildspec that is a file of the source, where its checkout has it.
-pub(super) fn of_source(described: Option<&str>, checkout: &Checkout) -> Option<String> {
+pub(crate) fn of_source(described: Option<&str>, checkout: &Checkout) -> Option<String> {
     let place = described.filter(|text| !text.trim().is_empty()).unwrap_or("buildspec.yml");
     if is_inline(place) { None } else { checkout.read(place) }
 }
@@ -40,7 +40,7 @@ pub(super) fn of_source(described: Option<&str>, checkout: &Checkout) -> Option<
 /// What is to be said of a project's buildspec. `None` is the file `buildspec.yml` of the source.
 ///
 /// Of CodeBuild's own images it is known that their Docker exports no registry cache; `image` may be another.
-pub(super) fn check(
+pub(crate) fn check(
     project: &Project,
     buildspec: Option<&str>,
     image: &str,

@@ -13,16 +13,16 @@ const DEFAULTS: [&str; 2] = ["docker-bake.hcl", "docker-bake.json"];
 
 /// A checkout of a project's source.
 #[derive(Debug, Clone)]
-pub(super) struct Checkout(PathBuf);
+pub(crate) struct Checkout(PathBuf);
 
 impl Checkout {
     /// The directory; `None` where there is none.
-    pub(super) fn open(directory: &Path) -> Option<Self> {
+    pub(crate) fn open(directory: &Path) -> Option<Self> {
         fs::canonicalize(directory).ok().filter(|path| path.is_dir()).map(Self)
     }
 
     /// A file of it, by its path in it; `None` for what is not in it, is too long, or no text.
-    pub(super) fn read(&self, path: &str) -> Option<String> {
+    pub(crate) fn read(&self, path: &str) -> Option<String> {
         let file = fs::canonicalize(self.0.join(path)).ok()?;
         let is_short = fs::metadata(&file).is_ok_and(|file| file.is_file() && file.len() <= LONGEST as u64);
         if !file.starts_with(&self.0) || !is_short {
@@ -32,7 +32,7 @@ impl Checkout {
     }
 
     /// The names of the targets that bake files define, and of the files that say so; `None` where one cannot be read.
-    pub(super) fn bake_targets(&self, files: &[&str]) -> Option<(BTreeSet<String>, String)> {
+    pub(crate) fn bake_targets(&self, files: &[&str]) -> Option<(BTreeSet<String>, String)> {
         let read = |file: &&str| self.read(file).map(|text| (file.to_string(), text));
         let texts: Vec<(String, String)> = match files {
             [] => DEFAULTS.iter().filter_map(read).collect(),

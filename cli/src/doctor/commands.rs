@@ -22,7 +22,7 @@ const CREATE_VALUES: [&str; 8] = [
 
 /// What builds images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Tool {
+pub(crate) enum Tool {
     /// `docker buildx build`.
     Buildx,
     /// `docker buildx bake`.
@@ -37,7 +37,7 @@ pub(super) enum Tool {
 
 /// The builder that a command builds with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Chosen {
+pub(crate) enum Chosen {
     /// Docker's own.
     Docker,
     /// The one that this command made.
@@ -48,35 +48,35 @@ pub(super) enum Chosen {
 
 /// A builder that is made.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Builder {
+pub(crate) struct Builder {
     name: Option<String>,
-    pub(super) driver: Option<String>,
+    pub(crate) driver: Option<String>,
     /// The image that it is made of, where the command names one.
-    pub(super) image: Option<String>,
+    pub(crate) image: Option<String>,
 }
 
 /// A command that builds.
 #[derive(Debug)]
-pub(super) struct Build {
-    pub(super) tool: Tool,
-    pub(super) command: Command,
+pub(crate) struct Build {
+    pub(crate) tool: Tool,
+    pub(crate) command: Command,
     /// The variables that its words need, those included that other variables were set to.
-    pub(super) variables: Vec<Variable>,
-    pub(super) builder: Chosen,
+    pub(crate) variables: Vec<Variable>,
+    pub(crate) builder: Chosen,
 }
 
 /// What all commands do.
 #[derive(Debug)]
-pub(super) struct Done {
-    pub(super) builders: Vec<Builder>,
-    pub(super) builds: Vec<Build>,
+pub(crate) struct Done {
+    pub(crate) builders: Vec<Builder>,
+    pub(crate) builds: Vec<Build>,
     /// Names of the variables that other commands are given, but for those that only print.
-    pub(super) passed_on: Vec<String>,
+    pub(crate) passed_on: Vec<String>,
     /// Names of all variables that any command needs.
     mentioned: Vec<String>,
-    pub(super) substitutes_processes: bool,
+    pub(crate) substitutes_processes: bool,
     /// The start of a command that cannot be read.
-    pub(super) unread: Option<String>,
+    pub(crate) unread: Option<String>,
     current: Chosen,
     /// The builder that `BUILDX_BUILDER` chooses over the current one.
     by_variable: Option<Chosen>,
@@ -87,7 +87,7 @@ pub(super) struct Done {
 }
 
 impl Done {
-    pub(super) fn read(project: &Project, spec: &Spec) -> Self {
+    pub(crate) fn read(project: &Project, spec: &Spec) -> Self {
         let mut done = Self {
             builders: Vec::new(),
             builds: Vec::new(),
@@ -114,12 +114,12 @@ impl Done {
     }
 
     /// Whether any command needs a variable of this name, or another variable is set to it.
-    pub(super) fn names(&self, name: &str) -> bool {
+    pub(crate) fn names(&self, name: &str) -> bool {
         self.mentioned.iter().any(|mentioned| mentioned == name)
     }
 
     /// Whether a variable of exactly this name is needed by one of these builds.
-    pub(super) fn uses(&self, name: &str, is_of: impl Fn(&Build) -> bool) -> bool {
+    pub(crate) fn uses(&self, name: &str, is_of: impl Fn(&Build) -> bool) -> bool {
         let mut builds = self.builds.iter().filter(|build| is_of(build));
         builds.any(|build| build.variables.iter().any(|variable| variable.name == name))
     }
@@ -278,7 +278,7 @@ impl Done {
 }
 
 /// The options that have values, as `--option value` or `--option=value`.
-pub(super) fn values<'w>(words: &[&'w str]) -> Vec<(&'w str, &'w str)> {
+pub(crate) fn values<'w>(words: &[&'w str]) -> Vec<(&'w str, &'w str)> {
     let mut found = Vec::new();
     for (at, word) in words.iter().enumerate() {
         if let Some((option, value)) = word.split_once('=').filter(|(option, _)| option.starts_with("--")) {

@@ -4,7 +4,7 @@
 //! check is a plain function from facts to findings. Nothing is written, started or deleted.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use futures_util::{StreamExt as _, stream};
 use jiff::Timestamp;
@@ -23,16 +23,16 @@ use crate::text::{Align, count, plain, plain_whole, table};
 
 mod account;
 mod assumptions;
-mod buildspec;
-mod checkout;
-mod commands;
+pub(crate) mod buildspec;
+pub(crate) mod checkout;
+pub(crate) mod commands;
 mod lifecycle;
-mod project;
+pub(crate) mod project;
 mod read;
 mod repository;
 mod roles;
-mod shell;
-mod spec;
+pub(crate) mod shell;
+pub(crate) mod spec;
 mod stack;
 
 use checkout::Checkout;
@@ -88,7 +88,7 @@ fn repository_name(text: &str) -> Result<CacheRepository, InvalidName> {
 /// What came of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
-enum State {
+pub(crate) enum State {
     Ok,
     Unknown,
     Warn,
@@ -108,12 +108,12 @@ impl State {
 
 /// What a check has found, and how to repair it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-struct Finding {
-    check: &'static str,
-    state: State,
-    found: String,
+pub(crate) struct Finding {
+    pub(crate) check: &'static str,
+    pub(crate) state: State,
+    pub(crate) found: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    repair: Option<String>,
+    pub(crate) repair: Option<String>,
 }
 
 impl Finding {
@@ -220,6 +220,28 @@ pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
     let report = Report::new(plain(&args.policy.display().to_string()), now, region, groups);
     let text = if args.json { to_json(&report) } else { report.render() };
     Ok(CommandOutcome { text, success: report.counts.wrong == 0 })
+}
+
+/// What is not as it should be of a project and of what it needs, as text.
+pub(crate) async fn of_project(name: &ProjectName, policy: &Path, stack: &str) -> Result<String, Problem> {
+    let args = Args {
+        policy: policy.to_owned(),
+        projects: vec![name.clone()],
+        repositories: Vec::new(),
+        checkout: None,
+        stack: stack.to_owned(),
+        json: false,
+    };
+    let policy = retain::load(&args.policy)?;
+    let reader = Reader::find().await?;
+    let now = Timestamp::now();
+    let mut groups = examine(&reader, &policy, &args, now).await?;
+    for group in &mut groups {
+        group.checks.retain(|finding| matches!(finding.state, State::Warn | State::Wrong));
+    }
+    groups.retain(|group| !group.checks.is_empty());
+    let region = reader.account.region().unwrap_or_default().to_owned();
+    Ok(Report::new(String::new(), now, region, groups).render())
 }
 
 async fn examine(

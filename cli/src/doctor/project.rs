@@ -257,7 +257,7 @@ fn batch(project: &Project, described: &Described) -> Option<Finding> {
 }
 
 /// Host and path of an address that git clones from, as the policy names repositories.
-fn repository_of(location: &str) -> String {
+pub(crate) fn repository_of(location: &str) -> String {
     let rest = location.split_once("://").map_or(location, |(_, rest)| rest);
     let rest = rest.rsplit_once('@').map_or(rest, |(_, rest)| rest);
     let rest = if location.contains("://") { rest.to_owned() } else { rest.replacen(':', "/", 1) };

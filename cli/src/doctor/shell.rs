@@ -26,43 +26,43 @@ const SHELLS: [&str; 3] = ["sh", "bash", "dash"];
 
 /// A variable that a word needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Variable {
-    pub(super) name: String,
+pub(crate) struct Variable {
+    pub(crate) name: String,
     /// Whether its value stays one word.
-    pub(super) is_quoted: bool,
+    pub(crate) is_quoted: bool,
 }
 
 /// A word without its quotes, with `$NAME` for what is expanded in it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Word {
-    pub(super) text: String,
-    pub(super) variables: Vec<Variable>,
+pub(crate) struct Word {
+    pub(crate) text: String,
+    pub(crate) variables: Vec<Variable>,
 }
 
 /// A simple command. What comes before it, such as `sudo`, is left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Command {
+pub(crate) struct Command {
     /// Variables that are set: before the command, or by it where it only sets them.
-    pub(super) sets: Vec<(String, Word)>,
-    pub(super) words: Vec<Word>,
+    pub(crate) sets: Vec<(String, Word)>,
+    pub(crate) words: Vec<Word>,
     /// Whether it has `<( )` or `>( )`.
-    pub(super) substitutes_processes: bool,
+    pub(crate) substitutes_processes: bool,
 }
 
 impl Command {
     /// The texts of its words.
-    pub(super) fn texts(&self) -> Vec<&str> {
+    pub(crate) fn texts(&self) -> Vec<&str> {
         self.words.iter().map(|word| word.text.as_str()).collect()
     }
 
     /// The variables of its words.
-    pub(super) fn variables(&self) -> impl Iterator<Item = &Variable> {
+    pub(crate) fn variables(&self) -> impl Iterator<Item = &Variable> {
         self.words.iter().flat_map(|word| &word.variables)
     }
 }
 
 /// The commands of a script; `None` for one that cannot be read.
-pub(super) fn commands(script: &str) -> Option<Vec<Command>> {
+pub(crate) fn commands(script: &str) -> Option<Vec<Command>> {
     let script = script.to_owned();
     let read = move || {
         let mut reader = Reader { found: Vec::new(), depth: 0 };
@@ -339,7 +339,7 @@ fn is_assignment(text: &str) -> bool {
 }
 
 /// The last part of a path.
-pub(super) fn base_name(text: &str) -> &str {
+pub(crate) fn base_name(text: &str) -> &str {
     text.rsplit('/').next().unwrap_or(text)
 }
 

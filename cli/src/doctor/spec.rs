@@ -12,28 +12,33 @@ const DEEPEST: usize = 100;
 
 /// What is read of a buildspec.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Spec {
+pub(crate) struct Spec {
     /// Whether its commands are bash's. CodeBuild runs them with `sh` otherwise.
-    pub(super) is_bash: bool,
+    pub(crate) is_bash: bool,
     /// Whether it says how a batch is built.
-    pub(super) has_batch: bool,
+    pub(crate) has_batch: bool,
     /// The variables that a build reports.
-    pub(super) exported: Vec<String>,
+    pub(crate) exported: Vec<String>,
     /// Variables that it sets.
-    pub(super) variables: Vec<(String, String)>,
+    pub(crate) variables: Vec<(String, String)>,
     /// The commands of all phases, in their order. A single one may have many lines.
-    pub(super) commands: Vec<String>,
+    pub(crate) commands: Vec<String>,
     /// Whether a command is none that CodeBuild takes, such as `echo a: b` without quotes, which is a mapping.
-    pub(super) has_other_commands: bool,
+    pub(crate) has_other_commands: bool,
+}
+
+/// All of a buildspec; `None` for what is none.
+pub(crate) fn document(text: &str) -> Option<Value> {
+    if text.trim_start().starts_with('{') {
+        serde_json::from_str(text).ok().or_else(|| yaml(text))
+    } else {
+        yaml(text)
+    }
 }
 
 /// Reads a buildspec; `None` for what is none.
-pub(super) fn read(text: &str) -> Option<Spec> {
-    let document = if text.trim_start().starts_with('{') {
-        serde_json::from_str(text).ok().or_else(|| yaml(text))?
-    } else {
-        yaml(text)?
-    };
+pub(crate) fn read(text: &str) -> Option<Spec> {
+    let document = document(text)?;
     let fields = document.as_object()?;
     let mut spec = Spec { has_batch: fields.contains_key("batch"), ..Spec::default() };
     let env = &document["env"];

@@ -14,7 +14,7 @@ use stoker_core::build_inputs::{BuildInputs, variable};
 use stoker_core::error::CallError;
 use stoker_core::names::{CacheRepository, Digest, ProjectName, Scope, Tag, TagKind};
 use stoker_core::policy::{Policy, Project, Target};
-use stoker_core::ports::{Image, ReadBlobs, ReadImages, WriteImages};
+use stoker_core::ports::{Image, MakeRepositories, ReadBlobs, ReadImages, WriteImages};
 use stoker_core::request::{Request, Subject};
 use stoker_core::sources::give;
 
@@ -163,6 +163,12 @@ impl ReadImages for Images<'_> {
             futures_util::stream::iter(reads).buffered(AT_A_TIME).try_collect().await?;
         self.seen.borrow_mut().extend(tags.iter().cloned().zip(found.iter().cloned()));
         Ok(found)
+    }
+}
+
+impl MakeRepositories for Images<'_> {
+    async fn make_repository(&self, _: &CacheRepository, _: bool) -> Result<bool, CallError> {
+        Ok(false)
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use axum::Router;
@@ -87,13 +88,42 @@ pub(crate) struct TestEnvironment {
     pub(crate) queries: Vec<Value>,
     /// By how many seconds its clock is behind.
     pub(crate) is_behind: i64,
+    /// The tags of repositories, and the managed policies of roles.
+    pub(crate) tags: BTreeMap<String, Value>,
+    pub(crate) attached: BTreeMap<String, Vec<String>>,
+    /// The stack's outputs.
+    pub(crate) outputs: BTreeMap<String, String>,
+    /// Kills whoever calls.
+    pub(crate) fuse: Option<Arc<Fuse>>,
     /// The names of the calls, in their order.
     pub(crate) calls: Vec<String>,
 }
 
+/// Counts calls that leave a process, and ends the process after one of them.
+#[derive(Default)]
+pub(crate) struct Fuse {
+    pub(crate) calls: AtomicUsize,
+    /// The call after whose effect the process dies, by its number from one.
+    pub(crate) at: Option<usize>,
+    pub(crate) is_blown: AtomicBool,
+}
+
+impl Fuse {
+    pub(crate) fn at(call: Option<usize>) -> Arc<Self> {
+        Arc::new(Self { at: call, ..Self::default() })
+    }
+
+    /// Whether this call is one that nobody hears the answer of.
+    pub(crate) fn blows(&self) -> bool {
+        let is_last = Some(self.calls.fetch_add(1, Ordering::SeqCst) + 1) == self.at;
+        self.is_blown.fetch_or(is_last, Ordering::SeqCst);
+        is_last
+    }
+}
+
 /// An account of AWS.
 pub(crate) struct Account {
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
     env: Arc<Mutex<TestEnvironment>>,
     home: Home,
 }
@@ -192,10 +222,19 @@ fn record(target: Option<&str>, body: &[u8]) {
 }
 
 async fn answer(State(env): State<Arc<Mutex<TestEnvironment>>>, headers: HeaderMap, body: Bytes) -> Response {
+    let response = answered(&env, &headers, &body);
+    let fuse = env.lock().unwrap().fuse.clone();
+    if fuse.is_some_and(|fuse| fuse.blows()) {
+        std::future::pending::<()>().await;
+    }
+    response
+}
+
+fn answered(env: &Mutex<TestEnvironment>, headers: &HeaderMap, body: &[u8]) -> Response {
     let target = headers.get("x-amz-target").map(|target| target.to_str().unwrap().to_owned());
-    record(target.as_deref(), &body);
-    let Some(target) = target else { return answer_query(&env, &body) };
-    let asked: Value = serde_json::from_slice(&body).unwrap();
+    record(target.as_deref(), body);
+    let Some(target) = target else { return answer_query(env, body) };
+    let asked: Value = serde_json::from_slice(body).unwrap();
     let name = target.rsplit_once('.').unwrap().1;
     // What `apply` looks at once more is another call to the tests.
     let name = match (name, asked.get("imageIds"), asked["nextToken"].as_str()) {
@@ -238,7 +277,8 @@ async fn answer(State(env): State<Arc<Mutex<TestEnvironment>>>, headers: HeaderM
         }
         "AmazonEC2ContainerRegistry_V20150921.BatchCheckLayerAvailability" => env.layers(&asked),
         "CodeBuild_20161006.BatchGetProjects" => {
-            let found = env.codebuild.iter().filter(|project| project["name"] == asked["names"][0]);
+            let names = asked["names"].as_array().unwrap();
+            let found = env.codebuild.iter().filter(|project| names.contains(&project["name"]));
             Ok(json!({"projects": found.collect::<Vec<_>>()}))
         }
         "AmazonSQS.GetQueueAttributes" if asked["AttributeNames"][0] == "All" => {
@@ -269,6 +309,46 @@ async fn answer(State(env): State<Arc<Mutex<TestEnvironment>>>, headers: HeaderM
             let messages = messages.ok_or("QueueDoesNotExist");
             messages.map(|n| json!({"Attributes": {"ApproximateNumberOfMessages": n.to_string()}}))
         }
+        "CodeBuild_20161006.UpdateProject" => env.project(&asked["name"]).map(|project| {
+            project["source"] = asked["source"].clone();
+            json!({"project": project})
+        }),
+        "CodeBuild_20161006.DeleteWebhook" => env.project(&asked["projectName"]).and_then(|project| {
+            let webhook = project.as_object_mut().unwrap().remove("webhook");
+            webhook.map(|_| json!({})).ok_or("ResourceNotFoundException")
+        }),
+        "CodeBuild_20161006.CreateWebhook" => env.project(&asked["projectName"]).and_then(|project| {
+            let mut webhook = asked.clone();
+            webhook.as_object_mut().unwrap().remove("projectName");
+            if project.get("webhook").is_some() {
+                return Err("ResourceAlreadyExistsException");
+            }
+            project["webhook"] = webhook.clone();
+            Ok(json!({"webhook": webhook}))
+        }),
+        "AmazonEC2ContainerRegistry_V20150921.CreateRepository" => env.create_repository(&asked),
+        "AmazonEC2ContainerRegistry_V20150921.DeleteRepository" => {
+            let name = asked["repositoryName"].as_str().unwrap();
+            env.lifecycles.remove(name);
+            env.images.remove(name);
+            env.tags.remove(name);
+            env.repositories.remove(name).map(|_| json!({})).ok_or("RepositoryNotFoundException")
+        }
+        "AmazonEC2ContainerRegistry_V20150921.PutLifecyclePolicy" => {
+            let (name, text) =
+                (asked["repositoryName"].as_str().unwrap(), asked["lifecyclePolicyText"].as_str().unwrap());
+            if env.repositories.contains_key(name) {
+                env.lifecycles.insert(name.to_owned(), text.to_owned());
+                Ok(json!({}))
+            } else {
+                Err("RepositoryNotFoundException")
+            }
+        }
+        "AmazonEC2ContainerRegistry_V20150921.ListTagsForResource" => {
+            let name = asked["resourceArn"].as_str().unwrap().split_once("repository/").unwrap().1;
+            Ok(json!({"tags": env.tags.get(name).cloned().unwrap_or(json!([]))}))
+        }
+        "secretsmanager.GetSecretValue" => Ok(json!({"Name": "secret", "SecretString": "hook-secret\n"})),
         "CodeBuild_20161006.ListProjects" => Ok(json!({"projects": env.projects})),
         other => panic!("nobody may call {other}"),
     };
@@ -299,6 +379,29 @@ fn answer_query(env: &Mutex<TestEnvironment>, body: &[u8]) -> Response {
         return xml(StatusCode::FORBIDDEN, &error_xml(code, "no"));
     }
     let members: String = match name.as_str() {
+        "ListAttachedRolePolicies" => match env.attached.get(field("RoleName")) {
+            None => return xml(StatusCode::NOT_FOUND, &error_xml("NoSuchEntity", "no such role")),
+            Some(arns) => {
+                let arns = arns.iter().map(|arn| {
+                    format!("<member><PolicyName>p</PolicyName><PolicyArn>{arn}</PolicyArn></member>")
+                });
+                format!("<AttachedPolicies>{}</AttachedPolicies>", arns.collect::<String>())
+            }
+        },
+        "AttachRolePolicy" | "DetachRolePolicy" => {
+            let (role, policy) = (field("RoleName").to_owned(), field("PolicyArn").to_owned());
+            let Some(arns) = env.attached.get_mut(&role) else {
+                return xml(StatusCode::NOT_FOUND, &error_xml("NoSuchEntity", "no such role"));
+            };
+            let had = arns.len();
+            arns.retain(|arn| *arn != policy);
+            if name == "AttachRolePolicy" {
+                arns.push(policy);
+            } else if arns.len() == had {
+                return xml(StatusCode::NOT_FOUND, &error_xml("NoSuchEntity", "it is not attached"));
+            }
+            String::new()
+        }
         "SimulatePrincipalPolicy" => {
             let (role, resource) = (field("PolicySourceArn"), field("ResourceArns.member.1"));
             let actions = form.iter().filter(|(name, _)| name.starts_with("ActionNames.member."));
@@ -311,22 +414,32 @@ fn answer_query(env: &Mutex<TestEnvironment>, body: &[u8]) -> Response {
             });
             format!("<EvaluationResults>{}</EvaluationResults>", decided.collect::<String>())
         }
-        "DescribeStacks" => match &env.stack {
-            Some(Stack { name, status, parameters }) if name == field("StackName") => {
-                let parameters = parameters.iter().map(|(key, value)| {
+        "DescribeStacks" => {
+            match &env.stack {
+                Some(Stack { name, status, parameters }) if name == field("StackName") => {
+                    let outputs: String = env
+                    .outputs
+                    .iter()
+                    .map(|(key, value)| {
+                        format!("<member><OutputKey>{key}</OutputKey><OutputValue>{value}</OutputValue></member>")
+                    })
+                    .collect();
+                    let parameters = parameters.iter().map(|(key, value)| {
                     format!("<member><ParameterKey>{key}</ParameterKey><ParameterValue>{value}</ParameterValue></member>")
                 });
-                format!(
-                    "<Stacks><member><StackName>{name}</StackName><StackStatus>{status}</StackStatus>\
-                     <CreationTime>2026-01-01T00:00:00Z</CreationTime><Parameters>{}</Parameters></member></Stacks>",
-                    parameters.collect::<String>()
-                )
+                    format!(
+                        "<Stacks><member><StackName>{name}</StackName><StackStatus>{status}</StackStatus>\
+                     <CreationTime>2026-01-01T00:00:00Z</CreationTime><Parameters>{}</Parameters>\
+                     <Outputs>{outputs}</Outputs></member></Stacks>",
+                        parameters.collect::<String>()
+                    )
+                }
+                _ => {
+                    let message = format!("Stack with id {} does not exist", field("StackName"));
+                    return xml(StatusCode::BAD_REQUEST, &error_xml("ValidationError", &message));
+                }
             }
-            _ => {
-                let message = format!("Stack with id {} does not exist", field("StackName"));
-                return xml(StatusCode::BAD_REQUEST, &error_xml("ValidationError", &message));
-            }
-        },
+        }
         "ListStackResources" => {
             let resources = env.resources.iter().map(|(name, kind, id)| {
                 format!(
@@ -535,6 +648,23 @@ impl TestEnvironment {
         let lines =
             self.log.iter().map(|(message, group)| json!([field("@message", message), field("@log", group)]));
         json!({"status": "Complete", "results": lines.collect::<Vec<_>>()})
+    }
+
+    fn project(&mut self, name: &Value) -> Result<&mut Value, &'static str> {
+        self.codebuild.iter_mut().find(|project| project["name"] == *name).ok_or("ResourceNotFoundException")
+    }
+
+    fn create_repository(&mut self, asked: &Value) -> Result<Value, &'static str> {
+        let name = asked["repositoryName"].as_str().unwrap().to_owned();
+        if self.repositories.contains_key(&name) {
+            return Err("RepositoryAlreadyExistsException");
+        }
+        let found = json!({"repositoryName": name, "registryId": "123456789012",
+            "repositoryArn": format!("arn:aws:ecr:eu-west-1:123456789012:repository/{name}"),
+            "imageTagMutability": asked["imageTagMutability"]});
+        self.repositories.insert(name.clone(), found.clone());
+        self.tags.insert(name, asked["tags"].clone());
+        Ok(json!({"repository": found}))
     }
 
     fn list_builds(&self, asked: &Value) -> Result<Value, &'static str> {

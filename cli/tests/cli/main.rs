@@ -8,9 +8,13 @@ mod aws;
 mod doctor;
 #[cfg(test)]
 mod forecast;
+#[cfg(test)]
+mod forge;
 mod hostile;
 #[cfg(test)]
 mod lines;
+#[cfg(test)]
+mod onboard;
 #[cfg(test)]
 mod redrive;
 #[cfg(test)]

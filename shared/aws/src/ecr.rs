@@ -4,9 +4,10 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use aws_sdk_ecr::error::ProvideErrorMetadata as _;
 use aws_sdk_ecr::types::{
-    DescribeImagesFilter, ImageDetail, ImageFailureCode, ImageIdentifier, ImageStatus, ImageStatusFilter,
-    LayerAvailability,
+    self, DescribeImagesFilter, ImageDetail, ImageFailureCode, ImageIdentifier, ImageStatus,
+    ImageStatusFilter, ImageTagMutability, LayerAvailability,
 };
 use bytes::Bytes;
 
@@ -15,9 +16,10 @@ use super::{Aws, call_error, timestamp};
 use crate::registry::{self, Authorize};
 use stoker_core::error::{CallError, Failure};
 use stoker_core::names::{CacheRepository, Digest, Tag};
+use stoker_core::onboard::safety_net;
 use stoker_core::ports::{
-    Catalogue, CheckBlobs, FindDigests, Image, ListedImage, MountBlobs, Mounted, ReadBlobs, ReadImages,
-    ReadManifests, WriteImages,
+    Catalogue, CheckBlobs, FindDigests, Image, ListedImage, MakeRepositories, MountBlobs, Mounted, ReadBlobs,
+    ReadImages, ReadManifests, WriteImages,
 };
 
 const MANIFEST_TYPES: [&str; 4] = [
@@ -56,6 +58,51 @@ impl Authorize for Aws {
             *known = Some((token.clone(), ends));
         }
         Ok(Some(format!("Basic {token}")))
+    }
+}
+
+impl Aws {
+    /// Makes a repository; in an immutable one no tag ever moves. `false` where there is one of that name, which stays as it is.
+    pub async fn create_repository(
+        &self,
+        repository: &CacheRepository,
+        is_immutable: bool,
+        tag: Option<(&str, &str)>,
+    ) -> Result<bool, CallError> {
+        let operation = "ecr:CreateRepository";
+        let tag = tag.map(|(key, value)| types::Tag::builder().key(key).value(value).build()).transpose();
+        let tag = tag.map_err(|error| CallError::new(operation, repository, Failure::Refused, error))?;
+        let mutability =
+            if is_immutable { ImageTagMutability::Immutable } else { ImageTagMutability::Mutable };
+        let asked = self.ecr().create_repository().repository_name(repository.as_str());
+        let answer = asked.image_tag_mutability(mutability).set_tags(tag.map(|tag| vec![tag])).send().await;
+        match answer {
+            Ok(_) => Ok(true),
+            Err(error) if error.code() == Some("RepositoryAlreadyExistsException") => Ok(false),
+            Err(error) => Err(call_error(operation, repository, error)),
+        }
+    }
+
+    /// Gives a repository the lifecycle policy that is its safety net.
+    pub async fn put_safety_net(&self, repository: &CacheRepository, days: u32) -> Result<(), CallError> {
+        let asked = self.ecr().put_lifecycle_policy().repository_name(repository.as_str());
+        let answer = asked.lifecycle_policy_text(safety_net(days)).send().await;
+        answer.map(drop).map_err(|error| call_error("ecr:PutLifecyclePolicy", repository, error))
+    }
+}
+
+impl MakeRepositories for Aws {
+    async fn make_repository(
+        &self,
+        repository: &CacheRepository,
+        is_immutable: bool,
+    ) -> Result<bool, CallError> {
+        let Some(days) = self.safety_net_days else { return Ok(false) };
+        let is_made = self.create_repository(repository, is_immutable, None).await?;
+        if is_made {
+            self.put_safety_net(repository, days).await?;
+        }
+        Ok(is_made)
     }
 }
 

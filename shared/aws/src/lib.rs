@@ -5,6 +5,7 @@ mod ecr;
 mod eventbridge;
 mod limit;
 pub mod registry;
+pub mod rest;
 mod secrets;
 
 use std::sync::OnceLock;
@@ -30,6 +31,7 @@ pub struct Aws {
     bus: String,
     webhook_secret: String,
     starters: Option<Vec<String>>,
+    safety_net_days: Option<u32>,
     ecr: OnceLock<aws_sdk_ecr::Client>,
     codebuild: OnceLock<aws_sdk_codebuild::Client>,
     eventbridge: OnceLock<aws_sdk_eventbridge::Client>,
@@ -53,6 +55,9 @@ pub struct AwsSettings {
     /// Names of the roles that start Stoker's builds: what nobody of them started is not Stoker's, whatever it says. `None` for
     /// who only shows builds and does not know the stack; every build outside a batch is then taken at its word.
     pub starters: Option<Vec<String>>,
+    /// After how many days ECR deletes exports and untagged images of the repositories that are made when they are missing; `None`
+    /// makes none.
+    pub safety_net_days: Option<u32>,
 }
 
 impl Aws {
@@ -93,6 +98,7 @@ impl Aws {
             bus: settings.bus,
             webhook_secret: settings.webhook_secret,
             starters: settings.starters,
+            safety_net_days: settings.safety_net_days,
             ecr: OnceLock::new(),
             codebuild: OnceLock::new(),
             eventbridge: OnceLock::new(),
@@ -185,7 +191,7 @@ const THROTTLES: [&str; 7] = [
 ];
 
 /// Turns an SDK error into one that says what to do.
-fn call_error<E>(
+pub fn call_error<E>(
     operation: &'static str,
     subject: impl std::fmt::Display,
     error: SdkError<E, HttpResponse>,

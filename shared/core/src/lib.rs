@@ -9,6 +9,7 @@ pub mod line_update;
 pub mod mounts;
 pub mod names;
 mod newest_commit;
+pub mod onboard;
 pub mod partition;
 pub mod policy;
 pub mod ports;

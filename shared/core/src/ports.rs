@@ -159,6 +159,17 @@ pub trait Catalogue {
     ) -> Result<Vec<(Digest, String)>, CallError>;
 }
 
+/// Makes repositories for caches.
+pub trait MakeRepositories {
+    /// Makes one that is missing, with its safety net, where the deployment says so; in an immutable one no tag ever moves. Whether
+    /// it was made.
+    async fn make_repository(
+        &self,
+        repository: &CacheRepository,
+        is_immutable: bool,
+    ) -> Result<bool, CallError>;
+}
+
 /// How a build stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BuildStatus {

@@ -15,7 +15,9 @@ use crate::error::{CallError, chain};
 use crate::names::{Commit, Digest, Line, Scope, Tag, TagKind};
 use crate::newest_commit;
 use crate::policy::Project;
-use crate::ports::{Build, BuildStatus, Image, Pause, ReadBlobs, ReadImages, WriteImages, read_images};
+use crate::ports::{
+    Build, BuildStatus, Image, MakeRepositories, Pause, ReadBlobs, ReadImages, WriteImages, read_images,
+};
 use crate::provenance::{Built, Provenance};
 use crate::recent_builds::build_of;
 use crate::request::Wanted;
@@ -34,8 +36,8 @@ const AT_A_TIME: usize = 2;
 pub const GIVEN_FOR: SignedDuration = SignedDuration::from_hours(24);
 
 /// The ports that giving needs.
-pub trait Ports: ReadImages + ReadBlobs + WriteImages {}
-impl<P: ReadImages + ReadBlobs + WriteImages> Ports for P {}
+pub trait Ports: ReadImages + ReadBlobs + WriteImages + MakeRepositories {}
+impl<P: ReadImages + ReadBlobs + WriteImages + MakeRepositories> Ports for P {}
 
 /// Waits a moment for the cache of a merged commit whose build has just ended: that is about to be promoted, and a build
 /// that starts now would be cold.
@@ -85,6 +87,13 @@ pub async fn give(
 ) -> Result<Vec<Reads>, CallError> {
     let found = resolve(ports, project, wanted).await?;
     let deadline = Instant::now() + PATIENCE;
+    if found.iter().all(Vec::is_empty) {
+        // Not even main has a cache: perhaps there is no place for one yet.
+        let made = timeout_at(deadline, make_repositories(ports, project)).await;
+        made.unwrap_or_else(
+            |_| tracing::warn!(project.name = %project.name, "its repositories take too long to be made"),
+        );
+    }
     let joins: Vec<Option<Tag>> = project
         .scopes()
         .zip(&found)
@@ -123,6 +132,25 @@ pub async fn give(
         }
     });
     Ok(stream::iter(reads).buffered(AT_A_TIME).collect().await)
+}
+
+/// Makes the repositories of a project that are missing. Where that fails its builds are cold.
+async fn make_repositories(ports: &impl MakeRepositories, project: &Project) {
+    for repository in project.repositories() {
+        let is_immutable = project.builds_repository.as_ref() == Some(repository);
+        match ports.make_repository(repository, is_immutable).await {
+            Ok(true) => {
+                tracing::info!(project.name = %project.name, cache.repository = %repository, "repository made")
+            }
+            Ok(false) => {}
+            Err(error) => {
+                tracing::error!(
+                    error = chain(&error), project.name = %project.name, cache.repository = %repository,
+                    "its repository cannot be made: what its builds export is lost"
+                );
+            }
+        }
+    }
 }
 
 /// A cache that a build may read, as it was found.

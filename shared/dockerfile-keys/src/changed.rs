@@ -102,7 +102,7 @@ impl Context<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::context::Memory;
+    use crate::memory::Memory;
     use crate::ignore::Ignore;
     use crate::testing::Files;
 

@@ -68,6 +68,10 @@ pub fn aws(function: &'static str) -> Aws {
         bus: variable("STOKER_BUS"),
         webhook_secret: variable("STOKER_WEBHOOK_SECRET"),
         starters: Some(variable("STOKER_STARTERS").split_whitespace().map(str::to_owned).collect()),
+        // Whether to make them, and the days.
+        safety_net_days: variable("STOKER_REPOSITORIES")
+            .strip_prefix("true ")
+            .and_then(|days| days.parse().ok()),
     };
     Aws::new(function, settings)
 }

@@ -42,15 +42,15 @@ impl fmt::Display for Status {
 impl std::error::Error for Status {}
 
 /// A request.
-pub(super) struct Ask<'a> {
-    pub(super) method: &'a str,
-    pub(super) url: &'a str,
-    pub(super) headers: &'a [(&'static str, &'a str)],
-    pub(super) body: Option<Bytes>,
+pub(crate) struct Ask<'a> {
+    pub(crate) method: &'a str,
+    pub(crate) url: &'a str,
+    pub(crate) headers: &'a [(&'static str, &'a str)],
+    pub(crate) body: Option<Bytes>,
 }
 
 impl<'a> Ask<'a> {
-    pub(super) fn new(method: &'a str, url: &'a str) -> Self {
+    pub(crate) fn new(method: &'a str, url: &'a str) -> Self {
         Self { method, url, headers: &[], body: None }
     }
 
@@ -64,7 +64,7 @@ impl<'a> Ask<'a> {
 }
 
 /// A request with the headers that all have.
-pub(super) fn request(
+pub(crate) fn request(
     method: &str,
     url: &str,
     authorization: Option<&str>,
@@ -90,7 +90,7 @@ pub(super) fn request(
 
 impl Registry {
     /// Sends a request until it is answered or has failed for good; the answer is a success or a redirect.
-    pub(super) async fn send(
+    pub(crate) async fn send(
         &self,
         authorize: &impl Authorize,
         call: &Call,
@@ -139,7 +139,7 @@ impl Registry {
 }
 
 /// One request, one answer of any status.
-pub(super) async fn call_once(
+pub(crate) async fn call_once(
     http: &Connector,
     call: &Call,
     request: Request<SdkBody>,
@@ -147,34 +147,34 @@ pub(super) async fn call_once(
     http.call(request).await.map_err(|error| call.transport(error.into()))
 }
 
-pub(super) fn is_redirect(response: &Response<SdkBody>) -> bool {
+pub(crate) fn is_redirect(response: &Response<SdkBody>) -> bool {
     matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308)
 }
 
 /// What a failure is told of.
-pub(super) struct Call {
-    pub(super) operation: &'static str,
-    pub(super) subject: String,
+pub(crate) struct Call {
+    pub(crate) operation: &'static str,
+    pub(crate) subject: String,
 }
 
 impl Call {
-    pub(super) fn fail(&self, failure: Failure, cause: impl Into<Cause>) -> CallError {
+    pub(crate) fn fail(&self, failure: Failure, cause: impl Into<Cause>) -> CallError {
         CallError::new(self.operation, &self.subject, failure, cause)
     }
 
-    pub(super) fn transport(&self, error: Cause) -> CallError {
+    pub(crate) fn transport(&self, error: Cause) -> CallError {
         let is_too_long = error.downcast_ref::<http_body_util::LengthLimitError>().is_some();
         self.fail(if is_too_long { Failure::Refused } else { Failure::Unavailable }, error)
     }
 
     /// A body of at most `limit` bytes, in memory.
-    pub(super) async fn body(&self, response: Response<SdkBody>, limit: usize) -> Result<Bytes, CallError> {
+    pub(crate) async fn body(&self, response: Response<SdkBody>, limit: usize) -> Result<Bytes, CallError> {
         let body = tokio::time::timeout(BODY_TIMEOUT, Limited::new(response.into_body(), limit).collect());
         let body = body.await.map_err(|_| self.fail(Failure::Unavailable, "the answer takes too long"))?;
         Ok(body.map_err(|error| self.transport(error))?.to_bytes())
     }
 
-    pub(super) async fn refusal(&self, response: Response<SdkBody>) -> CallError {
+    pub(crate) async fn refusal(&self, response: Response<SdkBody>) -> CallError {
         let code = response.status().as_u16();
         let failure = match code {
             404 => Failure::NotFound,

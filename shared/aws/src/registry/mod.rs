@@ -6,7 +6,7 @@
 //! A registry is not trusted: what it answers is checked against its digest, and credentials go to no other host.
 
 mod blobs;
-mod http;
+pub(crate) mod http;
 mod manifests;
 mod origin;
 mod tags;
@@ -93,7 +93,7 @@ impl Registry {
     }
 }
 
-fn is_loopback(host: &str) -> bool {
+pub(crate) fn is_loopback(host: &str) -> bool {
     let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
     name == "localhost"
         || name == "[::1]"
@@ -101,7 +101,7 @@ fn is_loopback(host: &str) -> bool {
 }
 
 /// The SDK's own connector: one TLS stack, one set of roots.
-fn connector(host: &str, read_timeout: Option<Duration>) -> Connector {
+pub(crate) fn connector(host: &str, read_timeout: Option<Duration>) -> Connector {
     let mut timeouts = HttpConnectorSettings::builder().connect_timeout(CONNECT_TIMEOUT);
     timeouts.set_read_timeout(read_timeout);
     // As everywhere, HTTPS_PROXY and NO_PROXY hold, but not for this machine itself.

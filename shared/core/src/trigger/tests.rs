@@ -7,6 +7,7 @@ use proptest::test_runner::{Config, TestRunner};
 
 use super::*;
 use crate::names::{Branch, ProjectName, Repository, Revision};
+use crate::onboard::filters;
 use crate::policy::Policy;
 
 const COMMIT: &str = "1111111111111111111111111111111111111111";
@@ -262,16 +263,16 @@ impl Regex {
         }
     }
 
-    /// The glob that somebody writes for it. It matches more where there are several lines.
-    fn glob(&self) -> String {
+    /// As CodeBuild has it, over texts that begin with `before`.
+    fn pattern(&self, before: &str) -> String {
         let piece = |piece: &Piece| match piece {
-            Piece::Char(c) => *c,
-            Piece::Any => '?',
-            Piece::Many => '*',
+            Piece::Char(c) => c.to_string(),
+            Piece::Any => ".".to_owned(),
+            Piece::Many => ".*".to_owned(),
         };
-        let end = |anchored: bool| if anchored { "" } else { "*" };
+        let end = |anchored: bool, anchor| if anchored { anchor } else { "" };
         let pieces: String = self.pieces.iter().map(piece).collect();
-        format!("{}{pieces}{}", end(self.from_start), end(self.to_end))
+        format!("{}{before}{pieces}{}", end(self.from_start, "^"), end(self.to_end, "$"))
     }
 }
 
@@ -295,13 +296,6 @@ impl Filter {
 
     fn says_nothing(&self) -> bool {
         self.include.is_none() && self.exclude.is_none()
-    }
-
-    /// The values of a list of the policy.
-    fn globs(&self) -> Vec<String> {
-        let include = self.include.as_ref().map_or("*".to_owned(), Regex::glob);
-        let exclude = self.exclude.as_ref().map(|regex| format!("!{}", regex.glob()));
-        [include].into_iter().chain(exclude).collect()
     }
 }
 
@@ -341,48 +335,30 @@ impl Group {
             && self.message.lets(&happened.message)
     }
 
-    /// `builds` of a policy that is to keep out all that this keeps out, as docs/threat-model.md says how to
-    /// write it.
+    /// `builds` of a policy that is to keep out all that this keeps out, by the table of docs/threat-model.md.
     fn builds(&self, forks: &str) -> String {
-        let list = |values: &[String]| {
-            let quoted: Vec<String> = values.iter().map(|value| format!("{value:?}")).collect();
-            quoted.join(", ")
-        };
-        let mut keys = Vec::new();
-        let words = ["push", "pull-request-created", "pull-request-updated", "pull-request-reopened"];
-        let on: Vec<&str> =
+        let words = ["PUSH", "PULL_REQUEST_CREATED", "PULL_REQUEST_UPDATED", "PULL_REQUEST_REOPENED"];
+        let events: Vec<&str> =
             words.iter().zip(self.events).filter(|(_, on)| *on).map(|(word, _)| *word).collect();
-        keys.push(format!("on: [{}]", on.join(", ")));
-        let mut branches = self.head.globs();
-        if !self.events[0] {
-            // Pushes of the default branch are built whatever `on` says.
-            branches.push("!main".to_owned());
+        let mut group =
+            vec![filters::Filter { kind: "EVENT".to_owned(), pattern: events.join(", "), excludes: false }];
+        let of_kinds = [
+            ("ACTOR_ACCOUNT_ID", &self.actor),
+            ("HEAD_REF", &self.head),
+            ("BASE_REF", &self.base),
+            ("FILE_PATH", &self.files),
+            ("COMMIT_MESSAGE", &self.message),
+        ];
+        for (kind, filter) in of_kinds {
+            for (regex, excludes) in [(&filter.include, false), (&filter.exclude, true)] {
+                let Some(regex) = regex else { continue };
+                let pattern = regex.pattern(if kind.ends_with("_REF") { "refs/heads/" } else { "" });
+                group.push(filters::Filter { kind: kind.to_owned(), pattern, excludes });
+            }
         }
-        keys.push(format!("branches: [{}]", list(&branches)));
-        keys.push(format!("bases: [{}]", list(&self.base.globs())));
-        let ids = || ACTORS.iter().map(|id| (*id).to_owned());
-        // An exclusion alone would leave all others in, so an account that is nobody's stands for none.
-        let mut actors: Vec<String> = match &self.actor.include {
-            Some(regex) => ids().filter(|id| regex.is_in(id)).chain(["0".to_owned()]).collect(),
-            None => vec!["*".to_owned()],
-        };
-        if let Some(regex) = &self.actor.exclude {
-            actors.extend(ids().filter(|id| regex.is_in(id)).map(|id| format!("!{id}")));
-        }
-        keys.push(format!("actors: [{}]", list(&actors)));
-        let mut messages = self.message.globs();
-        if self.message.include.is_some() {
-            messages.push("!*\n*".to_owned());
-        }
-        keys.push(format!("messages: [{}]", list(&messages)));
-        let only_include = Filter { exclude: None, ..self.files.clone() };
-        keys.push(format!("paths: [{}]", list(&only_include.globs())));
-        keys.push("paths-unknown: skip".to_owned());
-        if let Some(regex) = &self.files.exclude {
-            keys.push(format!("skip-paths: [{}]", list(&[regex.glob()])));
-        }
-        keys.push(forks.to_owned());
-        keys.join(", ")
+        let translation = filters::translate(&[group], "main");
+        let said = translation.builds.iter().map(|(key, value)| format!("{key}: {value}"));
+        said.chain([forks.to_owned()]).collect::<Vec<_>>().join(", ")
     }
 
     /// The project of the policy that lets the most in. A policy that is refused starts nothing.
@@ -537,17 +513,17 @@ fn what_codebuilds_filters_keep_out_the_gate_keeps_out() {
 fn the_model_knows_what_is_found_in_a_text() {
     use Piece::{Any, Char, Many};
     let regex = |from_start, pieces: &[Piece], to_end| Regex { from_start, pieces: pieces.to_vec(), to_end };
-    for (regex, glob, text, found) in [
-        (regex(false, &[Char('a')], false), "*a*", "bab", true),
-        (regex(true, &[Char('a')], false), "a*", "bab", false),
-        (regex(false, &[Char('a')], true), "*a", "bab", false),
-        (regex(true, &[Char('b'), Many, Char('b')], true), "b*b", "bab", true),
-        (regex(true, &[Char('b'), Any, Char('b')], true), "b?b", "bab", true),
-        (regex(true, &[Char('b'), Any], true), "b?", "bab", false),
-        (regex(true, &[Char('b'), Many, Char('b')], true), "b*b", "b\nb", false),
-        (regex(false, &[Any], false), "*?*", "", false),
+    for (regex, pattern, text, found) in [
+        (regex(false, &[Char('a')], false), "a", "bab", true),
+        (regex(true, &[Char('a')], false), "^a", "bab", false),
+        (regex(false, &[Char('a')], true), "a$", "bab", false),
+        (regex(true, &[Char('b'), Many, Char('b')], true), "^b.*b$", "bab", true),
+        (regex(true, &[Char('b'), Any, Char('b')], true), "^b.b$", "bab", true),
+        (regex(true, &[Char('b'), Any], true), "^b.$", "bab", false),
+        (regex(true, &[Char('b'), Many, Char('b')], true), "^b.*b$", "b\nb", false),
+        (regex(false, &[Any], false), ".", "", false),
     ] {
-        assert_eq!(regex.glob(), glob);
+        assert_eq!(regex.pattern(""), pattern);
         assert_eq!(regex.is_in(text), found, "{regex:?} in {text:?}");
     }
 }
