@@ -222,13 +222,13 @@ const SAVE: &str = "\
 export PATH=/.t/bin; rm -rf /.m/.stoker; \
 [ $(du -sk /.m | cut -f1) -le $most ] || { echo the mount is over its limit of $most KiB; exit 1; }; \
 if [ ! -d /m ]; then mkdir /m; cp -a /.m/. /m/; exit; fi; \
-files() { find . ! -type d -print0 | xargs -0 -r stat -c '%n|%s|%Y|%f|%u:%g'; }; \
-dirs() { find . -type d -print0 | xargs -0 -r stat -c '%n|%u:%g|%a' | sort; }; \
+files() { find . ! -type d -print0 | xargs -0 -r stat -c '%s|%Y|%f|%u:%g|%n'; }; \
+dirs() { find . -type d -print0 | xargs -0 -r stat -c '%u:%g|%a|%n'; }; \
 new() { awk 'NR==FNR{b[$0];next}!($0 in b)' $1 $2; }; \
-names() { sed 's/|[^|]*|[^|]*|[^|]*|[^|]*$//' | tr '\\n' '\\0'; }; \
+names() { sed 's/^[^|]*|[^|]*|[^|]*|[^|]*|//' | tr '\\n' '\\0'; }; \
 cd /m; files >/.a; dirs >/.b; cd /.m; files >/.c; dirs >/.d; \
 cd /m; new /.c /.a | names | xargs -0 -r rm -rf; \
-new /.b /.d | while IFS='|' read -r n o m; do mkdir -p \"$n\"; chown $o \"$n\"; chmod $m \"$n\"; done; \
+new /.b /.d | while IFS='|' read -r o m n; do mkdir -p \"$n\"; chown $o \"$n\"; chmod $m \"$n\"; done; \
 cd /.m; new /.a /.c | names | xargs -0 -r sh -c 'exec cp -a --parents -- \"$@\" /m' cp; \
 rm /.a /.b /.c /.d";
 

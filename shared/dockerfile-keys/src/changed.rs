@@ -102,8 +102,8 @@ impl Context<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::memory::Memory;
     use crate::ignore::Ignore;
+    use crate::memory::Memory;
     use crate::testing::Files;
 
     fn changed(before: &Files, after: &Files, ignore: &str, source: &str) -> Vec<String> {

@@ -26,8 +26,9 @@ pub(crate) type Demo =
 /// Told for each registry.
 pub(crate) const EACH: [(&str, Demo); 2] = [("two platforms", platforms), ("import limit", import_limit)];
 /// Told once.
-pub(crate) const ONCE: [(&str, Demo); 4] = [
+pub(crate) const ONCE: [(&str, Demo); 5] = [
     ("a long line", lines::long),
+    ("a Rust project's mount", mounts::rust_project),
     ("cache mounts", mounts::carried),
     ("joined lines", lines::joined),
     ("forged caches", hostile::scenes),

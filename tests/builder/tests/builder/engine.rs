@@ -5,7 +5,7 @@ use std::env;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::sync::{Mutex, PoisonError, RwLock};
+use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::thread;
 use std::time::Duration;
 
@@ -114,10 +114,15 @@ impl Engine {
         }
         let dockerfile = format!("FROM {}\nCOPY token /token\n{more}", self.base_image);
         std::fs::write(context.join("Dockerfile"), dockerfile)?;
+        self.image_of(token, &context)
+    }
+
+    /// An image of a test's own, of a directory with a Dockerfile.
+    pub(crate) fn image_of(&self, token: &str, context: &Path) -> anyhow::Result<String> {
         let image = format!("localhost/stoker-test:{token}");
         let mut command = Command::new("docker");
         command.args(["buildx", "build", "--quiet", "--provenance=false", "--load", "--tag", &image]);
-        let built = without_removals(command.arg(&context).stdin(Stdio::null()))?;
+        let built = without_removals(command.arg(context).stdin(Stdio::null()))?;
         ensure!(built.status.success(), "{image}: {}", String::from_utf8_lossy(&built.stderr));
         self.made.lock().unwrap_or_else(PoisonError::into_inner).push(image.clone());
         Ok(image)
@@ -206,8 +211,13 @@ impl Drop for Engine {
 
 /// Runs a build while nothing is [removed](Engine::free) from the builder: what is removed under it is not found.
 pub(crate) fn without_removals(build: &mut Command) -> anyhow::Result<Output> {
-    let _records = RECORDS.read().unwrap_or_else(PoisonError::into_inner);
+    let _records = building();
     build.output().context("cannot run docker")
+}
+
+/// While this is held nothing is removed.
+pub(crate) fn building() -> RwLockReadGuard<'static, ()> {
+    RECORDS.read().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Whether a build failed because the engine could not start a container, which says nothing of caches.

@@ -1,21 +1,24 @@
 //! Cache mounts on the real builder: what is restored is what was saved, whatever goes wrong a build goes on, and what carrying
 //! costs a Rust project beside the other ways.
 
+mod project;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use builder::Random;
 use stoker_core::build_inputs::{BuildInputs, Part, Reads, variable};
 use stoker_core::mounts::{MountInput, MountManifest};
 use stoker_core::names::{Digest, Line, ProjectName, Tag};
 use stoker_core::policy::{Policy, Project};
 
-use crate::again::Group;
-use crate::engine::{Engine, Options};
+pub(crate) use self::project::rust_project;
+use crate::again::{Group, ran};
+use crate::engine::{Engine, Options, building};
 use crate::registry::Registry;
 
 /// The repository of [`Registry::reference`].
@@ -59,6 +62,7 @@ impl<'a> Carrier<'a> {
         let file = self.file(name, image, extends, save)?;
         let mut command = Command::new("docker");
         command.args(["buildx", "bake", "--progress=plain", "--file", "-"]).current_dir(&self.dir);
+        let _builds = building();
         let mut bake = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
         std::io::Write::write_all(&mut bake.stdin.take().context("no input")?, file.as_bytes())?;
         Ok(bake.wait_with_output()?)
@@ -155,7 +159,9 @@ fn in_mount(engine: &Engine, dir: &Path, token: &str, mount: &str, script: &str)
     let mut command = Command::new("docker");
     command.args(["buildx", "build", "--quiet", "--provenance=false", "--output"]);
     command.arg(format!("type=local,dest={}", output.display()));
+    let builds = building();
     let built = command.arg(&context).stdin(Stdio::null()).output()?;
+    drop(builds);
     succeeded("a build", &built)?;
     Ok(std::fs::read_to_string(output.join("out"))?)
 }
@@ -173,6 +179,8 @@ pub(crate) fn carried<'a>(
     dir: &Path,
 ) -> anyhow::Result<(String, Option<Group<'a>>)> {
     let token = token_of(seed, registry);
+    // A run that failed half way has left mounts.
+    Engine::free(&[&token], &BTreeSet::new())?;
     let first = Carrier::new(&token, &token, ", options: 'uid=7,gid=8', limit: 4MB", engine, registry, dir)?;
     let second = first.called(&format!("{token}-second"))?;
     let of = |carrier: &Carrier<'_>| format!("id={},uid=7,gid=8", carrier.project.targets[0].mounts[0].id);
@@ -256,6 +264,7 @@ fn stopped_half_way(first: &Carrier<'_>, token: &str, engine: &Engine, dir: &Pat
         let file = stopped.file(name, Some(&image), false, save)?;
         let mut command = Command::new("docker");
         command.args(["buildx", "bake", "--progress=plain", "--file", "-"]).current_dir(&stopped.dir);
+        let _builds = building();
         let mut bake = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
         std::io::Write::write_all(&mut bake.stdin.take().context("no input")?, file.as_bytes())?;
         thread::sleep(Duration::from_millis(wait));
@@ -291,23 +300,18 @@ fn steps_keep_their_keys(
             engine.base_image
         ),
     )?;
-    let mut digests = Vec::new();
-    for (tag, is_restored) in [("keyed-without", false), ("keyed-with", true)] {
-        if is_restored {
-            keyed.restore(image)?;
-        }
-        let export = Some(registry.reference(&format!("{token}-{tag}")));
-        let built = Engine::build(&context, &Options { export, ..Options::default() })?;
-        ensure!(built.steps.reused == 0 || is_restored, "the builder knows the steps:\n{}", built.log);
-        let (_, config) = registry.raw(&format!("{token}-{tag}"))?;
-        let records = config["records"].as_array().context("no records")?;
-        digests.push(records.iter().map(|record| record["digest"].to_string()).collect::<BTreeSet<_>>());
-        if !is_restored {
-            Engine::free(&[&format!("{token}-2")], &BTreeSet::new())?;
-        }
-    }
-    ensure!(digests[0] == digests[1], "other keys with the mount restored: {digests:#?}");
-    Ok(digests[0].len())
+    let tag = format!("{token}-keyed-without");
+    let export = Some(registry.reference(&tag));
+    let without = Engine::build(&context, &Options { export, ..Options::default() })?;
+    ensure!(ran(&without).len() == 3, "three steps run:\n{}", without.log);
+    let blobs = registry.read(&tag)?.blobs().map(|blob| blob.digest.to_string()).collect();
+    Engine::free(&[&format!("{token}-2")], &blobs)?;
+    keyed.restore(image)?;
+    let imports = [registry.reference(&tag)];
+    let with = Engine::build(&context, &Options { imports: &imports, ..Options::default() })?;
+    ensure!(ran(&with).is_empty(), "with the mount restored other steps are looked for:\n{}", with.log);
+    ensure!(with.files == without.files, "other files");
+    Ok(ran(&without).len())
 }
 
 /// How long something takes.
