@@ -5,6 +5,7 @@ mod ecr;
 mod eventbridge;
 mod limit;
 pub mod registry;
+mod remembered;
 mod secrets;
 
 use std::sync::OnceLock;
@@ -35,9 +36,9 @@ pub struct Aws {
     eventbridge: OnceLock<aws_sdk_eventbridge::Client>,
     secretsmanager: OnceLock<aws_sdk_secretsmanager::Client>,
     registry: OnceLock<Registry>,
-    token: ecr::Token,
-    blobs: ecr::Blobs,
-    secrets: secrets::Remembered,
+    token: remembered::Token,
+    blobs: remembered::Blobs,
+    secrets: remembered::Secrets,
     account: OnceLock<String>,
 }
 
@@ -98,9 +99,9 @@ impl Aws {
             eventbridge: OnceLock::new(),
             secretsmanager: OnceLock::new(),
             registry: OnceLock::new(),
-            token: ecr::Token::default(),
-            blobs: ecr::Blobs::default(),
-            secrets: secrets::Remembered::default(),
+            token: remembered::Token::default(),
+            blobs: remembered::Blobs::default(),
+            secrets: remembered::Secrets::default(),
             account: OnceLock::new(),
         }
     }

@@ -2,14 +2,28 @@
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
 use std::fmt;
 
 use jiff::Timestamp;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 use serde::ser::{Serialize, Serializer};
 
-use super::Extra;
 use crate::names::Digest;
+
+/// JSON fields that Stoker does not know and hands on.
+pub type Extra = BTreeMap<String, serde_json::Value>;
+
+/// Writing these types cannot fail: the keys of their maps are strings, and their writer is memory.
+#[expect(clippy::expect_used, reason = "a default would be stored as if it were the cache")]
+pub(super) fn to_json(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).expect("strings, numbers and times always make JSON")
+}
+
+/// Text from outside, fit for a log line.
+pub(super) fn clip(text: &str) -> String {
+    text.chars().take(120).flat_map(char::escape_debug).collect()
+}
 
 /// Go's zero time, which stands for "unknown".
 const ZERO_TIME: Timestamp = Timestamp::constant(-62_135_596_800, 0);
@@ -213,7 +227,7 @@ pub(super) fn read_extra<'de, A: MapAccess<'de>>(
     let fold = |name: &str| name.to_lowercase().to_uppercase();
     let folded = fold(name);
     if let Some(known) = known.iter().find(|known| fold(known) == folded) {
-        let name = super::clip(name);
+        let name = clip(name);
         return Err(A::Error::custom(format!("field `{name}` differs from `{known}` only in case")));
     }
     let mut value: serde_json::Value = map.next_value()?;

@@ -32,6 +32,7 @@ mod folder;
 mod glob;
 mod ignore;
 mod key;
+mod made;
 mod parse;
 mod plan;
 mod solve;
