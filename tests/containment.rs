@@ -12,7 +12,7 @@ use stoker_core::policy::Policy;
 use stoker_core::ports::BuildStatus;
 use stoker_core::promote::{PromotionTrigger, promote};
 
-/// As many lines as are moved at once.
+/// As many lines as are updated at once.
 const LINES: usize = 12;
 /// What they may take together in KiB, beside what a function has when it starts: there are functions of 128 MiB.
 const MOST: u64 = 100 * 1024;

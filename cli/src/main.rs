@@ -10,6 +10,7 @@ mod forecast;
 mod html;
 mod lines;
 mod onboard;
+mod outcome;
 mod problem;
 mod progress;
 mod redrive;
@@ -29,6 +30,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser as _};
 
 use args::{CacheCommand, Cli, Command, PolicyCommand};
+use outcome::{CommandOutcome, print};
 use problem::Problem;
 
 fn main() -> ExitCode {
@@ -74,18 +76,6 @@ fn main() -> ExitCode {
     }
 }
 
-/// What a command has to say, and whether the answer is yes.
-struct CommandOutcome {
-    text: String,
-    success: bool,
-}
-
-impl CommandOutcome {
-    fn yes(text: String) -> Self {
-        Self { text, success: true }
-    }
-}
-
 fn run(command: impl Future<Output = Result<CommandOutcome, Problem>>) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = match runtime {
@@ -104,11 +94,6 @@ fn run(command: impl Future<Output = Result<CommandOutcome, Problem>>) -> ExitCo
         }
         Err(problem) => report(&problem),
     }
-}
-
-fn print(text: &str) {
-    // Whoever reads may stop reading, as `head` does.
-    let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
 fn report(problem: &Problem) -> ExitCode {

@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use stoker_core::event::{Envelope, Event};
 
-use crate::CommandOutcome;
 use crate::cache::to_json;
 use crate::deployed::{Missing, missing, resources};
+use crate::outcome::CommandOutcome;
 use crate::problem::Problem;
 use crate::retain::config;
 use crate::text::{Align, count, plain, plain_whole, table};
@@ -22,7 +22,7 @@ use crate::text::{Align, count, plain, plain_whole, table};
 const HIDDEN: i32 = 60;
 /// Messages that one request receives or gives back.
 const PER_CALL: usize = 10;
-/// The message group of the promotion queue, as `template.yaml` has it: lines are moved one batch at a time.
+/// The message group of the promotion queue, as `template.yaml` has it: lines are updated one batch at a time.
 const PROMOTIONS: &str = "promotions";
 
 /// Shows what could not be delivered or handled, and sends it back to where it was to go
@@ -153,7 +153,7 @@ pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
     let text = if args.json { to_json(&outcome) } else { told(&outcome) };
     if let Some(problem) = problem {
         // What was sent until then is to be known all the same.
-        crate::print(&text);
+        crate::outcome::print(&text);
         return Err(problem);
     }
     Ok(CommandOutcome { text, success: !args.yes || outcome.queues.iter().all(Done::is_whole) })

@@ -9,11 +9,16 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::build::{Build, Phase, PhaseRecord, whole};
-use crate::images::Change;
 use crate::project::{COMPUTE_TYPE, IMAGE};
 use crate::{ACCOUNT, REGION};
 
-fn envelope(kind: &str, source: &str, resources: &[String], detail: &Value, now: Timestamp) -> Value {
+pub(crate) fn envelope(
+    kind: &str,
+    source: &str,
+    resources: &[String],
+    detail: &Value,
+    now: Timestamp,
+) -> Value {
     json!({
         "version": "0",
         "id": Uuid::new_v4().to_string(),
@@ -103,24 +108,6 @@ fn console_time(at: Timestamp) -> String {
     at.strftime("%b %-d, %Y %-I:%M:%S %p").to_string()
 }
 
-/// "ECR Image Action" for an image that came or went.
-#[must_use]
-pub fn image_action(change: &Change, now: Timestamp) -> Value {
-    let mut detail = json!({
-        "result": "SUCCESS",
-        "repository-name": change.repository,
-        "image-digest": change.digest,
-        "action-type": if change.arrived { "PUSH" } else { "DELETE" },
-    });
-    if let Some(tag) = &change.tag {
-        detail["image-tag"] = json!(tag);
-    }
-    if let Some(media_type) = &change.media_type {
-        detail["manifest-media-type"] = json!(media_type);
-    }
-    envelope("ECR Image Action", "aws.ecr", &[], &detail, now)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -171,20 +158,5 @@ mod tests {
     #[test]
     fn times_look_like_the_consoles() {
         assert_eq!(console_time("2017-09-01T16:12:29Z".parse().unwrap()), "Sep 1, 2017 4:12:29 PM");
-    }
-
-    #[test]
-    fn an_untagged_push_has_no_tag() {
-        let change = Change {
-            repository: "cache/app".to_owned(),
-            digest: "sha256:00".to_owned(),
-            tag: None,
-            media_type: None,
-            arrived: true,
-        };
-        let event = image_action(&change, at(0));
-        assert_eq!(event["detail"]["action-type"], "PUSH");
-        assert!(event["detail"].get("image-tag").is_none());
-        assert_eq!(event["resources"], json!([]));
     }
 }

@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 
 use crate::aws::{Aws, AwsError, Service};
 use crate::bus::Bus;
-use crate::{chain, events};
+use crate::chain;
+use crate::events::envelope;
 
 const INTERVAL: Duration = Duration::from_millis(300);
 
@@ -39,6 +40,24 @@ pub struct Change {
     pub media_type: Option<String>,
     /// Whether it came.
     pub arrived: bool,
+}
+
+/// "ECR Image Action" for an image that came or went.
+#[must_use]
+pub fn image_action(change: &Change, now: Timestamp) -> Value {
+    let mut detail = json!({
+        "result": "SUCCESS",
+        "repository-name": change.repository,
+        "image-digest": change.digest,
+        "action-type": if change.arrived { "PUSH" } else { "DELETE" },
+    });
+    if let Some(tag) = &change.tag {
+        detail["image-tag"] = json!(tag);
+    }
+    if let Some(media_type) = &change.media_type {
+        detail["manifest-media-type"] = json!(media_type);
+    }
+    envelope("ECR Image Action", "aws.ecr", &[], &detail, now)
 }
 
 /// What happened between two looks. A tag that moved is a push to its new image, and nothing to its old one.
@@ -89,7 +108,7 @@ pub async fn watch(aws: Aws, bus: Arc<Bus>, looks: Arc<AtomicU64>) {
             Ok(images) => {
                 let now = Timestamp::now();
                 for change in changes(known.as_ref().unwrap_or(&images), &images) {
-                    bus.emit(events::image_action(&change, now));
+                    bus.emit(image_action(&change, now));
                 }
                 known = Some(images);
                 answers = true;
@@ -148,6 +167,21 @@ async fn paged(aws: &Aws, action: &str, mut ask: Value, field: &str) -> Result<V
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_untagged_push_has_no_tag() {
+        let change = Change {
+            repository: "cache/app".to_owned(),
+            digest: "sha256:00".to_owned(),
+            tag: None,
+            media_type: None,
+            arrived: true,
+        };
+        let event = image_action(&change, Timestamp::UNIX_EPOCH);
+        assert_eq!(event["detail"]["action-type"], "PUSH");
+        assert!(event["detail"].get("image-tag").is_none());
+        assert_eq!(event["resources"], json!([]));
+    }
 
     fn images(list: &[(&str, &[&str])]) -> Images {
         let image =

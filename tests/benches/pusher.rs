@@ -17,12 +17,12 @@ use std::time::Duration;
 use aws_lambda_events::sqs::{SqsEvent, SqsMessage};
 use buildkit_cache::MANIFEST_MEDIA_TYPE;
 use bytes::Bytes;
+use fastrand::Rng;
 use jiff::{SignedDuration, Timestamp};
 use promote_cache::{Instance as Function, handle};
 use scenarios::account::Account;
 use scenarios::environment::{Source, exported};
 use scenarios::iam;
-use scenarios::rng::Rng;
 use scenarios::worst::{KINDS, layers, manifest_of, worst};
 use serde_json::{Value, json};
 use stoker_core::build_inputs::GivenInputs;
@@ -189,15 +189,15 @@ impl TestEnvironment {
         account.yields.set(true);
         account.per_second.borrow_mut().extend(PER_SECOND);
         let mut env = Self { account, policy, start, messages: Vec::new(), next: 0 };
-        let mut rng = Rng(1);
+        let mut rng = Rng::with_seed(1);
         for number in 0..OTHERS {
             let project = other(number);
             let export = |version: u32| exported(&Source { versions: [number, version, 1, 1] }, |_| start);
             env.build(1000, &project, "main", export(0));
             for build in 1..=BUILDS {
-                let (at, branch) = (10_000 + rng.below(HOUR), format!("work-{build}"));
+                let (at, branch) = (10_000 + rng.u64(..HOUR), format!("work-{build}"));
                 let head = env.build(at, &project, &format!("branch/{branch}"), export(build));
-                env.merge(at + rng.below(300_000), &project, &branch, &head);
+                env.merge(at + rng.u64(..300_000), &project, &branch, &head);
             }
             // Somebody merges in the very moment.
             let head = env.build(EVIL_AT - 60_000, &project, "branch/now", export(BUILDS + 1));

@@ -1028,7 +1028,7 @@ async fn attack_a_project_that_takes_the_time_of_all_others() {
 
 /// Whatever of a batch kills the function, the others do not die with it twice in one go.
 #[tokio::test]
-async fn attack_hints_that_come_again_go_one_by_one() {
+async fn attack_triggers_that_come_again_go_one_by_one() {
     let mut env = warm_main(ISOLATED).await;
     for number in 1..4 {
         let head = env.commit([number + 1, 1, 1, 1]);

@@ -5,10 +5,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use fastrand::Rng;
 use jiff::SignedDuration;
 use scenarios::account::Fault;
 use scenarios::environment::{FaultPlan, ISOLATED, POLICY, TestEnvironment};
-use scenarios::rng::Rng;
 use stoker_core::error::Failure;
 use stoker_core::names::Commit;
 use stoker_core::ports::BuildStatus;
@@ -45,13 +45,13 @@ fn steps(rng: &mut Rng) -> Vec<Step> {
     let mut branches: BTreeMap<u64, [u32; 4]> = BTreeMap::new();
     let mut steps = Vec::new();
     let mut hours = 0;
-    for _ in 0..4 + rng.below(7) {
-        let branch = rng.below(3);
-        let step = match (rng.below(8), branches.get(&branch).copied()) {
+    for _ in 0..4 + rng.u64(..7) {
+        let branch = rng.u64(..3);
+        let step = match (rng.u64(..8), branches.get(&branch).copied()) {
             (0..=3, of_branch) => {
                 versions += 1;
                 let mut source = of_branch.unwrap_or(main);
-                source[rng.index(4)] = versions;
+                source[rng.usize(..4)] = versions;
                 branches.insert(branch, source);
                 Step::Push { branch, versions: source }
             }
@@ -64,7 +64,7 @@ fn steps(rng: &mut Rng) -> Vec<Step> {
                 Step::Delete { branch }
             }
             (7, _) => Step::Night,
-            _ => Step::Wait { hours: 1 + rng.below(12).cast_signed() },
+            _ => Step::Wait { hours: 1 + rng.u64(..12).cast_signed() },
         };
         hours = match &step {
             Step::Wait { hours: more } => hours + more,
@@ -164,8 +164,8 @@ async fn take(env: &mut TestEnvironment, heads: &mut Heads, deleted: &mut BTreeS
 
 /// Lives a life with these faults, by the number of the call; answers how it ended, and how many calls it took.
 async fn run(seed: u64, faults: Option<&BTreeMap<usize, Fault>>) -> (End, usize) {
-    let mut rng = Rng(seed);
-    let mut env = TestEnvironment::with_policy(if rng.below(2) == 0 { POLICY } else { ISOLATED });
+    let mut rng = Rng::with_seed(seed);
+    let mut env = TestEnvironment::with_policy(if rng.u64(..2) == 0 { POLICY } else { ISOLATED });
     let steps = steps(&mut rng);
     if let Some(faults) = faults {
         env.account.remembers.set(true);
@@ -183,7 +183,7 @@ async fn run(seed: u64, faults: Option<&BTreeMap<usize, Fault>>) -> (End, usize)
         quiet(&mut env).await;
     }
     let calls = env.account.calls.borrow().len();
-    // The weather clears up, and a night comes.
+    // The faults end, and a night comes.
     env.account.faults.borrow_mut().clear();
     env.fault_plan = None;
     env.wait(SignedDuration::from_hours(1));
@@ -202,12 +202,12 @@ async fn run(seed: u64, faults: Option<&BTreeMap<usize, Fault>>) -> (End, usize)
 /// Whether a seed's life ends as it does when nothing goes wrong.
 async fn survives(seed: u64) -> Result<(), String> {
     let (baseline, calls) = run(seed, None).await;
-    let mut rng = Rng(!seed);
+    let mut rng = Rng::with_seed(!seed);
     // So far apart that no message fails as often as it takes to be given up.
     let places = (0..calls).step_by(24);
     let faults = places.filter_map(|place| {
-        let fault = FAULTS[rng.index(FAULTS.len())];
-        Some((place + rng.index(12), fault)).filter(|_| rng.below(3) > 0)
+        let fault = FAULTS[rng.usize(..FAULTS.len())];
+        Some((place + rng.usize(..12), fault)).filter(|_| rng.u64(..3) > 0)
     });
     let faults = faults.collect();
     let (with_faults, _) = run(seed, Some(&faults)).await;
@@ -215,8 +215,8 @@ async fn survives(seed: u64) -> Result<(), String> {
         return Ok(());
     }
     let steps = {
-        let mut rng = Rng(seed);
-        rng.below(2);
+        let mut rng = Rng::with_seed(seed);
+        rng.u64(..2);
         steps(&mut rng)
     };
     let mut how = vec![format!("STOKER_SEED={seed} STOKER_CHAOS=1"), format!("{steps:?}\n{faults:?}")];

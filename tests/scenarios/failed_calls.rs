@@ -1,4 +1,4 @@
-//! Every call that leaves the process fails once, before or after it took effect; the end is that of a calm run.
+//! Every call that leaves the process fails once, before or after it took effect; the end is that of the baseline.
 
 use std::collections::BTreeMap;
 

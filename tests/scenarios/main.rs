@@ -11,6 +11,7 @@ mod attacks;
 mod bad_input;
 mod build_inputs;
 mod chaos;
+mod circles;
 mod documents;
 mod events;
 mod failed_calls;

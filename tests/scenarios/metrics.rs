@@ -155,8 +155,8 @@ async fn one_query_tells_a_pushs_whole_story() {
     step("the cache hit rate of the build", "/git.commit", a.as_str());
     step("accepted", "/span/event.kind", "PullRequestMerged");
     step("accepted", "/span/git.branch", "main");
-    step("line moved", "/line", "main");
-    step("line moved", "/git.merged", a.as_str());
+    step("line updated", "/line", "main");
+    step("line updated", "/git.merged", a.as_str());
     step("build started", "/line", "main");
     step("main wants no warming", "/project.name", "app");
     step("planned", "/cache.tags", &format!("app.commit.{a}"));

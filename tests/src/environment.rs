@@ -1,4 +1,4 @@
-//! A world in which people push and merge: it signs webhooks, routes events as `template.yaml` does, runs builds, and
+//! An environment in which people push and merge: it signs webhooks, routes events as `template.yaml` does, runs builds, and
 //! tries again what failed, as Lambda and SQS do.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -22,7 +22,7 @@ use stoker_core::routing::{self, Queue};
 
 use crate::account::{Account, OTHERS};
 use crate::iam;
-use crate::rng::Rng;
+use fastrand::Rng;
 
 const SECRET: &[u8] = b"a secret for scenarios";
 /// How often what waits is tried before a story goes on.
@@ -100,7 +100,7 @@ pub struct FaultPlan {
 
 impl FaultPlan {
     fn is_one_in(&mut self, many: u64) -> bool {
-        self.rng.below(many) == 0
+        self.rng.u64(..many) == 0
     }
 }
 
@@ -113,7 +113,7 @@ pub struct TestEnvironment {
     policy: Policy,
     sources: HashMap<Commit, Source>,
     promotions: Vec<Message>,
-    sweeps: Vec<Message>,
+    reconciliations: Vec<Message>,
     retentions: Vec<Message>,
     nightly_retentions: Vec<Message>,
     starts: Vec<Message>,
@@ -128,7 +128,7 @@ pub struct TestEnvironment {
     pub aws_events: Vec<String>,
     /// Whether AWS's own events are lost.
     pub loses_aws_events: bool,
-    /// In which weather events travel; without, each comes once, and in order.
+    /// Which faults meet events; without, each comes once, and in order.
     pub fault_plan: Option<FaultPlan>,
     /// Whether what Stoker's bus has for the promotion queue is lost.
     pub loses_promotions: bool,
@@ -205,7 +205,7 @@ impl TestEnvironment {
             policy,
             sources: HashMap::new(),
             promotions: Vec::new(),
-            sweeps: Vec::new(),
+            reconciliations: Vec::new(),
             retentions: Vec::new(),
             nightly_retentions: Vec::new(),
             starts: Vec::new(),
@@ -489,14 +489,14 @@ impl TestEnvironment {
         let rng = &mut fault_plan.rng;
         for queue in [
             &mut self.promotions,
-            &mut self.sweeps,
+            &mut self.reconciliations,
             &mut self.retentions,
             &mut self.nightly_retentions,
             &mut self.starts,
             &mut self.warms,
         ] {
             for last in (1..queue.len()).rev() {
-                queue.swap(last, rng.index(last + 1));
+                queue.swap(last, rng.usize(..last + 1));
             }
         }
     }
@@ -520,7 +520,7 @@ impl TestEnvironment {
         match queue {
             Queue::Start => &mut self.starts,
             Queue::Promotion => &mut self.promotions,
-            Queue::Reconcile => &mut self.sweeps,
+            Queue::Reconcile => &mut self.reconciliations,
             Queue::Warm => &mut self.warms,
             Queue::Retention => &mut self.retentions,
             Queue::NightlyRetention => &mut self.nightly_retentions,
@@ -556,7 +556,7 @@ impl TestEnvironment {
 
     /// Lets only the promotions happen, those that the night looks for included.
     pub async fn settle_promotions(&mut self) {
-        while !(self.promotions.is_empty() && self.sweeps.is_empty()) {
+        while !(self.promotions.is_empty() && self.reconciliations.is_empty()) {
             self.reconcile().await;
             while !self.promotions.is_empty() {
                 self.promote().await;
@@ -572,13 +572,16 @@ impl TestEnvironment {
     /// The messages that wait for promotion, those of the reconciliation included, and those that wait for retention.
     #[must_use]
     pub fn queued(&self) -> (usize, usize) {
-        (self.promotions.len() + self.sweeps.len(), self.retentions.len() + self.nightly_retentions.len())
+        (
+            self.promotions.len() + self.reconciliations.len(),
+            self.retentions.len() + self.nightly_retentions.len(),
+        )
     }
 
     /// The projects that are still to be looked at for what was lost, and the messages that wait for a line to move.
     #[must_use]
     pub fn reconciling(&self) -> (usize, usize) {
-        (self.sweeps.len(), self.promotions.len())
+        (self.reconciliations.len(), self.promotions.len())
     }
 
     /// The messages that wait for a build to start, and those that wait for main to be warmed.
@@ -683,14 +686,14 @@ impl TestEnvironment {
 
     /// One look at what the nightly reconciliation asks for.
     pub async fn reconcile(&mut self) {
-        let batch = std::mem::take(&mut self.sweeps);
+        let batch = std::mem::take(&mut self.reconciliations);
         let now = self.account.now();
         for one in batch.chunks(1) {
             let event = sqs(one);
             let handled = promote_cache::handle(&event, &self.policy, &self.account, &self.promoter, now);
             let response = self.account.invoke("promote-cache", Some("ReconcileQueue"), handled).await;
             let again = self.failed(one, response.as_ref(), 5);
-            self.sweeps.extend(again);
+            self.reconciliations.extend(again);
         }
         self.route();
     }

@@ -12,7 +12,6 @@ pub mod account;
 pub mod environment;
 pub mod iam;
 pub mod ministack;
-pub mod rng;
 pub mod rules;
 pub mod template;
 pub mod worst;

@@ -28,8 +28,8 @@ const POLICY: &str = "version: 1\nprojects:\n  - { name: app, repository: github
 /// Adds the standard library for arm64 to the toolchain, unless it is there.
 pub(crate) fn add_target() -> anyhow::Result<()> {
     let mut rustup = Command::new("rustup");
-    rustup.current_dir(crate::root()).args(["target", "add", TARGET]);
-    let log = crate::home().join("logs/arm64-target.log");
+    rustup.current_dir(crate::paths::root()).args(["target", "add", TARGET]);
+    let log = crate::paths::home().join("logs/arm64-target.log");
     process::run(&mut rustup, "adding the target for arm64", &log, |_| None)
 }
 
@@ -37,10 +37,10 @@ pub(crate) fn add_target() -> anyhow::Result<()> {
 pub(crate) fn check(all: bool) -> anyhow::Result<()> {
     tools::install()?;
     let started = Instant::now();
-    let target = crate::root().join("target");
+    let target = crate::paths::root().join("target");
     let mut command = tools::cargo_lambda()?;
     command
-        .current_dir(crate::root())
+        .current_dir(crate::paths::root())
         .args(["lambda", "build", "--release", "--target", TARGET, "--lambda-dir"])
         .arg(built())
         .env("CARGO_TARGET_DIR", target);
@@ -48,7 +48,7 @@ pub(crate) fn check(all: bool) -> anyhow::Result<()> {
     if !all {
         command.args(["--package", ONE, "--bin", ONE]);
     }
-    let log = crate::home().join("logs/arm64-compile.log");
+    let log = crate::paths::home().join("logs/arm64-compile.log");
     process::run(&mut command, "compiling for arm64", &log, |_| None)?;
     println!("   built in {} s", started.elapsed().as_secs());
 
@@ -66,7 +66,7 @@ pub(crate) fn check(all: bool) -> anyhow::Result<()> {
 }
 
 fn built() -> std::path::PathBuf {
-    crate::home().join("arm64")
+    crate::paths::home().join("arm64")
 }
 
 /// The command that runs programs for arm64: none where the machine does itself.
@@ -91,7 +91,7 @@ fn is_for_arm64(program: &Path) -> anyhow::Result<bool> {
 
 /// The program asks for an invocation, looks up caches, and answers.
 fn answers(program: &Path, emulator: &[OsString]) -> anyhow::Result<()> {
-    let policy = crate::home().join("logs/arm64-policy.yaml");
+    let policy = crate::paths::home().join("logs/arm64-policy.yaml");
     fs::write(&policy, POLICY)?;
     let listener = TcpListener::bind("127.0.0.1:0")?;
     listener.set_nonblocking(true)?;

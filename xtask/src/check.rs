@@ -72,7 +72,7 @@ fn all_but_lints(checks: &mut Checks, require_advisories: bool) -> anyhow::Resul
     let mut checkov = Command::new(bin.join("checkov"));
     checkov.args(["--config-file", ".checkov.yaml", "--quiet"]);
     checks.note("template.yaml: checkov", step(checkov, "checkov"));
-    let policy = crate::root().join("policy/stoker.yaml");
+    let policy = crate::paths::root().join("policy/stoker.yaml");
     checks.note(
         "policy/stoker.yaml",
         stoker_core::policy::Policy::load(&policy).map(drop).map_err(anyhow::Error::from),
@@ -104,8 +104,8 @@ fn all_but_lints(checks: &mut Checks, require_advisories: bool) -> anyhow::Resul
 }
 
 fn step(mut command: Command, name: &str) -> anyhow::Result<()> {
-    let log = crate::home().join("logs").join(format!("check-{name}.log"));
-    process::run(command.current_dir(crate::root()), &format!("checking ({name})"), &log, |_| None)
+    let log = crate::paths::home().join("logs").join(format!("check-{name}.log"));
+    process::run(command.current_dir(crate::paths::root()), &format!("checking ({name})"), &log, |_| None)
 }
 
 /// Whether the advisories could be asked, where that is not required.
@@ -130,6 +130,6 @@ fn cargo(args: &[&str]) -> Command {
 
 fn in_root(bin: &Path, program: &str) -> Command {
     let mut command = Command::new(bin.join(program));
-    command.current_dir(crate::root());
+    command.current_dir(crate::paths::root());
     command
 }

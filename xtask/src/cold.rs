@@ -15,10 +15,10 @@ const BESIDE: [&str; 3] = ["empty", "bare", "calls"];
 /// Builds the functions as they are deployed, the programs beside them in the same way, and measures them all.
 pub(crate) fn run() -> anyhow::Result<()> {
     stack::build_for_release()?;
-    let target = crate::root().join("target");
+    let target = crate::paths::root().join("target");
     let mut build = tools::cargo_lambda()?;
     build
-        .current_dir(crate::root())
+        .current_dir(crate::paths::root())
         .args(["lambda", "build", "--release", "--package", "cold"])
         .args(BESIDE.iter().flat_map(|name| ["--bin", name]))
         .env("CARGO_TARGET_DIR", &target);
@@ -26,12 +26,12 @@ pub(crate) fn run() -> anyhow::Result<()> {
 
     let mut bench = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     bench
-        .current_dir(crate::root())
+        .current_dir(crate::paths::root())
         // Only what it starts is measured; itself it need not be fast.
         .args(["bench", "--quiet", "--package", "cold", "--bench", "cold", "--profile", "dev"])
         .env("STOKER_COLD_FUNCTIONS", stack::release_dir())
         .env("STOKER_COLD_BESIDE", target.join("lambda"))
-        .env("STOKER_COLD_DIRECTORY", crate::home().join("cold"))
+        .env("STOKER_COLD_DIRECTORY", crate::paths::home().join("cold"))
         .env("STOKER_COLD_EMULATOR", tools::emulator()?)
         // It has boto3 because SAM has.
         .env("STOKER_COLD_PYTHON", tools::sam_python()?.get_program());
@@ -51,9 +51,9 @@ fn node() -> anyhow::Result<PathBuf> {
         let version = Command::new(program).arg("--version").stdout(Stdio::null()).status();
         ensure!(version.is_ok_and(|status| status.success()), "there is no `{program}`");
     }
-    let directory = crate::home().join("node");
+    let directory = crate::paths::home().join("node");
     fs::create_dir_all(&directory)?;
-    let from = Path::new(crate::root()).join("tests/cold");
+    let from = Path::new(crate::paths::root()).join("tests/cold");
     for file in ["package.json", "start-build.mjs"] {
         fs::copy(from.join(file), directory.join(file))?;
     }
@@ -64,5 +64,5 @@ fn node() -> anyhow::Result<PathBuf> {
 }
 
 fn log(name: &str) -> PathBuf {
-    crate::home().join("logs").join(format!("cold-{name}.log"))
+    crate::paths::home().join("logs").join(format!("cold-{name}.log"))
 }

@@ -39,7 +39,7 @@ pub(crate) fn check_binaries() -> anyhow::Result<()> {
 
 /// A function's program does not start with a policy that has mistakes, and names them.
 pub(crate) fn check_program(name: &str, file: &Path, emulator: &[OsString]) -> anyhow::Result<()> {
-    let policy = crate::home().join("logs/bad-policy.yaml");
+    let policy = crate::paths::home().join("logs/bad-policy.yaml");
     fs::write(&policy, BAD_POLICY)?;
     let output = program(file, emulator)
         .env("STOKER_POLICY", &policy)

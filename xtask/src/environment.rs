@@ -263,7 +263,7 @@ impl Request {
 }
 
 fn dir() -> PathBuf {
-    crate::home().join("setup")
+    crate::paths::home().join("setup")
 }
 
 fn record() -> PathBuf {

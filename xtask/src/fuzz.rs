@@ -63,16 +63,18 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 fn run_target(cargo_fuzz: &Path, target: &str, seconds: u32) -> anyhow::Result<()> {
-    let corpus = crate::home().join("fuzz/corpus").join(target);
-    let found = crate::home().join("fuzz/found").join(target);
+    let corpus = crate::paths::home().join("fuzz/corpus").join(target);
+    let found = crate::paths::home().join("fuzz/found").join(target);
     std::fs::create_dir_all(&corpus)?;
     std::fs::create_dir_all(&found)?;
     let mut command = fuzz(cargo_fuzz, "run");
-    command.arg(target).arg(corpus).arg(crate::root().join("fuzz/seeds").join(target)).arg("--").args([
-        format!("-max_total_time={seconds}"),
-        format!("-artifact_prefix={}/", found.display()),
-        "-print_final_stats=1".to_owned(),
-    ]);
+    command.arg(target).arg(corpus).arg(crate::paths::root().join("fuzz/seeds").join(target)).arg("--").args(
+        [
+            format!("-max_total_time={seconds}"),
+            format!("-artifact_prefix={}/", found.display()),
+            "-print_final_stats=1".to_owned(),
+        ],
+    );
     let log = log(target);
     process::run(&mut command, &format!("fuzzing {target}"), &log, |_| None)
         .with_context(|| format!("what it found is in {}", found.display()))?;
@@ -85,12 +87,21 @@ fn run_target(cargo_fuzz: &Path, target: &str, seconds: u32) -> anyhow::Result<(
 /// `cargo fuzz` without a sanitizer: there is no unsafe code to watch, and so the pinned toolchain will do.
 fn fuzz(cargo_fuzz: &Path, verb: &str) -> Command {
     let mut command = Command::new(cargo_fuzz);
-    command.current_dir(crate::root()).args(["fuzz", verb, "--fuzz-dir", "fuzz", "--sanitizer", "none"]);
+    command.current_dir(crate::paths::root()).args([
+        "fuzz",
+        verb,
+        "--fuzz-dir",
+        "fuzz",
+        "--sanitizer",
+        "none",
+    ]);
     // This process is run by another cargo, whose settings are not for that one.
-    command.env("CARGO_TARGET_DIR", crate::root().join("target/fuzz")).env_remove("CARGO_ENCODED_RUSTFLAGS");
+    command
+        .env("CARGO_TARGET_DIR", crate::paths::root().join("target/fuzz"))
+        .env_remove("CARGO_ENCODED_RUSTFLAGS");
     command
 }
 
 fn log(name: &str) -> PathBuf {
-    crate::home().join("logs").join(format!("fuzz-{name}.log"))
+    crate::paths::home().join("logs").join(format!("fuzz-{name}.log"))
 }

@@ -43,13 +43,13 @@ struct Named {
 /// The template keeps every rule, and every rule can be broken.
 pub(crate) fn check() -> anyhow::Result<()> {
     let cfn_guard = tools::cfn_guard()?;
-    let rules = crate::root().join("guard/stoker.guard");
-    let dir = crate::home().join("guard");
+    let rules = crate::paths::root().join("guard/stoker.guard");
+    let dir = crate::paths::home().join("guard");
     drop(fs::remove_dir_all(&dir));
     fs::create_dir_all(&dir)?;
     let output = tools::sam_python()?
-        .arg(crate::root().join("guard/template.py"))
-        .arg(crate::root().join("template.yaml"))
+        .arg(crate::paths::root().join("guard/template.py"))
+        .arg(crate::paths::root().join("template.yaml"))
         .output()?;
     ensure!(
         output.status.success(),
@@ -64,11 +64,11 @@ pub(crate) fn check() -> anyhow::Result<()> {
         command.arg("validate").arg("--data").arg(data).arg("--rules").arg(&rules);
         command
     };
-    let log = crate::home().join("logs/check-guard.log");
+    let log = crate::paths::home().join("logs/check-guard.log");
     process::run(&mut validate(&file), "checking (guard)", &log, |_| None)?;
 
     let breaches: Vec<Breach> =
-        serde_json::from_slice(&fs::read(crate::root().join("guard/breaches.json"))?)?;
+        serde_json::from_slice(&fs::read(crate::paths::root().join("guard/breaches.json"))?)?;
     let documents = documents(&breaches);
     for (i, breaches) in documents.iter().enumerate() {
         let mut broken = template.clone();

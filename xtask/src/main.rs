@@ -1,4 +1,4 @@
-//! The project's chores. `cargo xtask --help` lists them.
+//! The project's tasks. `cargo xtask --help` lists them.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "it talks to whoever runs it")]
 
 mod arm64;
@@ -11,6 +11,7 @@ mod deployed;
 mod environment;
 mod fuzz;
 mod guard;
+mod paths;
 mod process;
 mod release;
 mod requests;
@@ -19,7 +20,7 @@ mod stack;
 mod test;
 mod tools;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -27,7 +28,7 @@ use clap::{Parser, Subcommand};
 
 use crate::environment::{LocalSetup, Settings};
 
-/// Stoker's chores. Everything they install or write stays under `.stoker/` and `target/` of this checkout.
+/// Stoker's tasks. Everything they install or write stays under `.stoker/` and `target/` of this checkout.
 ///
 /// No AWS account is needed, and none is touched: they deploy to an AWS that runs on this machine.
 #[derive(Debug, Parser)]
@@ -62,7 +63,7 @@ enum Task {
     },
     /// Ends the local AWS, and forgets what was in it
     Down,
-    /// Installs the tools that the other chores need (they do it themselves when it is due)
+    /// Installs the tools that the other tasks need (they do it themselves when it is due)
     Tools,
 }
 
@@ -103,7 +104,7 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.task {
         Task::Demo(args) => demo::run(&args),
-        Task::Test(args) => test::run(&args),
+        Task::Test(args) => test::run(&args, is_task),
         Task::Cold => cold::run(),
         Task::Fuzz(args) => fuzz::run(&args),
         Task::Check(args) => check::run(&args),
@@ -140,7 +141,7 @@ fn up(args: &Up) -> anyhow::Result<()> {
 
 fn deploy(setup: &LocalSetup, args: &Deploy) -> anyhow::Result<()> {
     stack::build()?;
-    let policy = root().join(&args.policy);
+    let policy = paths::root().join(&args.policy);
     let policy =
         std::fs::read_to_string(&policy).with_context(|| format!("cannot read {}", policy.display()))?;
     stoker_core::policy::Policy::parse(&args.policy.display().to_string(), &policy)?;
@@ -164,13 +165,8 @@ fn down() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The checkout.
-fn root() -> &'static Path {
-    // The manifest lies in `xtask/`, one level down.
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."))
-}
-
-/// Where the chores keep what they install and write.
-fn home() -> PathBuf {
-    root().join(".stoker")
+/// Whether `cargo xtask` understands a command.
+fn is_task(text: &str) -> anyhow::Result<()> {
+    let words = text.split_whitespace().skip_while(|word| *word != "xtask");
+    Cli::try_parse_from(words).map(drop).context("cargo xtask does not understand it")
 }

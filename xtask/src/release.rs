@@ -37,7 +37,7 @@ pub(crate) struct Args {
 /// Makes all files of a release, and says which.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     tools::install()?;
-    let dir = crate::root().join("target/release-artefacts");
+    let dir = crate::paths::root().join("target/release-artefacts");
     drop(fs::remove_dir_all(&dir));
     fs::create_dir_all(&dir)?;
     let mut files = BTreeSet::new();
@@ -61,7 +61,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
 
 /// Each function as the archive that Lambda takes, and the command line as a program.
 fn compile(name: &str, target: &str, dir: &Path, files: &mut BTreeSet<String>) -> anyhow::Result<()> {
-    let built = crate::home().join("release").join(name);
+    let built = crate::paths::home().join("release").join(name);
     drop(fs::remove_dir_all(&built));
     for (what, arguments) in [
         ("functions", ["--output-format", "zip"].as_slice()),
@@ -73,11 +73,11 @@ fn compile(name: &str, target: &str, dir: &Path, files: &mut BTreeSet<String>) -
     ] {
         let mut command = tools::cargo_lambda()?;
         command
-            .current_dir(crate::root())
+            .current_dir(crate::paths::root())
             .args(["lambda", "build", "--release", "--target", target, "--lambda-dir"])
             .arg(&built)
             .args(arguments)
-            .env("CARGO_TARGET_DIR", crate::root().join("target"));
+            .env("CARGO_TARGET_DIR", crate::paths::root().join("target"));
         process::run(&mut command, "compiling", &log(&format!("{what}-{name}")), |_| None)?;
     }
     for function in FUNCTIONS {
@@ -95,20 +95,21 @@ fn compile(name: &str, target: &str, dir: &Path, files: &mut BTreeSet<String>) -
 fn materials(dir: &Path, files: &mut BTreeSet<String>) -> anyhow::Result<()> {
     let cyclonedx = tools::cargo_cyclonedx()?;
     // The commit's time, so that the same commit has the same bills.
-    let time = Command::new("git").current_dir(crate::root()).args(["log", "-1", "--format=%ct"]).output()?;
+    let time =
+        Command::new("git").current_dir(crate::paths::root()).args(["log", "-1", "--format=%ct"]).output()?;
     ensure!(time.status.success(), "`git log` failed: {}", String::from_utf8_lossy(&time.stderr));
     let mut command = Command::new(cyclonedx);
     command
-        .current_dir(crate::root())
+        .current_dir(crate::paths::root())
         .args(["cyclonedx", "--format", "json", "--spec-version", "1.5", "--no-build-deps", "--quiet"])
         .args(["--target", ARCHITECTURES[0].1])
         .env("SOURCE_DATE_EPOCH", String::from_utf8_lossy(&time.stdout).trim());
     process::run(&mut command, "listing what it is made of", &log("materials"), |_| None)?;
     // It writes beside every manifest of the workspace, and into the packages' names where this checkout is.
-    let here = format!("path+file://{}", crate::root().display());
+    let here = format!("path+file://{}", crate::paths::root().display());
     let functions = FUNCTIONS.map(|function| (function, format!("functions/{function}"), function));
     for (package, place, name) in functions.into_iter().chain([("stoker-cli", "cli".to_owned(), "stoker")]) {
-        let written = crate::root().join(place).join(format!("{package}.cdx.json"));
+        let written = crate::paths::root().join(place).join(format!("{package}.cdx.json"));
         let bill = fs::read_to_string(&written)
             .with_context(|| format!("cargo-cyclonedx has not written {}", written.display()))?;
         let file = format!("{name}.cdx.json");
@@ -117,7 +118,7 @@ fn materials(dir: &Path, files: &mut BTreeSet<String>) -> anyhow::Result<()> {
     }
     // All that it has written beside manifests.
     let mut clean = Command::new("git");
-    clean.current_dir(crate::root()).args(["clean", "-qfx", "--", "*.cdx.json", ":(exclude)target"]);
+    clean.current_dir(crate::paths::root()).args(["clean", "-qfx", "--", "*.cdx.json", ":(exclude)target"]);
     process::run(&mut clean, "removing what lies beside the manifests", &log("clean"), |_| None)
 }
 
@@ -127,5 +128,5 @@ fn take(from: &Path, to: &Path) -> anyhow::Result<()> {
 }
 
 fn log(name: &str) -> PathBuf {
-    crate::home().join(format!("logs/release-{name}.log"))
+    crate::paths::home().join(format!("logs/release-{name}.log"))
 }

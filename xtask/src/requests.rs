@@ -13,13 +13,13 @@ pub(crate) const VARIABLE: &str = "STOKER_TEST_REQUESTS";
 
 /// Where the recorder for the local AWS and the validator are.
 pub(crate) fn scripts() -> PathBuf {
-    crate::root().join("xtask/src/requests")
+    crate::paths::root().join("xtask/src/requests")
 }
 
 /// The file of the tests that need only cargo, which is empty.
 pub(crate) fn of_tests() -> anyhow::Result<PathBuf> {
-    let file = crate::home().join("requests.jsonl");
-    fs::create_dir_all(crate::home())?;
+    let file = crate::paths::home().join("requests.jsonl");
+    fs::create_dir_all(crate::paths::home())?;
     fs::write(&file, "").with_context(|| format!("cannot empty {}", file.display()))?;
     Ok(file)
 }

@@ -37,10 +37,10 @@ pub(crate) fn function(name: &str) -> String {
 pub(crate) fn build() -> anyhow::Result<()> {
     tools::install()?;
     println!("building the functions and the local setup");
-    let source = fs::read_to_string(crate::root().join("template.yaml"))?;
+    let source = fs::read_to_string(crate::paths::root().join("template.yaml"))?;
     let (template, functions) = with_programs(&source)?;
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.current_dir(crate::root()).args(["build", "--package", "stoker-local"]);
+    cargo.current_dir(crate::paths::root()).args(["build", "--package", "stoker-local"]);
     for (_, binary) in &functions {
         cargo.args(["--package", binary]);
     }
@@ -112,18 +112,18 @@ pub(crate) fn build_for_release() -> anyhow::Result<()> {
     let started = Instant::now();
     println!("building the functions as `sam build` does; the first time takes minutes");
     // Where SAM looks for what was built, wherever the caller has its own.
-    let target = crate::root().join("target");
+    let target = crate::paths::root().join("target");
     // SAM builds one function after the other. Built together first, their linking shares the processors, and SAM then
     // finds each of them done.
     let mut command = tools::cargo_lambda()?;
     command
-        .current_dir(crate::root())
+        .current_dir(crate::paths::root())
         .args(["lambda", "build", "--release"])
         .env("CARGO_TARGET_DIR", &target);
     process::run(&mut command, "compiling", &log("compile"), compiled)?;
     let mut command = tools::sam()?;
     command
-        .current_dir(crate::root())
+        .current_dir(crate::paths::root())
         .args(["build", "--no-cached", "--build-dir"])
         .arg(&dir)
         .args(["--parameter-overrides", &format!("Architecture={}", architecture()?)])
@@ -207,7 +207,7 @@ fn bring_layer_to_opt(setup: &LocalSetup, outputs: &Outputs) -> anyhow::Result<(
 
 /// Writes a copy of the built template whose policy layer has this content.
 fn with_policy(policy: &str) -> anyhow::Result<PathBuf> {
-    let layer = crate::home().join("policy");
+    let layer = crate::paths::home().join("policy");
     fs::create_dir_all(&layer)?;
     fs::write(layer.join("stoker.yaml"), policy)?;
     let built =
@@ -232,7 +232,7 @@ fn with_policy(policy: &str) -> anyhow::Result<PathBuf> {
 /// A digest of all that the built functions depend on.
 fn sources() -> anyhow::Result<String> {
     let files = Command::new("git")
-        .current_dir(crate::root())
+        .current_dir(crate::paths::root())
         .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard", "--"])
         .args(SOURCES)
         .output()
@@ -241,7 +241,7 @@ fn sources() -> anyhow::Result<String> {
     let mut digest = Sha256::new();
     for file in String::from_utf8_lossy(&files.stdout).split_terminator('\0') {
         // A file that was deleted but not committed yet is still listed.
-        if let Ok(content) = fs::read(crate::root().join(file)) {
+        if let Ok(content) = fs::read(crate::paths::root().join(file)) {
             digest.update(format!("{file}\0{}\0", content.len()));
             digest.update(content);
         }
@@ -273,14 +273,14 @@ pub(crate) fn programs(built: &Path) -> anyhow::Result<BTreeMap<String, PathBuf>
 
 /// Where the stack is that is deployed here: each function in a directory of its name in `template.yaml`.
 pub(crate) fn build_dir() -> PathBuf {
-    crate::home().join("stack")
+    crate::paths::home().join("stack")
 }
 
 /// Where SAM builds it.
 pub(crate) fn release_dir() -> PathBuf {
-    crate::home().join("sam")
+    crate::paths::home().join("sam")
 }
 
 fn log(name: &str) -> PathBuf {
-    crate::home().join("logs").join(format!("sam-{name}.log"))
+    crate::paths::home().join("logs").join(format!("sam-{name}.log"))
 }

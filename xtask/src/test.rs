@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, ensure};
 
+use crate::commands::IsTask;
 use crate::{arm64, check, commands, demo, deployed, fuzz, requests, stack, tools};
 
 /// How often the random tests on a builder are done in a run that is not `--full`; otherwise they say themselves.
@@ -32,8 +33,8 @@ pub(crate) struct Args {
     builder: bool,
 }
 
-/// Runs the tests.
-pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+/// Runs the tests. `is_task` says whether a documented command is one of `cargo xtask`.
+pub(crate) fn run(args: &Args, is_task: IsTask) -> anyhow::Result<()> {
     let mut run = Run { started: Instant::now(), stage: None, failed: Vec::new() };
     if args.arm64 {
         run.stage("the functions for arm64");
@@ -80,7 +81,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     run.stage("the demo's scenario");
     let wanted = args.builder.then_some(demo::Builder::Docker);
     let (mut stage, report, builder) = demo::stage_and_run(wanted, false)?;
-    let deployed = if args.builder { Ok(Vec::new()) } else { deployed(&mut stage, args.full, &mut run) };
+    let deployed =
+        if args.builder { Ok(Vec::new()) } else { deployed(&mut stage, args.full, is_task, &mut run) };
     stage.site.setup.stop()?;
     report.print(builder);
     run.failed.extend(report.failed());
@@ -104,12 +106,17 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 /// The deployed stack after the story; answers what did not hold.
-fn deployed(stage: &mut demo::Stage, full: bool, run: &mut Run) -> anyhow::Result<Vec<String>> {
+fn deployed(
+    stage: &mut demo::Stage,
+    full: bool,
+    is_task: IsTask,
+    run: &mut Run,
+) -> anyhow::Result<Vec<String>> {
     run.stage("the deployed stack");
     let mut failed = deployed::check(stage)?;
     if full {
         run.stage("the documentation's commands");
-        failed.extend(commands::check(stage)?);
+        failed.extend(commands::check(stage, is_task)?);
     }
     run.stage("what AWS would refuse of what was asked");
     requests::check(&stage.setup.recorded())?;
@@ -140,7 +147,7 @@ impl Run {
 
 fn cargo_test() -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.current_dir(crate::root()).arg("test");
+    command.current_dir(crate::paths::root()).arg("test");
     command
 }
 

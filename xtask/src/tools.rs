@@ -26,7 +26,7 @@ const SAM: Toolset =
 const WORLD: Toolset = Toolset {
     name: "venv-world",
     what: "the local AWS",
-    requirements: include_str!("../requirements-world.txt"),
+    requirements: include_str!("../requirements-local-aws.txt"),
 };
 /// What only `check` needs.
 const CHECK: Toolset = Toolset {
@@ -76,7 +76,7 @@ pub(crate) fn cargo_cyclonedx() -> anyhow::Result<PathBuf> {
 }
 
 fn compiled((name, version): (&str, &str)) -> anyhow::Result<PathBuf> {
-    let root = crate::home().join(format!("{name}-{version}"));
+    let root = crate::paths::home().join(format!("{name}-{version}"));
     let program = root.join("bin").join(name);
     if !program.is_file() {
         let started = Instant::now();
@@ -86,7 +86,7 @@ fn compiled((name, version): (&str, &str)) -> anyhow::Result<PathBuf> {
         command.args(["install", name, "--debug", "--locked", "--version", version, "--root"]).arg(&root);
         // Without what a debugger would need, which makes linking and the program smaller.
         command.env("CARGO_PROFILE_DEV_DEBUG", "false");
-        let log = crate::home().join(format!("logs/install-{name}.log"));
+        let log = crate::paths::home().join(format!("logs/install-{name}.log"));
         process::run(&mut command, "installing", &log, |_| None)?;
         println!("  done in {} s", started.elapsed().as_secs());
     }
@@ -102,14 +102,14 @@ pub(crate) fn debian_program(package: &str, program: &str) -> anyhow::Result<Pat
 
 /// A file or directory of a Debian package, unpacked beside the other tools. Nothing is installed.
 pub(crate) fn debian(package: &str, part: &str) -> anyhow::Result<PathBuf> {
-    let dir = crate::home().join(package);
+    let dir = crate::paths::home().join(package);
     let unpacked = dir.join(part);
     if unpacked.exists() {
         return Ok(unpacked);
     }
     let lists = dir.join("lists");
     fs::create_dir_all(lists.join("partial"))?;
-    let log = crate::home().join(format!("logs/{package}.log"));
+    let log = crate::paths::home().join(format!("logs/{package}.log"));
     let apt = |arguments: &[&str], own_lists: bool| {
         let mut command = Command::new("apt-get");
         command.current_dir(&dir).args(["-q", "-o"]).arg(format!("Dir::Cache={}", dir.display()));
@@ -150,7 +150,7 @@ pub(crate) fn sam() -> anyhow::Result<Command> {
     in_sam_bin("sam")
 }
 
-/// The `cargo-lambda` that `sam` finds, in the same surroundings.
+/// The `cargo-lambda` that `sam` finds, in the same environment.
 pub(crate) fn cargo_lambda() -> anyhow::Result<Command> {
     in_sam_bin("cargo-lambda")
 }
@@ -181,7 +181,7 @@ fn in_sam_bin(program: &str) -> anyhow::Result<Command> {
     without_aws_settings(&mut command)
         .env("PATH", path)
         .env("SAM_CLI_TELEMETRY", "0")
-        .env("__SAM_CLI_APP_DIR", crate::home().join("sam-home"))
+        .env("__SAM_CLI_APP_DIR", crate::paths::home().join("sam-home"))
         .env("AWS_DEFAULT_REGION", crate::aws::REGION);
     Ok(command)
 }
@@ -203,7 +203,7 @@ pub(crate) fn without_aws_settings(command: &mut Command) -> &mut Command {
 
 impl Toolset {
     fn directory(self) -> PathBuf {
-        crate::home().join(self.name)
+        crate::paths::home().join(self.name)
     }
 
     fn bin(self) -> PathBuf {
@@ -220,7 +220,7 @@ impl Toolset {
         let started = Instant::now();
         println!("installing {} into {}", self.what, self.directory().display());
         let python = python()?;
-        let log = crate::home().join("logs").join(format!("install-{}.log", self.name));
+        let log = crate::paths::home().join("logs").join(format!("install-{}.log", self.name));
         process::run(
             Command::new(python).args(["-m", "venv", "--clear"]).arg(self.directory()),
             "making a virtual environment",

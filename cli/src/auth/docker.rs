@@ -12,7 +12,7 @@ use serde::Deserialize;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
-use super::Credentials;
+use super::credentials::Credentials;
 
 /// Some helpers ask the user for a password.
 const HELPER_TIMEOUT: Duration = Duration::from_mins(1);

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use stoker_core::error::{CallError, Failure, chain};
 use stoker_core::partition::registry_region;
 
-use super::Credentials;
+use super::credentials::Credentials;
 
 /// Asks ECR for the password that it gives to whoever the SDK finds us to be.
 pub(super) async fn credentials(host: &str) -> Result<Credentials, CallError> {

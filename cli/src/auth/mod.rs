@@ -1,14 +1,13 @@
 //! How the tool proves who it is: nobody, Docker's credentials, or for ECR the AWS SDK's.
 
 mod challenge;
+mod credentials;
 mod docker;
 mod ecr;
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Deserialize;
 use stoker_aws::registry::{Authorize, Registry, TokenAsk};
 use stoker_core::error::{CallError, Failure};
@@ -16,34 +15,12 @@ use stoker_core::partition::registry_region;
 use tokio::sync::Mutex;
 
 use challenge::Challenge;
+use credentials::Credentials;
 
 /// Renewed this long before it ends.
 const TOKEN_MARGIN: Duration = Duration::from_secs(20);
 /// How long a token is good when its service does not say.
 const TOKEN_LIFE: Duration = Duration::from_mins(1);
-
-/// What is known of the user at a registry.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Credentials {
-    Anonymous,
-    Password {
-        user: String,
-        secret: String,
-    },
-    /// Good for fetching tokens only.
-    RefreshToken(String),
-}
-
-impl Credentials {
-    fn basic(&self) -> Option<String> {
-        match self {
-            Self::Password { user, secret } => {
-                Some(format!("Basic {}", BASE64.encode(format!("{user}:{secret}"))))
-            }
-            Self::Anonymous | Self::RefreshToken(_) => None,
-        }
-    }
-}
 
 /// The user at one registry, and the tokens that were fetched there.
 pub(crate) struct Identity {

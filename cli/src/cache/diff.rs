@@ -3,8 +3,8 @@
 use buildkit_cache::{Cache, Diff, Side};
 use serde_json::{Value, json};
 
-use crate::CommandOutcome;
 use crate::cache::Amount;
+use crate::outcome::CommandOutcome;
 use crate::problem::Problem;
 use crate::reference::Reference;
 use crate::remote::{Remotes, read_all};

@@ -8,8 +8,8 @@ use serde::Serialize;
 use stoker_core::names::{Commit, Digest};
 use stoker_core::provenance::Provenance;
 
-use crate::CommandOutcome;
 use crate::cache::{Amount, ROWS};
+use crate::outcome::CommandOutcome;
 use crate::problem::Problem;
 use crate::reference::Reference;
 use crate::remote::{Held, Remotes, read_all};

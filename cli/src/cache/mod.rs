@@ -10,6 +10,7 @@ pub(crate) mod diff;
 pub(crate) mod inspect;
 pub(crate) mod merge;
 pub(crate) mod prune;
+mod store;
 pub(crate) mod verify;
 
 /// Rows of steps that a person reads without scrolling.

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use buildkit_cache::{Cache, Limits, Pruned};
 use jiff::Timestamp;
 
-use crate::CommandOutcome;
-use crate::cache::merge::{must_be_tag, store};
+use crate::cache::store::{must_be_tag, store};
 use crate::cache::{Amount, ROWS};
+use crate::outcome::CommandOutcome;
 use crate::problem::Problem;
 use crate::reference::Reference;
 use crate::remote::{Remotes, read_all};

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use stoker_aws::registry::Presence;
 
-use crate::CommandOutcome;
+use crate::outcome::CommandOutcome;
 use crate::problem::Problem;
 use crate::reference::Reference;
 use crate::remote::{self, Found, Held, Remotes};

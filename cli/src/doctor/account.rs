@@ -2,7 +2,7 @@
 
 use stoker_core::policy::Project;
 
-use super::{Fact, Finding};
+use super::finding::{Fact, Finding};
 
 /// A clock that is off by more than this dates a rollback wrongly.
 const MOST_SKEW: i64 = 60;
@@ -60,8 +60,10 @@ fn clock(skew: Option<i64>) -> Finding {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Missing, State, projects};
+    use super::super::finding::State;
+    use super::super::projects;
     use super::*;
+    use crate::deployed::Missing;
 
     fn states(mounting: Fact<String>, skew: Option<i64>, keys: &str) -> Vec<(&'static str, State)> {
         check(&Settings { mounting, skew }, &projects(keys)).iter().map(|f| (f.check, f.state)).collect()

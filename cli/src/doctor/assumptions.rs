@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use stoker_core::names::{CacheRepository, Commit, Tag, TagKind};
 
-use super::Finding;
+use super::finding::Finding;
 use super::project::{BuildSeen, Facts as ProjectFacts};
 use super::repository::{Facts as RepositoryFacts, LineImage};
 use crate::text::{count, plain};

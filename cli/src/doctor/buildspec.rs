@@ -3,16 +3,14 @@
 use stoker_core::build_inputs::variable;
 use stoker_core::policy::{Project, Target};
 
-use super::Finding;
-use super::checkout::Checkout;
+use super::checkout::{Checkout, LONGEST};
 use super::commands::{Build, Chosen, Done, Tool, values};
+use super::finding::Finding;
 use super::spec::{self, Spec};
 use crate::text::plain;
 
 /// What the documents show: a builder that exports registry caches, of the BuildKit that the policy names.
 const CREATE: &str = "docker buildx create --use $STOKER_BUILDER_FLAGS";
-/// CodeBuild takes shorter ones only.
-pub(crate) const LONGEST: usize = 256 * 1024;
 /// BuildKit writes a cache as an image manifest, which is all that ECR takes, from this version on.
 const FIRST_VERSION: (u32, u32) = (0, 12);
 /// How a file for bake is written in any shell.
@@ -478,7 +476,8 @@ fn is_too_old(tag: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{State, projects};
+    use super::super::finding::State;
+    use super::super::projects;
     use super::*;
 
     fn project(keys: &str) -> Project {

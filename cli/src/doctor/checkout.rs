@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::buildspec::LONGEST;
+/// CodeBuild takes shorter ones only.
+pub(crate) const LONGEST: usize = 256 * 1024;
 
 /// What `docker buildx bake` reads where no file is named.
 const DEFAULTS: [&str; 2] = ["docker-bake.hcl", "docker-bake.json"];

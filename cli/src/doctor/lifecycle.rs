@@ -2,12 +2,38 @@
 
 use jiff::SignedDuration;
 use serde::Deserialize;
-use stoker_core::names::Scope;
+use stoker_core::names::{CacheRepository, Scope};
 use stoker_core::policy::Project;
 
-use super::repository::Holds;
-use super::{Finding, State};
+use super::finding::{Finding, State};
 use crate::text::plain;
+
+/// What a repository is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Holds {
+    /// The lines, and nothing that builds write.
+    Lines,
+    /// What builds write.
+    Exports,
+    /// Everything.
+    Both,
+}
+
+impl Holds {
+    pub(super) fn lines(self) -> bool {
+        self != Self::Exports
+    }
+
+    pub(super) fn of(repository: &CacheRepository, projects: &[Project]) -> Self {
+        let has_lines = projects.iter().any(|project| project.cache_repository == *repository);
+        let has_exports = projects.iter().any(|project| project.exports() == repository);
+        match (has_lines, has_exports) {
+            (true, true) => Self::Both,
+            (true, false) => Self::Lines,
+            (false, _) => Self::Exports,
+        }
+    }
+}
 
 const CHECK: &str = "lifecycle";
 /// ECR takes no longer policies.

@@ -14,9 +14,8 @@ use stoker_core::policy::{Policy, Project};
 use stoker_core::retain::by_repository;
 use stoker_core::schedule::all_projects;
 
-use crate::CommandOutcome;
 use crate::cache::to_json;
-use crate::deployed::Missing;
+use crate::outcome::CommandOutcome;
 use crate::problem::Problem;
 use crate::retain;
 use crate::text::{Align, count, plain, plain_whole, table};
@@ -26,6 +25,7 @@ mod assumptions;
 pub(crate) mod buildspec;
 pub(crate) mod checkout;
 pub(crate) mod commands;
+pub(crate) mod finding;
 mod lifecycle;
 pub(crate) mod project;
 mod read;
@@ -36,6 +36,7 @@ pub(crate) mod spec;
 mod stack;
 
 use checkout::Checkout;
+use finding::{Finding, State};
 use read::Reader;
 
 /// Repositories or projects that are asked for at once.
@@ -84,68 +85,6 @@ pub(crate) struct Args {
 fn repository_name(text: &str) -> Result<CacheRepository, InvalidName> {
     CacheRepository::new(text)
 }
-
-/// What came of a check.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum State {
-    Ok,
-    Unknown,
-    Warn,
-    Wrong,
-}
-
-impl State {
-    fn word(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Unknown => "unknown",
-            Self::Warn => "warn",
-            Self::Wrong => "wrong",
-        }
-    }
-}
-
-/// What a check has found, and how to repair it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct Finding {
-    pub(crate) check: &'static str,
-    pub(crate) state: State,
-    pub(crate) found: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) repair: Option<String>,
-}
-
-impl Finding {
-    fn ok(check: &'static str, found: impl Into<String>) -> Self {
-        Self { check, state: State::Ok, found: found.into(), repair: None }
-    }
-
-    fn warn(check: &'static str, found: impl Into<String>, repair: impl Into<String>) -> Self {
-        Self { check, state: State::Warn, found: found.into(), repair: Some(repair.into()) }
-    }
-
-    fn wrong(check: &'static str, found: impl Into<String>, repair: impl Into<String>) -> Self {
-        Self { check, state: State::Wrong, found: found.into(), repair: Some(repair.into()) }
-    }
-
-    fn unknown(check: &'static str, found: impl Into<String>, repair: impl Into<String>) -> Self {
-        Self { check, state: State::Unknown, found: found.into(), repair: Some(repair.into()) }
-    }
-
-    /// A check that cannot be made, as a call was refused or failed.
-    fn missing(check: &'static str, missing: &Missing) -> Self {
-        let repair = if missing.is_denied {
-            format!("allow {} to whoever runs this (cli/README.md has the whole policy)", missing.action)
-        } else {
-            "run it again; then see what AWS says of that call".to_owned()
-        };
-        Self::unknown(check, missing.text(), repair)
-    }
-}
-
-/// A fact, or why it is not known.
-type Fact<T> = Result<T, Missing>;
 
 /// The findings on one thing.
 #[derive(Debug, Serialize)]
@@ -349,6 +288,7 @@ fn projects(keys: &str) -> Vec<Project> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::deployed::Missing;
 
     #[test]
     fn what_is_from_outside_cannot_write_to_the_terminal() {

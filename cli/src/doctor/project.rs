@@ -8,9 +8,10 @@ use stoker_core::names::{CacheRepository, ProjectName, Repository};
 use stoker_core::policy::{ForkBuilds, Project};
 
 use super::checkout::Checkout;
+use super::finding::{Fact, Finding};
 use super::repository::{Facts as RepositoryFacts, LineImage};
 use super::stack::Stack;
-use super::{Fact, Finding, buildspec, lifecycle, roles};
+use super::{buildspec, lifecycle, roles};
 use crate::text::{ago, count, plain};
 
 /// Fewer builds say nothing.
@@ -579,9 +580,11 @@ fn hit_rate(project: &Project, repositories: &BTreeMap<CacheRepository, Reposito
 
 #[cfg(test)]
 mod tests {
+    use super::super::finding::State;
+    use super::super::projects;
     use super::super::roles::Decision;
-    use super::super::{Missing, State, projects};
     use super::*;
+    use crate::deployed::Missing;
 
     const SPEC: &str = "version: 0.2\nphases:\n  build:\n    commands:\n      - docker buildx create --use $STOKER_BUILDER_FLAGS\n      \
                         - docker buildx build $STOKER_CACHE_FLAGS .\n";

@@ -27,11 +27,12 @@ use stoker_core::ports::{Catalogue as _, CheckBlobs as _, ListedImage};
 use stoker_core::retain::inventory;
 
 use super::account::Settings;
+use super::finding::Fact;
 use super::project::{self, BuildSeen};
 use super::repository::{self, LineImage};
 use super::roles::{self, Decision};
 use super::stack::Stack;
-use super::{Fact, Missing};
+use crate::deployed::Missing;
 use crate::deployed::{missing, resources};
 use crate::problem::Problem;
 use crate::retain::{Account, call_words, config};

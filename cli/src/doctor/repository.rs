@@ -9,9 +9,9 @@ use stoker_core::policy::Project;
 use stoker_core::ports::ListedImage;
 use stoker_core::provenance::Provenance;
 
-use super::lifecycle::{self, Promises, of_line, overlap};
+use super::finding::{Fact, Finding};
+use super::lifecycle::{self, Holds, Promises, of_line, overlap};
 use super::stack::Stack;
-use super::{Fact, Finding};
 use crate::text::{count, percent, plain};
 
 /// Images that ECR lets a repository hold, unless AWS has been asked for more.
@@ -20,33 +20,6 @@ const QUOTA: u64 = 100_000;
 const NAMED: usize = 3;
 /// ECR's policies are shorter.
 const LONGEST_POLICY: usize = 64 * 1024;
-
-/// What a repository is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Holds {
-    /// The lines, and nothing that builds write.
-    Lines,
-    /// What builds write.
-    Exports,
-    /// Everything.
-    Both,
-}
-
-impl Holds {
-    pub(super) fn lines(self) -> bool {
-        self != Self::Exports
-    }
-
-    fn of(repository: &CacheRepository, projects: &[Project]) -> Self {
-        let has_lines = projects.iter().any(|project| project.cache_repository == *repository);
-        let has_exports = projects.iter().any(|project| project.exports() == repository);
-        match (has_lines, has_exports) {
-            (true, true) => Self::Both,
-            (true, false) => Self::Lines,
-            (false, _) => Self::Exports,
-        }
-    }
-}
 
 /// A repository and the projects that have caches in it.
 pub(super) struct Facts {
@@ -543,8 +516,10 @@ mod tests {
     use buildkit_cache::{CONFIG_MEDIA_TYPE, classify_within};
     use serde_json::{Value, json};
 
-    use super::super::{Missing, State, projects};
+    use super::super::finding::State;
+    use super::super::projects;
     use super::*;
+    use crate::deployed::Missing;
 
     const SIMPLE: &str = "";
     const ISOLATED: &str = "    builds-repository: stoker-builds/app\n";

@@ -1,7 +1,7 @@
 //! What the roles of builds may do, as IAM simulates it.
 
+use super::finding::{Fact, Finding};
 use super::stack::Stack;
-use super::{Fact, Finding};
 use crate::text::plain;
 
 /// What it takes to read a cache.
@@ -106,8 +106,9 @@ fn named(answers: &[Decision], is_allowed: bool) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Missing, State};
+    use super::super::finding::State;
     use super::*;
+    use crate::deployed::Missing;
 
     fn decisions(actions: &[&str], is_allowed: bool) -> Vec<Decision> {
         let decision = |action: &&str| Decision {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Fact, Finding};
+use super::finding::{Fact, Finding};
 use crate::deployed::Resource;
 use crate::text::{count, plain};
 
@@ -147,8 +147,9 @@ fn queue(stack: &str, name: &str, messages: &Fact<u64>) -> Finding {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Missing, State};
+    use super::super::finding::State;
     use super::*;
+    use crate::deployed::Missing;
 
     fn resource(name: &str, status: &str) -> Resource {
         Resource {

@@ -5,12 +5,11 @@ use std::path::{Path, PathBuf};
 
 use dockerfile_keys::{Id, Options, TreeError, find};
 use jiff::Timestamp;
-use serde::Serialize;
 use stoker_core::error::chain;
 use stoker_core::names::{Platform, ProjectName, Scope};
 
-use crate::CommandOutcome;
 use crate::cache::to_json;
+use crate::outcome::CommandOutcome;
 use crate::problem::Problem;
 use crate::progress::{Progress, Unit};
 use crate::text::plain;
@@ -24,16 +23,18 @@ mod kept;
 mod page;
 mod render;
 mod replay;
+mod report;
 mod strategy;
 mod times;
 
 use advice::{Advice, Candidate, candidates};
 use figures::{Figures, Often, Range, figures, often};
 pub(crate) use git::{Commit, Repository};
-use history::{History, Ways};
+use history::History;
 use kept::Kept;
 use replay::{Planned, replay};
 pub(crate) use replay::{Planner, Setup, Skip};
+use report::{Drawn, Forecast, NotUnderstood, Row, Strip};
 use strategy::Strategy;
 use times::Times;
 
@@ -120,72 +121,6 @@ pub(crate) fn argument(text: &str) -> Result<(String, String), String> {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         _ => Err(format!("`{text}` is no build argument: write it like VERSION=1.2")),
     }
-}
-
-/// What a replay says.
-#[derive(Debug, Serialize)]
-struct Forecast {
-    branch: String,
-    dockerfile: String,
-    context: String,
-    target: Option<String>,
-    /// The first and the last push that was replayed.
-    from: Timestamp,
-    to: Timestamp,
-    days: f64,
-    builds_of_main: usize,
-    builds_of_branches: usize,
-    ways: Ways,
-    /// Pushes that were not built, by the reason.
-    skipped: BTreeMap<String, usize>,
-    /// Steps of the newest commit's build.
-    steps: usize,
-    /// How many of them have times that are measured.
-    measured: usize,
-    strategies: Vec<Row>,
-    /// The steps that run under Stoker.
-    often: Vec<Often>,
-    unknown: Vec<NotUnderstood>,
-    /// What saves most first.
-    advice: Vec<Advice>,
-}
-
-/// What only the page shows.
-#[derive(Debug, Default)]
-struct Drawn {
-    /// For each strategy the hours of all builds so far, after each build.
-    hours: Vec<Vec<f64>>,
-    strips: Vec<Strip>,
-}
-
-/// A step in main's builds.
-#[derive(Debug)]
-struct Strip {
-    step: String,
-    /// Whether each build ran it; nothing where the build had no such step.
-    builds: Vec<Option<bool>>,
-}
-
-/// A strategy's figures.
-#[derive(Debug, Serialize)]
-struct Row {
-    label: &'static str,
-    /// Squashed branches held the default branch's newest commit.
-    #[serde(flatten)]
-    figures: Figures,
-    /// Squashed branches were as far behind as their first commit is old; null where nothing was squashed.
-    behind: Option<Figures>,
-}
-
-/// A line that counts as never cached.
-#[derive(Debug, Serialize)]
-struct NotUnderstood {
-    line: usize,
-    problem: String,
-    /// In how many builds.
-    builds: usize,
-    /// Whether the newest commit still has it.
-    is_current: bool,
 }
 
 pub(crate) fn run(args: &Args) -> Result<CommandOutcome, Problem> {

@@ -1,9 +1,10 @@
 //! The forecast as a page.
 
+use super::advice::Advice;
 use super::figures::Range;
 use super::render::{day, row, said_of_times};
+use super::report::{Drawn, Forecast, Strip};
 use super::strategy::Strategy;
-use super::{Drawn, Forecast};
 use crate::html::chart::{self, Words};
 use crate::html::{self, Cell, dollars, escaped, figure, legend, list, paragraph, section, soft, table};
 use crate::text::{count, plain};
@@ -137,7 +138,7 @@ fn hours(forecast: &Forecast, drawn: &Drawn) -> String {
 }
 
 fn steps(drawn: &Drawn) -> String {
-    let row = |(at, step): (usize, &super::Strip)| {
+    let row = |(at, step): (usize, &Strip)| {
         let ran = step.builds.iter().filter(|ran| **ran == Some(true)).count();
         let entries: Vec<Option<&str>> =
             step.builds.iter().map(|ran| ran.map(|ran| if ran { "ran" } else { "reused" })).collect();
@@ -159,7 +160,7 @@ fn steps(drawn: &Drawn) -> String {
 }
 
 fn advice(forecast: &Forecast) -> String {
-    let entry = |advice: &super::Advice| {
+    let entry = |advice: &Advice| {
         let line = advice.line.map_or_else(String::new, |line| format!("Line {line}: "));
         let runs = advice.runs.map_or_else(String::new, |[before, after]| {
             format!("; it ran {before} times, and would have run {after}")

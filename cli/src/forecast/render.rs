@@ -1,7 +1,7 @@
 //! The forecast as text.
 
 use super::figures::{Figures, Range, Side};
-use super::{Forecast, Row};
+use super::report::{Forecast, Row};
 use crate::text::{Align, count, plain, plain_whole, table};
 
 /// How many of the steps that run most are shown, and how many lines that are not understood.

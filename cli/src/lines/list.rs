@@ -4,9 +4,9 @@ use jiff::Timestamp;
 use serde::Serialize;
 use stoker_core::names::ProjectName;
 
-use crate::CommandOutcome;
 use crate::cache::to_json;
 use crate::lines::{Column, Entry, NONE, places, project_name, read_all, render};
+use crate::outcome::CommandOutcome;
 use crate::problem::Problem;
 use crate::reference::Repository;
 use crate::remote::Remotes;

@@ -11,9 +11,9 @@ use stoker_core::names::{CacheRepository, Digest, Line, ProjectName, Tag};
 use stoker_core::ports::Image;
 use stoker_core::provenance::Provenance;
 
-use crate::CommandOutcome;
 use crate::cache::{to_json, verify};
 use crate::lines::{Place, annotations, places_of, project_name};
+use crate::outcome::CommandOutcome;
 use crate::problem::Problem;
 use crate::reference::Repository;
 use crate::remote::{self, Found, Remotes};

@@ -9,8 +9,8 @@ use stoker_core::names::ProjectName;
 use stoker_core::policy::Project;
 use stoker_core::ports::ReadBuilds as _;
 
-use crate::CommandOutcome;
 use crate::cache::to_json;
+use crate::outcome::CommandOutcome;
 use crate::problem::Problem;
 use crate::retain::{Account, Which, call_problem, plan_all};
 use crate::text::{count, size};

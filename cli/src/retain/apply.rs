@@ -11,8 +11,8 @@ use stoker_core::retain;
 use super::account::{self, Account};
 use super::report::Report;
 use super::{Planned, Which, plan_all, render};
-use crate::CommandOutcome;
 use crate::cache::to_json;
+use crate::outcome::CommandOutcome;
 use crate::problem::Problem;
 use crate::text::{count, plain_whole, size};
 
@@ -104,7 +104,7 @@ pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
     let planned = plan_all(&account, &args.which, now).await?;
     let report = Report::new(args.which.policy.display().to_string(), now, &planned, false);
     if !args.json {
-        crate::print(&render::plans(&report));
+        crate::outcome::print(&render::plans(&report));
     }
     let is_asked = planned.iter().any(|planned| untouched(planned, args).is_none() && some(planned));
     if is_asked && !args.yes {
@@ -124,7 +124,7 @@ pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
     let text = if args.json { to_json(&outcome) } else { told(&outcome) };
     if let Some(problem) = problem {
         // What was deleted is to be known all the same.
-        crate::print(&text);
+        crate::outcome::print(&text);
         return Err(problem);
     }
     Ok(CommandOutcome { text, success: outcome.repositories.iter().all(Done::is_whole) })

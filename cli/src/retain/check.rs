@@ -6,8 +6,8 @@ use serde::Serialize;
 use stoker_core::error::chain;
 use stoker_core::policy::{LoadError, Policy};
 
-use crate::CommandOutcome;
 use crate::cache::to_json;
+use crate::outcome::CommandOutcome;
 use crate::problem::Problem;
 use crate::text::{Align, count, plain, plain_whole, table};
 

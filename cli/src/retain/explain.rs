@@ -21,8 +21,8 @@ use stoker_core::retain::plan::{Use, last_use};
 use super::account::{self, Account};
 use super::report::Judged;
 use super::{Planned, planned, project_name, repositories};
-use crate::CommandOutcome;
 use crate::cache::to_json;
+use crate::outcome::CommandOutcome;
 use crate::problem::Problem;
 use crate::text::{ago, count, plain, plain_whole, size};
 

@@ -5,8 +5,8 @@ use jiff::Timestamp;
 use super::account::Account;
 use super::report::Report;
 use super::{Which, plan_all, render};
-use crate::CommandOutcome;
 use crate::cache::to_json;
+use crate::outcome::CommandOutcome;
 use crate::problem::Problem;
 
 /// Says which caches of the policy's repositories would be deleted now, by which rule, and what that frees

@@ -1,10 +1,8 @@
 //! What the file is, told by its shape.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::io::Read as _;
 use std::path::Path;
-use std::str::FromStr;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -17,7 +15,8 @@ use stoker_core::forge::{self, Forge, MAX_BODY, Meaning, Refusal, codecommit};
 use stoker_core::policy::Policy;
 use stoker_core::schedule;
 
-use super::Args;
+use super::args::Args;
+use super::sender::Sender;
 use crate::problem::Problem;
 use crate::text::plain;
 
@@ -26,33 +25,6 @@ const MAX_FILE: u64 = 16 << 20;
 
 const SHAPES: &str = "give a request to the webhooks' Function URL, a batch of SQS, an event of EventBridge or a question to \
                       resolve-cache, as the files of events/ are; or a forge's payload with --forge and --event";
-
-/// Who a payload is from, by the command line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Sender {
-    Webhook(Forge),
-    CodeCommit,
-}
-
-impl FromStr for Sender {
-    type Err = &'static str;
-
-    fn from_str(name: &str) -> Result<Self, Self::Err> {
-        if name == "codecommit" {
-            return Ok(Self::CodeCommit);
-        }
-        name.parse().map(Self::Webhook).map_err(|_| "expected github, gitlab, bitbucket or codecommit")
-    }
-}
-
-impl fmt::Display for Sender {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Webhook(forge) => forge.fmt(f),
-            Self::CodeCommit => f.write_str("codecommit"),
-        }
-    }
-}
 
 /// What was given.
 #[derive(Debug, Default, Serialize)]

@@ -1,123 +1,29 @@
 //! `stoker simulate`: what Stoker would do with an event, before it happens.
 
-use std::path::PathBuf;
-
 use jiff::Timestamp;
-use serde::Serialize;
 use stoker_core::error::chain;
 use stoker_core::event::Envelope;
-use stoker_core::names::{Line, ProjectName};
+use stoker_core::names::Line;
 use stoker_core::policy::Policy;
 use stoker_core::simulate::{Action, Decision, brief, simulate};
 
-use crate::CommandOutcome;
 use crate::cache::to_json;
+use crate::outcome::CommandOutcome;
 use crate::problem::Problem;
 use crate::remote::Remotes;
 use crate::text::plain_whole;
 
+mod args;
 mod input;
 mod lookup;
 mod render;
+mod report;
+mod sender;
 
-use input::{Asked, Given, Sender};
+pub(crate) use args::Args;
+use input::Asked;
 use lookup::{GivenInputs, Registry};
-
-/// Says what Stoker would do with an event under a policy, which key of the policy says so, and what each build would be given
-#[derive(Debug, clap::Args)]
-#[command(after_help = "\
-Examples:
-  stoker simulate --offline events/receive-webhook-push.json
-  stoker simulate --forge github --event push --offline payload.json
-  stoker simulate --forge gitlab --event 'Merge Request Hook' --offline < payload.json
-  gh api repos/example/app/hooks/1/deliveries/2 --jq .request.payload |
-    stoker simulate --forge github --event pull_request --offline
-  stoker simulate --registry 123456789012.dkr.ecr.eu-central-1.amazonaws.com event.json
-  stoker simulate --offline --policy new.yaml --json event.json | jq -r .summary
-  echo '{\"source\":\"stoker\",\"detail-type\":\"NightlyWarm\",\"detail\":{\"slots\":4,\"every_minutes\":15}}' |
-    stoker simulate --offline --at 2026-11-21T02:15:00Z
-
-FILE is told by its shape: a request to the webhooks' Function URL, a batch of SQS, an event of EventBridge (Stoker's own, \
-of CodeBuild, ECR or CodeCommit), or a question to `resolve-cache`. What a forge's list of deliveries shows is its payload \
-alone: say with --forge and --event what its headers said. CodeCommit's payloads are events of EventBridge.
-
-It decides as the functions do, by the same code, and starts, writes and deletes nothing. Signatures are not checked. \
-What has been built before it does not know: a build that it names is not started if that commit of that line has one.
-
-Exit code 0 says that there is an answer, also when that is \"nothing\".")]
-pub(crate) struct Args {
-    /// A file with the event, or `-` for standard input
-    #[arg(default_value = "-")]
-    file: PathBuf,
-    /// The policy
-    #[arg(long, value_name = "PATH", default_value = "policy/stoker.yaml")]
-    policy: PathBuf,
-    /// The forge that sent it, for a payload without headers: github, gitlab, bitbucket or codecommit
-    #[arg(long, value_name = "FORGE")]
-    forge: Option<Sender>,
-    /// What the forge called the event, for a payload without headers: `push`, `pull_request`, `Push Hook`, `repo:push`, ...
-    #[arg(long, value_name = "NAME", requires = "forge")]
-    event: Option<String>,
-    /// The registry that holds the caches, such as 123456789012.dkr.ecr.eu-central-1.amazonaws.com
-    #[arg(long, value_name = "HOST", value_parser = lookup::registry_host)]
-    registry: Option<String>,
-    /// Look nothing up in the registry
-    #[arg(long)]
-    offline: bool,
-    /// When the event comes, where it does not say so itself; now unless given
-    #[arg(long, value_name = "TIME")]
-    at: Option<Timestamp>,
-    /// Print JSON, for programs
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Report {
-    policy: String,
-    #[serde(flatten)]
-    given: Given,
-    /// Everything in a few words.
-    summary: String,
-    /// Why Stoker acts on nothing of it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    ignored: Option<String>,
-    /// Whether the registry was asked.
-    offline: bool,
-    events: Vec<Told>,
-}
-
-/// An event, and what it leads to.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Told {
-    kind: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    repository: Option<String>,
-    summary: String,
-    decisions: Vec<Choice>,
-}
-
-/// A decision as programs read it.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Choice {
-    function: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    project: Option<ProjectName>,
-    /// The entry of the policy that is the project's rule.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    policy_entry: Option<String>,
-    action: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    line: Option<String>,
-    rule: &'static str,
-    summary: String,
-    text: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    build: Option<GivenInputs>,
-}
+use report::{Choice, Report, Told};
 
 pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
     let registry = match (&args.registry, args.offline) {

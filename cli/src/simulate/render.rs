@@ -3,7 +3,7 @@
 use stoker_core::build_inputs::variable;
 
 use super::lookup::{GivenInputs, Look, Looked};
-use super::{Report, Told};
+use super::report::{Report, Told};
 use crate::text::{Align, plain, plain_whole, table};
 
 const LEFT: [Align; 6] = [Align::Left; 6];

@@ -8,7 +8,7 @@ use aws_sdk_cloudwatchlogs::types::{QueryStatus, ResultField};
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::Step;
+use super::report::Step;
 use crate::deployed::{missing, resources};
 
 /// Lines that one query answers at most.

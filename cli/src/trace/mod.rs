@@ -8,7 +8,6 @@ use buildkit_cache::{Kind, classify_within};
 use bytes::Bytes;
 use futures_util::future::try_join_all;
 use jiff::{SignedDuration, Timestamp};
-use serde::Serialize;
 use stoker_core::build_inputs::GivenInputs;
 use stoker_core::names::{
     CacheRepository, Commit, Digest, InvalidName, Line, ProjectName, Repository, Revision, Tag, TagKind,
@@ -19,14 +18,17 @@ use stoker_core::provenance::{self, Provenance};
 use stoker_core::retain::{by_repository, inventory};
 use stoker_core::schedule::all_projects;
 
-use crate::CommandOutcome;
 use crate::cache::to_json;
+use crate::outcome::CommandOutcome;
 use crate::problem::Problem;
 use crate::retain::{Account, call_problem, check_names, config, load};
 use crate::text::count;
 
 mod logs;
 mod render;
+mod report;
+
+use report::{Cache, Silent, Source, Step, Told, Trace};
 
 /// Manifests are read up to this size, which is more than ECR takes.
 const LARGEST_MANIFEST: usize = 8 << 20;
@@ -82,88 +84,6 @@ fn revision(text: &str) -> Result<Revision, String> {
     }
     let text = text.to_ascii_lowercase();
     Revision::new(text).map_err(|error: InvalidName| error.to_string())
-}
-
-/// What came of a commit.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Trace {
-    commit: String,
-    at: Timestamp,
-    /// All that is known, by time.
-    steps: Vec<Step>,
-    builds: Vec<Told>,
-    /// Caches that are there.
-    caches: Vec<Cache>,
-    /// Sources that tell nothing, and why.
-    missing: Vec<Silent>,
-}
-
-/// Something that happened.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Step {
-    at: Timestamp,
-    /// `codebuild`, `ecr`, or the function whose log tells it.
-    source: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    project: Option<String>,
-    what: String,
-}
-
-/// A build that has to do with the commit.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Told {
-    id: String,
-    project: ProjectName,
-    line: String,
-    /// `of` the commit, `brings` it by a merge, or `reads` its cache.
-    role: &'static str,
-    reason: String,
-    status: &'static str,
-    started_at: Timestamp,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    ended_at: Option<Timestamp>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    seconds: Option<i64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pushed_at: Option<Timestamp>,
-    /// The caches that it was given.
-    given: Vec<Source>,
-    /// How many of a hundred of its steps came out of the cache.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reused_percent: Option<u8>,
-}
-
-/// A cache that a build was given.
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Source {
-    digest: Digest,
-    /// The line that it is of; absent where the cache is gone.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    line: Option<String>,
-}
-
-/// A cache of the commit.
-#[derive(Debug, Clone, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Cache {
-    repository: CacheRepository,
-    digest: Digest,
-    tags: Vec<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    line: Option<String>,
-    /// `built`: the commit's build is the newest in it; `merged`: it was the last that a merge brought.
-    holds: &'static str,
-    pushed_at: Timestamp,
-}
-
-#[derive(Debug, Serialize)]
-struct Silent {
-    source: &'static str,
-    why: String,
 }
 
 /// An image of Stoker's, and what its manifest says.

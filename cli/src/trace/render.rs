@@ -1,6 +1,6 @@
 //! The story as people read it.
 
-use super::{Cache, Silent, Trace};
+use super::report::{Cache, Silent, Trace};
 use crate::text::{Align, count, plain, plain_whole, table};
 
 pub(super) fn text(trace: &Trace, days: usize) -> String {

@@ -1,7 +1,6 @@
 //! ECR: manifests in batches and the catalogue through its own API, content through the distribution API.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::sync::{Mutex, PoisonError};
+use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, SystemTime};
 
 use aws_sdk_ecr::error::ProvideErrorMetadata as _;
@@ -32,10 +31,6 @@ const MANIFEST_TYPES: [&str; 4] = [
 const LAYERS_PER_CALL: usize = 100;
 /// Renewed this long before it ends, so that no upload outlives it.
 const TOKEN_MARGIN: Duration = Duration::from_mins(30);
-
-/// ECR's token for the distribution API, and when it ends. It is good for 12 hours.
-#[derive(Default)]
-pub(super) struct Token(Mutex<Option<(String, SystemTime)>>);
 
 impl Authorize for Aws {
     async fn authorization(&self) -> Result<Option<String>, CallError> {
@@ -174,31 +169,6 @@ impl ReadImages for Aws {
             by_tag.get(tag.as_str()).copied().or(next).cloned()
         });
         Ok(images.collect())
-    }
-}
-
-/// Blobs that were read lately: the next build mostly reads the config of main's cache again.
-#[derive(Default)]
-pub(super) struct Blobs(Mutex<VecDeque<(CacheRepository, Digest, Bytes)>>);
-
-impl Blobs {
-    /// Bytes to remember at most.
-    const CAPACITY: usize = 8 << 20;
-
-    fn find(&self, repository: &CacheRepository, digest: &Digest) -> Option<Bytes> {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known
-            .iter()
-            .find(|(of, known, _)| of == repository && known == digest)
-            .map(|(.., bytes)| bytes.clone())
-    }
-
-    fn remember(&self, repository: &CacheRepository, digest: &Digest, bytes: &Bytes) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.push_back((repository.clone(), digest.clone(), bytes.clone()));
-        while known.iter().map(|(.., bytes)| bytes.len()).sum::<usize>() > Self::CAPACITY {
-            known.pop_front();
-        }
     }
 }
 
@@ -411,25 +381,5 @@ impl Catalogue for Aws {
             Some((digest, failure.failure_reason().unwrap_or("no reason given").to_owned()))
         });
         Ok(refused.collect())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn blobs_are_remembered_by_repository_and_up_to_a_size() {
-        let (a, b) = (CacheRepository::new("stoker/a").unwrap(), CacheRepository::new("stoker/b").unwrap());
-        let blobs = Blobs::default();
-        let half = Bytes::from(vec![0; Blobs::CAPACITY / 2]);
-        let digests = [b"1", b"2", b"3"].map(|name| Digest::of(name));
-        blobs.remember(&a, &digests[0], &half);
-        blobs.remember(&a, &digests[1], &half);
-        assert_eq!(blobs.find(&a, &digests[0]), Some(half.clone()));
-        assert_eq!(blobs.find(&b, &digests[0]), None, "whoever may read one repository may not read all");
-        blobs.remember(&a, &digests[2], &half);
-        let left = digests.map(|digest| blobs.find(&a, &digest).is_some());
-        assert_eq!(left, [false, true, true], "the oldest goes");
     }
 }

@@ -5,6 +5,7 @@ mod ecr;
 mod eventbridge;
 mod limit;
 pub mod registry;
+mod remembered;
 pub mod rest;
 mod secrets;
 
@@ -37,9 +38,9 @@ pub struct Aws {
     eventbridge: OnceLock<aws_sdk_eventbridge::Client>,
     secretsmanager: OnceLock<aws_sdk_secretsmanager::Client>,
     registry: OnceLock<Registry>,
-    token: ecr::Token,
-    blobs: ecr::Blobs,
-    secrets: secrets::Remembered,
+    token: remembered::Token,
+    blobs: remembered::Blobs,
+    secrets: remembered::Secrets,
     account: OnceLock<String>,
 }
 
@@ -104,9 +105,9 @@ impl Aws {
             eventbridge: OnceLock::new(),
             secretsmanager: OnceLock::new(),
             registry: OnceLock::new(),
-            token: ecr::Token::default(),
-            blobs: ecr::Blobs::default(),
-            secrets: secrets::Remembered::default(),
+            token: remembered::Token::default(),
+            blobs: remembered::Blobs::default(),
+            secrets: remembered::Secrets::default(),
             account: OnceLock::new(),
         }
     }

@@ -1,6 +1,5 @@
 //! Secrets Manager: the webhook's secret.
 
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use super::{Aws, call_error};
@@ -11,10 +10,6 @@ use stoker_core::ports::ReadSecrets;
 const REMEMBER: Duration = Duration::from_mins(5);
 /// How long it is remembered at least. A rotation takes at most this long to arrive.
 const REREAD: Duration = Duration::from_mins(1);
-
-/// The secrets as last read, and when.
-#[derive(Default)]
-pub(super) struct Remembered(Mutex<Option<(Vec<Vec<u8>>, Instant)>>);
 
 impl ReadSecrets for Aws {
     /// Each non-empty line of the secret is one, so that an old and a new one are valid during a rotation.

@@ -12,8 +12,8 @@ use std::cmp::Reverse;
 use hashbrown::{HashMap, HashSet};
 
 use super::graph::{Cache, Id, Link, Record, identify, needed_first, places_in};
-use super::json::{Sha, Text};
-use super::{Descriptor, Extra};
+use super::json::{Extra, Sha, Text};
+use super::manifest::Descriptor;
 
 /// BuildKit's note of what a layer unpacks to. It takes layers of which this is equal for the same, and unpacks one.
 const UNPACKED: &str = "containerd.io/uncompressed";

@@ -13,12 +13,12 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use super::config::{
-    JsonChain, JsonConfig, JsonInputs, JsonLayer, JsonLink, JsonRecord, JsonResult, NO_PARENT,
+    self, JsonChain, JsonConfig, JsonInputs, JsonLayer, JsonLink, JsonRecord, JsonResult, NO_PARENT,
 };
-use super::json::{Seconds, Sha, Text, Time};
-use super::limits::{self, TooMany};
-use super::probation::{self, Mark, Probation};
-use super::{Descriptor, Extra, IMPORT_LIMIT, Manifest, from_json, to_json};
+use super::json::{Extra, Seconds, Sha, Text, Time, from_json, to_json};
+use super::limits::{self, IMPORT_LIMIT, TooMany};
+use super::manifest::{Descriptor, Manifest};
+use super::mark::{self, Mark, Probation};
 use crate::names::Digest;
 
 /// The digest of a cache's [sink](Cache::sink).
@@ -229,7 +229,7 @@ impl Cache {
         }
         limits::check_json(config, limit)?;
         let config: JsonConfig = from_json(config).map_err(InvalidCache::Unreadable)?;
-        limits::check_config(&config, limit)?;
+        config::check(&config, limit)?;
         let blobs = manifest.layers.iter().map(|descriptor| Blob {
             digest: Sha::from(&descriptor.digest),
             descriptor: Arc::clone(descriptor),
@@ -885,7 +885,7 @@ impl Join for Record {
         join_results(&mut self.results, other.results);
         join_results(&mut self.chains, other.chains);
         self.used = self.used.max(other.used);
-        probation::join(&mut self.probation, other.probation);
+        mark::join(&mut self.probation, other.probation);
         join_extras(&mut self.extra, other.extra);
     }
 }
@@ -909,7 +909,7 @@ impl Join for Blob {
 impl<L> Made<L> {
     fn join_with(&mut self, other: &mut Self) {
         self.at = self.at.min(other.at);
-        probation::join(&mut self.probation, other.probation.take());
+        mark::join(&mut self.probation, other.probation.take());
         join_extras(&mut self.extra, std::mem::take(&mut other.extra));
     }
 }

@@ -2,14 +2,34 @@
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
 use std::fmt;
 
 use jiff::Timestamp;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 use serde::ser::{Serialize, Serializer};
 
-use super::Extra;
 use crate::names::Digest;
+
+/// JSON fields that Stoker does not know and hands on.
+pub type Extra = BTreeMap<String, serde_json::Value>;
+
+/// Writing these types cannot fail: the keys of their maps are strings, and their writer is memory.
+#[expect(clippy::expect_used, reason = "a default would be stored as if it were the cache")]
+pub(super) fn to_json(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).expect("strings, numbers and times always make JSON")
+}
+
+/// Reads JSON that is checked once to be text, and not string by string.
+pub(super) fn from_json<'a, T: Deserialize<'a>>(json: &'a [u8]) -> serde_json::Result<T> {
+    // What is no text is read for its error.
+    str::from_utf8(json).map_or_else(|_| serde_json::from_slice(json), serde_json::from_str)
+}
+
+/// Text from outside, fit for a log line.
+pub(super) fn clip(text: &str) -> String {
+    text.chars().take(120).flat_map(char::escape_debug).collect()
+}
 
 /// Go's zero time, which stands for "unknown".
 const ZERO_TIME: Timestamp = Timestamp::constant(-62_135_596_800, 0);
@@ -178,7 +198,7 @@ pub(super) fn read_extra<'de, A: MapAccess<'de>>(
     let fold = |name: &str| name.to_lowercase().to_uppercase();
     let folded = fold(name);
     if let Some(known) = known.iter().find(|known| fold(known) == folded) {
-        let name = super::clip(name);
+        let name = clip(name);
         return Err(A::Error::custom(format!("field `{name}` differs from `{known}` only in case")));
     }
     let mut value: serde_json::Value = map.next_value()?;

@@ -7,6 +7,7 @@
 //! digests. No blob has to be read for any of it. All input is taken to be hostile.
 
 mod admit;
+mod canonical;
 mod config;
 mod diff;
 mod graph;
@@ -15,6 +16,7 @@ mod json;
 mod limits;
 mod lookup;
 mod manifest;
+mod mark;
 mod names;
 mod probation;
 mod prune;
@@ -23,45 +25,17 @@ mod steps;
 mod tests;
 mod write;
 
-use std::collections::BTreeMap;
-
 pub use diff::{Diff, Side};
 pub use graph::{Cache, InvalidCache};
 pub use hit_rate::CacheHitRate;
-pub use limits::TooMany;
+pub use json::Extra;
+pub use limits::{IMPORT_LIMIT, SAFE_SIZE, TooMany};
 pub use lookup::{Alternative, Lookup};
-pub use manifest::{Descriptor, Kind, MANIFEST_MEDIA_TYPE, Manifest, classify, classify_within, importable};
+pub use manifest::{
+    CONFIG_MEDIA_TYPE, Descriptor, Kind, MANIFEST_MEDIA_TYPE, Manifest, classify, classify_within, importable,
+};
+pub use mark::Mark;
 pub use names::{Commit, Digest, InvalidName};
-pub use probation::Mark;
 pub use prune::{Cause, Dropped, Limits, Pruned};
 pub use steps::Step;
 pub use write::{Serialised, Sizes};
-
-/// The media type of a cache's config.
-pub const CONFIG_MEDIA_TYPE: &str = "application/vnd.buildkit.cacheconfig.v0";
-
-/// BuildKit imports no manifest and no config of more bytes than this; it then builds cold, with a line in its log.
-pub const IMPORT_LIMIT: usize = 1 << 20;
-
-/// The size in bytes to keep manifest and config under, well before [`IMPORT_LIMIT`].
-pub const SAFE_SIZE: usize = 900 * 1024;
-
-/// JSON fields that Stoker does not know and hands on.
-pub type Extra = BTreeMap<String, serde_json::Value>;
-
-/// Writing these types cannot fail: the keys of their maps are strings, and their writer is memory.
-#[expect(clippy::expect_used, reason = "a default would be stored as if it were the cache")]
-pub(crate) fn to_json(value: &impl serde::Serialize) -> Vec<u8> {
-    serde_json::to_vec(value).expect("strings, numbers and times always make JSON")
-}
-
-/// Reads JSON that is checked once to be text, and not string by string.
-pub(crate) fn from_json<'a, T: serde::Deserialize<'a>>(json: &'a [u8]) -> serde_json::Result<T> {
-    // What is no text is read for its error.
-    str::from_utf8(json).map_or_else(|_| serde_json::from_slice(json), serde_json::from_str)
-}
-
-/// Text from outside, fit for a log line.
-fn clip(text: &str) -> String {
-    text.chars().take(120).flat_map(char::escape_debug).collect()
-}

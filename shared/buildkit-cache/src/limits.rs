@@ -2,18 +2,22 @@
 //! imports, and what is short as JSON can be long in memory: each limit is one that no cache of BuildKit's comes near, and
 //! that holds memory to some twelve times the bytes.
 
-use super::Extra;
-use super::config::JsonConfig;
-use super::manifest::Manifest;
+use super::json::{Extra, to_json};
+
+/// BuildKit imports no manifest and no config of more bytes than this; it then builds cold, with a line in its log.
+pub const IMPORT_LIMIT: usize = 1 << 20;
+
+/// The size in bytes to keep manifest and config under, well before [`IMPORT_LIMIT`].
+pub const SAFE_SIZE: usize = 900 * 1024;
 
 /// Bytes of JSON to each value, at least. A record with one input and one result has 14 values in some 190 bytes, a further
 /// link 2 in 13; a list of zeros has one in two.
 const BYTES_A_VALUE: usize = 8;
 /// Bytes of the smallest record with a digest, `{"digest":"sha256:..."},`. BuildKit writes none without.
-const BYTES_A_RECORD: usize = 84;
+pub(super) const BYTES_A_RECORD: usize = 84;
 /// Bytes of a layer's descriptor, at least. BuildKit's have some 330, a bare one with type, digest and size 170; the largest
 /// builds known have some thousand layers.
-const BYTES_A_LAYER: usize = 256;
+pub(super) const BYTES_A_LAYER: usize = 256;
 /// Of a cache one byte in so many may be of fields that Stoker does not know, and hands on. BuildKit writes none today.
 const UNKNOWN_ONE_IN: usize = 64;
 
@@ -28,7 +32,7 @@ pub struct TooMany {
 }
 
 /// Holds a number against the most that there may be.
-fn at_most(most: usize, found: usize, what: &'static str) -> Result<(), TooMany> {
+pub(super) fn at_most(most: usize, found: usize, what: &'static str) -> Result<(), TooMany> {
     if found > most { Err(TooMany { what, found, most }) } else { Ok(()) }
 }
 
@@ -43,27 +47,9 @@ pub(super) fn check_json(json: &[u8], limit: usize) -> Result<(), TooMany> {
     at_most(limit / BYTES_A_VALUE, values, "values")
 }
 
-/// Checks a config that has been read.
-pub(super) fn check_config(config: &JsonConfig, limit: usize) -> Result<(), TooMany> {
-    at_most(limit / BYTES_A_RECORD, config.records.len(), "records")?;
-    let of_layers = config.layers.iter().map(|layer| &layer.extra);
-    let of_records = config.records.iter().flat_map(|record| {
-        let results = record.results.iter().map(|result| &result.extra);
-        let chains = record.chains.iter().map(|chain| &chain.extra);
-        results.chain(chains).chain([&record.extra])
-    });
-    check_unknown(of_layers.chain(of_records).chain([&config.extra]), limit)
-}
-
-/// Checks a manifest that has been read.
-pub(super) fn check_manifest(manifest: &Manifest, limit: usize) -> Result<(), TooMany> {
-    at_most(limit / BYTES_A_LAYER, manifest.layers.len(), "layers")?;
-    let of_layers = manifest.layers.iter().map(|layer| &layer.extra);
-    check_unknown(of_layers.chain([&manifest.config.extra, &manifest.extra]), limit)
-}
-
-fn check_unknown<'a>(all: impl Iterator<Item = &'a Extra>, limit: usize) -> Result<(), TooMany> {
-    let bytes = |extra: &Extra| super::to_json(extra).len();
+/// Checks the fields that Stoker does not know.
+pub(super) fn check_unknown<'a>(all: impl Iterator<Item = &'a Extra>, limit: usize) -> Result<(), TooMany> {
+    let bytes = |extra: &Extra| to_json(extra).len();
     let found = all.filter(|extra| !extra.is_empty()).map(bytes).sum();
     at_most(limit / UNKNOWN_ONE_IN, found, "bytes in fields that Stoker does not know")
 }

@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::json::{read_object, required};
-use super::limits;
-use super::{CONFIG_MEDIA_TYPE, Extra, IMPORT_LIMIT, clip};
+use super::json::{Extra, clip, from_json, read_object, required, to_json};
+use super::limits::{self, BYTES_A_LAYER, IMPORT_LIMIT, TooMany};
 use crate::names::Digest;
+
+/// The media type of a cache's config.
+pub const CONFIG_MEDIA_TYPE: &str = "application/vnd.buildkit.cacheconfig.v0";
 
 /// The media type of the manifests that Stoker writes.
 pub const MANIFEST_MEDIA_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -59,7 +61,7 @@ impl Manifest {
     /// The same cache with annotations of Stoker's own, as a registry stores it.
     #[must_use]
     pub fn annotated(&self, annotations: BTreeMap<String, String>) -> Vec<u8> {
-        super::to_json(&Self {
+        to_json(&Self {
             schema_version: 2,
             media_type: MANIFEST_MEDIA_TYPE.to_owned(),
             config: self.config.clone(),
@@ -130,7 +132,7 @@ fn read(json: &[u8], limit: usize) -> Result<Manifest, String> {
         return Err(format!("{} bytes: BuildKit imports at most {limit}", json.len()));
     }
     limits::check_json(json, limit).map_err(|many| many.to_string())?;
-    let document: Document = super::from_json(json).map_err(|e| unreadable(&e))?;
+    let document: Document = from_json(json).map_err(|e| unreadable(&e))?;
     let Document { schema_version, media_type, config, layers, manifests, annotations, extra } = document;
     if !["", MANIFEST_MEDIA_TYPE, DOCKER_MANIFEST].into_iter().chain(INDEXES).any(|known| known == media_type)
     {
@@ -159,7 +161,7 @@ fn read(json: &[u8], limit: usize) -> Result<Manifest, String> {
     }
     let layers = layers.into_iter().map(Arc::new).collect();
     let manifest = Manifest { schema_version, media_type, config, layers, annotations, extra };
-    limits::check_manifest(&manifest, limit).map_err(|many| many.to_string())?;
+    check(&manifest, limit).map_err(|many| many.to_string())?;
     Ok(manifest)
 }
 
@@ -184,6 +186,13 @@ pub fn importable(manifest: &[u8]) -> Result<Manifest, String> {
         }
         Kind::Cache(manifest) => Ok(manifest),
     }
+}
+
+/// Checks a manifest that has been read.
+fn check(manifest: &Manifest, limit: usize) -> Result<(), TooMany> {
+    limits::at_most(limit / BYTES_A_LAYER, manifest.layers.len(), "layers")?;
+    let of_layers = manifest.layers.iter().map(|layer| &layer.extra);
+    limits::check_unknown(of_layers.chain([&manifest.config.extra, &manifest.extra]), limit)
 }
 
 #[cfg(test)]

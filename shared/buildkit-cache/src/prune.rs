@@ -6,8 +6,8 @@ use std::fmt;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::SAFE_SIZE;
 use super::graph::{Cache, needed_first};
+use super::limits::SAFE_SIZE;
 use super::write::Sizes;
 
 /// How often [`Cache::prune`] passes over a record that fits in no case, and looks for more that do.

@@ -5,9 +5,10 @@ use std::io;
 
 use serde::Serialize;
 
-use super::config::CanonicalConfig;
+use super::canonical::CanonicalConfig;
 use super::graph::{Blob, Cache};
-use super::{CONFIG_MEDIA_TYPE, Descriptor, Extra, MANIFEST_MEDIA_TYPE, to_json};
+use super::json::{Extra, to_json};
+use super::manifest::{CONFIG_MEDIA_TYPE, Descriptor, MANIFEST_MEDIA_TYPE};
 use crate::names::Digest;
 
 /// A cache as a registry stores it.

@@ -41,7 +41,7 @@ impl Function {
 pub enum Queue {
     /// Pushes to build.
     Start,
-    /// All that moves a line, in order.
+    /// All that updates a line, in order.
     Promotion,
     /// Projects that may have lost events.
     Reconcile,

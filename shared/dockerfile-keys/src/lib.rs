@@ -33,6 +33,7 @@ mod folder;
 mod glob;
 mod ignore;
 mod key;
+mod made;
 mod memory;
 mod parse;
 mod plan;

@@ -3,11 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use crate::content::{self, Made};
 use crate::context::{Context, Selection, TreeError, normal};
 use crate::glob::Glob;
 use crate::ignore::Ignore;
 use crate::key::{Key, Maker};
+use crate::made::{Made, Origin, program};
 use crate::parse::{self, Dockerfile, HereDocument, Instruction};
 use crate::record;
 use crate::words::{self, Variables};
@@ -254,14 +254,6 @@ fn find(stages: &[Stage<'_>], wanted: &str, by_number: bool) -> Option<usize> {
     let named = |stage: &Stage<'_>| stage.name.is_some_and(|name| name.eq_ignore_ascii_case(wanted));
     let number = || wanted.parse().ok().filter(|number| by_number && *number < stages.len());
     stages.iter().rposition(named).or_else(number)
-}
-
-/// Where an instruction takes files from.
-#[derive(Debug, Clone)]
-pub(crate) enum Origin {
-    Context,
-    /// A stage's files, or none if it is empty.
-    Node(Option<usize>),
 }
 
 pub(crate) struct Planner<'a> {
@@ -559,7 +551,7 @@ impl Planner<'_> {
             }
         }
         let shell = arguments.last().cloned().unwrap_or_default();
-        let reads = content::program(&shell, &state.directory).filter(|_| !binds);
+        let reads = program(&shell, &state.directory).filter(|_| !binds);
         let (operation, content) = (operation.key(), binds.then(|| mounted.key()));
         let (parent, step, made) = (state.node, Some(step.clone()), Made::Command { reads });
         state.node = Some(self.push(New { operation, content, parent, inputs, step, record: None, made }));

@@ -89,7 +89,7 @@ pub enum Metric {
     PromotionAge,
     /// Bytes that a line's cache may grow by before steps are dropped from it.
     ImportHeadroom,
-    /// Hints that can never be promoted.
+    /// Triggers that can never be promoted.
     PromotionsFailed,
     /// Lines that the nightly reconciliation had to move or repair.
     DriftRepaired,

@@ -1,6 +1,6 @@
 //! A case: branches over one source, and what is built of them in the end.
 
-use crate::Random;
+use crate::random::Random;
 use crate::source::{Change, Source};
 
 /// One case.

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
-use crate::Random;
+use crate::random::Random;
 
 /// A repository's history.
 #[derive(Debug, Clone)]

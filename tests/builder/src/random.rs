@@ -1,34 +1,31 @@
 //! Numbers that a seed decides.
 
-/// `SplitMix64`: every seed is as good as any other.
+use fastrand::Rng;
+
+/// The same numbers for the same seed.
 #[derive(Debug, Clone)]
-pub struct Random(u64);
+pub struct Random(Rng);
 
 impl Random {
     /// The numbers of this seed.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        Self(seed)
+        Self(Rng::with_seed(seed))
     }
 
     /// Any number.
     pub fn number(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
+        self.0.u64(..)
     }
 
     /// A number below `end`, or 0.
     pub fn below(&mut self, end: usize) -> usize {
-        let end = u64::try_from(end).unwrap_or(u64::MAX).max(1);
-        usize::try_from(self.number() % end).unwrap_or_default()
+        self.0.usize(..end.max(1))
     }
 
     /// A number from `least` to `most`.
     pub fn between(&mut self, least: usize, most: usize) -> usize {
-        least + self.below(most - least + 1)
+        self.0.usize(least..=most)
     }
 
     /// True in so many of 100 cases.
@@ -38,6 +35,6 @@ impl Random {
 
     /// One of these; `None` if there are none.
     pub fn pick<'a, T>(&mut self, from: &'a [T]) -> Option<&'a T> {
-        from.get(self.below(from.len()))
+        self.0.choice(from)
     }
 }

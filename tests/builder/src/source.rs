@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::io;
 use std::path::Path;
 
-use crate::Random;
+use crate::random::Random;
 
 const DIRECTORIES: [&str; 3] = ["alpha", "beta", "gamma"];
 const FILES: [&str; 3] = ["f0", "f1", "f2"];

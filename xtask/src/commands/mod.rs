@@ -14,13 +14,15 @@ use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context as _, bail, ensure};
-use clap::Parser as _;
 use serde_json::Value;
 
 use crate::demo::{self, Stage};
 use crate::{aws, stack, tools};
 use read::Told;
 use table::{STACK, Way};
+
+/// Whether `cargo xtask` understands a command.
+pub(crate) type IsTask = fn(&str) -> anyhow::Result<()>;
 
 /// What a session prints before each of its commands.
 const MARK: &str = "@@command ";
@@ -37,7 +39,7 @@ struct Place {
 }
 
 /// Runs them all; answers what did not hold.
-pub(crate) fn check(stage: &mut Stage) -> anyhow::Result<Vec<String>> {
+pub(crate) fn check(stage: &mut Stage, is_task: IsTask) -> anyhow::Result<Vec<String>> {
     let started = Instant::now();
     let told = read::all()?;
     let mut ways = Vec::new();
@@ -176,7 +178,7 @@ impl Place {
         for file in ["policy/stoker.yaml", "new.yaml"] {
             fs::write(dir.join(file), demo::POLICY)?;
         }
-        let events = crate::root().join("events");
+        let events = crate::paths::root().join("events");
         symlink(&events, dir.join("events"))?;
         fs::copy(events.join("start-build-branch-pushed.json"), dir.join("event.json"))?;
         let webhook: Value = serde_json::from_slice(&fs::read(events.join("receive-webhook-push.json"))?)?;
@@ -230,7 +232,7 @@ impl Place {
         let dir = self.dir.join("stack");
         fs::create_dir_all(dir.join("policy"))?;
         for file in ["policy/stoker.yaml", "samconfig.toml", "template.yaml"] {
-            fs::copy(crate::root().join(file), dir.join(file))?;
+            fs::copy(crate::paths::root().join(file), dir.join(file))?;
         }
         let mut script = format!("{STACK_PRELUDE}built={}\n", stack::release_dir().display());
         for (nth, (command, then)) in STACK.iter().enumerate() {
@@ -411,18 +413,12 @@ fn answered(command: &mut Command) -> anyhow::Result<(bool, String)> {
 fn programs() -> anyhow::Result<PathBuf> {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     // With the tests' packages and targets, as what they share is then compiled.
-    cargo.current_dir(crate::root()).args(["build", "--quiet", "--workspace", "--bin", "stoker"]);
-    let log = crate::home().join("logs/stoker.log");
+    cargo.current_dir(crate::paths::root()).args(["build", "--quiet", "--workspace", "--bin", "stoker"]);
+    let log = crate::paths::home().join("logs/stoker.log");
     crate::process::run(&mut cargo, "building the command line", &log, |_| None)?;
     let dir = std::env::current_exe()?.parent().context("no directory of programs")?.to_owned();
     ensure!(dir.join("stoker").exists(), "{} has no stoker after its build", dir.display());
     Ok(dir)
-}
-
-/// Whether `cargo xtask` understands it.
-fn is_task(text: &str) -> anyhow::Result<()> {
-    let words = text.split_whitespace().skip_while(|word| *word != "xtask");
-    crate::Cli::try_parse_from(words).map(drop).context("cargo xtask does not understand it")
 }
 
 /// Whether cargo has the benchmark, or the module of tests.
@@ -438,7 +434,7 @@ fn is_target(text: &str) -> anyhow::Result<()> {
         None => ("test", package),
     };
     let metadata = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .current_dir(crate::root())
+        .current_dir(crate::paths::root())
         .args(["metadata", "--no-deps", "--format-version", "1", "--offline"])
         .output()?;
     let metadata: Value = serde_json::from_slice(&metadata.stdout)?;
@@ -458,7 +454,7 @@ fn is_target(text: &str) -> anyhow::Result<()> {
 
 /// Whether the file has each of the words.
 fn is_elsewhere(file: &str, words: &str) -> anyhow::Result<()> {
-    let text = fs::read_to_string(crate::root().join(file))?;
+    let text = fs::read_to_string(crate::paths::root().join(file))?;
     let each: Vec<&str> = if words.contains("==") { words.split(' ').collect() } else { vec![words] };
     for words in each {
         ensure!(text.contains(words), "{file} has no {words}");
@@ -484,7 +480,7 @@ mod tests {
 
     #[test]
     fn what_is_answered_is_what_the_documentation_says() {
-        let told = fs::read_to_string(crate::root().join("docs/deploy.md")).unwrap();
+        let told = fs::read_to_string(crate::paths::root().join("docs/deploy.md")).unwrap();
         let told = told.split_whitespace().collect::<Vec<_>>().join(" ");
         for words in [
             "Answer *y* when it says that `ReceiveWebhook` has no authentication",

@@ -28,7 +28,7 @@ pub(super) struct Told {
 /// Every command of every document; within a document each once.
 pub(super) fn all() -> anyhow::Result<Vec<Told>> {
     let mut documents = DOCUMENTS.map(str::to_owned).to_vec();
-    for entry in fs::read_dir(crate::root().join("docs"))? {
+    for entry in fs::read_dir(crate::paths::root().join("docs"))? {
         let name = entry?.file_name().to_string_lossy().into_owned();
         if Path::new(&name).extension().is_some_and(|extension| extension == "md") {
             documents.push(format!("docs/{name}"));
@@ -37,7 +37,7 @@ pub(super) fn all() -> anyhow::Result<Vec<Told>> {
     documents[DOCUMENTS.len()..].sort();
     let mut told = Vec::new();
     for document in documents {
-        let text = fs::read_to_string(crate::root().join(&document))
+        let text = fs::read_to_string(crate::paths::root().join(&document))
             .with_context(|| format!("cannot read {document}"))?;
         told.extend(of(&document, &text)?);
     }

@@ -15,7 +15,7 @@ pub(super) enum Way {
     Named,
     /// A part of the stack's life ([`STACK`]), in an AWS of its own.
     Stack,
-    /// A chore, which the tests are made of: its words are understood.
+    /// A task, which the tests are made of: its words are understood.
     Task,
     /// A test or benchmark of cargo's that takes minutes: the target is there.
     Target,

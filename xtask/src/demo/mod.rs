@@ -1,11 +1,11 @@
-//! The demo: Stoker's whole story on a real git repository, driven from outside.
+//! The demo: Stoker's whole scenario on a real git repository, driven from outside.
 
 pub(crate) mod forge;
 mod report;
 mod repository;
 mod scenario;
+mod stage;
 
-use std::ops::Deref;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -14,15 +14,16 @@ use anyhow::{Context as _, bail};
 use serde_json::json;
 
 use crate::environment::{LocalSetup, Settings};
-use crate::site::{NEVER, Plan, Site};
+use crate::site::{Plan, Site};
 use crate::{stack, tools};
 use report::Report;
 use repository::Repository;
+pub(crate) use stage::{Builder, PARAMETERS, POLICY, Stage};
 
 /// What the demo can be asked.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Leave the world up at the end, and say how to talk to it; `cargo xtask down` ends it
+    /// Leave the local AWS up at the end, and say how to talk to it; `cargo xtask down` ends it
     #[arg(long)]
     keep: bool,
     /// Write checks, builds and figures to this file as JSON
@@ -33,72 +34,10 @@ pub(crate) struct Args {
     builder: Option<Builder>,
 }
 
-/// What builds the images.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Builder {
-    /// The Docker engine that the `docker` command reaches
-    Docker,
-    /// A stand-in that reads Dockerfiles and writes valid caches, but runs nothing
-    Simulated,
-}
-
-impl Builder {
-    /// The name that the command line and the report use.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Docker => "docker",
-            Self::Simulated => "simulated",
-        }
-    }
-}
-
 /// The base image where there is no other; it has a shell and is small.
 const BASE_IMAGE: &str = "busybox:1.37";
 /// A base image that needs no network, where somebody has made one.
 const LOCAL_BASE_IMAGE: &str = "localhost/base:1";
-
-/// The policy of the demo. The builds of `app` write to a repository of their own; `docs` is the simple setting; `tools` lies in
-/// `CodeCommit` and is built by somebody else.
-pub(crate) const POLICY: &str = "\
-version: 1
-defaults:
-  retention: { mode: apply }
-projects:
-  - { name: app, repository: github.com/example/app, builds-repository: 'stoker-builds/{project}' }
-  - { name: docs, repository: github.com/example/docs }
-  - name: tools
-    repository: git-codecommit.us-east-1.amazonaws.com/v1/repos/tools
-    builds: { start: false }
-";
-
-/// The template's parameters in the demo.
-pub(crate) const PARAMETERS: [(&str, &str); 8] = [
-    ("CacheRepository", "stoker/app"),
-    ("BuildsRepositoryPrefix", "stoker-builds"),
-    ("BuildsRepository", "stoker-builds/app"),
-    // Longer than an ordinary build takes to start, and no longer.
-    ("WarmDelaySeconds", "8"),
-    // The story says when it is night, whatever the hour, and one tick is for all projects.
-    ("NightlyReconcileSchedule", NEVER),
-    ("NightlyWarmSchedule", NEVER),
-    ("NightlyRetentionSchedule", NEVER),
-    ("NightlySlots", "1"),
-];
-
-/// Everything the story needs.
-pub(crate) struct Stage {
-    pub(crate) site: Site,
-    builder: Builder,
-    app: Repository,
-}
-
-impl Deref for Stage {
-    type Target = Site;
-
-    fn deref(&self) -> &Site {
-        &self.site
-    }
-}
 
 /// Runs the demo.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
@@ -121,8 +60,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     }
 }
 
-/// Does all set-up and tells the story. The stage is left up; where the story could not be told to its end, only if
-/// that is wanted.
+/// Does all set-up and plays the scenario. The stage is left up; where the scenario did not come to its end, only if that is
+/// wanted.
 pub(crate) fn stage_and_run(wanted: Option<Builder>, keep: bool) -> anyhow::Result<(Stage, Report, Builder)> {
     let started = Instant::now();
     let (builder, base_image) = choose_builder(wanted)?;
@@ -191,7 +130,7 @@ fn choose_builder(wanted: Option<Builder>) -> anyhow::Result<(Builder, String)> 
     }
 }
 
-/// Starts the world, makes the repositories, and deploys.
+/// Starts the local AWS, makes the repositories, and deploys.
 fn set(builder: Builder, base_image: &str, program: &std::path::Path) -> anyhow::Result<Stage> {
     let setup = LocalSetup::start(&Settings::default())?;
     let git = setup.dir().join("git");
@@ -209,13 +148,6 @@ fn set(builder: Builder, base_image: &str, program: &std::path::Path) -> anyhow:
     let docs_caches = json!({ "repositoryName": "stoker/docs" });
     site.setup.aws().call("ecr", "AmazonEC2ContainerRegistry_V20150921.CreateRepository", &docs_caches)?;
     Ok(Stage { site, builder, app })
-}
-
-impl Stage {
-    /// Where builds clone the application from.
-    pub(crate) fn origin(&self) -> &std::path::Path {
-        self.app.origin()
-    }
 }
 
 fn how_to_talk(stage: &Stage) -> String {

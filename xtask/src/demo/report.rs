@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
-use super::Builder;
+use super::stage::Builder;
 
 /// A build, as the report tells of it.
 #[derive(Debug, Clone, Default)]

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::forge::Forge;
 use super::report::{Build, Report};
-use super::{Builder, Stage};
+use super::stage::{Builder, Stage};
 
 const ECR: &str = "AmazonEC2ContainerRegistry_V20150921";
 /// Longer than any build of the demo takes, on a slow machine.

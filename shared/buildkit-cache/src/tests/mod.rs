@@ -17,8 +17,9 @@ mod raw;
 
 use raw::{ChainResult, Config, Input, Layer, LayerResult, NO_PARENT, Record};
 
-use super::config::CanonicalConfig;
+use super::canonical::CanonicalConfig;
 use super::graph::SINK;
+use super::json::to_json;
 use super::*;
 use crate::names::Digest;
 

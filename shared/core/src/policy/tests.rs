@@ -1,5 +1,7 @@
 //! One test per rule of the document.
 
+use std::path::Path;
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,4 +1,4 @@
-//! How much memory the lines that are moved at once may take together. Each waits until there is room for it: what one pusher
+//! How much memory the lines that are updated at once may take together. Each waits until there is room for it: what one pusher
 //! exports makes others wait for a moment, and never kills the function that moves their lines as well.
 
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! The nightly reconciliation: what every lost event would have said, read from the world. Looking moves no line, so that it waits for
-//! nobody and nobody for it; only what is found goes through the queue that moves lines.
+//! The nightly reconciliation: what every lost event would have said, read from ECR and CodeBuild. A check updates no line, so
+//! that it waits for nobody and nobody for it; only drift goes through the queue whose messages update lines.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -34,7 +34,7 @@ pub async fn has_drift(ports: &impl Ports, project: &Project, now: Timestamp) ->
 
 /// Promotes what builds of the last two days exported and merges brought, as if each event came now, lets go what has
 /// been on probation for too long, and repairs lines that have lost a layer. Answers in the projects' order what came of
-/// each hint and line; a project that fails does not keep the others from their turn.
+/// each trigger and line; a project that fails holds up no other.
 pub async fn reconcile(
     ports: &impl Ports,
     policy: &Policy,

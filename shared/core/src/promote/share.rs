@@ -1,4 +1,4 @@
-//! How much of the function's time each project takes. All lines move through one queue, one batch at a time, so what the branches of
+//! How much of the function's time each project takes. All lines are updated through one queue, one batch at a time, so what the branches of
 //! one project take is what all others wait for.
 
 use std::cell::RefCell;

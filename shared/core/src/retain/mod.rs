@@ -9,6 +9,7 @@ mod manifest_index;
 pub mod plan;
 #[cfg(test)]
 mod retention;
+mod rule;
 mod why;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -22,7 +23,8 @@ use crate::names::{CacheRepository, Digest};
 use crate::policy::{Mode, Project};
 use crate::ports::{BuildStatus, Catalogue, IMAGES_PER_CALL, ListedImage, ReadBuilds, ReadManifests};
 use inventory::Inventory;
-pub use plan::{Action, DeletedLine, Plan, PlanInputs, Rule, Verdict};
+pub use plan::{Action, DeletedLine, Plan, PlanInputs, Verdict};
+pub use rule::Rule;
 
 /// The ports that retention needs.
 pub trait Ports: Catalogue + ReadManifests + ReadBuilds {}

@@ -9,7 +9,8 @@ use serde_json::json;
 
 use super::forecast::goes_at;
 use super::inventory::{Inventory, ManifestIndex, ManifestInfo, Shape};
-use super::plan::{Action, DeletedLine, Plan, PlanInputs, Rule, plan};
+use super::plan::{Action, DeletedLine, Plan, PlanInputs, plan};
+use super::rule::Rule;
 use crate::mounts;
 use crate::names::{Branch, CacheRepository, Commit, Digest, Line, Tag, TagKind};
 use crate::policy::{Policy, Project};

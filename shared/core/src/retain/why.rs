@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::plan::Rule;
+use super::rule::Rule;
 use crate::names::{Line, LineKey, Tag, TagKind};
 
 /// What one tag says of its image, or what is true of the whole image.

@@ -466,7 +466,7 @@ fn event_of(change: Change) -> Option<usize> {
 }
 
 #[test]
-fn what_codebuilds_filters_keep_out_the_gate_keeps_out() {
+fn what_codebuilds_filters_keep_out_the_trigger_keeps_out() {
     let (pushes, pulls, forks, approvals) = (Cell::new(0), Cell::new(0), Cell::new(0), Cell::new(0));
     let count = |cell: &Cell<u32>| cell.set(cell.get() + 1);
     let told = (prop::bool::weighted(0.8), prop::bool::weighted(0.8), prop::bool::weighted(0.8));
@@ -503,7 +503,7 @@ fn what_codebuilds_filters_keep_out_the_gate_keeps_out() {
         Ok(())
     });
     result.unwrap_or_else(|error| panic!("{error}"));
-    // A gate that lets nothing in would keep all of it out, too.
+    // A trigger that lets nothing in would keep all of it out, too.
     for (what, built) in [("pushes", pushes), ("pulls", pulls), ("forks", forks), ("approvals", approvals)] {
         assert!(built.get() >= 20, "only {} of the {what} were built", built.get());
     }

@@ -23,7 +23,7 @@ pub(crate) const ROUNDS: usize = 50;
 /// Every rule that deletes.
 const RULES: [&str; 8] = [
     "idle-branch",
-    "gone",
+    "deleted-line",
     "expired-history",
     "old-commit",
     "abandoned-export",
