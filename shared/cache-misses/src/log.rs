@@ -37,6 +37,7 @@ pub struct Build {
 }
 
 /// One operation of a build: a step, a base image, an import or an export.
+#[expect(clippy::struct_excessive_bools, reason = "what a log says of it, each by itself")]
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Vertex {
     /// Its name, such as `[a 3/5] RUN make`.
@@ -396,6 +397,7 @@ mod tests {
 
     const COLD: &str = include_str!("../tests/fixtures/cold.log");
     const WARM: &str = include_str!("../tests/fixtures/warm.log");
+    const JSON: &str = include_str!("../tests/fixtures/rawjson.log");
     const LOCAL: &str = include_str!("../tests/fixtures/local.log");
 
     #[test]
@@ -515,6 +517,20 @@ mod tests {
         assert_eq!(told, [("build", 2, Some(0.2)), ("build", 4, Some(61.5)), ("stage-1", 2, Some(0.3))]);
         let base = log.builds[0].vertices.iter().find_map(|vertex| vertex.step()?.image());
         assert_eq!(base, Some("docker.io/library/node:20"));
+    }
+
+    #[test]
+    fn json_tells_the_same_as_text_and_when() {
+        let log = Log::read(JSON);
+        let [build] = log.builds.as_slice() else { panic!("{log:?}") };
+        let ran: Vec<_> = build.ran().into_iter().map(|(_, name)| (name.stage(), name.place)).collect();
+        assert_eq!(ran, [("stage-2", 3), ("stage-2", 2), ("build", 2), ("build", 1)]);
+        assert!(build.ran().iter().all(|(vertex, _)| vertex.span.is_some() && vertex.digest.is_some()));
+        assert_eq!((log.steps().total, log.steps().reused), (7, 3));
+        let imports: Vec<_> = build.vertices.iter().filter_map(Vertex::import).collect();
+        assert_eq!(imports, ["127.0.0.1:5977/t:one"]);
+        let base = build.vertices.iter().find_map(|vertex| vertex.step()?.image()).unwrap();
+        assert!(base.starts_with("localhost/base:1@sha256:"), "{base}");
     }
 
     #[test]
