@@ -22,11 +22,12 @@ use crate::remote::{self, Remotes};
 use crate::retain::config;
 use crate::text::plain;
 
+mod provenance;
 mod render;
 mod stack;
 
 /// Logs are read up to this size; those of builds have some hundred kilobytes.
-const LARGEST_LOG: u64 = 64 << 20;
+const LARGEST_LOG: u32 = 64 << 20;
 
 /// Says of each step of a build that ran why it was not cached
 #[derive(Debug, clap::Args)]
@@ -65,9 +66,9 @@ pub(crate) struct Args {
     /// A cache that the build was not given
     #[arg(long, value_name = "REF")]
     other: Vec<Reference>,
-    /// Provenance of the build with mode=max, as `docker buildx build` writes it beside its output
-    #[arg(long, value_name = "FILE")]
-    provenance: Option<PathBuf>,
+    /// Provenance of the build with mode=max: the file that is written beside its output, or the image that it pushed
+    #[arg(long, value_name = "FILE|IMAGE")]
+    provenance: Option<String>,
     /// A directory of the repository that was built
     #[arg(long, value_name = "DIRECTORY", default_value = ".")]
     git: PathBuf,
@@ -143,7 +144,10 @@ pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
             "name the file into which `docker buildx build --progress=plain ... 2> FILE` wrote",
         ));
     };
-    let llb = args.provenance.as_deref().map(read_provenance).transpose()?;
+    let llb = match &args.provenance {
+        Some(from) => Some(provenance::read(&remotes, from, args.platform.as_str()).await?),
+        None => None,
+    };
     let mut missing = std::mem::take(&mut sources.missing);
     let mut given = Vec::new();
     for reference in &sources.from {
@@ -278,18 +282,9 @@ fn of_checkout(args: &Args, commit: &str, known: &Known<'_>, missing: Vec<String
 
 fn read_file(path: &Path) -> Result<String, Problem> {
     let size = std::fs::metadata(path).map(|it| it.len()).unwrap_or_default();
-    if size > LARGEST_LOG {
+    if size > u64::from(LARGEST_LOG) {
         let why = format!("{} has {size} bytes", plain(&path.display().to_string()));
         return Err(Problem::usage(why, "name the log of one build"));
     }
     forecast::read_log(path)
-}
-
-fn read_provenance(path: &Path) -> Result<Llb, Problem> {
-    Llb::read(&read_file(path)?).ok_or_else(|| {
-        Problem::usage(
-            format!("{} says nothing of the build's operations", plain(&path.display().to_string())),
-            "build with --provenance=mode=max",
-        )
-    })
 }
