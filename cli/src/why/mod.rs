@@ -7,8 +7,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use aws_config::SdkConfig;
 use buildkit_cache::IMPORT_LIMIT;
 use cache_misses::{Build, Elsewhere, Evidence, Given, Llb, Log, Past, Relation, Report, explain};
+use clap::Parser as _;
 use dockerfile_keys::{Options, Plan};
 use serde::Serialize;
 use stoker_core::names::Platform;
@@ -25,6 +27,8 @@ use crate::text::plain;
 mod provenance;
 mod render;
 mod stack;
+
+pub(crate) use render::text;
 
 /// Logs are read up to this size; those of builds have some hundred kilobytes.
 const LARGEST_LOG: u32 = 64 << 20;
@@ -101,7 +105,7 @@ pub(crate) struct Args {
 /// What is told of a build.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Told {
+pub(crate) struct Told {
     commit: String,
     /// How many commits before it were looked at.
     commits: usize,
@@ -131,11 +135,33 @@ struct Place {
 
 pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
     let remotes = Remotes::default();
-    let mut sources = match (&args.build, &args.log) {
+    let sources = match (&args.build, &args.log) {
         (Some(id), _) => stack::find(&config(None).await?, &remotes, id).await?,
         (None, Some(log)) => of_arguments(args, log)?,
         (None, None) => return Err(Problem::usage("no build is named", "see `stoker why --help`")),
     };
+    let told = tell(args, &remotes, sources).await?;
+    let text = if args.json { to_json(&told) } else { text(&told) };
+    Ok(CommandOutcome::yes(text))
+}
+
+/// What is told of a build of the stack, by the checkout in a directory.
+pub(crate) async fn of_build(config: &SdkConfig, id: &str, git: &Path) -> Result<Told, Problem> {
+    #[derive(clap::Parser)]
+    struct CommandLine {
+        #[command(flatten)]
+        args: Args,
+    }
+    let words = ["why".as_ref(), "--git".as_ref(), git.as_os_str(), "--".as_ref(), id.as_ref()];
+    let CommandLine { args } = CommandLine::try_parse_from(words)
+        .map_err(|error| Problem::failed(plain(&error.to_string()), "report this"))?;
+    let remotes = Remotes::default();
+    let sources = stack::find(config, &remotes, id).await?;
+    tell(&args, &remotes, sources).await
+}
+
+/// Reads the caches, and tells.
+async fn tell(args: &Args, remotes: &Remotes, mut sources: Sources) -> Result<Told, Problem> {
     sources.commit = args.commit.clone().unwrap_or(sources.commit);
     let log = Log::read(&sources.log);
     let [.., build] = log.builds.as_slice() else {
@@ -145,13 +171,13 @@ pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
         ));
     };
     let llb = match &args.provenance {
-        Some(from) => Some(provenance::read(&remotes, from, args.platform.as_str()).await?),
+        Some(from) => Some(provenance::read(remotes, from, args.platform.as_str()).await?),
         None => None,
     };
     let mut missing = std::mem::take(&mut sources.missing);
     let mut given = Vec::new();
     for reference in &sources.from {
-        let (cache, problem) = match remote::read(&remotes, reference).await {
+        let (cache, problem) = match remote::read(remotes, reference).await {
             Ok(held) => {
                 let size = held.config_size.max(held.manifest_size);
                 let problem = (size > IMPORT_LIMIT as u64)
@@ -165,7 +191,7 @@ pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
         };
         given.push(Given { name: reference.to_string(), cache, problem });
     }
-    let mut read = async |reference: &Reference| match remote::read(&remotes, reference).await {
+    let mut read = async |reference: &Reference| match remote::read(remotes, reference).await {
         Ok(held) => Some(held.cache),
         Err(problem) => {
             missing.push(problem.text().to_owned());
@@ -182,9 +208,7 @@ pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
         None => None,
     };
     let known = Known { build, given, elsewhere, export, llb };
-    let told = of_checkout(args, &sources.commit, &known, missing)?;
-    let text = if args.json { to_json(&told) } else { render::text(&told) };
-    Ok(CommandOutcome::yes(text))
+    of_checkout(args, &sources.commit, &known, missing)
 }
 
 /// What the command line says of a build.

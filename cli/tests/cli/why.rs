@@ -109,10 +109,11 @@ async fn of_a_build_of_the_stack_log_caches_and_commit_are_found() {
         variable("STOKER_LINE", "main"),
     ];
     let build = json!({"id": "app:1", "projectName": "app", "buildStatus": "SUCCEEDED",
-        "startTime": jiff::Timestamp::now().as_second(), "logs": {"groupName": "/aws/codebuild/app", "streamName": "1"},
+        "startTime": jiff::Timestamp::now().as_second(), "endTime": jiff::Timestamp::now().as_second(), "logs": {"groupName": "/aws/codebuild/app", "streamName": "1"},
         "environment": {"type": "LINUX_CONTAINER", "image": "i", "computeType": "BUILD_GENERAL1_SMALL",
             "environmentVariables": variables}});
     account.env().builds = vec![build];
+    account.env().projects = vec!["app".to_owned()];
     account.env().build_log =
         WARM.replace("127.0.0.1:1/app:main", &given).replace("#5 DONE 0.1s", "#5 ERROR: not found");
     let directory = repository.home.path().to_str().unwrap().to_owned();
@@ -129,4 +130,10 @@ async fn of_a_build_of_the_stack_log_caches_and_commit_are_found() {
     assert_eq!((account.count("BatchGetBuilds"), account.count("StartQuery")), (1, 0));
     let ran = account.stoker_in("", &format!("why app:2 --git {directory}"), &[("PATH", &path)]).await;
     assert_eq!((ran.code, ran.err.contains("CodeBuild knows no build app:2")), (2, true), "{}", ran.err);
+
+    let policy = "version: 1\nprojects:\n  - { name: app, repository: github.com/example/app }\n";
+    let line = format!("trace {} --policy POLICY --project app --no-logs --why {directory}", commit.trim());
+    let ran = account.stoker_in(policy, &line, &[("PATH", &path)]).await;
+    assert!(ran.out.contains("build app:1\n"), "{}{}", ran.out, ran.err);
+    assert!(ran.out.contains("could not be imported: not found"), "{}", ran.out);
 }
