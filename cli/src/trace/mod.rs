@@ -223,7 +223,7 @@ pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
             match why::of_build(&config, &id, checkout).await {
                 Ok(told) => drop(trace.misses.insert(id, told)),
                 Err(problem) => {
-                    trace.missing.push(Silent { source: "misses", why: problem.text().to_owned() })
+                    trace.missing.push(Silent { source: "misses", why: problem.text().to_owned() });
                 }
             }
         }

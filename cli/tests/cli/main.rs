@@ -26,4 +26,5 @@ mod simulate;
 #[cfg(test)]
 mod trace;
 mod transfer;
+#[cfg(test)]
 mod why;

@@ -345,10 +345,10 @@ impl Build {
         let has_failed = steps.clone().any(|(vertex, _)| vertex.error.is_some());
         let mut ran: Vec<(&Vertex, StepName<'_>)> = Vec::new();
         let mut names = std::collections::HashSet::new();
-        // What an `ADD` fetches has its name, too, and is fetched each time.
+        // What an `ADD` fetches has its name, too, and is fetched each time; text does not tell one from the other.
         let reused: std::collections::HashSet<&str> = steps
             .clone()
-            .filter(|(vertex, _)| vertex.found)
+            .filter(|(vertex, _)| vertex.found && vertex.starts.is_none())
             .map(|(vertex, _)| vertex.name.as_str())
             .collect();
         for (vertex, name) in steps {
@@ -531,6 +531,25 @@ mod tests {
         assert_eq!(imports, ["127.0.0.1:5977/t:one"]);
         let base = build.vertices.iter().find_map(|vertex| vertex.step()?.image()).unwrap();
         assert!(base.starts_with("localhost/base:1@sha256:"), "{base}");
+    }
+
+    #[test]
+    fn what_an_add_fetches_is_no_step() {
+        let vertex = |digest: &str, rest: &str| {
+            format!(
+                "{{\"vertexes\":[{{\"digest\":\"{digest}\",\"name\":\"[2/2] ADD http://a /\"{rest}}}]}}\n"
+            )
+        };
+        let times = ",\"started\":\"2026-01-01T00:00:01Z\",\"completed\":\"2026-01-01T00:00:02Z\"";
+        let fetched = vertex("a", &format!("{times},\"cached\":true"));
+        let copied = vertex("b", &format!("{times},\"inputs\":[\"a\"]"));
+        assert_eq!(steps(&format!("{fetched}{copied}")).ran, ["[2/2] ADD http://a /"]);
+        let found = vertex("b", &format!("{times},\"inputs\":[\"a\"],\"cached\":true"));
+        assert_eq!(steps(&format!("{fetched}{found}")).ran.len(), 0);
+        assert_eq!(
+            steps("#5 [2/2] ADD http://a /\n#5 DONE 0.1s\n#6 [2/2] ADD http://a /\n#6 CACHED\n").ran.len(),
+            0
+        );
     }
 
     #[test]
