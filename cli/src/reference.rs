@@ -66,6 +66,11 @@ impl Reference {
         Repository(self.clone())
     }
 
+    /// Something else in its repository.
+    pub(crate) fn beside(&self, digest: Digest) -> Self {
+        Self { version: Version::Digest(digest), ..self.clone() }
+    }
+
     /// The tag, if it is one.
     pub(crate) fn tag(&self) -> Option<&str> {
         match &self.version {

@@ -84,7 +84,7 @@ impl Repository {
                 ),
                 GitError::Failed(words) => Problem::usage(
                     format!("{} is in no git repository ({})", directory.display(), plain(&words)),
-                    "run it in a checkout, or name one on the command line",
+                    "run it in a checkout, or name one: `forecast --repository`, `why --git`",
                 ),
             })?;
         if shallow.trim() == "true" {

@@ -23,6 +23,7 @@ use crate::outcome::CommandOutcome;
 use crate::problem::Problem;
 use crate::retain::{Account, call_problem, check_names, config, load};
 use crate::text::count;
+use crate::why;
 
 mod logs;
 mod render;
@@ -42,6 +43,7 @@ Examples:
   stoker trace 1f2e3d4c5b6a79880011223344556677889900aa
   stoker trace 1f2e3d4 --project app
   stoker trace $(git rev-parse HEAD) --repository github.com/example/app
+  stoker trace 1f2e3d4 --why .                            # and why the steps of its builds ran
   stoker trace 1f2e3d4 --stack ci-stoker --json | jq '.steps[] | {at, source, what}'
 
 It asks CodeBuild which builds were of the commit, or were told that it had been merged; ECR which caches say that they are the \
@@ -73,6 +75,9 @@ pub(crate) struct Args {
     /// Do not read the logs
     #[arg(long)]
     no_logs: bool,
+    /// Also say why the steps of its builds ran, by the checkout in this directory; `stoker why` says how
+    #[arg(long, value_name = "DIRECTORY")]
+    why: Option<PathBuf>,
     /// Print JSON, for programs
     #[arg(long)]
     json: bool,
@@ -126,6 +131,18 @@ pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
                 trace.missing.extend(told.cut.map(|why| Silent { source: "logs", why }));
             }
             Err(why) => trace.missing.push(Silent { source: "logs", why }),
+        }
+    }
+    if let Some(checkout) = &args.why {
+        let ended = |build: &&Told| build.role == "of" && build.ended_at.is_some();
+        let ids: Vec<String> = trace.builds.iter().filter(ended).map(|build| build.id.clone()).collect();
+        for id in ids {
+            match why::of_build(&config, &id, checkout).await {
+                Ok(told) => drop(trace.misses.insert(id, told)),
+                Err(problem) => {
+                    trace.missing.push(Silent { source: "misses", why: problem.text().to_owned() });
+                }
+            }
         }
     }
     trace.steps.sort();
@@ -273,7 +290,15 @@ fn trace(asked: &Revision, builds: &[Arc<Build>], images: &[Known], now: Timesta
     builds.sort_by(|a, b| (a.started_at, &a.id).cmp(&(b.started_at, &b.id)));
     let mut steps: Vec<Step> = builds.iter().flat_map(steps_of_build).collect();
     steps.extend(images.iter().flat_map(|known| steps_of_image(asked, known)));
-    Trace { commit: asked.to_string(), at: now, steps, builds, caches, missing: Vec::new() }
+    Trace {
+        commit: asked.to_string(),
+        at: now,
+        steps,
+        builds,
+        caches,
+        misses: BTreeMap::new(),
+        missing: Vec::new(),
+    }
 }
 
 /// What a build has to do with the commit, if anything.

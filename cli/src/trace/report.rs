@@ -1,8 +1,12 @@
 //! What came of a commit, as people and programs read it.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde::Serialize;
 use stoker_core::names::{CacheRepository, Digest, ProjectName};
+
+use crate::why;
 
 /// What came of a commit.
 #[derive(Debug, Serialize)]
@@ -15,6 +19,9 @@ pub(super) struct Trace {
     pub(super) builds: Vec<Told>,
     /// Caches that are there.
     pub(super) caches: Vec<Cache>,
+    /// Why steps of its builds ran, by the builds' ids.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) misses: BTreeMap<String, why::Told>,
     /// Sources that tell nothing, and why.
     pub(super) missing: Vec<Silent>,
 }

@@ -7,8 +7,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use aws_config::SdkConfig;
 use buildkit_cache::IMPORT_LIMIT;
 use cache_misses::{Build, Elsewhere, Evidence, Given, Llb, Log, Past, Relation, Report, explain};
+use clap::Parser as _;
 use dockerfile_keys::{Memory, Options, Plan};
 use serde::Serialize;
 use stoker_core::names::Platform;
@@ -22,11 +24,14 @@ use crate::remote::{self, Remotes};
 use crate::retain::config;
 use crate::text::plain;
 
+mod provenance;
 mod render;
 mod stack;
 
+pub(crate) use render::text;
+
 /// Logs are read up to this size; those of builds have some hundred kilobytes.
-const LARGEST_LOG: u64 = 64 << 20;
+const LARGEST_LOG: u32 = 64 << 20;
 
 /// Says of each step of a build that ran why it was not cached
 #[derive(Debug, clap::Args)]
@@ -65,9 +70,9 @@ pub(crate) struct Args {
     /// A cache that the build was not given
     #[arg(long, value_name = "REF")]
     other: Vec<Reference>,
-    /// Provenance of the build with mode=max, as `docker buildx build` writes it beside its output
-    #[arg(long, value_name = "FILE")]
-    provenance: Option<PathBuf>,
+    /// Provenance of the build with mode=max: the file that is written beside its output, or the image that it pushed
+    #[arg(long, value_name = "FILE|IMAGE")]
+    provenance: Option<String>,
     /// A directory of the repository that was built
     #[arg(long, value_name = "DIRECTORY", default_value = ".")]
     git: PathBuf,
@@ -100,7 +105,7 @@ pub(crate) struct Args {
 /// What is told of a build.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Told {
+pub(crate) struct Told {
     commit: String,
     /// How many commits before it were looked at.
     commits: usize,
@@ -130,11 +135,33 @@ struct Place {
 
 pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
     let remotes = Remotes::default();
-    let mut sources = match (&args.build, &args.log) {
+    let sources = match (&args.build, &args.log) {
         (Some(id), _) => stack::find(&config(None).await?, &remotes, id).await?,
         (None, Some(log)) => of_arguments(args, log)?,
         (None, None) => return Err(Problem::usage("no build is named", "see `stoker why --help`")),
     };
+    let told = tell(args, &remotes, sources).await?;
+    let text = if args.json { to_json(&told) } else { text(&told) };
+    Ok(CommandOutcome::yes(text))
+}
+
+/// What is told of a build of the stack, by the checkout in a directory.
+pub(crate) async fn of_build(config: &SdkConfig, id: &str, git: &Path) -> Result<Told, Problem> {
+    #[derive(clap::Parser)]
+    struct CommandLine {
+        #[command(flatten)]
+        args: Args,
+    }
+    let words = ["why".as_ref(), "--git".as_ref(), git.as_os_str(), "--".as_ref(), id.as_ref()];
+    let CommandLine { args } = CommandLine::try_parse_from(words)
+        .map_err(|error| Problem::failed(plain(&error.to_string()), "report this"))?;
+    let remotes = Remotes::default();
+    let sources = stack::find(config, &remotes, id).await?;
+    tell(&args, &remotes, sources).await
+}
+
+/// Reads the caches, and tells.
+async fn tell(args: &Args, remotes: &Remotes, mut sources: Sources) -> Result<Told, Problem> {
     sources.commit = args.commit.clone().unwrap_or(sources.commit);
     let log = Log::read(&sources.log);
     let [.., build] = log.builds.as_slice() else {
@@ -143,11 +170,14 @@ pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
             "name the file into which `docker buildx build --progress=plain ... 2> FILE` wrote",
         ));
     };
-    let llb = args.provenance.as_deref().map(read_provenance).transpose()?;
+    let llb = match &args.provenance {
+        Some(from) => Some(provenance::read(remotes, from, args.platform.as_str()).await?),
+        None => None,
+    };
     let mut missing = std::mem::take(&mut sources.missing);
     let mut given = Vec::new();
     for reference in &sources.from {
-        let (cache, problem) = match remote::read(&remotes, reference).await {
+        let (cache, problem) = match remote::read(remotes, reference).await {
             Ok(held) => {
                 let size = held.config_size.max(held.manifest_size);
                 let problem = (size > IMPORT_LIMIT as u64)
@@ -161,7 +191,7 @@ pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
         };
         given.push(Given { name: reference.to_string(), cache, problem });
     }
-    let mut read = async |reference: &Reference| match remote::read(&remotes, reference).await {
+    let mut read = async |reference: &Reference| match remote::read(remotes, reference).await {
         Ok(held) => Some(held.cache),
         Err(problem) => {
             missing.push(problem.text().to_owned());
@@ -178,9 +208,7 @@ pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
         None => None,
     };
     let known = Known { build, given, elsewhere, export, llb };
-    let told = of_checkout(args, &sources.commit, &known, missing)?;
-    let text = if args.json { to_json(&told) } else { render::text(&told) };
-    Ok(CommandOutcome::yes(text))
+    of_checkout(args, &sources.commit, &known, missing)
 }
 
 /// What the command line says of a build.
@@ -278,18 +306,9 @@ fn of_checkout(args: &Args, commit: &str, known: &Known<'_>, missing: Vec<String
 
 fn read_file(path: &Path) -> Result<String, Problem> {
     let size = std::fs::metadata(path).map(|it| it.len()).unwrap_or_default();
-    if size > LARGEST_LOG {
+    if size > u64::from(LARGEST_LOG) {
         let why = format!("{} has {size} bytes", plain(&path.display().to_string()));
         return Err(Problem::usage(why, "name the log of one build"));
     }
     forecast::read_log(path)
-}
-
-fn read_provenance(path: &Path) -> Result<Llb, Problem> {
-    Llb::read(&read_file(path)?).ok_or_else(|| {
-        Problem::usage(
-            format!("{} says nothing of the build's operations", plain(&path.display().to_string())),
-            "build with --provenance=mode=max",
-        )
-    })
 }

@@ -10,7 +10,7 @@ const WIDTH: usize = 60;
 /// How many names are written out.
 const NAMES: usize = 3;
 
-pub(super) fn text(told: &Told) -> String {
+pub(crate) fn text(told: &Told) -> String {
     let report = &told.report;
     let mut text = format!("commit {}\n", plain(&told.commit));
     if report.misses.is_empty() {

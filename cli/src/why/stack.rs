@@ -157,7 +157,7 @@ async fn log(config: &SdkConfig, build: &Build) -> Result<String, Problem> {
         }
         let next = page.next_forward_token().map(str::to_owned);
         // At the end the token stays the same.
-        if next.is_none() || next == token || text.len() as u64 > LARGEST_LOG {
+        if next.is_none() || next == token || text.len() > LARGEST_LOG as usize {
             return Ok(text);
         }
         token = next;

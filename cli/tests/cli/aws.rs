@@ -84,6 +84,8 @@ pub(crate) struct TestEnvironment {
     pub(crate) queues: BTreeMap<String, Queue>,
     /// What a query of the logs answers: messages, each with its log group.
     pub(crate) log: Vec<(String, String)>,
+    /// The log of any build.
+    pub(crate) build_log: String,
     /// The queries that were asked, as JSON.
     pub(crate) queries: Vec<Value>,
     /// By how many seconds its clock is behind.
@@ -304,6 +306,15 @@ fn answered(env: &Mutex<TestEnvironment>, headers: &HeaderMap, body: &[u8]) -> R
             Ok(json!({"queryId": "query"}))
         }
         "Logs_20140328.GetQueryResults" => Ok(env.results()),
+        // A line a page; at the end the token stays the same.
+        "Logs_20140328.GetLogEvents" => {
+            let page = asked["nextToken"].as_str().map_or(0, |token| token.parse().unwrap());
+            let lines: Vec<&str> = env.build_log.lines().collect();
+            let events =
+                lines.get(page).map(|line| json!({"message": line, "timestamp": 1, "ingestionTime": 1}));
+            let next = (page + 1).min(lines.len()).to_string();
+            Ok(json!({"events": events.into_iter().collect::<Vec<_>>(), "nextForwardToken": next}))
+        }
         "AmazonSQS.GetQueueAttributes" => {
             let messages = env.messages.get(asked["QueueUrl"].as_str().unwrap());
             let messages = messages.ok_or("QueueDoesNotExist");

@@ -44,7 +44,7 @@ impl Repository {
         self.marks
     }
 
-    fn git(&self, arguments: &[&str], given: &str) -> String {
+    pub(crate) fn git(&self, arguments: &[&str], given: &str) -> String {
         let mut command = Command::new("git");
         command.arg("-C").arg(self.home.path()).args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();

@@ -30,4 +30,5 @@ mod simulate;
 #[cfg(test)]
 mod trace;
 mod transfer;
+#[cfg(test)]
 mod why;

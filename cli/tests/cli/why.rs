@@ -1,8 +1,10 @@
 //! `stoker why` on logs alone. What caches prove, real builders tell.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use crate::aws::Account;
 use crate::forecast::Repository;
+use crate::registry::Fake;
 use crate::run::Ran;
 
 const DOCKERFILE: &str = "FROM node\nCOPY package.json /\nRUN npm ci\nCOPY src /src\nRUN npm run build\n";
@@ -89,4 +91,49 @@ async fn nothing_that_a_log_says_moves_the_terminal() {
 async fn a_file_without_a_build_is_refused() {
     let ran = why(&repository(), "nothing", &[]).await;
     assert_eq!((ran.code, ran.err.contains("holds no build")), (2, true), "{}", ran.err);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_build_of_the_stack_log_caches_and_commit_are_found() {
+    let (repository, account, fake) = (repository(), Account::start().await, Fake::start().await);
+    let given = fake.put("app", "app.given.1", "a");
+    let export = fake.put("app", "app.export.1", "ab");
+    fake.put("app", "app.history.main.20260102T030405Z-aaaaaaaa", "a");
+    fake.put("app", "app.branch.feature-a", "b");
+    let commit = repository.git(&["rev-parse", "HEAD"], "");
+    let variable = |name: &str, value: &str| json!({"name": name, "value": value, "type": "PLAINTEXT"});
+    let variables = [
+        variable("STOKER_CACHE_REFS", &given),
+        variable("STOKER_EXPORT_REF", &export),
+        variable("STOKER_COMMIT", commit.trim()),
+        variable("STOKER_LINE", "main"),
+    ];
+    let build = json!({"id": "app:1", "projectName": "app", "buildStatus": "SUCCEEDED",
+        "startTime": jiff::Timestamp::now().as_second(), "endTime": jiff::Timestamp::now().as_second(), "logs": {"groupName": "/aws/codebuild/app", "streamName": "1"},
+        "environment": {"type": "LINUX_CONTAINER", "image": "i", "computeType": "BUILD_GENERAL1_SMALL",
+            "environmentVariables": variables}});
+    account.env().builds = vec![build];
+    account.env().projects = vec!["app".to_owned()];
+    account.env().build_log =
+        WARM.replace("127.0.0.1:1/app:main", &given).replace("#5 DONE 0.1s", "#5 ERROR: not found");
+    let directory = repository.home.path().to_str().unwrap().to_owned();
+    let path = std::env::var("PATH").unwrap();
+    let line = format!("why app:1 --git {directory} --json");
+    let ran = account.stoker_in("", &line, &[("PATH", &path)]).await;
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    let told: Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!((&told["commit"], &told["missing"]), (&json!(commit.trim()), &json!([])), "{told}");
+    let causes: Vec<&Value> = told["misses"].as_array().unwrap().iter().map(|miss| &miss["cause"]).collect();
+    assert_eq!(causes.len(), 2, "{told}");
+    assert_eq!(*causes[0], json!({"kind": "not-imported", "cache": given, "error": "not found"}));
+    // The given cache, the export, what main was before, and another line; each is a manifest and a config.
+    assert_eq!((account.count("BatchGetBuilds"), account.count("StartQuery")), (1, 0));
+    let ran = account.stoker_in("", &format!("why app:2 --git {directory}"), &[("PATH", &path)]).await;
+    assert_eq!((ran.code, ran.err.contains("CodeBuild knows no build app:2")), (2, true), "{}", ran.err);
+
+    let policy = "version: 1\nprojects:\n  - { name: app, repository: github.com/example/app }\n";
+    let line = format!("trace {} --policy POLICY --project app --no-logs --why {directory}", commit.trim());
+    let ran = account.stoker_in(policy, &line, &[("PATH", &path)]).await;
+    assert!(ran.out.contains("build app:1\n"), "{}{}", ran.out, ran.err);
+    assert!(ran.out.contains("could not be imported: not found"), "{}", ran.out);
 }

@@ -20,7 +20,7 @@ pub(crate) struct Known {
     pub(crate) digest: Option<String>,
     /// Whether provenance says so, which is exact.
     pub(crate) is_exact: bool,
-    /// It ran: its record has a result. An export holds other keys of what it copied, too, without results.
+    /// It ran: its record mostly has a result, where other keys of what it copied have none.
     pub(crate) ran: bool,
     /// When it ran, as far as the log tells.
     pub(crate) span: Option<(Timestamp, Timestamp)>,
@@ -35,12 +35,13 @@ pub(crate) fn align(plan: &Plan, records: &[Lookup], known: &[Known]) -> Vec<Opt
         .collect();
     for (candidates, known) in candidates.iter_mut().zip(known) {
         narrow(candidates, |record| known.digest.as_ref() == Some(&records[record].digest));
-        if known.ran {
-            narrow(candidates, |record| records[record].has_result);
-        }
         if let Some(found_in) = &known.found_in {
             narrow(candidates, |record| found_in.contains(&record));
         }
+    }
+    settle(plan, records, &mut candidates);
+    for (candidates, _) in candidates.iter_mut().zip(known).filter(|(of, known)| known.ran && of.len() > 1) {
+        narrow(candidates, |record| records[record].has_result);
     }
     settle(plan, records, &mut candidates);
     // Times are the weakest sign: they decide only between what else could be it.

@@ -4,11 +4,11 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use buildkit_cache::Digest;
 use dockerfile_keys::record_of;
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
-use sha2::{Digest as _, Sha256};
 
 /// More operations than any build has are not read.
 const MOST_OPERATIONS: usize = 20_000;
@@ -160,8 +160,7 @@ impl Command {
             fields.push(("Variant".to_owned(), text(variant)));
         }
         let json = Ordered::Map(fields).as_go_writes_it();
-        let digest: String = Sha256::digest(json).iter().map(|byte| format!("{byte:02x}")).collect();
-        record_of(&format!("sha256:{digest}"))
+        record_of(&Digest::of(json.as_bytes()).to_string())
     }
 }
 

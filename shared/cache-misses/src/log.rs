@@ -37,6 +37,7 @@ pub struct Build {
 }
 
 /// One operation of a build: a step, a base image, an import or an export.
+#[expect(clippy::struct_excessive_bools, reason = "what a log says of it, each by itself")]
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Vertex {
     /// Its name, such as `[a 3/5] RUN make`.
@@ -344,10 +345,10 @@ impl Build {
         let has_failed = steps.clone().any(|(vertex, _)| vertex.error.is_some());
         let mut ran: Vec<(&Vertex, StepName<'_>)> = Vec::new();
         let mut names = std::collections::HashSet::new();
-        // What an `ADD` fetches has its name, too, and is fetched each time.
+        // What an `ADD` fetches has its name, too, and is fetched each time; text does not tell one from the other.
         let reused: std::collections::HashSet<&str> = steps
             .clone()
-            .filter(|(vertex, _)| vertex.found)
+            .filter(|(vertex, _)| vertex.found && vertex.starts.is_none())
             .map(|(vertex, _)| vertex.name.as_str())
             .collect();
         for (vertex, name) in steps {
@@ -396,6 +397,7 @@ mod tests {
 
     const COLD: &str = include_str!("../tests/fixtures/cold.log");
     const WARM: &str = include_str!("../tests/fixtures/warm.log");
+    const JSON: &str = include_str!("../tests/fixtures/rawjson.log");
     const LOCAL: &str = include_str!("../tests/fixtures/local.log");
 
     #[test]
@@ -515,6 +517,39 @@ mod tests {
         assert_eq!(told, [("build", 2, Some(0.2)), ("build", 4, Some(61.5)), ("stage-1", 2, Some(0.3))]);
         let base = log.builds[0].vertices.iter().find_map(|vertex| vertex.step()?.image());
         assert_eq!(base, Some("docker.io/library/node:20"));
+    }
+
+    #[test]
+    fn json_tells_the_same_as_text_and_when() {
+        let log = Log::read(JSON);
+        let [build] = log.builds.as_slice() else { panic!("{log:?}") };
+        let ran: Vec<_> = build.ran().into_iter().map(|(_, name)| (name.stage(), name.place)).collect();
+        assert_eq!(ran, [("stage-2", 3), ("stage-2", 2), ("build", 2), ("build", 1)]);
+        assert!(build.ran().iter().all(|(vertex, _)| vertex.span.is_some() && vertex.digest.is_some()));
+        assert_eq!((log.steps().total, log.steps().reused), (7, 3));
+        let imports: Vec<_> = build.vertices.iter().filter_map(Vertex::import).collect();
+        assert_eq!(imports, ["127.0.0.1:5977/t:one"]);
+        let base = build.vertices.iter().find_map(|vertex| vertex.step()?.image()).unwrap();
+        assert!(base.starts_with("localhost/base:1@sha256:"), "{base}");
+    }
+
+    #[test]
+    fn what_an_add_fetches_is_no_step() {
+        let vertex = |digest: &str, rest: &str| {
+            format!(
+                "{{\"vertexes\":[{{\"digest\":\"{digest}\",\"name\":\"[2/2] ADD http://a /\"{rest}}}]}}\n"
+            )
+        };
+        let times = ",\"started\":\"2026-01-01T00:00:01Z\",\"completed\":\"2026-01-01T00:00:02Z\"";
+        let fetched = vertex("a", &format!("{times},\"cached\":true"));
+        let copied = vertex("b", &format!("{times},\"inputs\":[\"a\"]"));
+        assert_eq!(steps(&format!("{fetched}{copied}")).ran, ["[2/2] ADD http://a /"]);
+        let found = vertex("b", &format!("{times},\"inputs\":[\"a\"],\"cached\":true"));
+        assert_eq!(steps(&format!("{fetched}{found}")).ran.len(), 0);
+        assert_eq!(
+            steps("#5 [2/2] ADD http://a /\n#5 DONE 0.1s\n#6 [2/2] ADD http://a /\n#6 CACHED\n").ran.len(),
+            0
+        );
     }
 
     #[test]
