@@ -80,8 +80,9 @@ pub struct State {
     held: RefCell<BTreeSet<(CacheRepository, Digest)>>,
     /// Repositories whose tags never move.
     pub immutable: RefCell<BTreeSet<CacheRepository>>,
-    /// Whether functions make the repositories that are missing, and those that they made, each with whether it is immutable.
+    /// Whether functions make the repositories that are missing.
     pub makes_repositories: Cell<bool>,
+    /// Those that they made, each with whether it is immutable.
     pub made: RefCell<BTreeMap<CacheRepository, bool>>,
     /// Whether a blob goes the moment that no manifest of its repository names it any more. ECR takes its time.
     pub reconciles_at_once: Cell<bool>,

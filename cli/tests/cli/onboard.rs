@@ -342,6 +342,27 @@ async fn projects_of_a_glob_get_one_rule_where_their_names_allow_it() {
     assert_eq!(seen(&desk, &account, None), before);
 }
 
+/// What one project was given and another found there stays until the last of them is undone.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_projects_share_stays_until_the_last_is_undone() {
+    let at_app = |name: &str| {
+        with(inline(name, SPEC), "/source/location", json!("https://github.com/example/app.git"))
+    };
+    let account = account(vec![at_app("api"), at_app("web")]).await;
+    let forge = Forge::start("github", &[]).await;
+    let desk = Desk::new();
+    let before = seen(&desk, &account, Some(&forge));
+    for name in ["api", "web"] {
+        ended(&desk, &account, Some(&forge), &format!("apply --policy policy.yaml --project {name} --yes"))
+            .await;
+    }
+    ended(&desk, &account, Some(&forge), "undo --project api --yes").await;
+    assert_eq!(account.env().attached[ROLE].len(), 2);
+    assert!(forge.state().repository.hooks[&42].2);
+    ended(&desk, &account, Some(&forge), "undo --project web --yes").await;
+    assert_eq!(seen(&desk, &account, Some(&forge)), before);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_made_is_taken_back_and_what_somebody_changed_is_left() {
     let account = account(vec![inline("web", SPEC)]).await;
