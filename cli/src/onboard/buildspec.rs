@@ -18,7 +18,7 @@ use crate::doctor::spec::{self, Spec};
 use crate::text::plain;
 
 /// Flags of `docker build` that mean the same to a builder of its own; all others keep a buildspec from being patched.
-const FLAGS: [&str; 22] = [
+const FLAGS: [&str; 23] = [
     "--add-host",
     "--build-arg",
     "--build-context",
@@ -40,6 +40,7 @@ const FLAGS: [&str; 22] = [
     "--sbom",
     "--secret",
     "--ssh",
+    "--tag",
     "--target",
 ];
 /// Those of them that have no value.
