@@ -167,7 +167,7 @@ pub(super) async fn make(
         let buildspec = sources.buildspec(&found).await;
         let repository = repository_of(&found.location);
         let served = policy.project(&found.name);
-        let project = served.clone().or_else(|| alone(&found.name, &repository));
+        let project = served.clone().or_else(|| with_defaults(&text, &found.name, &repository));
         let (verdict, reasons) = judged(&found, &buildspec, project.as_ref());
         let mut planned = Planned {
             project: found.name.clone(),
@@ -225,6 +225,20 @@ pub(super) async fn make(
         projects.push(planned);
     }
     Ok(Plan { region: world.region.clone(), policy: policy_diff, projects })
+}
+
+/// A project as the policy's defaults would have it.
+fn with_defaults(text: &str, name: &ProjectName, repository: &str) -> Option<Project> {
+    let rule = rules::Rule {
+        name: name.to_string(),
+        repository: repository.to_owned(),
+        default_branch: None,
+        builds: Vec::new(),
+    };
+    let served = [(name.clone(), Repository::new(repository).ok()?)];
+    let after = rules::insert(text, &rule, &served).ok();
+    let policy = after.and_then(|after| Policy::parse("the policy", &after).ok());
+    policy.and_then(|policy| policy.project(name)).or_else(|| alone(name, repository))
 }
 
 /// The rule of a project that the policy does not serve yet.
