@@ -18,7 +18,7 @@ const COMMANDS: &str = "xtask/src/commands/read.rs";
 const HERE: &str = "tests/scenarios/documents.rs";
 
 /// The blocks that there are: of which document, in which language, how many, and what checks them.
-const BLOCKS: [(&str, &str, usize, &str); 19] = [
+const BLOCKS: [(&str, &str, usize, &str); 20] = [
     ("ARCHITECTURE.md", "mermaid", 1, HERE),
     ("README.md", "console", 2, COMMANDS),
     ("README.md", "mermaid", 1, HERE),
@@ -34,6 +34,7 @@ const BLOCKS: [(&str, &str, usize, &str); 19] = [
     ("docs/forecast.md", "console", 3, COMMANDS),
     ("docs/forecast.md", "text", 3, HERE),
     ("docs/metrics.md", "", 1, "tests/scenarios/metrics.rs"),
+    ("docs/onboard.md", "console", 1, COMMANDS),
     ("docs/operate.md", "sh", 12, COMMANDS),
     ("docs/policy.md", "yaml", 1, "shared/core/src/policy/tests.rs"),
     ("events/README.md", "indented", 1, HERE),

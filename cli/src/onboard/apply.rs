@@ -59,8 +59,7 @@ pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
     let mut sources = Sources::open(&options.which)?;
     let plan = make(&world, &stack, &records, &mut sources, options).await?;
     crate::print(&plan.render());
-    let mut wanted: Vec<Planned> =
-        plan.projects.into_iter().filter(|planned| !planned.changes.is_empty()).collect();
+    let mut wanted: Vec<Planned> = plan.projects.into_iter().filter(Planned::is_wanted).collect();
     if args.ask {
         for planned in &mut wanted {
             let mut kept = Vec::new();
@@ -71,7 +70,7 @@ pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
             }
             planned.changes = kept;
         }
-        wanted.retain(|planned| !planned.changes.is_empty());
+        wanted.retain(Planned::is_wanted);
     }
     let number: usize = wanted.iter().map(|planned| planned.changes.len()).sum();
     if number > 0 && !args.yes && !args.ask && !confirm(&format!("make {}?", count(number, "change")))? {
@@ -109,7 +108,7 @@ fn write_down(records: &mut Records, world: &World, planned: &Planned) -> Result
         at: Timestamp::now(),
         changes: Vec::new(),
     });
-    for change in &planned.changes {
+    for change in planned.changes.iter().chain(&planned.shared) {
         let is_known = record.changes.iter().any(|known| known.is_of_same(change) || known == change);
         if !is_known {
             record.changes.push(change.clone());

@@ -239,9 +239,11 @@ pub(super) fn judged(
             }
             let makes_builder =
                 done.is_some_and(|done| done.builds.iter().any(|build| build.builder == Chosen::Docker));
-            if found.has_vpc && makes_builder {
+            let host = project.builder_image.split('/').next().unwrap_or_default();
+            let is_of_hub = !host.contains('.') || host == "docker.io";
+            if found.has_vpc && makes_builder && is_of_hub {
                 after.push(format!(
-                    "see that builds in its VPC can pull {}, or name another as `builder.image` in the policy",
+                    "see that builds in its VPC can pull {}, and name it by its registry as `builder.image` in the policy",
                     project.builder_image
                 ));
             }

@@ -18,7 +18,7 @@ use crate::doctor::spec::{self, Spec};
 use crate::text::plain;
 
 /// Flags of `docker build` that mean the same to a builder of its own; all others keep a buildspec from being patched.
-const FLAGS: [&str; 22] = [
+const FLAGS: [&str; 23] = [
     "--add-host",
     "--build-arg",
     "--build-context",
@@ -40,6 +40,7 @@ const FLAGS: [&str; 22] = [
     "--sbom",
     "--secret",
     "--ssh",
+    "--tag",
     "--target",
 ];
 /// Those of them that have no value.
@@ -848,5 +849,81 @@ mod tests {
             }
         }
         assert!(shells >= 10, "{shells}");
+    }
+
+    /// The same on a real engine, where the tests are told that there is one: every build ends with its image in Docker, be it
+    /// without Stoker, without a builder, or with caches.
+    #[test]
+    fn a_patched_build_ends_with_its_image_on_a_real_builder() {
+        if std::env::var_os("STOKER_TEST_ENGINE").is_none() {
+            return;
+        }
+        let dir = std::env::temp_dir().join(format!("stoker-engine-{}", std::process::id()));
+        fs::create_dir_all(dir.join("bin")).unwrap();
+        fs::write(dir.join("a"), "a").unwrap();
+        fs::write(
+            dir.join("Dockerfile"),
+            "FROM scratch AS deps\nCOPY a /a\nFROM scratch\nCOPY --from=deps /a /b\nCMD [\"/b\"]\n",
+        )
+        .unwrap();
+        // Where it is to work, Docker's own builder stands for the one that is made: it writes caches to a directory, too.
+        let stand_in = "#!/bin/sh\ncase \"$1 $2\" in 'buildx create' | 'buildx use') exit 0 ;; esac\nPATH=$REST exec docker \"$@\"\n";
+        fs::write(dir.join("bin/docker"), stand_in).unwrap();
+        fs::set_permissions(dir.join("bin/docker"), fs::Permissions::from_mode(0o755)).unwrap();
+        let path = std::env::var("PATH").unwrap();
+        let docker = |args: &[&str]| Command::new("docker").args(args).output().unwrap().status.success();
+        let mut runs = 0;
+        for (at, build) in [
+            "docker build -t $IMAGE .",
+            "docker build -t $IMAGE -f Dockerfile --build-arg A=1 . && docker image inspect $IMAGE",
+            "docker buildx build --tag $IMAGE --load .",
+            "docker buildx build --cache-from type=local,src=$PWD/none --tag $IMAGE --load .",
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let before = spec(&["echo get-login", build]);
+            let after = patched(&before).unwrap().unwrap();
+            for shell in ["/bin/dash", "/bin/bash"] {
+                for (with_stoker, makes_builder) in [(false, false), (true, false), (true, true)] {
+                    let image = format!("stoker-onboard-{}:{at}", std::process::id());
+                    let cache = dir.join("cache");
+                    let script = spec::read(&after).unwrap().commands.join("\n");
+                    let mut command = Command::new(shell);
+                    command
+                        .arg("-c")
+                        .arg(format!("set -eu\n{script}"))
+                        .current_dir(&dir)
+                        .env("IMAGE", &image);
+                    if with_stoker {
+                        let place = cache.display();
+                        let flags = format!(
+                            "--cache-from type=local,src={place} --cache-to type=local,dest={place},mode=max"
+                        );
+                        command.env("STOKER_CACHE_FLAGS", flags);
+                        // One that nobody has.
+                        command.env("STOKER_BUILDER_FLAGS", "--driver-opt image=localhost:9/none:1");
+                    }
+                    if makes_builder {
+                        let bin = dir.join("bin");
+                        command.env("REST", &path).env("PATH", format!("{}:{path}", bin.display()));
+                    }
+                    let output = command.output().unwrap();
+                    let log = String::from_utf8_lossy(&output.stderr).into_owned();
+                    assert!(output.status.success(), "{shell} {with_stoker} {makes_builder}: {after}{log}");
+                    assert!(
+                        docker(&["image", "inspect", &image]),
+                        "{shell} {with_stoker} {makes_builder}: {after}{log}"
+                    );
+                    assert_eq!(cache.join("index.json").exists(), makes_builder, "{after}{log}");
+                    assert!(docker(&["image", "rm", &image]));
+                    let _ = docker(&["buildx", "rm", "stoker"]);
+                    let _ = fs::remove_dir_all(&cache);
+                    runs += 1;
+                }
+            }
+        }
+        assert_eq!(runs, 24);
+        fs::remove_dir_all(dir).unwrap();
     }
 }

@@ -74,6 +74,9 @@ pub(super) struct Planned {
     pub(super) reasons: Vec<String>,
     /// In the order in which they are made.
     pub(super) changes: Vec<Change>,
+    /// What others' records have, and this project needs, too: it stays until both are undone.
+    #[serde(skip)]
+    pub(super) shared: Vec<Change>,
     /// What a person has to do.
     pub(super) by_hand: Vec<String>,
     /// What will be different, and what was left out.
@@ -83,6 +86,13 @@ pub(super) struct Planned {
     patch: Option<String>,
     #[serde(skip)]
     pub(super) found: Found,
+}
+
+impl Planned {
+    /// Whether there is anything to write down.
+    pub(super) fn is_wanted(&self) -> bool {
+        !self.changes.is_empty() || !self.shared.is_empty()
+    }
 }
 
 /// All that is planned.
@@ -157,13 +167,14 @@ pub(super) async fn make(
         let buildspec = sources.buildspec(&found).await;
         let repository = repository_of(&found.location);
         let served = policy.project(&found.name);
-        let project = served.clone().or_else(|| alone(&found.name, &repository));
+        let project = served.clone().or_else(|| with_defaults(&text, &found.name, &repository));
         let (verdict, reasons) = judged(&found, &buildspec, project.as_ref());
         let mut planned = Planned {
             project: found.name.clone(),
             verdict,
             reasons,
             changes: Vec::new(),
+            shared: Vec::new(),
             by_hand: Vec::new(),
             notes: Vec::new(),
             patch: None,
@@ -198,8 +209,14 @@ pub(super) async fn make(
                     at: *at,
                 });
             }
+            // Another project's rule may be a glob that serves this one, too.
+            None => planned.shared.extend(records.elsewhere(&planned.project, |change| match change {
+                Change::Rule { file, text, .. } => {
+                    *file == options.policy && serves(&after, text, &planned.project)
+                }
+                _ => false,
+            })),
             Some((_, Err(why))) => planned.by_hand.push(format!("write its rule into the policy: {why}")),
-            None => {}
         }
         if let Some(project) = policy.project(&planned.project) {
             things(world, stack, records, sources, options, &mut planned, &project, &buildspec).await?;
@@ -208,6 +225,20 @@ pub(super) async fn make(
         projects.push(planned);
     }
     Ok(Plan { region: world.region.clone(), policy: policy_diff, projects })
+}
+
+/// A project as the policy's defaults would have it.
+fn with_defaults(text: &str, name: &ProjectName, repository: &str) -> Option<Project> {
+    let rule = rules::Rule {
+        name: name.to_string(),
+        repository: repository.to_owned(),
+        default_branch: None,
+        builds: Vec::new(),
+    };
+    let served = [(name.clone(), Repository::new(repository).ok()?)];
+    let after = rules::insert(text, &rule, &served).ok();
+    let policy = after.and_then(|after| Policy::parse("the policy", &after).ok());
+    policy.and_then(|policy| policy.project(name)).or_else(|| alone(name, repository))
 }
 
 /// The rule of a project that the policy does not serve yet.
@@ -312,6 +343,12 @@ fn with_rules(
     (text, given)
 }
 
+/// Whether a project is served by this text of the policy, and by nothing else.
+fn serves(policy: &str, text: &str, project: &ProjectName) -> bool {
+    let without = Policy::parse("the policy without a rule", &policy.replacen(text, "", 1));
+    policy.contains(text) && without.is_ok_and(|policy| policy.project(project).is_none())
+}
+
 /// What there is to make for a project, beside its rule.
 #[expect(clippy::too_many_arguments, reason = "all that is known goes in here")]
 async fn things(
@@ -354,9 +391,12 @@ async fn things(
         (Some(policy), Some(attached)) if !policies.iter().any(|policy| attached.contains(policy)) => {
             planned.changes.push(Change::Role { role, policy: (*policy).clone() });
         }
-        _ => {}
+        (Some(policy), Some(_)) => {
+            let change = Change::Role { role, policy: (*policy).clone() };
+            planned.shared.extend(Some(change).filter(|change| records.has_elsewhere(&name, change)));
+        }
     }
-    webhook(stack, sources, planned, &is_ours).await?;
+    webhook(stack, records, sources, planned, &is_ours).await?;
     patched(stack, sources, planned, project, buildspec).await;
     take_over(world, records, options, planned, project.builds.start).await
 }
@@ -373,6 +413,7 @@ async fn repository_state(world: &World, repository: &CacheRepository) -> Result
 
 async fn webhook(
     stack: &Stack,
+    records: &Records,
     sources: &Sources,
     planned: &mut Planned,
     is_ours: &impl Fn(&Change) -> bool,
@@ -402,6 +443,7 @@ async fn webhook(
                     plain(url)
                 ));
             }
+            Some(_) if records.has_elsewhere(&planned.project, &change) => planned.shared.push(change),
             Some(_) => {}
         },
     }

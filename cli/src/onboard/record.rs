@@ -136,6 +136,12 @@ impl Records {
         others.flat_map(|record| &record.changes).any(|known| known.is_of_same(change))
     }
 
+    /// What other projects' records have of a kind.
+    pub(super) fn elsewhere(&self, project: &ProjectName, is_meant: impl Fn(&Change) -> bool) -> Vec<Change> {
+        let others = self.all.iter().filter(|record| record.project != project.as_str());
+        others.flat_map(|record| &record.changes).filter(|change| is_meant(change)).cloned().collect()
+    }
+
     /// Writes a record, whole or not at all.
     pub(super) fn save(&mut self, record: Record) -> Result<(), Problem> {
         let path = self.path(&record.project);

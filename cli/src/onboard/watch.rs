@@ -10,7 +10,8 @@ use stoker_core::policy::Project;
 use stoker_core::ports::ReadImages as _;
 use stoker_core::provenance::Provenance;
 
-use super::World;
+use super::source::Sources;
+use super::{Which, World};
 use crate::CommandOutcome;
 use crate::doctor;
 use crate::problem::Problem;
@@ -40,6 +41,9 @@ pub(crate) struct Args {
     /// The stack that Stoker was deployed as
     #[arg(long, value_name = "NAME", default_value = "stoker")]
     stack: String,
+    /// The address of the forge's API, where it is not the host's own
+    #[arg(long, value_name = "URL")]
+    forge_url: Option<String>,
     /// How long each thing is waited for
     #[arg(long, value_name = "NUMBER", default_value_t = 30)]
     minutes: u64,
@@ -72,13 +76,8 @@ pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
     let mut seen: Vec<String> = Vec::new();
     for is_second in [false, true] {
         let Some(build) = watch.until(|| watch.next(&seen)).await? else {
-            return stopped(
-                args,
-                "no build of Stoker's has started",
-                "push something; see the webhook's recent deliveries at the forge, \
-                that the policy is deployed, and what keeps the push out: stoker simulate",
-            )
-            .await;
+            let next = watch.webhook().await?;
+            return stopped(args, "no build of Stoker's has started", &next).await;
         };
         seen.push(build.id.clone());
         let reads = build.variables.get("STOKER_READS").map_or("nothing: it is cold", String::as_str);
@@ -141,6 +140,30 @@ impl Watch<'_> {
             }
             tokio::time::sleep(Duration::from_secs(self.args.every)).await;
         }
+    }
+
+    /// What is wrong with the webhook, as far as the forge can be asked; else what may be wrong behind it.
+    async fn webhook(&self) -> Result<String, Problem> {
+        const BEHIND: &str = "see the webhook's recent deliveries at the forge, that the policy is deployed, and what keeps the \
+                              push out: stoker simulate";
+        let stack = self.world.stack(&self.args.stack).await?;
+        let which = Which { projects: Vec::new(), checkout: None, forge_url: self.args.forge_url.clone() };
+        let names = std::slice::from_ref(&self.args.project);
+        let found = self.world.setup.projects(names).await.map_err(|error| call_problem(&error))?;
+        let forge = found
+            .first()
+            .map(|found| Sources::open(&which).map(|sources| sources.forge(found)))
+            .transpose()?;
+        let (Some(url), Some(Ok(forge))) = (stack.outputs.get("WebhookUrl"), forge) else {
+            return Ok(BEHIND.to_owned());
+        };
+        Ok(match forge.hook(url).await.map_err(|error| call_problem(&error))? {
+            None => format!("make a webhook to {}: stoker onboard apply", plain(url)),
+            Some(hook) if !hook.is_active => {
+                format!("the webhook to {} is switched off: stoker onboard apply", plain(url))
+            }
+            Some(_) => BEHIND.to_owned(),
+        })
     }
 
     async fn builds(&self) -> Result<Vec<PastBuild>, Problem> {

@@ -567,7 +567,25 @@ impl TestEnvironment {
         Ok(page)
     }
 
+    /// Images by their tags, which are answered with the tag.
+    fn get_tagged(&self, asked: &Value) -> Result<Value, &'static str> {
+        let all = self.of(asked)?;
+        let (mut images, mut failures) = (Vec::new(), Vec::new());
+        for tag in asked["imageIds"].as_array().unwrap().iter().map(|id| id["imageTag"].as_str().unwrap()) {
+            match all.iter().find(|(_, image)| image.tags.iter().any(|of| of == tag)) {
+                Some((digest, image)) => images.push(
+                    json!({"imageId": {"imageDigest": digest, "imageTag": tag}, "imageManifest": image.manifest}),
+                ),
+                None => failures.push(json!({"imageId": {"imageTag": tag}, "failureCode": "ImageNotFound"})),
+            }
+        }
+        Ok(json!({"images": images, "failures": failures}))
+    }
+
     fn get(&self, asked: &Value) -> Result<Value, &'static str> {
+        if asked["imageIds"][0].get("imageTag").is_some() {
+            return self.get_tagged(asked);
+        }
         let known: BTreeMap<&str, &Image> =
             self.of(asked)?.iter().map(|(digest, image)| (digest.as_str(), image)).collect();
         let (mut images, mut failures) = (Vec::new(), Vec::new());

@@ -92,7 +92,6 @@ async fn run(desk: &Desk, account: &Account, forge: Option<&Forge>, fuse: &Arc<F
         ("AWS_SECRET_ACCESS_KEY", "secret"),
         ("AWS_EC2_METADATA_DISABLED", "true"),
     ]);
-    // A watch asks no forge.
     if let Some(forge) = forge {
         forge.state().fuse = Some(Arc::clone(fuse));
         command.args(["--forge-url", &format!("http://{}", forge.address)]);
@@ -326,6 +325,19 @@ async fn a_plan_is_shown_and_changes_nothing() {
     assert_eq!(seen(&desk, &account, Some(&forge)), before);
 }
 
+/// What a builder is made of has to be reachable from a VPC: a registry that the policy names is taken for that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_goes_by_the_policys_defaults() {
+    let account = account(vec![with(inline("vpc", SPEC), "/vpcConfig", json!({"vpcId": "vpc-1"}))]).await;
+    let desk = Desk::new();
+    let out = ended(&desk, &account, None, "plan --policy policy.yaml --project vpc").await;
+    assert!(out.contains("not planned: see that builds in its VPC"), "{out}");
+    let image = "defaults: { builder: { image: registry.example/buildkit:v0.25.2 } }\nprojects:";
+    std::fs::write(desk.0.join("policy.yaml"), POLICY.replace("projects:", image)).unwrap();
+    let out = ended(&desk, &account, None, "plan --policy policy.yaml --project vpc").await;
+    assert!(out.contains("make: repository stoker/vpc in ECR"), "{out}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn projects_of_a_glob_get_one_rule_where_their_names_allow_it() {
     let account = account(vec![inline("team-a", SPEC), inline("team-b", SPEC)]).await;
@@ -340,6 +352,27 @@ async fn projects_of_a_glob_get_one_rule_where_their_names_allow_it() {
     assert!(desk.policy().contains(rule) && account.env().attached[ROLE].len() == 2);
     ended(&desk, &account, None, "undo --project team-b --yes").await;
     assert_eq!(seen(&desk, &account, None), before);
+}
+
+/// What one project was given and another found there stays until the last of them is undone.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_projects_share_stays_until_the_last_is_undone() {
+    let at_app = |name: &str| {
+        with(inline(name, SPEC), "/source/location", json!("https://github.com/example/app.git"))
+    };
+    let account = account(vec![at_app("api"), at_app("web")]).await;
+    let forge = Forge::start("github", &[]).await;
+    let desk = Desk::new();
+    let before = seen(&desk, &account, Some(&forge));
+    for name in ["api", "web"] {
+        ended(&desk, &account, Some(&forge), &format!("apply --policy policy.yaml --project {name} --yes"))
+            .await;
+    }
+    ended(&desk, &account, Some(&forge), "undo --project api --yes").await;
+    assert_eq!(account.env().attached[ROLE].len(), 2);
+    assert!(forge.state().repository.hooks[&42].2);
+    ended(&desk, &account, Some(&forge), "undo --project web --yes").await;
+    assert_eq!(seen(&desk, &account, Some(&forge)), before);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -511,6 +544,11 @@ async fn the_first_success_is_seen() {
     ] {
         assert!(ran.out.contains(text), "{text}: {}{}", ran.out, ran.err);
     }
+    account.env().builds.clear();
+    let forge = Forge::start("github", &[]).await;
+    account.env().codebuild[0]["source"]["location"] = json!("https://github.com/example/app.git");
+    let ran = run(&desk, &account, Some(&forge), &Fuse::at(None), waits).await;
+    assert!(ran.out.contains("next: make a webhook to https://hook.example/"), "{}{}", ran.out, ran.err);
     account.env().builds = vec![build(2)];
     account.env().images.clear();
     account.push("stoker/web", &line(2, "80"), &["web.branch.topic"], 0);

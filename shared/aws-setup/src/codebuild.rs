@@ -190,7 +190,7 @@ fn build(build: &types::Build) -> PastBuild {
         !matches!(phase.phase_status(), None | Some(StatusType::Succeeded | StatusType::InProgress))
     });
     let failure = failed.map(|phase| {
-        let name = phase.phase_type().map(|of| of.as_str()).unwrap_or_default();
+        let name = phase.phase_type().map(types::BuildPhaseType::as_str).unwrap_or_default();
         let why: Vec<&str> = phase.contexts().iter().filter_map(|context| context.message()).collect();
         format!("{name}: {}", why.join(" ")).trim().to_owned()
     });

@@ -1,7 +1,7 @@
 //! A JSON API over HTTPS that asks for a token, such as a forge's. The token goes to its own host only, no redirect is followed,
 //! and no error says it, whatever the host answers.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::time::Duration;
 
 use aws_smithy_http_client::Connector;
@@ -130,7 +130,8 @@ pub fn escaped(text: &str) -> String {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
             escaped.push(char::from(byte));
         } else {
-            escaped += &format!("%{byte:02X}");
+            // A string takes all that is written.
+            let _ = write!(escaped, "%{byte:02X}");
         }
     }
     escaped

@@ -140,7 +140,7 @@ async fn make_repositories(ports: &impl MakeRepositories, project: &Project) {
         let is_immutable = project.builds_repository.as_ref() == Some(repository);
         match ports.make_repository(repository, is_immutable).await {
             Ok(true) => {
-                tracing::info!(project.name = %project.name, cache.repository = %repository, "repository made")
+                tracing::info!(project.name = %project.name, cache.repository = %repository, "repository made");
             }
             Ok(false) => {}
             Err(error) => {
