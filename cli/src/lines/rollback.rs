@@ -8,6 +8,7 @@ use buildkit_cache::importable;
 use bytes::Bytes;
 use jiff::Timestamp;
 use serde::Serialize;
+use stoker_core::mounts::{self, MountManifest, mount_of};
 use stoker_core::names::{Digest, Line, ProjectName, Tag};
 use stoker_core::provenance::Provenance;
 
@@ -164,19 +165,40 @@ async fn plan(remotes: &Remotes, args: &Args) -> Result<Plan, Problem> {
         let next = format!("choose another with --to: see `stoker history {repository} {line}`");
         Problem::no(format!("{line} cannot be rolled back to {}: {why}", target.tag), next)
     };
-    let manifest = remote::manifest_of(&found).map_err(|problem| cannot(problem.text()))?;
-    if let Some(why) = verify::check_found(remotes, found).await?.against() {
-        return Err(cannot(&why));
-    }
+    let mount =
+        MountManifest::parse(&found.bytes).ok().filter(|mount| mount_of(&mount.annotations).is_some());
+    let cache = if mount.is_some() {
+        None
+    } else {
+        let manifest = remote::manifest_of(&found).map_err(|problem| cannot(problem.text()))?;
+        if let Some(why) = verify::check_found(remotes, found).await?.against() {
+            return Err(cannot(&why));
+        }
+        Some(manifest)
+    };
+    let annotations = cache.as_ref().map(|manifest| &manifest.annotations);
+    let annotations =
+        annotations.or(mount.as_ref().map(|mount| &mount.annotations)).cloned().unwrap_or_default();
     // After the checks: a build that starts while they run is given what the line still is.
     let now = Timestamp::now();
     let provenance = Provenance {
         parent: Some(current.digest.clone()),
         rolled_back: Some(now),
-        ..Provenance::read(&manifest.annotations)
+        ..Provenance::read(&annotations)
     };
-    let manifest = manifest.annotated(provenance.annotations(line));
-    importable(&manifest).map_err(|why| cannot(&why))?;
+    let manifest = match (cache, mount) {
+        (Some(manifest), _) => {
+            let manifest = manifest.annotated(provenance.annotations(line));
+            importable(&manifest).map_err(|why| cannot(&why))?;
+            manifest
+        }
+        // What builds restore fails no build, so its layers are not asked for. What was measured stays true.
+        (None, mount) => {
+            let of_mount = annotations.into_iter().filter(|(name, _)| name.starts_with(mounts::ID));
+            let all = of_mount.chain(provenance.annotations(line)).collect();
+            mount.ok_or_else(|| cannot("it is no cache and no mount"))?.annotated(&all)
+        }
+    };
     let kept = Tag::history(&place.scope, line, now, &current.digest);
     // The checks take a while, in which a promotion may have moved the line.
     if now_at(remotes, repository, &place).await?.digest != current.digest {

@@ -46,5 +46,5 @@ pub use folder::Folder;
 pub use ignore::{Ignore, IgnoreError};
 pub use key::Key;
 pub use parse::{Dockerfile, HereDocument, Instruction, ParseError, parse};
-pub use plan::{Node, Options, Plan, PlanError, Step, StepKind, Unknown, plan};
+pub use plan::{CacheMount, Node, Options, Plan, PlanError, Step, StepKind, Unknown, cache_mounts, plan};
 pub use solve::{Outcome, solve};

@@ -64,11 +64,12 @@ pub(crate) fn rust_project<'a>(
     forget()?;
     let fresh = carrier.called(&format!("{token}-new"))?;
     let ((), restore) = timed(|| fresh.restore(&whole))?;
-    let (carried, build_seconds) = project.build(&format!("{token}-new"), 2)?;
+    // Which mount it is, is no part of a step's key, so each build has a source of its own.
+    let (carried, build_seconds) = project.build(&format!("{token}-new"), 3)?;
     let ((_, delta), save) = timed(|| fresh.save(Some(&whole), "second"))?;
-    let (by_layers, layers_seconds) = project.build(&format!("{token}-layers"), 2)?;
+    let (by_layers, layers_seconds) = project.build(&format!("{token}-layers"), 4)?;
     let ((), copy_in) = timed(|| project.copy_in(engine, &format!("{token}-copied"), &archive))?;
-    let (copied, _) = project.build(&format!("{token}-copied"), 2)?;
+    let (copied, _) = project.build(&format!("{token}-copied"), 5)?;
     let ((), copy_out) = timed(|| project.copy_out(engine, &format!("{token}-copied"), &dir.join("out")))?;
     remove_images(registry)?;
     forget()?;
