@@ -398,3 +398,11 @@ fn attack_a_mounts_id_that_is_shell_or_another_flag() {
         }
     }
 }
+
+#[test]
+fn the_policy_that_the_page_shows_is_one() {
+    let page = include_str!("../../docs/mounts.md");
+    let (_, rest) = page.split_once("```yaml\n").unwrap();
+    let policy = Policy::parse("p", &format!("version: 1\n{}", rest.split_once("```").unwrap().0)).unwrap();
+    assert_eq!(policy.named_projects()[0].mounts().count(), 1);
+}
