@@ -34,6 +34,8 @@ const BLOCKS: [(&str, &str, usize, &str); 20] = [
     ("docs/forecast.md", "console", 3, COMMANDS),
     ("docs/forecast.md", "text", 3, HERE),
     ("docs/metrics.md", "", 1, "tests/scenarios/metrics.rs"),
+    ("docs/mounts.md", "sh", 1, "cli/src/doctor/buildspec.rs"),
+    ("docs/mounts.md", "yaml", 1, "tests/scenarios/mounts.rs"),
     ("docs/onboard.md", "console", 1, COMMANDS),
     ("docs/operate.md", "sh", 12, COMMANDS),
     ("docs/policy.md", "yaml", 1, "shared/core/src/policy/tests.rs"),

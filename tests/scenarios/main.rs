@@ -17,6 +17,7 @@ mod events;
 mod failed_calls;
 mod last_use;
 mod metrics;
+mod mounts;
 mod probation;
 mod promotion;
 mod push_to_main;

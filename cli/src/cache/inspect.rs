@@ -8,11 +8,12 @@ use serde::Serialize;
 use stoker_core::names::{Commit, Digest};
 use stoker_core::provenance::Provenance;
 
+use crate::cache::mount::SavedMount;
 use crate::cache::{Amount, ROWS};
 use crate::outcome::CommandOutcome;
 use crate::problem::Problem;
 use crate::reference::Reference;
-use crate::remote::{Held, Remotes, read_all};
+use crate::remote::{self, Held, Remotes, read_all};
 use crate::text::{Align, ago, count, percent, plain, size, table};
 
 /// Shows what is in caches: steps, sizes, ages, what they share, and how near BuildKit's import limit they are
@@ -28,6 +29,9 @@ A step is a layer that some instruction resulted in. A cache stores no command l
 What a merge brought to main is on probation until a build of main has used it: PROBATION lists the merged commits, \
 and when what is left of each leaves at the latest.
 
+Of one REF it also shows a saved cache mount: what it holds, how long builds took with it and without, and whether it is \
+carried.
+
 BuildKit imports no cache whose config or manifest is over 1 MiB: it then builds cold, and says so only in its log.")]
 pub(crate) struct Args {
     /// The caches
@@ -42,7 +46,15 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
-    let held = read_all(&Remotes::default(), &args.references).await?;
+    let remotes = Remotes::default();
+    if let [reference] = args.references.as_slice()
+        && let Some(found) = remote::find(&remotes, reference).await?
+        && let Some(mount) = SavedMount::of(&found, Timestamp::now())
+    {
+        let text = if args.json { super::to_json(&mount) } else { mount.render(Timestamp::now()) };
+        return Ok(CommandOutcome::yes(text));
+    }
+    let held = read_all(&remotes, &args.references).await?;
     let report = Report::of(&held);
     let text = if args.json {
         super::to_json(&report)

@@ -9,6 +9,7 @@ use stoker_core::names::Digest;
 pub(crate) mod diff;
 pub(crate) mod inspect;
 pub(crate) mod merge;
+pub(crate) mod mount;
 pub(crate) mod prune;
 mod store;
 pub(crate) mod verify;

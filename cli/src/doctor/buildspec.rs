@@ -1,7 +1,7 @@
 //! What a buildspec does, as far as its text tells: it is shell in YAML, and hostile.
 
 use stoker_core::build_inputs::variable;
-use stoker_core::policy::{Project, Target};
+use stoker_core::policy::{Mount, Project, Target};
 
 use super::checkout::{Checkout, LONGEST};
 use super::commands::{Build, Chosen, Done, Tool, values};
@@ -81,6 +81,7 @@ pub(crate) fn check(
     findings.extend(chosen(&done).filter(|_| !is_forks));
     findings.extend(platforms(&done));
     findings.extend(bake_targets(project, &done, checkout));
+    findings.extend(mounts(project, &done, checkout));
     findings.extend(shell(&spec, &done));
     findings.extend(by_hand(&done));
     findings.extend(exported(project, &spec, is_forks));
@@ -400,6 +401,48 @@ fn bake_targets(project: &Project, done: &Done, checkout: Option<&Checkout>) -> 
     ))
 }
 
+/// Cache mounts: those that the policy carries have to be restored, saved, and of ids that the Dockerfile has.
+fn mounts(project: &Project, done: &Done, checkout: Option<&Checkout>) -> Option<Finding> {
+    const CHECK: &str = "cache mounts";
+    let dockerfile = checkout.and_then(|checkout| checkout.read("Dockerfile"));
+    let there = dockerfile.and_then(|text| dockerfile_keys::parse(&text).ok());
+    let there = there.map(|file| dockerfile_keys::cache_mounts(&file)).unwrap_or_default();
+    let list = |ids: &[&str]| plain(&ids.join(", "));
+    let carried: Vec<&str> = project.mounts().map(|mount| mount.id.as_str()).collect();
+    if carried.is_empty() {
+        let ids: Vec<&str> = there.iter().map(|mount| mount.id.as_str()).collect();
+        let hint = "they start empty in every build, and `targets[].mounts` of the policy carries them (docs/mounts.md)";
+        return (!ids.is_empty()).then(|| {
+            Finding::ok(CHECK, format!("the Dockerfile has the cache mounts {}: {hint}", list(&ids)))
+        });
+    }
+    let lines = [variable::RESTORE_MOUNTS, variable::SAVE_MOUNTS];
+    if let Some(missing) = lines.into_iter().find(|name| !done.names(name)) {
+        let what =
+            format!("the policy carries {}, and the buildspec does not use ${missing}", list(&carried));
+        return Some(Finding::wrong(CHECK, what, "write both lines of docs/mounts.md, around the build"));
+    }
+    let is_there = |mount: &&Mount| {
+        there.iter().any(|known| known.id == mount.id.as_str() && known.options == mount.options)
+    };
+    let unknown: Vec<&str> =
+        project.mounts().filter(|mount| !is_there(mount)).map(|mount| mount.id.as_str()).collect();
+    if !there.is_empty() && !unknown.is_empty() {
+        let ids: Vec<String> = there.iter().map(|mount| format!("{} {}", mount.id, mount.options)).collect();
+        let what = format!(
+            "the Dockerfile has no such cache mounts as {}, but {}",
+            list(&unknown),
+            plain(ids.join(", ").trim_end())
+        );
+        return Some(Finding::warn(
+            CHECK,
+            what,
+            "write `id` and `options` in the policy as the Dockerfile has them",
+        ));
+    }
+    Some(Finding::ok(CHECK, format!("{} restored and saved", list(&carried))))
+}
+
 /// The files that bake is told to read, but for Stoker's own, which is none of the source.
 fn bake_files<'w>(words: &[&'w str]) -> Vec<&'w str> {
     let named = words.windows(2).filter_map(|pair| match pair {
@@ -560,6 +603,39 @@ mod tests {
             assert_eq!(told, Some(state), "{file}: {found:?}");
         }
         assert_eq!(of_source(Some("version: 0.2"), &checkout), None, "inline");
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn mounts_are_carried_by_the_lines_of_the_docs_and_by_ids_of_the_dockerfile() {
+        let lines = include_str!("../../../docs/mounts.md").split("```sh\n").nth(1).unwrap();
+        let lines: Vec<&str> = lines.split("```").next().unwrap().lines().collect();
+        let carried = project("    targets: [{ mounts: [{ id: /root/.npm }] }]\n");
+        let both = spec(&[CREATE, lines[0], BUILD, lines[1]]);
+        assert_eq!(
+            states(&carried, &both, false),
+            [ALL_OK.as_slice(), &[("cache mounts", State::Ok)]].concat()
+        );
+        assert_eq!(states(&project(""), &both, false), ALL_OK);
+        for missing in [spec(&[CREATE, BUILD]), spec(&[CREATE, lines[0], BUILD])] {
+            let told = states(&carried, &missing, false);
+            assert_eq!(told.last(), Some(&("cache mounts", State::Wrong)), "{told:?}");
+        }
+        let dir = std::env::temp_dir().join(format!("stoker-mounts-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let checkout = Checkout::open(&dir).unwrap();
+        for (target, ours, state) in [
+            ("/root/.npm", &carried, State::Ok),
+            ("/root/.npm,uid=7", &carried, State::Warn),
+            ("/cache", &carried, State::Warn),
+            ("/cache", &project(""), State::Ok),
+        ] {
+            let file = format!("FROM a\nRUN --mount=type=cache,target={target} npm ci\n");
+            std::fs::write(dir.join("Dockerfile"), file).unwrap();
+            let found = check(ours, Some(&both), IMAGE, false, Some(&checkout));
+            let told = found.iter().find(|finding| finding.check == "cache mounts");
+            assert_eq!(told.map(|finding| finding.state), Some(state), "{target}: {found:?}");
+        }
         std::fs::remove_dir_all(dir).unwrap();
     }
 

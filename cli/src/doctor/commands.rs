@@ -186,6 +186,8 @@ impl Done {
             }
             ["install", ..] => self.is_installed = true,
             ["build" | "b", ..] => self.builds(Tool::Buildx, command),
+            // It carries cache mounts, and builds no target of the project's (docs/mounts.md).
+            ["bake", "--file", "-"] => {}
             ["bake" | "f", ..] => self.builds(Tool::Bake, command),
             // Options of `docker buildx` itself, such as `--builder b build`.
             [option, ..] if option.starts_with("--") && words.contains(&"bake") => {

@@ -103,6 +103,7 @@ mod tests {
             origin: Origin { parent: parent.map(|name| Digest::of(name.as_bytes())), ..Origin::default() },
             importable: true,
             holds: None,
+            mount: None,
             why: None,
         };
         let mut caches = [

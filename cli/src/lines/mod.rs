@@ -7,7 +7,10 @@ use buildkit_cache::IMPORT_LIMIT;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use jiff::Timestamp;
 use serde::Serialize;
-use stoker_core::names::{Commit, Digest, InvalidName, Line, LineKey, ProjectName, Scope, Tag, TagKind};
+use stoker_core::mounts::{MountManifest, mount_of};
+use stoker_core::names::{
+    Commit, Digest, InvalidName, Line, LineKey, MountId, ProjectName, Scope, Tag, TagKind,
+};
 use stoker_core::provenance::{self, Provenance};
 
 use crate::problem::Problem;
@@ -64,9 +67,12 @@ impl Place {
 /// The lines of a repository, or of one project in it: main first, and after each line the caches that it left, the
 /// newest first.
 pub(crate) fn sorted(tags: &BTreeSet<String>, project: Option<&ProjectName>) -> Vec<Place> {
-    let scope = project.map(Scope::of);
+    // Whoever has several targets or mounts names a scope, as the lines are listed by it.
+    let is_asked = |scope: &Scope| {
+        project.is_none_or(|project| *scope == Scope::of(project) || scope.to_string() == project.as_str())
+    };
     let mut places: Vec<Place> = tags.iter().filter_map(|tag| Place::read(tag)).collect();
-    places.retain(|place| scope.as_ref().is_none_or(|scope| place.scope == *scope));
+    places.retain(|place| is_asked(&place.scope));
     // A tie goes to the greater tag, for no reason but that the order is the same each time.
     places.sort_by_key(|place| {
         let Place { scope, line, left_at, tag } = place.clone();
@@ -149,7 +155,9 @@ async fn no_such_line(
 }
 
 fn annotations(found: &Found) -> BTreeMap<String, String> {
-    remote::manifest_of(found).map(|manifest| manifest.annotations).unwrap_or_default()
+    let of_mount =
+        || MountManifest::parse(&found.bytes).map(|manifest| manifest.annotations).unwrap_or_default();
+    remote::manifest_of(found).map_or_else(|_| of_mount(), |manifest| manifest.annotations)
 }
 
 /// A cache that a line is, or was.
@@ -169,6 +177,9 @@ struct Entry {
     /// `None` for what is no sound cache.
     #[serde(flatten)]
     holds: Option<Holds>,
+    /// The cache mount that it is an image of, and its compressed bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mount: Option<(MountId, u64)>,
     /// What it is instead.
     #[serde(skip_serializing_if = "Option::is_none")]
     why: Option<String>,
@@ -244,8 +255,11 @@ async fn read(remotes: &Remotes, repository: &Repository, place: &Place) -> Resu
     let Some(found) = remote::find(remotes, &repository.at(&place.tag)).await? else { return Ok(None) };
     let annotations = annotations(&found);
     let digest = found.digest.clone();
+    let mount = MountManifest::parse(&found.bytes).ok();
+    let mount = mount.and_then(|mount| Some((mount_of(&mount.annotations)?, mount.bytes())));
     let (holds, why) = match remote::open(remotes, found).await {
         Ok(held) => (Some(Holds::of(&held)), None),
+        Err(_) if mount.is_some() => (None, None),
         Err(problem) if problem.is_no() => (None, Some(problem.text().to_owned())),
         Err(problem) => return Err(problem),
     };
@@ -258,6 +272,7 @@ async fn read(remotes: &Remotes, repository: &Repository, place: &Place) -> Resu
         origin: Origin::read(&annotations),
         importable: holds.as_ref().is_some_and(|holds| holds.import_bytes <= holds.import_limit as u64),
         holds,
+        mount,
         why,
     }))
 }
@@ -314,7 +329,14 @@ const COLUMNS: [Column; 12] = [
         align: Align::Right,
         cell: |entry, _| holds(entry, |holds| holds.on_probation.to_string()),
     },
-    Column { head: "SIZE", align: Align::Right, cell: |entry, _| holds(entry, |holds| size(holds.bytes)) },
+    Column {
+        head: "SIZE",
+        align: Align::Right,
+        cell: |entry, _| match &entry.mount {
+            Some((_, bytes)) => size(*bytes),
+            None => holds(entry, |holds| size(holds.bytes)),
+        },
+    },
     Column {
         head: "LIMIT",
         align: Align::Right,
@@ -323,7 +345,10 @@ const COLUMNS: [Column; 12] = [
     Column {
         head: "IMPORT",
         align: Align::Left,
-        cell: |entry, _| if entry.importable { "yes" } else { "NO" }.to_owned(),
+        cell: |entry, _| match &entry.mount {
+            Some((id, _)) => format!("mount {id}"),
+            None => if entry.importable { "yes" } else { "NO" }.to_owned(),
+        },
     },
     Column { head: "COMMIT", align: Align::Left, cell: |entry, _| short(entry.origin.commit.as_ref()) },
     Column { head: "BUILT", align: Align::Right, cell: |entry, now| ago(now, entry.origin.built_at, NONE) },
@@ -350,7 +375,8 @@ fn render(entries: &[Entry], first: &[Column], now: Timestamp) -> String {
     for why in entries.iter().filter_map(|entry| entry.why.as_ref()) {
         text += &format!("  warning: {why}\n");
     }
-    let too_large = entries.iter().filter(|entry| entry.why.is_none() && !entry.importable).count();
+    let is_cache = |entry: &&Entry| entry.why.is_none() && entry.mount.is_none();
+    let too_large = entries.iter().filter(is_cache).filter(|entry| !entry.importable).count();
     if too_large > 0 {
         text += &format!("  warning: {} over BuildKit's import limit\n", count(too_large, "cache"));
     }

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use stoker_core::error::chain;
 use stoker_core::line_update::LineUpdate;
+use stoker_core::mounts::{MountManifest, mount_of};
 use stoker_core::names::{CacheRepository, Digest, Line, ProjectName, Tag};
 use stoker_core::ports::Image;
 use stoker_core::provenance::Provenance;
@@ -170,15 +171,27 @@ async fn plan(remotes: &Remotes, args: &Args) -> Result<Plan, Problem> {
         let next = format!("choose another with --to: see `stoker history {repository} {line}`");
         Problem::no(format!("{line} cannot be rolled back to {}: {why}", target.tag), next)
     };
-    let manifest = remote::manifest_of(&found).map_err(|problem| cannot(problem.text()))?;
-    if let Some(why) = verify::check_found(remotes, found).await?.against() {
-        return Err(cannot(&why));
-    }
+    let mount =
+        MountManifest::parse(&found.bytes).ok().filter(|mount| mount_of(&mount.annotations).is_some());
+    // What builds restore fails no build, so a mount's layers are not asked for.
+    let cache = if mount.is_some() {
+        None
+    } else {
+        let manifest = remote::manifest_of(&found).map_err(|problem| cannot(problem.text()))?;
+        if let Some(why) = verify::check_found(remotes, found).await?.against() {
+            return Err(cannot(&why));
+        }
+        Some(manifest)
+    };
     // After the checks: a build that starts while they run is given what the line still is.
     let now = Timestamp::now();
     let image =
         Image { digest: current.digest.clone(), media_type: current.media_type, manifest: current.bytes };
-    let update = LineUpdate::rollback(&place.scope, line, image, &manifest, now);
+    let update = match (cache, mount) {
+        (Some(cache), _) => LineUpdate::rollback(&place.scope, line, image, &cache, now),
+        (None, Some(mount)) => Ok(LineUpdate::rollback_of_mount(&place.scope, line, image, &mount, now)),
+        (None, None) => Err("it is no cache and no mount".to_owned()),
+    };
     let update = update.map_err(|why| cannot(&why))?;
     // The checks take a while, in which a promotion may have moved the line.
     if now_at(remotes, repository, &place).await?.digest != current.digest {

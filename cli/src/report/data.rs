@@ -453,7 +453,7 @@ impl<'s> Owners<'s> {
     fn of(plan: &Plan, projects: &'s [Project]) -> Self {
         let mut of: Vec<&Project> = projects.iter().filter(|project| uses(project, plan)).collect();
         let by_scope =
-            of.iter().flat_map(|project| project.scopes().map(|scope| (scope, *project))).collect();
+            of.iter().flat_map(|project| project.all_scopes().map(|scope| (scope, *project))).collect();
         let last = of.pop();
         Self { by_scope, only: last.filter(|_| of.is_empty()) }
     }

@@ -12,6 +12,7 @@ use serde_json::Value;
 use stoker_aws::registry::FetchedManifest;
 use stoker_core::build_inputs::{BuildInputs, variable};
 use stoker_core::error::CallError;
+use stoker_core::mounts;
 use stoker_core::names::{CacheRepository, Digest, ProjectName, Scope, Tag, TagKind};
 use stoker_core::policy::{Policy, Project, Target};
 use stoker_core::ports::{Image, MakeRepositories, ReadBlobs, ReadImages, WriteImages};
@@ -207,7 +208,8 @@ pub(super) async fn inputs(
     let images = Images::new(registry, remotes);
     let wanted = request.readable(project);
     let reads = give(&images, project, &wanted, Timestamp::now()).await;
-    let reads = reads.map_err(|error| not_looked_up(&images, project, &error))?;
+    let mut reads = reads.map_err(|error| not_looked_up(&images, project, &error))?;
+    mounts::give(&images, project, &wanted.line, &mut reads, &[], Timestamp::now()).await;
     let environment = BuildInputs::of(project, request, reads).environment(registry.name(), project);
     let names = project.scopes().flat_map(|scope| wanted.tags(scope));
     let names: BTreeMap<Tag, String> = names.map(|(name, tag)| (tag, name)).collect();
@@ -322,10 +324,8 @@ fn scope_of(tag: &Tag) -> Option<Scope> {
 
 /// A tag to export to ends in bits that are drawn at the start: these here are nobody's.
 fn hide_keys(environment: &mut BTreeMap<String, String>) -> Vec<String> {
-    let tags: Vec<String> = environment
-        .get(variable::EXPORT)
-        .map(|tags| tags.split(' ').map(str::to_owned).collect())
-        .unwrap_or_default();
+    let of = [variable::EXPORT, variable::MOUNTS_EXPORT].into_iter().filter_map(|name| environment.get(name));
+    let tags: Vec<String> = of.flat_map(|tags| tags.split(' ')).map(str::to_owned).collect();
     let shown = |tag: &str| {
         let scope = tag.split_once(".export.").map_or(tag, |(scope, _)| scope);
         format!("{scope}.export.{CHOSEN}")

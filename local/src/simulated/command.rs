@@ -20,6 +20,8 @@ pub(super) enum CommandError {
 pub(super) enum Command {
     /// A build.
     Build(Box<Build>),
+    /// `docker buildx bake` of a file on standard input.
+    Bake,
     /// An answer that needs no work.
     Say(String),
     /// `docker login`.
@@ -58,6 +60,7 @@ impl Command {
         match words[..] {
             ["buildx", "build" | "b", ..] => Ok(Self::Build(Box::new(Build::parse(&arguments[2..])?))),
             ["build", ..] => Ok(Self::Build(Box::new(Build::parse(&arguments[1..])?))),
+            ["buildx", "bake", "--file" | "-f", "-"] => Ok(Self::Bake),
             ["version" | "--version" | "-v", ..] => say("Docker version 0.0.0, simulated by stoker-local"),
             ["info", ..] => say("Server Version: 0.0.0 (simulated by stoker-local)\nStorage Driver: none"),
             ["buildx", "version", ..] => say("github.com/docker/buildx v0.0.0 simulated by stoker-local"),

@@ -6,16 +6,20 @@ mod cache;
 mod command;
 mod graph;
 mod log;
+mod mount;
 mod registry;
 mod solve;
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 
 use crate::chain;
 use command::Command;
 pub use log::Output;
+
+/// Bytes of the longest file for bake that is read.
+const MAX_BAKE: u64 = 1 << 20;
 
 /// Runs a `docker` command line in the working directory. Its progress goes to standard error, as `docker`'s does.
 pub async fn docker(arguments: &[String]) -> ExitCode {
@@ -42,6 +46,18 @@ pub async fn docker_in(arguments: &[String], directory: &Path, output: Output) -
             // A password that nobody reads would break the pipe of the one who writes it.
             let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
             writeln!(std::io::stdout(), "Login Succeeded (simulated)").is_ok()
+        }
+        Command::Bake => {
+            let mut file = Vec::new();
+            let read = std::io::stdin().take(MAX_BAKE).read_to_end(&mut file);
+            let baked = match read {
+                Ok(_) => mount::bake(&file, &output).await.map_err(|error| chain(&error)),
+                Err(error) => Err(error.to_string()),
+            };
+            if let Err(why) = &baked {
+                output.say(&format!("------\nERROR: failed to solve: {why}"));
+            }
+            baked.is_ok()
         }
         Command::Build(build) => match solve::build(&build, directory, &output).await {
             Ok(()) => true,

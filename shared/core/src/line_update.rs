@@ -1,10 +1,13 @@
 //! The one way in which a line is written.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use futures_util::future::try_join_all;
 use jiff::Timestamp;
 
 use crate::error::CallError;
+use crate::mounts::{self, MountManifest};
 use crate::names::{CacheRepository, Digest, Line, Scope, Tag};
 use crate::ports::{Image, WriteImages};
 use crate::provenance::Provenance;
@@ -38,18 +41,33 @@ impl LineUpdate {
         target: &Manifest,
         now: Timestamp,
     ) -> Result<Self, String> {
-        let provenance = Provenance {
-            parent: Some(current.digest.clone()),
-            rolled_back: Some(now),
-            ..Provenance::read(&target.annotations)
-        };
-        let manifest = target.annotated(provenance.annotations(line));
+        let manifest = target.annotated(rolled_back(&current, line, &target.annotations, now));
         importable(&manifest)?;
-        Ok(Self {
+        Ok(Self::replacing(scope, line, current, manifest, now))
+    }
+
+    /// Plans to put the line of a cache mount back, as [`rollback`](Self::rollback) does. What was measured stays true.
+    #[must_use]
+    pub fn rollback_of_mount(
+        scope: &Scope,
+        line: &Line,
+        current: Image,
+        target: &MountManifest,
+        now: Timestamp,
+    ) -> Self {
+        let mut annotations = rolled_back(&current, line, &target.annotations, now);
+        let of_mount = target.annotations.iter().filter(|(name, _)| name.starts_with(mounts::ID));
+        annotations.extend(of_mount.map(|(name, value)| (name.clone(), value.clone())));
+        Self::replacing(scope, line, current, target.annotated(&annotations), now)
+    }
+
+    /// The line is to hold this manifest, and its history what it holds now.
+    fn replacing(scope: &Scope, line: &Line, current: Image, manifest: Vec<u8>, now: Timestamp) -> Self {
+        Self {
             history: Some((Tag::history(scope, line, now, &current.digest), current)),
             line: Some((Tag::line(scope, line), Bytes::from(manifest))),
             ..Self::default()
-        })
+        }
     }
 
     /// Writes it. Whoever repeats it after a failure writes the same.
@@ -73,6 +91,21 @@ impl LineUpdate {
         put(Vec::from_iter(self.line)).await?;
         try_join_all(self.commits.into_iter().map(put)).await.map(drop)
     }
+}
+
+/// The annotations of a line that was put back to what has these.
+fn rolled_back(
+    current: &Image,
+    line: &Line,
+    annotations: &BTreeMap<String, String>,
+    now: Timestamp,
+) -> BTreeMap<String, String> {
+    let provenance = Provenance {
+        parent: Some(current.digest.clone()),
+        rolled_back: Some(now),
+        ..Provenance::read(annotations)
+    };
+    provenance.annotations(line)
 }
 
 #[cfg(test)]

@@ -817,6 +817,37 @@ impl CopyFlags {
     }
 }
 
+/// A cache mount of a Dockerfile that a builder keeps under its id.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CacheMount {
+    /// Its `id`, or else its `target`.
+    pub id: String,
+    /// Its `uid`, `gid` and `mode`, which make it another mount of the same id: as they are, between commas.
+    pub options: String,
+}
+
+/// The cache mounts of all `RUN`s, each once; of those with variables in them nobody knows the id, and one with `from` begins as
+/// what that is.
+#[must_use]
+pub fn cache_mounts(file: &Dockerfile) -> Vec<CacheMount> {
+    let runs = file.instructions.iter().filter(|instruction| instruction.name == "RUN");
+    let flags = runs.flat_map(|run| &run.flags).filter_map(|flag| flag.strip_prefix("--mount="));
+    let mounts = flags.filter(|flag| !flag.contains('$')).filter_map(|flag| Mount::parse(flag).ok());
+    let mounts = mounts.filter(|mount| mount.kind == "cache" && mount.from.is_empty());
+    let mut found: Vec<CacheMount> = mounts
+        .map(|mount| {
+            let is_option =
+                |option: &&String| ["uid=", "gid=", "mode="].iter().any(|name| option.starts_with(name));
+            let options: Vec<&str> = mount.others.iter().filter(is_option).map(String::as_str).collect();
+            let id = if mount.id.is_empty() { mount.target.clone() } else { mount.id };
+            CacheMount { id, options: options.join(",") }
+        })
+        .collect();
+    found.sort();
+    found.dedup();
+    found
+}
+
 /// A `--mount` of a `RUN`.
 #[derive(Debug, Default)]
 struct Mount {

@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, bail};
 use serde_json::json;
+use stoker_core::policy::DEFAULT_TOOLS_IMAGE;
 
 use crate::environment::{LocalSetup, Settings};
 use crate::site::{Plan, Site};
@@ -142,7 +143,10 @@ fn set(builder: Builder, base_image: &str, program: &std::path::Path) -> anyhow:
     ]);
     let arguments = ["--builder", builder.name(), "--base-image", base_image];
     let (arguments, projects, parameters) = (&arguments, &projects, &PARAMETERS);
-    let site = Site::open(setup, &Plan { program, arguments, projects, policy: POLICY, parameters })?;
+    // The base image that is here without a network has a static busybox, too.
+    let tools = if base_image == LOCAL_BASE_IMAGE { base_image } else { DEFAULT_TOOLS_IMAGE };
+    let policy = &POLICY.replace(DEFAULT_TOOLS_IMAGE, tools);
+    let site = Site::open(setup, &Plan { program, arguments, projects, policy, parameters })?;
     // On AWS deleted branches, and what a build held, are looked at after a quarter of an hour: the demo does not wait.
     site.set_queue("RetentionQueueUrl", &json!({ "DelaySeconds": "0", "VisibilityTimeout": "2" }))?;
     let docs_caches = json!({ "repositoryName": "stoker/docs" });

@@ -15,6 +15,8 @@ pub(crate) struct Build {
     pub(crate) line: String,
     pub(crate) reason: String,
     pub(crate) reads: Vec<String>,
+    /// What it was given of cache mounts.
+    pub(crate) mounts: String,
     pub(crate) steps: u64,
     pub(crate) reused: u64,
     pub(crate) seconds: f64,
@@ -34,6 +36,7 @@ impl Build {
             line: text(&env["STOKER_LINE"]),
             reason: text(&env["STOKER_REASON"]),
             reads: text(&env["STOKER_READS"]).split_whitespace().map(str::to_owned).collect(),
+            mounts: text(&env["STOKER_MOUNTS"]),
             steps: build["steps"].as_u64().unwrap_or_default(),
             reused: build["reused"].as_u64().unwrap_or_default(),
             seconds: build["build_seconds"].as_f64().unwrap_or_default(),
@@ -104,7 +107,7 @@ impl Report {
             .map(|build| {
                 json!({
                     "id": build.id, "project": build.project, "line": build.line, "reason": build.reason,
-                    "reads": build.reads, "steps": build.steps, "reused": build.reused,
+                    "reads": build.reads, "mounts": build.mounts, "steps": build.steps, "reused": build.reused,
                     "seconds": build.seconds, "status": build.status,
                 })
             })

@@ -34,7 +34,7 @@ COPY version.txt /app/
 WORKDIR /app
 COPY --from=a /a/part a
 COPY --from=b /b/part b
-RUN sleep 3.5 && cat version.txt a b > app
+RUN --mount=type=cache,id=demo,target=/kept sleep 3.5 && cat version.txt a b > app && date >> /kept/builds
 ",
     ),
     ("a/dependencies.txt", "left 1.0 {run}\n"),
@@ -55,13 +55,15 @@ pub(crate) const DOCS: Files = &[
     ("buildspec.yml", BUILDSPEC),
 ];
 
-/// As short as the README's, but for the base image, which is an argument here.
+/// As short as the README's, but for the base image, which is an argument here, and the cache mount.
 const BUILDSPEC: &str = "\
 version: 0.2
 phases:
   build:
     commands:
+      - test -z \"$STOKER_RESTORE_MOUNTS\" || printf %s \"$STOKER_RESTORE_MOUNTS\" | docker buildx bake --file - >/dev/null 2>&1 || true
       - docker buildx build $STOKER_CACHE_FLAGS --build-arg BASE=$BASE_IMAGE -t demo .
+      - test -z \"$STOKER_SAVE_MOUNTS\" || printf %s \"$STOKER_SAVE_MOUNTS\" | docker buildx bake --file - >/dev/null 2>&1 || true
 ";
 
 /// A repository on the local disk, as a forge would hold it.

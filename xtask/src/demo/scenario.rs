@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 use serde_json::{Value, json};
+use stoker_core::names::{Line, ProjectName, Tag};
+use stoker_core::policy::Policy;
 
 use super::forge::Forge;
 use super::report::{Build, Report};
@@ -72,6 +74,8 @@ impl Scenario<'_> {
         forge.pushed(app, "main", Some(&before))?;
         self.next_build()?;
         self.line_moved("app.main", None)?;
+        let mount = mount_tag()?;
+        let saved = self.line_moved(&mount, None)?;
 
         say("somebody pushes the branch feature-b, which changes the dependencies of stage B");
         let (app, forge) = (&self.stage.app, &self.forge);
@@ -83,6 +87,9 @@ impl Scenario<'_> {
         self.line_moved("app.branch.feature-b", None)?;
         let partly = c.reads == ["main"] && !c.ran_dependencies("a") && c.ran_dependencies("b");
         self.report.check("c", partly, "a branch reads main and is partly warm");
+        let (_, digits) = saved.split_once(':').unwrap_or_default();
+        let is_given = c.mounts == format!("demo: given {}", digits.get(..12).unwrap_or_default());
+        self.report.check("i", is_given, "a branch is given the cache mount that main's build saved");
         Ok(())
     }
 
@@ -353,6 +360,14 @@ impl Scenario<'_> {
             thread::sleep(POLL);
         }
     }
+}
+
+/// Where main's line of the application's cache mount is.
+fn mount_tag() -> anyhow::Result<String> {
+    let policy = Policy::parse("the demo's policy", super::POLICY)?;
+    let project = policy.project(&ProjectName::new("app")?).context("the policy names no app")?;
+    let mount = project.mounts().next().context("the policy names no mount")?;
+    Ok(Tag::line(&mount.scope, &Line::Main).to_string())
 }
 
 fn say(what: &str) {

@@ -32,7 +32,11 @@ version: 1
 defaults:
   retention: { mode: apply }
 projects:
-  - { name: app, repository: github.com/example/app, builds-repository: 'stoker-builds/{project}' }
+  - name: app
+    repository: github.com/example/app
+    builds-repository: 'stoker-builds/{project}'
+    targets: [{ mounts: [{ id: demo }] }]
+    builder: { tools: 'busybox:1.37.0-musl' }
   - { name: docs, repository: github.com/example/docs }
   - name: tools
     repository: git-codecommit.us-east-1.amazonaws.com/v1/repos/tools

@@ -84,10 +84,11 @@ pub(super) async fn update(
     let annotations = current.as_ref().map(|(manifest, _)| manifest.annotations.clone()).unwrap_or_default();
     let (before, was_measured) = (Provenance::read(&annotations), Samples::read(&annotations));
     let mut samples = was_measured.clone();
-    // The very first build has nothing to compare with: all else was cold as well.
-    for saved in requests.iter().map(|request| &request.saved).filter(|_| current.is_some()) {
-        if let Some(seconds) = saved.seconds {
-            samples.add(saved.built.at, seconds, saved.had_mount);
+    for saved in requests.iter().map(|request| &request.saved) {
+        match saved.seconds.filter(|_| current.is_some()) {
+            Some(seconds) => samples.add(saved.built.at, seconds, saved.had_mount),
+            // The very first build is not to be compared with: all else was cold as well.
+            None => samples.measured_at = samples.measured_at.max(Some(saved.built.at)),
         }
     }
     let is_wanted = |saved: &&Saved| {

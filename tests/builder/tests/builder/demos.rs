@@ -28,7 +28,7 @@ pub(crate) const EACH: [(&str, Demo); 2] = [("two platforms", platforms), ("impo
 /// Told once.
 pub(crate) const ONCE: [(&str, Demo); 5] = [
     ("a long line", lines::long),
-    ("a Rust project's mount", mounts::rust_project),
+    ("the mount of a Rust project", mounts::rust_project),
     ("cache mounts", mounts::carried),
     ("joined lines", lines::joined),
     ("forged caches", hostile::scenes),
