@@ -172,7 +172,7 @@ fn advice(forecast: &Forecast) -> String {
         let line = advice.line.map_or_else(String::new, |line| format!("line {line}: "));
         let hours = advice.hours_per_month;
         text += &format!(
-            "  {line}{}\n    {:.1} hours a month less, {:.1} to {:.1} over all that is assumed",
+            "  {line}{}\n    {:.2} hours a month less, {:.2} to {:.2} over all that is assumed",
             plain_whole(&advice.text),
             hours.usual,
             hours.least,
