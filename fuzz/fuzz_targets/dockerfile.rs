@@ -30,6 +30,8 @@ impl Tree for Files {
 }
 
 fuzz_target!(|text: &str| {
+    // What no run has left is not taken for what one has.
+    assert!(Memory::from_bytes(text.as_bytes()).is_none());
     // What comes before a line of `---` is a `.dockerignore`.
     let (ignore, text) = text.split_once("\n---\n").unwrap_or(("", text));
     let ignore = Ignore::parse(ignore);
@@ -42,6 +44,10 @@ fuzz_target!(|text: &str| {
         };
         if let (Some(plan), Some(again)) = (build(1), build(2)) {
             check(&plan);
+            // An image that is made twice in a build takes no step more.
+            let twice = Plan::join([plan.clone(), plan.clone()]);
+            check(&twice);
+            assert_eq!(solve(&twice, |_| false).ran.len(), solve(&plan, |_| false).ran.len());
             // Only what is not understood differs from build to build.
             let keys = |plan: &Plan| plan.nodes.iter().map(|node| node.key).collect::<Vec<_>>();
             assert!(!plan.unknown.is_empty() || keys(&plan) == keys(&again));

@@ -5,7 +5,7 @@ use dockerfile_keys::{Instruction, parse};
 /// A change of a Dockerfile's text. Older commits' Dockerfiles to which it does not apply stay as they are.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Edit {
-    /// `ARG`s of these names come right before the first instruction of their stage that names them.
+    /// `ARG`s and `ENV`s of these names come right before the first instruction of their stage that names them.
     ArgumentsLate { names: Vec<String> },
     /// A copy of everything comes after the command that installs packages, which gets a copy of what it reads instead.
     InstallFirst { run: String, copy: String, manifests: Vec<String> },
@@ -45,12 +45,13 @@ impl Chunk<'_> {
     }
 }
 
-/// Moves the `ARG`s of a name down in every stage; whether one moved.
+/// Moves the `ARG`s and `ENV`s of a name down in every stage; whether one moved.
 fn late(chunks: &mut Vec<Chunk<'_>>, name: &str) -> bool {
     let mut is_changed = false;
     let mut at = chunks.iter().position(|chunk| chunk.is("FROM")).unwrap_or(chunks.len());
     while at < chunks.len() {
-        let is_it = chunks.get(at).is_some_and(|chunk| chunk.is("ARG") && declares(chunk, name));
+        let is_it =
+            chunks.get(at).is_some_and(|chunk| (chunk.is("ARG") || chunk.is("ENV")) && declares(chunk, name));
         if is_it {
             let rest = chunks.iter().enumerate().skip(at + 1);
             let end = rest.clone().find(|(_, chunk)| chunk.is("FROM") || names(&chunk.text, name));
@@ -98,6 +99,10 @@ fn install(chunks: &mut Vec<Chunk<'_>>, run: &str, copy: &str, manifests: &[Stri
     let text = format!("COPY {} {destination}{slash}", patterns.join(" "));
     let wide = chunks.remove(to);
     chunks.insert(from, wide);
+    // What needs nothing of it comes first without any copy.
+    if manifests.is_empty() {
+        return true;
+    }
     chunks.insert(to, Chunk { instruction: None, text });
     true
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use dockerfile_keys::{Id, Options, TreeError, find};
+use dockerfile_keys::{Id, Options, TreeError, find, normal};
 use jiff::Timestamp;
 use stoker_core::error::chain;
 use stoker_core::names::{Platform, ProjectName, Scope};
@@ -15,6 +15,7 @@ use crate::progress::{Progress, Unit};
 use crate::text::plain;
 
 mod advice;
+mod bake;
 mod edit;
 mod figures;
 mod git;
@@ -32,9 +33,9 @@ use figures::{Figures, Often, Range, figures, often};
 pub(crate) use git::{Commit, Repository};
 use history::History;
 use kept::Kept;
+pub(crate) use replay::{Image, Planner, Setup, Skip};
 use replay::{Planned, replay};
-pub(crate) use replay::{Planner, Setup, Skip};
-use report::{Drawn, Forecast, NotUnderstood, Row, Strip};
+use report::{Drawn, Forecast, Made, NotUnderstood, Row, Strip};
 use strategy::Strategy;
 use times::Times;
 
@@ -48,6 +49,8 @@ const WORTH: f64 = 0.02;
 Examples:
   stoker forecast                                        # in a checkout
   stoker forecast --dockerfile api/Dockerfile --context api --target api --merges 500
+  stoker forecast --target api --target worker --platform linux/amd64,linux/arm64
+  docker buildx bake --print > bake.json && stoker forecast --bake bake.json
   stoker forecast --log build.log                        # step times from `docker build --progress=plain`
   stoker forecast --build-arg-per-commit GIT_SHA         # what a commit's hash in an argument costs
   stoker forecast --html forecast.html                   # the same as a page with charts
@@ -75,17 +78,20 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME")]
     branch: Option<String>,
     /// The Dockerfile's path in the repository; found unless given
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", conflicts_with = "bake")]
     dockerfile: Option<String>,
     /// The build context's path in the repository
-    #[arg(long, value_name = "PATH", default_value = ".")]
+    #[arg(long, value_name = "PATH", default_value = ".", conflicts_with = "bake")]
     context: String,
-    /// The stage that is built; the last one unless given
-    #[arg(long, value_name = "STAGE")]
-    target: Option<String>,
-    /// The platform that is built for
-    #[arg(long, value_name = "PLATFORM", default_value = "linux/amd64", value_parser = platform)]
-    platform: Platform,
+    /// A stage that is built, again for each of several; the last one unless given
+    #[arg(long, value_name = "STAGE", conflicts_with = "bake")]
+    target: Vec<String>,
+    /// A platform that is built for, again for each of several; the first is the builder's own
+    #[arg(long, value_name = "PLATFORM", default_value = "linux/amd64", value_parser = platform, value_delimiter = ',')]
+    platform: Vec<Platform>,
+    /// What `docker buildx bake --print` says of the build: its targets, with their Dockerfiles, arguments and platforms
+    #[arg(long, value_name = "FILE")]
+    bake: Option<PathBuf>,
     /// A build argument
     #[arg(long, value_name = "NAME=VALUE", value_parser = argument)]
     build_arg: Vec<(String, String)>,
@@ -151,11 +157,15 @@ fn forecast(args: &Args) -> Result<(Forecast, Drawn), Problem> {
     let base = oldest.parents.first().map(String::as_str);
     let history = history::read(&line, &repository.since(&branch, base)?);
 
-    let dockerfile = match &args.dockerfile {
-        Some(path) => path.trim_start_matches("./").to_owned(),
-        None => find_dockerfile(&repository, &head.tree).map_err(|error| unreadable(&error))??,
+    let images = match (&args.bake, &args.dockerfile) {
+        (Some(file), _) => bake::images(file, &args.platform)?,
+        (None, Some(path)) => images(args, path.trim_start_matches("./")),
+        (None, None) => {
+            let found = find_dockerfile(&repository, &head.tree).map_err(|error| unreadable(&error))??;
+            images(args, &found)
+        }
     };
-    let setup = setup(args, dockerfile);
+    let setup = setup(args, images);
     let kept = Kept::of(repository.directory());
     let planner = Planner::new(&repository, kept.read());
     let newest = planner.plan_tree(&setup, &head.tree, &head.id).map_err(|error| unreadable(&error))?;
@@ -178,8 +188,8 @@ fn forecast(args: &Args) -> Result<(Forecast, Drawn), Problem> {
         .map_err(|error| Problem::failed(format!("cannot name a scope: {}", chain(&error)), "report this"))?;
     let scope = Scope::of(&project);
     let figures_of = |strategy, builds: &[Planned<'_>]| {
-        let ran = replay(strategy, &scope, builds);
-        (figures(strategy, builds, &ran, days, args.dollars_per_minute), ran)
+        let (ran, kept) = replay(strategy, &scope, builds);
+        (figures(strategy, builds, (&ran, kept), days, args.dollars_per_minute), ran)
     };
     let mut rows = Vec::new();
     let (mut steps_of_stoker, mut drawn) = (Vec::new(), Drawn::default());
@@ -203,9 +213,11 @@ fn forecast(args: &Args) -> Result<(Forecast, Drawn), Problem> {
         (figures, often(builds, &ran, &times))
     };
     let before = stoker(&builds);
+    let of_setup = |setup: &Setup| Ok::<_, Problem>(stoker(&plan_all(&planner, setup, &history, &times)?.0));
     for candidate in advised(&repository, &planner, &setup, &head.tree).map_err(|error| unreadable(&error))? {
-        let after = stoker(&plan_all(&planner, &candidate.setup, &history, &times)?.0);
-        advice.extend(worth(candidate, &before, &after));
+        let after = of_setup(&candidate.setup)?;
+        let supposed = candidate.supposed.as_ref().map(&of_setup).transpose()?;
+        advice.extend(worth(candidate, supposed.as_ref().unwrap_or(&before), &after));
     }
     kept.write(planner.memory());
     advice.sort_by(|a, b| b.hours_per_month.usual.total_cmp(&a.hours_per_month.usual));
@@ -225,22 +237,46 @@ fn forecast(args: &Args) -> Result<(Forecast, Drawn), Problem> {
         unknown: not_understood(&builds, &newest),
         advice,
         branch,
-        dockerfile: setup.dockerfile,
-        context: args.context.clone(),
-        target: args.target.clone(),
+        images: setup.images.iter().map(made).collect(),
     };
     Ok((forecast, drawn))
 }
 
-/// What is built by the newest commit's Dockerfile and those before it.
-fn setup(args: &Args, dockerfile: String) -> Setup {
-    let options = Options {
-        target: args.target.clone(),
-        arguments: args.build_arg.iter().cloned().collect(),
-        platform: args.platform.as_str().to_owned(),
-        ..Options::default()
+fn made(image: &Image) -> Made {
+    Made {
+        dockerfile: image.dockerfile.clone(),
+        context: context_name(image).to_owned(),
+        target: image.options.target.clone(),
+        platform: image.options.platform.clone(),
+    }
+}
+
+/// The images of a Dockerfile: one for each target and platform.
+fn images(args: &Args, dockerfile: &str) -> Vec<Image> {
+    let targets: Vec<Option<&String>> =
+        if args.target.is_empty() { vec![None] } else { args.target.iter().map(Some).collect() };
+    let image = |target: Option<&String>, platform: &Platform| Image {
+        dockerfile: dockerfile.to_owned(),
+        context: normal(&args.context),
+        options: Options {
+            target: target.cloned(),
+            platform: platform.as_str().to_owned(),
+            build_platform: args.platform.first().map(|first| first.as_str().to_owned()),
+            ..Options::default()
+        },
     };
-    let setup = Setup::new(dockerfile, &args.context, options, args.build_arg_per_commit.clone());
+    targets
+        .into_iter()
+        .flat_map(|target| args.platform.iter().map(move |platform| image(target, platform)))
+        .collect()
+}
+
+/// What is built by the newest commit's Dockerfiles and those before them.
+fn setup(args: &Args, mut images: Vec<Image>) -> Setup {
+    for image in &mut images {
+        image.options.arguments.extend(args.build_arg.iter().cloned());
+    }
+    let setup = Setup::new(images, args.build_arg_per_commit.clone());
     Setup { git_directory: !args.no_git_directory, ..setup }
 }
 
@@ -270,10 +306,16 @@ fn advised(
     setup: &Setup,
     tree: &Id,
 ) -> Result<Vec<Candidate>, TreeError> {
-    let Some(file) = repository.file(tree, &setup.dockerfile)? else { return Ok(Vec::new()) };
-    let context = find(repository, tree, &setup.context)?;
-    let (Ok(file), Some(context)) = (planner.dockerfile(file, None)?, context) else { return Ok(Vec::new()) };
-    candidates(repository, setup, &file, &context.id)
+    let mut files = Vec::new();
+    let mut seen = BTreeSet::new();
+    for image in setup.images.iter().filter(|image| seen.insert((&image.dockerfile, &image.context))) {
+        let Some(file) = repository.file(tree, &image.dockerfile)? else { continue };
+        let context = find(repository, tree, &image.context)?;
+        if let (Ok(file), Some(context)) = (planner.dockerfile(file, None)?, context) {
+            files.push((file, context.id));
+        }
+    }
+    candidates(repository, setup, &files, &planner.restamped())
 }
 
 /// What following an advice saves; nothing if it saves too little to be told.
@@ -323,8 +365,8 @@ pub(crate) fn not_built(skip: &Skip, setup: &Setup, branch: &str) -> Problem {
             format!(
                 "{} has no {} with context {}",
                 plain(branch),
-                plain(&setup.dockerfile),
-                context_name(setup)
+                setup.images.first().map_or_else(String::new, |image| plain(&image.dockerfile)),
+                setup.images.first().map_or_else(String::new, |image| plain(context_name(image)))
             ),
             "name them with --dockerfile and --context, as paths from the repository's root",
         ),
@@ -334,8 +376,8 @@ pub(crate) fn not_built(skip: &Skip, setup: &Setup, branch: &str) -> Problem {
     }
 }
 
-fn context_name(setup: &Setup) -> &str {
-    if setup.context.is_empty() { "." } else { &setup.context }
+fn context_name(image: &Image) -> &str {
+    if image.context.is_empty() { "." } else { &image.context }
 }
 
 /// The one Dockerfile of a tree, or the one at its root.

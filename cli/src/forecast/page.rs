@@ -32,9 +32,8 @@ fn header(forecast: &Forecast) -> String {
         facts += &format!("<dt>{name}</dt><dd>{}</dd>", escaped(value));
     };
     fact("Branch", &forecast.branch);
-    fact("Dockerfile", &forecast.dockerfile);
-    if let Some(target) = &forecast.target {
-        fact("Target", target);
+    for image in &forecast.images {
+        fact("Image", &image.to_string());
     }
     fact("History", &format!("{} to {}", day(forecast.from), day(forecast.to)));
     let (main, branches) = (forecast.builds_of_main, forecast.builds_of_branches);

@@ -18,11 +18,10 @@ pub(super) fn text(forecast: &Forecast) -> String {
 }
 
 fn head(forecast: &Forecast) -> String {
-    let target =
-        forecast.target.as_ref().map_or_else(String::new, |target| format!(", target {}", plain(target)));
+    let images: Vec<String> = forecast.images.iter().map(|image| plain(&image.to_string())).collect();
     let mut text = format!(
-        "{}{target}, of {}: {} of main and {} of branches, {} to {}\n",
-        plain(&forecast.dockerfile),
+        "{}, of {}: {} of main and {} of branches, {} to {}\n",
+        images.join("; "),
         plain(&forecast.branch),
         count(forecast.builds_of_main, "build"),
         count(forecast.builds_of_branches, "build"),
@@ -44,11 +43,22 @@ pub(super) fn day(time: jiff::Timestamp) -> String {
 }
 
 fn strategies(forecast: &Forecast) -> String {
-    let titles =
-        ["", "main: steps", "p90", "seconds", "p90", "branches: steps", "seconds", "hours", "", "dollars"];
+    let titles = [
+        "",
+        "main: steps",
+        "p90",
+        "seconds",
+        "p90",
+        "branches: steps",
+        "seconds",
+        "hours",
+        "",
+        "dollars",
+        "kept",
+    ];
     let mut rows = vec![titles.map(str::to_owned).to_vec()];
     rows.extend(forecast.strategies.iter().map(row));
-    let mut align = [Align::Right; 10];
+    let mut align = [Align::Right; 11];
     if let Some(first) = align.first_mut() {
         *first = Align::Left;
     }
@@ -85,6 +95,7 @@ pub(super) fn row(row: &Row) -> Vec<String> {
         with(&|figures| figures.hours_per_month.usual, 1),
         range,
         with(&|figures| figures.dollars_per_month.usual, 2),
+        with(&|figures| as_f64(figures.steps_kept), 0),
     ]
 }
 
@@ -101,7 +112,8 @@ fn as_f64(number: usize) -> f64 {
 fn notes(forecast: &Forecast) -> String {
     let mut text = String::from(
         "\n  Steps that ran again, and the seconds that they took: median and ninth decile (p90) of a build. Main's \
-         are the\n  builds that a merge started. Hours and dollars are those of all builds in a month.",
+         are the\n  builds that a merge started. Hours and dollars are those of all builds in a month. Kept are\n  the steps that the \
+         caches hold in the end: how many bytes they have, no history tells.",
     );
     text += &said_of_times(forecast);
     for (reason, pushes) in &forecast.skipped {
@@ -160,7 +172,7 @@ fn advice(forecast: &Forecast) -> String {
         let line = advice.line.map_or_else(String::new, |line| format!("line {line}: "));
         let hours = advice.hours_per_month;
         text += &format!(
-            "  {line}{}\n    {:.1} hours a month less, {:.1} to {:.1} over all that is assumed",
+            "  {line}{}\n    {:.2} hours a month less, {:.2} to {:.2} over all that is assumed",
             plain_whole(&advice.text),
             hours.usual,
             hours.least,

@@ -20,11 +20,8 @@ use super::times::{Level, Seconds, Times};
 /// What is built, and how.
 #[derive(Debug, Clone)]
 pub(crate) struct Setup {
-    /// The Dockerfile's path in the repository.
-    pub(crate) dockerfile: String,
-    /// The build context's path in the repository.
-    pub(crate) context: String,
-    pub(crate) options: Options,
+    /// The images that a build makes.
+    pub(crate) images: Vec<Image>,
     /// Build arguments whose value is the commit's hash.
     pub(crate) per_commit: Vec<String>,
     /// Whether the context has the directory `.git`, as a clone does.
@@ -33,14 +30,24 @@ pub(crate) struct Setup {
     pub(super) behind: bool,
     /// A change of every commit's Dockerfile.
     pub(super) edit: Option<Edit>,
+    /// What every commit's `.dockerignore` names besides.
+    pub(super) ignored: Vec<String>,
+}
+
+/// An image of a build.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Image {
+    /// The Dockerfile's path in the repository.
+    pub(crate) dockerfile: String,
+    /// The build context's path in the repository; empty for its root.
+    pub(crate) context: String,
+    pub(crate) options: Options,
 }
 
 impl Setup {
-    /// A build as people start it. The context's path is taken as they write it.
-    pub(crate) fn new(dockerfile: String, context: &str, options: Options, per_commit: Vec<String>) -> Self {
-        let context: Vec<&str> = context.split('/').filter(|part| !["", "."].contains(part)).collect();
-        let context = context.join("/");
-        Self { dockerfile, context, options, per_commit, git_directory: false, behind: false, edit: None }
+    /// A build of the working tree as it is.
+    pub(crate) fn new(images: Vec<Image>, per_commit: Vec<String>) -> Self {
+        Self { images, per_commit, git_directory: false, behind: false, edit: None, ignored: Vec::new() }
     }
 
     /// The same with a change of every commit's Dockerfile.
@@ -79,11 +86,14 @@ pub(crate) struct Planner<'a> {
     repository: &'a Repository,
     memory: Memory,
     dockerfiles: RefCell<Dockerfiles>,
-    ignores: RefCell<HashMap<Id, Read<Ignore>>>,
+    ignores: RefCell<Ignores>,
 }
 
 /// A file that was read, or why it cannot be.
 type Read<T> = Result<Rc<T>, String>;
+
+/// By the file, if there is one, and what is ignored besides.
+type Ignores = HashMap<(Option<Id>, Vec<String>), Read<Ignore>>;
 
 type Dockerfiles = HashMap<(Id, Option<Edit>), Read<Dockerfile>>;
 
@@ -112,26 +122,44 @@ impl<'a> Planner<'a> {
         self.plan_tree(setup, &tree, &push.commit)
     }
 
-    /// Plans the build of a commit's tree.
+    /// Plans the build of a commit's tree: of those images for which it has a Dockerfile.
     pub(crate) fn plan_tree(&self, setup: &Setup, tree: &Id, commit: &str) -> Result<PlanOf, TreeError> {
+        let mut plans = Vec::new();
+        for image in &setup.images {
+            match self.plan_image(setup, image, tree, commit)? {
+                Ok(plan) => plans.push(plan),
+                Err(Skip::Missing) => {}
+                Err(skip) => return Ok(Err(skip)),
+            }
+        }
+        Ok(if plans.is_empty() { Err(Skip::Missing) } else { Ok(Rc::new(Plan::join(plans))) })
+    }
+
+    fn plan_image(
+        &self,
+        setup: &Setup,
+        image: &Image,
+        tree: &Id,
+        commit: &str,
+    ) -> Result<Result<Plan, Skip>, TreeError> {
         let repository = self.repository;
-        let Some(file) = repository.file(tree, &setup.dockerfile)? else { return Ok(Err(Skip::Missing)) };
-        let context = find(repository, tree, &setup.context)?.filter(|entry| entry.kind == Kind::Directory);
+        let Some(file) = repository.file(tree, &image.dockerfile)? else { return Ok(Err(Skip::Missing)) };
+        let context = find(repository, tree, &image.context)?.filter(|entry| entry.kind == Kind::Directory);
         let Some(context) = context else { return Ok(Err(Skip::Missing)) };
         let file = match self.dockerfile(file, setup.edit.as_ref())? {
             Ok(file) => file,
-            Err(problem) => return Ok(Err(Skip::Unreadable(format!("{}: {problem}", setup.dockerfile)))),
+            Err(problem) => return Ok(Err(Skip::Unreadable(format!("{}: {problem}", image.dockerfile)))),
         };
-        let ignore = match self.ignored(setup, tree, &context.id)? {
+        let ignore = match self.ignored(setup, image, tree, &context.id)? {
             Ok(ignore) => ignore,
             Err(problem) => return Ok(Err(Skip::Unreadable(format!(".dockerignore: {problem}")))),
         };
         let build = Key::from(<[u8; 32]>::from(Sha256::digest(commit)));
-        let mut options = setup.options.clone();
+        let mut options = image.options.clone();
         for name in &setup.per_commit {
             options.arguments.insert(name.clone(), commit.to_owned());
         }
-        let git_directory = setup.git_directory.then_some(build).filter(|_| setup.context.is_empty());
+        let git_directory = setup.git_directory.then_some(build).filter(|_| image.context.is_empty());
         let context = Context {
             tree: repository,
             root: context.id,
@@ -140,9 +168,9 @@ impl<'a> Planner<'a> {
             git_directory,
         };
         Ok(match plan(&file, &options, context, build) {
-            Ok(plan) => Ok(Rc::new(plan)),
+            Ok(plan) => Ok(plan),
             Err(dockerfile_keys::PlanError::Tree(error)) => return Err(error),
-            Err(error) => Err(Skip::Unreadable(format!("{}: {error}", setup.dockerfile))),
+            Err(error) => Err(Skip::Unreadable(format!("{}: {error}", image.dockerfile))),
         })
     }
 
@@ -160,14 +188,20 @@ impl<'a> Planner<'a> {
     }
 
     /// What a commit leaves out of the build context.
-    fn ignored(&self, setup: &Setup, tree: &Id, context: &Id) -> Result<Read<Ignore>, TreeError> {
+    fn ignored(
+        &self,
+        setup: &Setup,
+        image: &Image,
+        tree: &Id,
+        context: &Id,
+    ) -> Result<Read<Ignore>, TreeError> {
         // Docker looks beside the Dockerfile first.
-        let beside = self.repository.file(tree, &format!("{}.dockerignore", setup.dockerfile))?;
+        let beside = self.repository.file(tree, &format!("{}.dockerignore", image.dockerfile))?;
         let ignore = match beside {
             Some(id) => Some(id),
             None => self.repository.file(context, ".dockerignore")?,
         };
-        Ok(ignore.map(|id| self.ignore(id)).transpose()?.unwrap_or_else(|| Ok(Rc::default())))
+        self.ignore(ignore, &setup.ignored)
     }
 
     /// The files of the build context that these sources take, and that differ between two commits' trees.
@@ -177,9 +211,10 @@ impl<'a> Planner<'a> {
         trees: [&Id; 2],
         sources: &[String],
     ) -> Result<BTreeSet<String>, TreeError> {
+        let Some(image) = setup.images.first() else { return Ok(BTreeSet::new()) };
         let of = |tree| {
-            let root = find(self.repository, tree, &setup.context)?.map(|entry| entry.id).unwrap_or_default();
-            let ignore = self.ignored(setup, tree, &root)?.unwrap_or_default();
+            let root = find(self.repository, tree, &image.context)?.map(|entry| entry.id).unwrap_or_default();
+            let ignore = self.ignored(setup, image, tree, &root)?.unwrap_or_default();
             Ok::<_, TreeError>((root, ignore))
         };
         let [before, after] = [of(trees[0])?, of(trees[1])?];
@@ -193,13 +228,37 @@ impl<'a> Planner<'a> {
         changed_files(&before, &after, sources)
     }
 
-    fn ignore(&self, id: Id) -> Result<Read<Ignore>, TreeError> {
-        if let Some(known) = self.ignores.borrow().get(&id) {
+    fn ignore(&self, id: Option<Id>, more: &[String]) -> Result<Read<Ignore>, TreeError> {
+        let name = (id, more.to_vec());
+        if let Some(known) = self.ignores.borrow().get(&name) {
             return Ok(known.clone());
         }
-        let read = Ignore::parse(&self.repository.text(&id)?).map(Rc::new).map_err(|error| error.to_string());
-        self.ignores.borrow_mut().insert(id, read.clone());
+        let mut text = id.map_or_else(|| Ok(String::new()), |id| self.repository.text(&id))?;
+        more.iter().for_each(|pattern| text.extend(["\n", pattern]));
+        let read = Ignore::parse(&text).map(Rc::new).map_err(|error| error.to_string());
+        self.ignores.borrow_mut().insert(name, read.clone());
         Ok(read)
+    }
+
+    /// Names of `ARG`s and `ENV`s whose values were changed in the Dockerfiles that were read.
+    pub(super) fn restamped(&self) -> BTreeSet<String> {
+        let mut values: HashMap<String, String> = HashMap::new();
+        let mut changed = BTreeSet::new();
+        let dockerfiles = self.dockerfiles.borrow();
+        let read = dockerfiles
+            .iter()
+            .filter(|((_, edit), _)| edit.is_none())
+            .filter_map(|(_, read)| read.as_ref().ok());
+        for instruction in
+            read.flat_map(|file| &file.instructions).filter(|i| ["ARG", "ENV"].contains(&&*i.name))
+        {
+            let Some((name, value)) = instruction.rest.split_once('=') else { continue };
+            let before = values.entry(name.to_owned()).or_insert_with(|| value.to_owned());
+            if before != value {
+                changed.insert(name.to_owned());
+            }
+        }
+        changed
     }
 }
 
@@ -212,8 +271,8 @@ pub(super) struct Ran {
     pub(super) seconds: [f64; 3],
 }
 
-/// Builds every push after the other, as a strategy has its caches.
-pub(super) fn replay(strategy: Strategy, scope: &Scope, builds: &[Planned<'_>]) -> Vec<Ran> {
+/// Builds every push after the other, as a strategy has its caches. Gives what each ran, and the steps kept in the end.
+pub(super) fn replay(strategy: Strategy, scope: &Scope, builds: &[Planned<'_>]) -> (Vec<Ran>, usize) {
     let mut caches = Caches::new(strategy, scope.clone());
     let mut all = Vec::with_capacity(builds.len());
     for build in builds {
@@ -225,7 +284,7 @@ pub(super) fn replay(strategy: Strategy, scope: &Scope, builds: &[Planned<'_>]) 
             [Level::Least, Level::Usual, Level::Most].map(|level| lasts(build, &outcome.ran, level));
         all.push(Ran { steps: outcome.ran, seconds });
     }
-    all
+    (all, caches.steps())
 }
 
 /// How long a build lasts whose stages run beside each other as far as they can.

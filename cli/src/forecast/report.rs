@@ -1,6 +1,7 @@
 //! What a replay says.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -13,9 +14,8 @@ use super::history::Ways;
 #[derive(Debug, Serialize)]
 pub(super) struct Forecast {
     pub(super) branch: String,
-    pub(super) dockerfile: String,
-    pub(super) context: String,
-    pub(super) target: Option<String>,
+    /// What a build makes.
+    pub(super) images: Vec<Made>,
     /// The first and the last push that was replayed.
     pub(super) from: Timestamp,
     pub(super) to: Timestamp,
@@ -35,6 +35,25 @@ pub(super) struct Forecast {
     pub(super) unknown: Vec<NotUnderstood>,
     /// What saves most first.
     pub(super) advice: Vec<Advice>,
+}
+
+/// An image that a build makes.
+#[derive(Debug, Serialize)]
+pub(super) struct Made {
+    pub(super) dockerfile: String,
+    pub(super) context: String,
+    pub(super) target: Option<String>,
+    pub(super) platform: String,
+}
+
+impl fmt::Display for Made {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.dockerfile)?;
+        if let Some(target) = &self.target {
+            write!(f, ", target {target}")?;
+        }
+        if self.platform != "linux/amd64" { write!(f, ", {}", self.platform) } else { Ok(()) }
+    }
 }
 
 /// What only the page shows.

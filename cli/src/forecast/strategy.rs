@@ -1,6 +1,6 @@
 //! The ways in which people keep caches, as far as they decide which steps run.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use buildkit_cache::SAFE_SIZE;
 use dockerfile_keys::Key;
@@ -115,6 +115,11 @@ impl Caches {
         given.0.iter().filter_map(|tag| self.by_tag.get(tag)).any(|cache| cache.steps.contains_key(key))
     }
 
+    /// How many steps the caches hold. What two of them hold counts once, as a registry keeps its layers once.
+    pub(super) fn steps(&self) -> usize {
+        self.by_tag.values().flat_map(|cache| cache.steps.keys()).collect::<HashSet<_>>().len()
+    }
+
     /// A build has ended, and exports the steps that it needed.
     pub(super) fn built(&mut self, push: &Push, keys: impl Iterator<Item = Key> + Clone) {
         self.builds += 1;
@@ -183,9 +188,9 @@ fn prune(cache: &mut Cache) {
         return;
     }
     let mut used: Vec<usize> = cache.steps.values().copied().collect();
-    used.sort_unstable_by(|a, b| b.cmp(a));
     // A build's steps go or stay together, as those that rest on others are useless without them.
-    let oldest = used.get(most).copied().unwrap_or_default();
+    let (_, oldest, _) = used.select_nth_unstable_by(most, |a, b| b.cmp(a));
+    let oldest = *oldest;
     cache.steps.retain(|_, used| *used > oldest);
 }
 

@@ -10,9 +10,10 @@ use serde_json::Value;
 use stoker_core::build_inputs::variable;
 use stoker_core::policy::Project;
 
-use crate::doctor::State;
-use crate::doctor::buildspec::{self as reader, LONGEST};
+use crate::doctor::buildspec as reader;
+use crate::doctor::checkout::LONGEST;
 use crate::doctor::commands::{Build, Chosen, Done, Tool, values};
+use crate::doctor::finding::State;
 use crate::doctor::shell::{self, base_name};
 use crate::doctor::spec::{self, Spec};
 use crate::text::plain;

@@ -11,13 +11,13 @@ use aws_config::SdkConfig;
 use buildkit_cache::IMPORT_LIMIT;
 use cache_misses::{Build, Elsewhere, Evidence, Given, Llb, Log, Past, Relation, Report, explain};
 use clap::Parser as _;
-use dockerfile_keys::{Memory, Options, Plan};
+use dockerfile_keys::{Memory, Options, Plan, normal};
 use serde::Serialize;
 use stoker_core::names::Platform;
 
 use crate::CommandOutcome;
 use crate::cache::to_json;
-use crate::forecast::{self, Commit, Planner, Repository, Setup};
+use crate::forecast::{self, Commit, Image, Planner, Repository, Setup};
 use crate::problem::Problem;
 use crate::reference::Reference;
 use crate::remote::{self, Remotes};
@@ -258,7 +258,8 @@ fn of_checkout(args: &Args, commit: &str, known: &Known<'_>, missing: Vec<String
         platform: args.platform.as_str().to_owned(),
         ..Options::default()
     };
-    let setup = Setup::new(dockerfile, &args.context, options, Vec::new());
+    let image = Image { dockerfile, context: normal(&args.context), options };
+    let setup = Setup::new(vec![image], Vec::new());
     let planner = Planner::new(&repository, Memory::default());
     let plan_of = |commit: &Commit| {
         planner.plan_tree(&setup, &commit.tree, &commit.id).map_err(|error| forecast::unreadable(&error))

@@ -60,9 +60,9 @@ impl Repository {
     }
 
     async fn forecast(&self, flags: &[&str]) -> Ran {
-        let path = [("PATH", std::env::var("PATH").unwrap())];
         let directory = self.home.path().to_str().unwrap();
-        self.home.stoker_in(&path, &[&["forecast", "--repository", directory], flags].concat(), "").await
+        let variables = [("PATH", std::env::var("PATH").unwrap()), ("HOME", directory.to_owned())];
+        self.home.stoker_in(&variables, &[&["forecast", "--repository", directory], flags].concat(), "").await
     }
 
     async fn json(&self, flags: &[&str]) -> Value {
@@ -301,8 +301,10 @@ async fn advice_is_what_a_replay_with_it_followed_saves() {
     };
     // The branch's build would not have installed again, as it changed no manifest; `.git` is ignored as it is.
     let forecast = repository.json(&[]).await;
-    assert_eq!(advice(&forecast), [("copy-too-wide".to_owned(), Some(5))]);
-    assert_eq!(forecast["advice"][0]["runs"], serde_json::json!([2, 1]));
+    // Nor does the argument cost anything before its value changes.
+    let named = [("argument-per-commit", Some(2)), ("copy-too-wide", Some(5))];
+    assert_eq!(advice(&forecast), named.map(|(kind, line)| (kind.to_owned(), line)));
+    assert_eq!(forecast["advice"][1]["runs"], serde_json::json!([2, 1]));
     let with = repository.json(&["--build-arg-per-commit", "SHA"]).await;
     assert!(advice(&with).contains(&("argument-too-early".to_owned(), Some(2))), "{with}");
 
@@ -316,4 +318,92 @@ async fn advice_is_what_a_replay_with_it_followed_saves() {
     assert_eq!(forecast["advice"][0]["steps"], 2);
     let text = open.forecast(&[]).await.out;
     assert!(text.contains("add `.git` to .dockerignore") && text.contains("2 steps less"), "{text}");
+}
+
+#[tokio::test]
+async fn targets_and_platforms_of_a_build_are_replayed_together() {
+    let file = "FROM a AS base\nCOPY lib lib\nRUN make lib\nFROM base AS api\nCOPY api api\nFROM base AS web\nCOPY web web\n";
+    let mut repository = Repository::new();
+    let files = [("Dockerfile", file), ("lib/a", "1"), ("api/a", "1"), ("web/a", "1")];
+    let begin = repository.commit("Begin", 1000, &[], &files);
+    let api = repository.commit("Api", 2000, &[begin], &[("api/a", "2")]);
+    repository.commit("Lib", 3000, &[api], &[("lib/a", "2")]);
+    repository.write();
+    let all = |forecast: &Value| steps(forecast, false)[4].1;
+    let of = async |flags: &[&str]| repository.json(&[flags, &["--no-git-directory"]].concat()).await;
+    // What both targets rest on runs once: four steps, one for the change of the api, four for the library's.
+    assert_eq!(all(&of(&["--target", "api"]).await), 3 + 1 + 3);
+    let both = of(&["--target", "api", "--target", "web"]).await;
+    assert_eq!(all(&both), 4 + 1 + 4);
+    assert_eq!(both["images"][1]["target"], "web");
+    assert_eq!(all(&of(&["--target", "web", "--platform", "linux/amd64,linux/arm64"]).await), 2 * (3 + 3));
+
+    let bake = repository.home.path().join("bake.json");
+    let text = r#"{"group": {"default": {"targets": ["api", "web"]}}, "target": {
+        "api": {"context": ".", "dockerfile": "Dockerfile", "target": "api", "args": {"A": null, "B": "1"}},
+        "web": {"context": ".", "target": "web", "platforms": ["linux/amd64", "linux/arm64"]}}}"#;
+    std::fs::write(&bake, text).unwrap();
+    let baked = of(&["--bake", bake.to_str().unwrap()]).await;
+    assert_eq!(baked["images"].as_array().unwrap().len(), 3);
+    assert_eq!(all(&baked), (4 + 3) + 1 + (4 + 3));
+    for (text, words) in [
+        ("{}", "holds no bake targets"),
+        ("{\"target\": {}}", "names no target"),
+        ("{\"target\": {\"x\": {\"context\": \"https://a/b\"}}}", "is not built from the repository alone"),
+    ] {
+        std::fs::write(&bake, text).unwrap();
+        let ran = repository.forecast(&["--bake", bake.to_str().unwrap()]).await;
+        assert_eq!(ran.code, 2, "{text}");
+        assert!(ran.err.contains(words), "{}", ran.err);
+    }
+}
+
+#[tokio::test]
+async fn what_one_run_leaves_changes_nothing_of_the_next() {
+    let repository = two_branches();
+    let first = repository.json(&[]).await;
+    let kept = repository.home.path().join(".cache/stoker");
+    let files: Vec<_> = std::fs::read_dir(&kept).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(files.len(), 1, "{files:?}");
+    assert_eq!(repository.json(&[]).await, first);
+    std::fs::write(&files[0], "nonsense").unwrap();
+    assert_eq!(repository.json(&[]).await, first);
+    assert_ne!(std::fs::read(&files[0]).unwrap(), b"nonsense");
+}
+
+#[tokio::test]
+async fn each_kind_of_advice_is_told_where_it_saves_something() {
+    // Each Dockerfile, what a second commit changes of it and beside it, the kind of advice that follows, and its line.
+    let plain = "FROM a\nRUN make\n";
+    for (kind, line, before, after, path) in [
+        ("argument-per-commit", Some(2), "FROM a\nARG GIT_SHA\nRUN make\nRUN echo $GIT_SHA\n", "", "docs/a"),
+        (
+            "stamp-too-early",
+            Some(2),
+            "FROM a\nENV V=1\nRUN make\nRUN echo $V\n",
+            "FROM a\nENV V=2\nRUN make\nRUN echo $V\n",
+            "x",
+        ),
+        ("order-of-instructions", Some(3), "FROM a\nCOPY src /src\nRUN apk add curl\n", "", "src/a"),
+        ("not-ignored", None, "FROM a\nCOPY . /x\nRUN make\n", "", "docs/a"),
+        ("", None, plain, "", "src/a"),
+        // What comes last costs nothing.
+        ("", None, "FROM a\nRUN make\nARG GIT_SHA\nRUN echo $GIT_SHA\n", "", "src/a"),
+    ] {
+        let mut repository = Repository::new();
+        let files = [("Dockerfile", before), (".dockerignore", ".git\n"), ("src/a", "1"), ("docs/a", "1")];
+        let begin = repository.commit("Begin", 1000, &[], &files);
+        let after = if after.is_empty() { before } else { after };
+        repository.commit("Change", 2000, &[begin], &[("Dockerfile", after), (path, "2")]);
+        repository.write();
+        let forecast = repository.json(&[]).await;
+        let told: Vec<(&str, Option<u64>)> = forecast["advice"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|advice| (advice["kind"].as_str().unwrap(), advice["line"].as_u64()))
+            .collect();
+        let expected: Vec<_> = if kind.is_empty() { vec![] } else { vec![(kind, line)] };
+        assert_eq!(told, expected, "{before}");
+    }
 }

@@ -79,7 +79,7 @@ impl Graph {
         }
         let exported = plan.nodes.iter().filter(|node| node.is_exported()).map(|node| node.key);
         graph.exported = exported.collect();
-        let mut next = plan.target;
+        let mut next = plan.targets.first().copied();
         while let Some(node) = next.and_then(|node| plan.nodes.get(node)) {
             graph.target.insert(node.key);
             graph.target.extend(node.layer().and_then(|layer| plan.nodes.get(layer)).map(|layer| layer.key));

@@ -52,6 +52,8 @@ pub use ignore::{Ignore, IgnoreError};
 pub use key::Key;
 pub use memory::Memory;
 pub use parse::{Dockerfile, HereDocument, Instruction, ParseError, parse};
-pub use plan::{CacheMount, Left, Node, Options, Plan, PlanError, Step, StepKind, Unknown, cache_mounts, plan};
+pub use plan::{
+    CacheMount, Left, Node, Options, Plan, PlanError, Step, StepKind, Unknown, cache_mounts, plan,
+};
 pub use record::{image_record, record_of};
 pub use solve::{Outcome, solve};

@@ -35,6 +35,17 @@ pub(crate) enum Made {
 }
 
 impl Made {
+    /// The same among nodes of which so many come before its plan's own.
+    pub(crate) fn moved(self, first: usize) -> Self {
+        match self {
+            Self::Merged { layer } => Self::Merged { layer: layer + first },
+            Self::Copied { from: Origin::Node(node), sources, to } => {
+                Self::Copied { from: Origin::Node(node.map(|node| node + first)), sources, to }
+            }
+            same => same,
+        }
+    }
+
     /// The layer that is put upon others.
     pub(crate) fn layer(&self) -> Option<usize> {
         match self {

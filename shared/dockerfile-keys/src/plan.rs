@@ -19,8 +19,10 @@ pub struct Options {
     pub target: Option<String>,
     /// The values of `--build-arg`.
     pub arguments: BTreeMap<String, String>,
-    /// The platform on which and for which is built, such as `linux/amd64`.
+    /// The platform for which is built, such as `linux/amd64`.
     pub platform: String,
+    /// The platform on which is built, if it is another.
+    pub build_platform: Option<String>,
     /// The network of commands that name none, where one was chosen for the build: `--network`.
     pub network: Option<String>,
     /// What commands are known to have left, by their stage and their [place](Step::place) in it.
@@ -39,19 +41,37 @@ pub struct Left {
 impl Default for Options {
     fn default() -> Self {
         let platform = "linux/amd64".to_owned();
-        Self { target: None, arguments: BTreeMap::new(), platform, network: None, left: BTreeMap::new() }
+        let (target, build_platform, network) = (None, None, None);
+        Self { target, arguments: BTreeMap::new(), platform, build_platform, network, left: BTreeMap::new() }
     }
 }
 
-/// The steps that a build may have to run, with their keys. What is wanted is the last node.
+/// The steps that a build may have to run, with their keys.
 #[derive(Debug, Clone, Default)]
 pub struct Plan {
     /// The nodes. Each stands after those that it rests on.
     pub nodes: Vec<Node>,
-    /// What is wanted. Nothing if that is an empty image.
-    pub target: Option<usize>,
+    /// What is wanted: a node for each image that is not empty.
+    pub targets: Vec<usize>,
     /// What is not understood, line by line. Such a step is never found in a cache, nor is what rests on it.
     pub unknown: Vec<Unknown>,
+}
+
+impl Plan {
+    /// The plan of a build of several images, such as those of several platforms. What they share is done once.
+    #[must_use]
+    pub fn join(plans: impl IntoIterator<Item = Self>) -> Self {
+        let mut joined = Self::default();
+        for plan in plans {
+            let first = joined.nodes.len();
+            joined.targets.extend(plan.targets.iter().map(|target| target + first));
+            joined.unknown.extend(plan.unknown);
+            joined.nodes.extend(plan.nodes.into_iter().map(|node| node.moved(first)));
+        }
+        joined.unknown.sort();
+        joined.unknown.dedup();
+        joined
+    }
 }
 
 /// A step, an image, or a layer put upon others.
@@ -104,6 +124,14 @@ impl Node {
             Made::Copied { from: Origin::Context, sources, .. } => sources,
             _ => &[],
         }
+    }
+
+    /// The same among nodes of which so many come before its plan's own.
+    fn moved(mut self, first: usize) -> Self {
+        self.parent = self.parent.map(|parent| parent + first);
+        self.inputs.iter_mut().for_each(|input| *input += first);
+        self.made = self.made.moved(first);
+        self
     }
 
     /// The layer that is put upon the parent, if that is what the node does.
@@ -214,7 +242,7 @@ pub fn plan(
     planner.globals(globals, stages.get(target).and_then(|stage| stage.name).unwrap_or_default());
     let state = planner.stage(&mut stages, target)?;
     let mut plan = planner.plan;
-    plan.target = state.node;
+    plan.targets = state.node.into_iter().collect();
     plan.unknown.sort();
     plan.unknown.dedup();
     Ok(plan)
@@ -285,8 +313,9 @@ impl From<String> for Refusal {
 
 impl Planner<'_> {
     fn globals(&mut self, instructions: &[Instruction], target: &str) {
-        let platform = self.options.platform.clone();
-        for side in ["BUILD", "TARGET"] {
+        let target_platform = self.options.platform.clone();
+        let build_platform = self.options.build_platform.clone().unwrap_or_else(|| target_platform.clone());
+        for (side, platform) in [("BUILD", build_platform), ("TARGET", target_platform)] {
             let mut parts = platform.split('/');
             for part in ["OS", "ARCH", "VARIANT"] {
                 self.globals.set(&format!("{side}{part}"), parts.next().unwrap_or_default());

@@ -18,8 +18,8 @@ pub struct Outcome {
 /// Says which steps of a plan run if a cache holds the results that `has` says.
 pub fn solve(plan: &Plan, has: impl Fn(&Key) -> bool) -> Outcome {
     let mut solver = Solver { plan, has, outcome: Outcome::default(), done: BTreeSet::new() };
-    if let Some(target) = plan.target {
-        solver.produce(target);
+    for target in &plan.targets {
+        solver.produce(*target);
     }
     solver.outcome
 }

@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, HashSet};
 use proptest::prelude::*;
 
 use crate::testing::Files;
-use crate::{Context, Ignore, Key, Memory, Options, Plan, find, parse, plan, solve};
+use crate::{Context, Ignore, Key, Memory, Options, Plan, cache_mounts, find, parse, plan, solve};
 
 /// A builder that keeps all that it made.
 #[derive(Default)]
@@ -311,6 +311,29 @@ fn triggers_run_in_the_stage_that_rests_on_theirs() {
     let twice = format!("{file}FROM base AS x\nFROM x\nRUN z\n");
     let ran = Builder::default().build(&twice, &Files::new(&[("a", "1")]));
     assert_eq!(ran, ["COPY a /a", "RUN make", "RUN z"]);
+}
+
+#[test]
+fn images_of_several_platforms_share_what_is_made_on_the_builder() {
+    let file = "FROM --platform=$BUILDPLATFORM a AS b\nRUN make\nFROM a\nARG TARGETARCH\nRUN get $TARGETARCH\n\
+                COPY --from=b /x /x\n";
+    let files = Files::new(&[]);
+    let plan_for = |platform: &str| {
+        let mut builder = Builder::default();
+        builder.options.platform = platform.to_owned();
+        builder.options.build_platform = Some("linux/amd64".to_owned());
+        builder.plan(file, &files)
+    };
+    let joined = Plan::join(["linux/amd64", "linux/arm64"].map(plan_for));
+    let ran = |plan: &Plan, has: &HashSet<Key>| -> Vec<String> {
+        let text = |number: &usize| plan.nodes[*number].step.as_ref().unwrap().text.clone();
+        solve(plan, |key| has.contains(key)).ran.iter().map(text).collect()
+    };
+    let one = ["RUN get $TARGETARCH", "RUN make", "COPY --from=b /x /x"];
+    assert_eq!(ran(&joined, &HashSet::new()), [&one[..], &[one[0], one[2]]].concat());
+    let has = plan_for("linux/amd64").nodes.iter().map(|node| node.key).collect();
+    assert_eq!(ran(&joined, &has), [one[0], one[2]]);
+    assert!(joined.nodes.iter().enumerate().all(|(at, node)| node.rests_on().all(|below| below < at)));
 }
 
 #[test]
