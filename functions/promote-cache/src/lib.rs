@@ -59,7 +59,10 @@ pub async fn handle(
             Event::NightlyReconcile(tick) => {
                 schedule::put_due(ports, policy, *tick, message.due(now), Event::ReconcileRequested).await?;
             }
-            Event::ReconcileRequested(Due { project }) => check(ports, policy, project, now).await?,
+            // In boxes, as the compiler lays out only so many futures within each other.
+            Event::ReconcileRequested(Due { project }) => {
+                Box::pin(check(ports, policy, project, now)).await?
+            }
             Event::DriftFound(Due { project }) => {
                 if let Some(project) = policy.project(project) {
                     let (_, ids) = drifted.entry(project.name.clone()).or_insert((project, Vec::new()));
@@ -77,7 +80,7 @@ pub async fn handle(
         Ok(Next::Done)
     });
     let mut again = read.await;
-    let answers = promote_all(ports, policy, instance, &triggered, now).await;
+    let answers = Box::pin(promote_all(ports, policy, instance, &triggered, now)).await;
     notify(ports, &answers, &triggered).await;
     let done = now + SignedDuration::try_from(started.elapsed()).unwrap_or_default();
     measure_lines(&answers, done);
@@ -88,7 +91,7 @@ pub async fn handle(
             again.add(&of.message.id);
         }
     }
-    reconcile_all(ports, policy, drifted, now).await.into_iter().for_each(|id| again.add(id));
+    Box::pin(reconcile_all(ports, policy, drifted, now)).await.into_iter().for_each(|id| again.add(id));
     again.into()
 }
 
