@@ -1,4 +1,4 @@
-//! The local world: what Stoker needs of AWS and no emulator has.
+//! The local stand-ins: what Stoker needs of AWS and no emulator has.
 //!
 //! [`serve`] is one process in three parts: the `CodeBuild` API ([`api`]), the machine that runs its builds
 //! ([`machine`]), and the source of the events that AWS emits by itself ([`events`], [`images`], [`bus`]).
@@ -23,9 +23,9 @@ pub mod project;
 pub mod serve;
 pub mod simulated;
 
-/// The account that the local world belongs to.
+/// The account that the local stand-ins belong to.
 pub const ACCOUNT: &str = "000000000000";
-/// The region that the local world lies in.
+/// The region that the local stand-ins lie in.
 pub const REGION: &str = "us-east-1";
 
 /// An error and its causes in one line.

@@ -76,7 +76,7 @@ fn io(what: &'static str) -> impl FnOnce(std::io::Error) -> Obstacle {
     move |source| Obstacle::Io { what, source }
 }
 
-/// What builds are told of the world they run in.
+/// What builds are given to reach the stand-ins.
 #[derive(Debug, Clone)]
 pub struct LocalSetup {
     /// Where checkouts and logs go.

@@ -1,4 +1,4 @@
-//! `stoker-local`: the local world, and the simulated `docker` of its builds.
+//! `stoker-local`: the local stand-ins, and the simulated `docker` of its builds.
 
 use std::process::ExitCode;
 

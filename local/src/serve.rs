@@ -1,4 +1,4 @@
-//! Puts the parts of the local world together.
+//! Puts the local stand-ins together.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -21,7 +21,7 @@ use crate::ledger::Ledger;
 use crate::machine::{LocalSetup, Machine};
 use crate::project::{Project, ProjectsError};
 
-/// The local world could not start.
+/// The local stand-ins could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// The address is open to others.
@@ -97,7 +97,7 @@ pub struct Options {
     pub program: Option<PathBuf>,
 }
 
-/// A running local world.
+/// The local stand-ins, running.
 #[derive(Debug)]
 pub struct Local {
     address: SocketAddr,

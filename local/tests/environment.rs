@@ -1,4 +1,4 @@
-//! The whole local world with the simulated builder: the API, builds from a git repository, events.
+//! All local stand-ins with the simulated builder: the API, builds from a git repository, events.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "the helpers of tests may panic too")]
 

@@ -175,7 +175,7 @@ async fn attack_a_build_that_pushes_over_anothers_export() {
     env.settle().await;
     let build = env.running().pop().unwrap();
     let tag = env.told(&build, "STOKER_EXPORT");
-    // Whoever knows the commit does not know the tag: in another world the same build has another.
+    // Whoever knows the commit does not know the tag: in another test environment the same build has another.
     let mut other = warm_main(ISOLATED).await;
     let same = other.commit([2, 2, 1, 1]);
     assert_eq!(same, victim);

@@ -13,9 +13,9 @@ use stoker_core::error::Failure;
 use stoker_core::names::Commit;
 use stoker_core::ports::BuildStatus;
 
-/// How many lives are lived unless said.
+/// How many runs there are unless said.
 const RUNS: u64 = 150;
-/// As often as what waits is looked at before a life goes on.
+/// As often as what waits is looked at before a run goes on.
 const PATIENCE: usize = 40;
 const FAULTS: [Fault; 8] = [
     Fault::Before(Failure::Throttled),
@@ -38,7 +38,7 @@ enum Step {
     Night,
 }
 
-/// What people do in the life of a seed.
+/// What people do in the run of a seed.
 fn steps(rng: &mut Rng) -> Vec<Step> {
     let mut versions = 1;
     let mut main = [1; 4];
@@ -81,7 +81,7 @@ fn steps(rng: &mut Rng) -> Vec<Step> {
     steps
 }
 
-/// How a life ended, leaving aside when things happened and how often a build was made.
+/// How a run ended, leaving aside when things happened and how often a build was made.
 #[derive(Debug, PartialEq, Eq)]
 struct End {
     /// Which steps of its head each line holds, but for lines of branches that are gone.
@@ -162,7 +162,7 @@ async fn take(env: &mut TestEnvironment, heads: &mut Heads, deleted: &mut BTreeS
     }
 }
 
-/// Lives a life with these faults, by the number of the call; answers how it ended, and how many calls it took.
+/// Plays a run with these faults, by the number of the call; answers how it ended, and how many calls it took.
 async fn run(seed: u64, faults: Option<&BTreeMap<usize, Fault>>) -> (End, usize) {
     let mut rng = Rng::with_seed(seed);
     let mut env = TestEnvironment::with_policy(if rng.u64(..2) == 0 { POLICY } else { ISOLATED });
@@ -199,7 +199,7 @@ async fn run(seed: u64, faults: Option<&BTreeMap<usize, Fault>>) -> (End, usize)
     (end(&env, &heads, &gone), calls)
 }
 
-/// Whether a seed's life ends as it does when nothing goes wrong.
+/// Whether a seed's run ends as it does when nothing goes wrong.
 async fn survives(seed: u64) -> Result<(), String> {
     let (baseline, calls) = run(seed, None).await;
     let mut rng = Rng::with_seed(!seed);

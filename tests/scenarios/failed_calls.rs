@@ -20,7 +20,7 @@ async fn begin(env: &mut TestEnvironment, fault: Option<(usize, Fault)>) -> Comm
     a
 }
 
-/// A life: a branch, its build, its merge, main's build. Answers where the lines' caches end, and the calls made.
+/// A run: a branch, its build, its merge, main's build. Answers where the lines' caches end, and the calls made.
 async fn run(
     policy: &str,
     fault: Option<(usize, Fault)>,
@@ -73,8 +73,8 @@ async fn any_call_of(policy: &str) {
     }
 }
 
-/// A life of which AWS told nothing, and the night that finds out. Answers where the lines' caches end, and the calls before
-/// and after the night.
+/// A run of which AWS told nothing, and the night that finds out. Answers where the lines' caches end, and the calls
+/// before and after the night.
 async fn night(policy: &str, fault: Option<(usize, Fault)>) -> (BTreeMap<String, Digest>, [usize; 2]) {
     let mut env = TestEnvironment::with_policy(policy);
     env.loses_aws_events = true;

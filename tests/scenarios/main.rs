@@ -1,4 +1,4 @@
-//! Stories that read like sentences, told on an account in memory.
+//! Scenarios that read like sentences, on an account in memory.
 
 #![allow(
     clippy::expect_used,

@@ -1,5 +1,5 @@
 //! `docs/metrics.md` is true: its table names the metrics that the functions send, and its query finds a
-//! push's whole story. The queries of `docs/operate.md` ask for fields and messages that the functions write.
+//! push's whole scenario. The queries of `docs/operate.md` ask for fields and messages that the functions write.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -77,7 +77,7 @@ fn the_table_of_metrics_is_that_of_the_code() {
 }
 
 thread_local! {
-    /// Whether the story of this thread is logged.
+    /// Whether the scenario of this thread is logged.
     static IS_LOGGED: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -171,7 +171,7 @@ async fn one_query_tells_a_pushs_whole_story() {
     for (_, line) in accepted {
         assert!(line.get("webhook.delivery").is_some(), "{line}");
     }
-    // What this life has written has what the runbook's queries ask of it.
+    // What this run has written has what the runbook's queries ask of it.
     let lines = log.lines();
     let mut seen = BTreeSet::new();
     for query in queries() {

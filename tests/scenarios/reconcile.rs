@@ -6,7 +6,7 @@ use scenarios::environment::{ISOLATED, POLICY, TestEnvironment};
 use stoker_core::error::Failure;
 use stoker_core::event::{Event, Tick};
 
-/// A life with its nights: a branch, its merge, main's build. With `lost` no event ever moves a line.
+/// A run with its nights: a branch, its merge, main's build. With `lost` no event ever moves a line.
 async fn run(policy: &str, lost: bool) -> TestEnvironment {
     let mut env = TestEnvironment::with_policy(policy);
     env.loses_aws_events = lost;

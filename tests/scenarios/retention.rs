@@ -249,7 +249,8 @@ async fn the_least_used_goes_when_a_budget_is_exceeded_and_never_main() {
     assert!(lines.contains_key("app.branch.b5"), "used last: {lines:?}");
 }
 
-/// A world with the exports of two branches past their lease, lines in one repository and exports in another.
+/// A test environment with the exports of two branches past their lease, lines in one repository and exports in
+/// another.
 async fn with_exports() -> TestEnvironment {
     let mut env = TestEnvironment::with_policy(ISOLATED);
     for n in 1..3 {

@@ -1,5 +1,5 @@
-//! Each role in `template.yaml` allows exactly what its function does. Every story runs under these roles; here they are
-//! compared with what a life that makes every call has needed.
+//! Each role in `template.yaml` allows exactly what its function does. Every scenario runs under these roles; here they
+//! are compared with what a run that makes every call has needed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -63,7 +63,7 @@ async fn bad_hour(account: &Account, policy: &Policy) {
     account.invoke("promote-cache", Some("PromotionQueue"), handled).await;
 }
 
-/// A life in which every function makes every call that it ever makes.
+/// A run in which every function makes every call that it ever makes.
 async fn run(isolates_builds: bool, deployed: Arc<Deployed>) -> Account {
     // With a glob, so that projects are listed, and with all that makes a function ask for more.
     let policy = if isolates_builds { ISOLATED } else { POLICY };

@@ -531,7 +531,7 @@ fn run_in(shell: &[&str], ci: Ci, told: &[(&str, String)], function: Function<'_
     ran
 }
 
-/// A world where main, `feature-a` and `release` have caches.
+/// A test environment where main, `feature-a` and `release` have caches.
 async fn env() -> TestEnvironment {
     let mut env = TestEnvironment::new();
     for (branch, versions) in [("main", [1, 1, 1, 1]), ("feature-a", [2, 1, 1, 1]), ("release", [3, 1, 1, 1])]

@@ -1,4 +1,4 @@
-//! `events/outcomes.tsv` is true: every row is decided, and then happens in a world.
+//! `events/outcomes.tsv` is true: every row is decided, and then happens in a test environment.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -207,8 +207,8 @@ fn build(id: &str, status: BuildStatus, commit: &Commit, export: Option<&str>) -
 /// The id of the build of feature-a's head before, which runs when an event comes.
 const RUNNING: &str = "app:running";
 
-/// A world in which feature-a has been built and is being built, and in which all commits of the examples have caches, so
-/// that whatever an event moves or deletes can be seen. Main has no cache.
+/// A test environment in which feature-a has been built and is being built, and in which all commits of the examples
+/// have caches, so that whatever an event moves or deletes can be seen. Main has no cache.
 fn env(policy: &str, envelopes: &[Envelope]) -> TestEnvironment {
     let env = TestEnvironment::with_policy(policy);
     env.account.secrets.borrow_mut().push(b"a secret for examples".to_vec());
@@ -372,7 +372,7 @@ fn to_promote(decisions: &[Decision]) -> BTreeSet<String> {
 }
 
 fn tells(decisions: &[Decision]) -> usize {
-    decisions.iter().filter(|decision| decision.action == Action::Tell).count()
+    decisions.iter().filter(|decision| decision.action == Action::Notify).count()
 }
 
 /// Whether decisions say that a line's caches are looked at, and the lines that then go.

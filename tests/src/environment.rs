@@ -25,7 +25,7 @@ use crate::iam;
 use fastrand::Rng;
 
 const SECRET: &[u8] = b"a secret for scenarios";
-/// How often what waits is tried before a story goes on.
+/// How often what waits is tried before a scenario goes on.
 const TRIES: usize = 3;
 /// Host of the registry in the scenarios.
 pub const REGISTRY: &str = "registry.example";
@@ -104,7 +104,7 @@ impl FaultPlan {
     }
 }
 
-/// The world.
+/// The test environment.
 pub struct TestEnvironment {
     /// The AWS account.
     pub account: Account,
@@ -176,7 +176,7 @@ impl Default for TestEnvironment {
 }
 
 impl TestEnvironment {
-    /// A world with one project, `app`, of `github.com/example/app`.
+    /// A test environment with one project, `app`, of `github.com/example/app`.
     #[must_use]
     pub fn new() -> Self {
         Self::with_policy(POLICY)
@@ -256,7 +256,7 @@ impl TestEnvironment {
         self.policy.named_projects().remove(0).exports().clone()
     }
 
-    /// The story's project.
+    /// The scenario's project.
     #[must_use]
     pub fn project(&self) -> Project {
         self.policy.named_projects().remove(0)

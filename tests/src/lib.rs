@@ -1,4 +1,4 @@
-//! What the scenarios are told with: an AWS account in memory, and a world that pushes, merges and builds in it.
+//! What the scenarios run on: an AWS account in memory, and a test environment that pushes, merges and builds in it.
 
 #![allow(
     clippy::expect_used,

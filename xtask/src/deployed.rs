@@ -63,7 +63,7 @@ pub(crate) fn program(file: &Path, emulator: &[OsString]) -> Command {
     command
 }
 
-/// The deployed stack, after the story: answers what did not hold.
+/// The deployed stack, after the scenario: answers what did not hold.
 pub(crate) fn check(stage: &Stage) -> anyhow::Result<Vec<String>> {
     let mut failed = Vec::new();
     let mut note = |what: &str, ok: bool| {
@@ -129,8 +129,8 @@ pub(crate) fn check(stage: &Stage) -> anyhow::Result<Vec<String>> {
     Ok(failed)
 }
 
-/// Pushes to forges that the story does not have; answers which of them arrive on the bus. Neither starts a build: the one
-/// repository is not in the policy, the other is built by somebody else.
+/// Pushes to forges that the scenario does not have; answers which of them arrive on the bus. Neither starts a build:
+/// the one repository is not in the policy, the other is built by somebody else.
 fn other_forges(stage: &Stage, secret: &str) -> anyhow::Result<[(&'static str, bool); 2]> {
     const SEEN: &str = "seen";
     let (aws, bus) = (stage.setup.aws(), stage.output("BusName")?);

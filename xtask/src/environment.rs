@@ -1,4 +1,4 @@
-//! The local world: an AWS on this machine, its processes, files and ports, under `.stoker/world`.
+//! The local setup: an AWS on this machine, its processes, files and ports, under `.stoker/setup`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -29,7 +29,7 @@ const APP: &str = "recorded:app";
 /// Separates the fields of the access log.
 const FIELD: char = '\t';
 
-/// What a new world is to be like.
+/// What a new setup is to be like.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Settings {
     /// Functions may do whatever they like. Otherwise they may do what their roles in template.yaml allow.
@@ -49,7 +49,7 @@ pub(crate) struct LocalSetup {
     processes: BTreeMap<String, Started>,
 }
 
-/// A process of the world. The mark is a part of its command line, by which it is told from others with its id.
+/// A process of the setup. The mark is a part of its command line, by which it is told from others with its id.
 #[derive(Debug, Serialize, Deserialize)]
 struct Started {
     id: u32,
@@ -76,7 +76,7 @@ pub(crate) struct Request {
 }
 
 impl LocalSetup {
-    /// Starts a new, empty world. One that is left over from before is ended first.
+    /// Starts a new, empty setup. One that is left over from before is ended first.
     pub(crate) fn start(settings: &Settings) -> anyhow::Result<Self> {
         if let Some(old) = Self::attach()? {
             old.stop()?;
@@ -95,7 +95,7 @@ impl LocalSetup {
         Ok(setup)
     }
 
-    /// The world that is running, if one is.
+    /// The setup that is running, if one is.
     pub(crate) fn attach() -> anyhow::Result<Option<Self>> {
         let file = record();
         let Ok(text) = fs::read(&file) else { return Ok(None) };
@@ -105,7 +105,7 @@ impl LocalSetup {
         Ok(alive.then_some(setup))
     }
 
-    /// Starts another process of the world, which ends with it. Its output goes to `<name>.log` in [`Self::dir`].
+    /// Starts another process of the setup, which ends with it. Its output goes to `<name>.log` in [`Self::dir`].
     ///
     /// The `mark` is a part of its command line, such as the program's name.
     pub(crate) fn spawn(&mut self, name: &str, mark: &str, command: &mut Command) -> anyhow::Result<()> {

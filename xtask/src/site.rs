@@ -14,7 +14,7 @@ use crate::stack;
 
 /// The stand-in for `CodeBuild` is up at once.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
-/// A schedule that does not fire in a story's time.
+/// A schedule that does not fire in a scenario's time.
 pub(crate) const NEVER: &str = "at(2099-01-01T00:00:00)";
 
 /// The queues that are empty once everything has settled, by their outputs.
@@ -29,7 +29,7 @@ pub(crate) const QUEUES: [&str; 6] = [
 
 /// What is to be at work.
 pub(crate) struct Plan<'a> {
-    /// The local world's program.
+    /// The program of the local stand-ins.
     pub(crate) program: &'a Path,
     /// More arguments of it: the builder and what belongs to that.
     pub(crate) arguments: &'a [&'a str],

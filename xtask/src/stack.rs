@@ -32,8 +32,8 @@ pub(crate) fn function(name: &str) -> String {
     format!("{NAME}-{name}")
 }
 
-/// Builds the functions for this machine's processor, and the local world with them, in the profile that the tests are built
-/// in, so that what they share is compiled once; and writes the template beside them as SAM would.
+/// Builds the functions for this machine's processor, and the local stand-ins with them, in the profile that the tests
+/// are built in, so that what they share is compiled once; and writes the template beside them as SAM would.
 pub(crate) fn build() -> anyhow::Result<()> {
     tools::install()?;
     println!("building the functions and the local setup");
@@ -55,7 +55,7 @@ pub(crate) fn build() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The local world's program, which is built with the functions.
+/// The program of the local stand-ins, which is built with the functions.
 pub(crate) fn local_world() -> anyhow::Result<PathBuf> {
     built("stoker-local")
 }
@@ -140,7 +140,7 @@ pub(crate) fn build_for_release() -> anyhow::Result<()> {
 /// Deploys the built stack with this policy document, or updates it, and waits until it is in force.
 ///
 /// Parameters that are not given have the template's defaults, but for the architecture and the registry, which are this
-/// machine's and this world's.
+/// machine's and this setup's.
 pub(crate) fn deploy(
     setup: &LocalSetup,
     policy: &str,

@@ -1,6 +1,6 @@
-//! The tests: those that need only cargo, the checks that compile nothing, the cache algebra and retention on the real builder, then the
-//! demo's story and what is deployed. `--full` adds what is costly: fuzzing, the functions as they are released, one of them on arm64, the
-//! documentation's commands, and more of each random test.
+//! The tests: those that need only cargo, the checks that compile nothing, the cache algebra and retention on the real
+//! builder, then the demo's scenario and what is deployed. `--full` adds what is costly: fuzzing, the functions as they
+//! are released, one of them on arm64, the documentation's commands, and more of each random test.
 
 use std::env;
 use std::path::PathBuf;
@@ -28,7 +28,7 @@ pub(crate) struct Args {
     /// Only the functions for arm64: all of them are built, and run under emulation
     #[arg(long, conflicts_with_all = ["fast", "full"])]
     arm64: bool,
-    /// Only what needs a builder: caches, retention and the demo's story, with the engine that `docker` reaches
+    /// Only what needs a builder: caches, retention and the demo's scenario, with the engine that `docker` reaches
     #[arg(long, conflicts_with_all = ["fast", "arm64"])]
     builder: bool,
 }
@@ -105,7 +105,7 @@ pub(crate) fn run(args: &Args, is_task: IsTask) -> anyhow::Result<()> {
     run.end()
 }
 
-/// The deployed stack after the story; answers what did not hold.
+/// The deployed stack after the scenario; answers what did not hold.
 fn deployed(
     stage: &mut demo::Stage,
     full: bool,

@@ -24,7 +24,7 @@ const SAM: Toolset =
     Toolset { name: "venv", what: "SAM and cargo-lambda", requirements: include_str!("../requirements.txt") };
 /// The local AWS.
 const WORLD: Toolset = Toolset {
-    name: "venv-world",
+    name: "venv-local-aws",
     what: "the local AWS",
     requirements: include_str!("../requirements-local-aws.txt"),
 };

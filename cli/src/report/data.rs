@@ -1,4 +1,4 @@
-//! The figures of a report, from what was read. Pure: the same world makes the same report.
+//! The figures of a report, from what was read. Pure: the same input makes the same report.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;

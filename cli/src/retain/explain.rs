@@ -1,4 +1,4 @@
-//! `stoker explain`: the life of one image.
+//! `stoker explain`: all that is known of one image.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -26,7 +26,7 @@ use crate::outcome::CommandOutcome;
 use crate::problem::Problem;
 use crate::text::{ago, count, plain, plain_whole, size};
 
-/// Tells the life of one image: who made it, where it is or was, who reads it, and when it goes
+/// Explains one image: who made it, where it is or was, who reads it, and when it goes
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -111,7 +111,7 @@ impl Asked {
     }
 }
 
-/// The life of an image.
+/// All that is known of an image.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Life {

@@ -1,4 +1,4 @@
-//! The story as people read it.
+//! What came of a commit, as people read it.
 
 use super::report::{Cache, Silent, Trace};
 use crate::text::{Align, count, plain, plain_whole, table};

@@ -20,17 +20,17 @@ use stoker_lambda::metrics::{self, Metric};
 /// How often people are notified of refusals for the same reason.
 const REPORT_EVERY: SignedDuration = SignedDuration::from_hours(1);
 
-/// The refusals that people were told of last, for as long as this instance of the function lives.
+/// The refusals that people were notified of last, for as long as this instance of the function lives.
 #[derive(Debug, Default)]
 pub struct Refusals(Mutex<HashMap<&'static str, Timestamp>>);
 
 impl Refusals {
-    /// Whether nobody was told of this reason within the last hour; from now on somebody was.
+    /// Whether nobody was notified of this reason within the last hour; from now on somebody was.
     fn is_news(&self, reason: &'static str, now: Timestamp) -> bool {
-        let Ok(mut told) = self.0.lock() else { return false };
-        let recent = told.get(reason).is_some_and(|at| now.duration_since(*at).abs() < REPORT_EVERY);
+        let Ok(mut notified) = self.0.lock() else { return false };
+        let recent = notified.get(reason).is_some_and(|at| now.duration_since(*at).abs() < REPORT_EVERY);
         if !recent {
-            told.insert(reason, now);
+            notified.insert(reason, now);
         }
         !recent
     }
@@ -49,7 +49,8 @@ impl Refusals {
 /// | 413 | more than 4 MiB |
 /// | 503 | the secret could not be read or the bus did not take the events: deliver it again |
 ///
-/// A 503 is counted as well: forges deliver again only when somebody presses the button. Refusals are counted, and those of requests that carried a signature are told to people, too.
+/// A 503 is counted as well: forges deliver again only when somebody presses the button. Refusals are counted, and
+/// people are notified of those of requests that carried a signature.
 pub async fn handle(
     request: &LambdaFunctionUrlRequest,
     policy: &Policy,
@@ -184,7 +185,7 @@ async fn answer(
     Ok(meaning)
 }
 
-/// notifies people of a refusal, as far as the bus takes it: the forge gets the same answer either way.
+/// Notifies people of a refusal, as far as the bus takes it: the forge gets the same answer either way.
 async fn report(forge: &str, refusal: &Refusal, ports: &impl Publish) {
     let refused = WebhookRefused { forge: forge.to_owned(), why: refusal.to_string() };
     if let Err(error) = ports.publish(&[Event::WebhookRefused(refused)]).await {
@@ -216,7 +217,7 @@ mod tests {
         remembered: &'static str,
         now: &'static str,
         reads: RefCell<Vec<bool>>,
-        told: RefCell<Vec<Event>>,
+        notices: RefCell<Vec<Event>>,
     }
 
     impl ReadSecrets for Account {
@@ -228,7 +229,7 @@ mod tests {
 
     impl Publish for Account {
         async fn publish(&self, events: &[Event]) -> Result<(), CallError> {
-            self.told.borrow_mut().extend_from_slice(events);
+            self.notices.borrow_mut().extend_from_slice(events);
             Ok(())
         }
     }
@@ -254,11 +255,11 @@ mod tests {
             assert_eq!(deliver(&account, &refusals, made_up).await, 401, "{made_up}");
         }
         assert!(account.reads.borrow().is_empty(), "no secret is read for what no forge sends");
-        assert!(account.told.borrow().is_empty(), "and nobody told");
+        assert!(account.notices.borrow().is_empty(), "and nobody is notified");
         for number in 0..100 {
             assert_eq!(deliver(&account, &refusals, &format!("sha256={number:064x}")).await, 401);
         }
-        assert_eq!(account.told.borrow().len(), 1, "one notice for all of them");
+        assert_eq!(account.notices.borrow().len(), 1, "one notice for all of them");
     }
 
     #[tokio::test]

@@ -13,7 +13,7 @@ use stoker_core::ports::Publish;
 use stoker_core::request::Request;
 use stoker_core::routing::Function;
 use stoker_core::start::Outcome;
-use stoker_core::start_in_turn::{self, AccountLimit, NotStarted, Want, start_in_turn};
+use stoker_core::start_in_turn::{self, AccountLimit, NotStarted, PendingStart, start_in_turn};
 use stoker_core::trigger::trigger;
 use stoker_lambda::log;
 use stoker_lambda::metrics::{self, Metric};
@@ -42,10 +42,10 @@ pub async fn handle(
     instance: &Instance,
     now: Timestamp,
 ) -> SqsBatchResponse {
-    let mut wants = Vec::new();
+    let mut pending = Vec::new();
     let read = for_each(Function::StartBuild, batch, async |message| {
         let triggered = triggered(&message.event, policy);
-        wants.extend(triggered.into_iter().map(|(project, request)| Want {
+        pending.extend(triggered.into_iter().map(|(project, request)| PendingStart {
             span: message.span.clone(),
             of: message.clone(),
             project,
@@ -55,21 +55,21 @@ pub async fn handle(
     });
     let mut again = read.await;
     let mut delayed = BTreeMap::new();
-    for (want, started) in start_in_turn(ports, registry, wants, &instance.limit, now).await {
-        let _in_span = want.span.enter();
+    for (start, started) in start_in_turn(ports, registry, pending, &instance.limit, now).await {
+        let _in_span = start.span.enter();
         match started {
-            Ok(outcome) => report(&want.project.name, &want.request, &outcome, now),
+            Ok(outcome) => report(&start.project.name, &start.request, &outcome, now),
             Err(why) => {
                 if let NotStarted::Call(error) = &why {
                     log(error.disposition(), error);
                 }
-                again.add(&want.of.id);
-                delayed.entry(want.of.id.clone()).or_insert((want.clone(), chain(&why)));
+                again.add(&start.of.id);
+                delayed.entry(start.of.id.clone()).or_insert_with(|| (start.clone(), chain(&why)));
             }
         }
     }
-    for (want, why) in delayed.into_values() {
-        notify_if_late(ports, &want, why, now).await;
+    for (start, why) in delayed.into_values() {
+        notify_if_late(ports, &start, why, now).await;
     }
     again.into()
 }
@@ -119,14 +119,14 @@ fn report(project: &ProjectName, request: &Request, outcome: &Outcome, now: Time
 }
 
 /// Notifies people of a push that has been waiting for long.
-async fn notify_if_late(ports: &impl Publish, want: &Want<Message>, why: String, now: Timestamp) {
-    let Message { event, receives: tries, .. } = &want.of;
+async fn notify_if_late(ports: &impl Publish, start: &PendingStart<Message>, why: String, now: Timestamp) {
+    let Message { event, receives: tries, .. } = &start.of;
     let Some(repository) = event.repository().cloned().filter(|_| tries.is_multiple_of(TRIES_UNTIL_NOTIFIED))
     else {
         return;
     };
-    let (line, tries) = (want.request.wanted.line.clone(), *tries);
-    want.span.in_scope(|| tracing::error!(%line, why, tries, "a push is still waiting for its build"));
+    let (line, tries) = (start.request.wanted.line.clone(), *tries);
+    start.span.in_scope(|| tracing::error!(%line, why, tries, "a push is still waiting for its build"));
     metrics::put(now, &[], &[(Metric::BuildsDelayed, 1)]);
     let late = BuildDelayed { repository, line, why, tries };
     if let Err(error) = ports.publish(&[Event::BuildDelayed(late)]).await {

@@ -1,4 +1,4 @@
-//! A stand-in for the stand-in: the little of AWS and of a registry that the local world talks to, in memory.
+//! A stand-in for the stand-in: the little of AWS and of a registry that the local stand-ins talk to, in memory.
 
 #![allow(dead_code, reason = "each test file uses its part")]
 

@@ -415,7 +415,7 @@ impl Event {
             (Some(pull.branch.to_string()), Some(pull.commit.to_string()), merged)
         };
         let (branch, commit, merged) = match self {
-            // Of what a push brings to main, each commit's own story goes on.
+            // Of what a push brings to main, each commit is named.
             Self::BranchPushed(push) => {
                 let newest = push.commits.iter().rev().take(MAX_COMMITS).filter(|_| push.to_default_branch);
                 let merged = newest.map(Commit::as_str).collect::<Vec<_>>().join(" ");

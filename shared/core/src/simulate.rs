@@ -44,7 +44,7 @@ impl Decision {
             Action::Build(request) => Some(&request.wanted.line),
             Action::Promote(line) | Action::Retain(line) => line.as_ref(),
             Action::Warm => Some(&Line::Main),
-            Action::Nothing | Action::Tell => None,
+            Action::Nothing | Action::Notify => None,
         }
     }
 
@@ -59,7 +59,7 @@ impl Decision {
             Action::Build(_) | Action::Promote(_) | Action::Warm => format!("{}{of_line}", self.action),
             Action::Retain(Some(line)) => format!("retention of {line}"),
             Action::Retain(None) => "retention".to_owned(),
-            Action::Tell => "tell people".to_owned(),
+            Action::Notify => "notify people".to_owned(),
             Action::Nothing => {
                 let what = match self.function {
                     "start-build" => "build",
@@ -99,7 +99,7 @@ pub enum Action {
     /// It looks which of this line's caches can go, or which of all.
     Retain(Option<Line>),
     /// It notifies people.
-    Tell,
+    Notify,
 }
 
 impl fmt::Display for Action {
@@ -110,7 +110,7 @@ impl fmt::Display for Action {
             Self::Promote(_) => "promote",
             Self::Warm => "warm",
             Self::Retain(_) => "retain",
-            Self::Tell => "tell",
+            Self::Notify => "notify",
         })
     }
 }
@@ -123,7 +123,13 @@ pub fn simulate(policy: &Policy, envelope: &Envelope, now: Timestamp) -> Vec<Dec
     let mut functions: Vec<Function> = routing::queues(event).map(Queue::function).collect();
     if functions.is_empty() && routing::NOTICES.contains(&event.detail_type()) {
         let text = "for people: no function of Stoker's acts on it".to_owned();
-        return vec![Decision { function: "none", project: None, action: Action::Tell, rule: "event", text }];
+        return vec![Decision {
+            function: "none",
+            project: None,
+            action: Action::Notify,
+            rule: "event",
+            text,
+        }];
     }
     if functions.is_empty() {
         // Such as a build that has not ended: why nothing is done is theirs to say.
@@ -162,7 +168,7 @@ fn promotion(policy: &Policy, event: &Event, at: Timestamp) -> Vec<Decision> {
             let decided = policy.project(&change.project_name).map(|project| {
                 let (action, text) = match PromotionTrigger::of(event) {
                     Some(PromotionTrigger::Failed { .. }) => {
-                        (Action::Tell, "notifies people, if Stoker started the build")
+                        (Action::Notify, "notifies people, if Stoker started the build")
                     }
                     Some(_) => (
                         Action::Promote(None),
@@ -485,7 +491,7 @@ mod tests {
         };
         assert_eq!(
             decided("{ name: app, repository: github.com/example/app }", &failed("branch/a")),
-            "tell people"
+            "notify people"
         );
         assert_eq!(
             decided("{ name: app, repository: github.com/example/app }", &failed("main")),

@@ -21,7 +21,7 @@ impl<P: start::Ports + ReadBuilds + StopBuilds> Ports for P {}
 
 /// A build that is to be started.
 #[derive(Debug, Clone)]
-pub struct Want<M> {
+pub struct PendingStart<M> {
     /// The message that asks for it.
     pub of: M,
     /// What its log lines have in common.
@@ -54,19 +54,19 @@ pub struct AccountLimit(Cell<bool>);
 pub async fn start_in_turn<M>(
     ports: &impl Ports,
     registry: &str,
-    wants: Vec<Want<M>>,
+    pending: Vec<PendingStart<M>>,
     limit: &AccountLimit,
     now: Timestamp,
-) -> Vec<(Want<M>, Result<Outcome, NotStarted>)> {
-    let mut histories = Histories::of(&wants);
+) -> Vec<(PendingStart<M>, Result<Outcome, NotStarted>)> {
+    let mut histories = Histories::of(&pending);
     let mut throttled: BTreeSet<ProjectName> = BTreeSet::new();
     // So many projects that are throttled are the account.
     let mut enough = if limit.0.get() { 1 } else { 2 };
     let mut all = Vec::new();
-    for want in in_turns(wants) {
-        let Want { project, request, span, .. } = &want;
+    for one in in_turns(pending) {
+        let PendingStart { project, request, span, .. } = &one;
         if throttled.contains(&project.name) || throttled.len() >= enough {
-            all.push((want, Err(NotStarted::Limit)));
+            all.push((one, Err(NotStarted::Limit)));
             continue;
         }
         // In a box, as the compiler lays out only so many futures within each other.
@@ -79,23 +79,23 @@ pub async fn start_in_turn<M>(
             }
             _ => {}
         }
-        all.push((want, started.map_err(NotStarted::Call)));
+        all.push((one, started.map_err(NotStarted::Call)));
     }
     limit.0.set(throttled.len() >= enough);
     all
 }
 
 /// First everybody's first, then everybody's second, in the queue's own order: no project's name comes before others.
-fn in_turns<M>(wants: Vec<Want<M>>) -> Vec<Want<M>> {
+fn in_turns<M>(pending: Vec<PendingStart<M>>) -> Vec<PendingStart<M>> {
     let mut turns: BTreeMap<ProjectName, usize> = BTreeMap::new();
-    let numbered = wants.into_iter().map(|want| {
-        let turn = turns.entry(want.project.name.clone()).or_default();
+    let numbered = pending.into_iter().map(|one| {
+        let turn = turns.entry(one.project.name.clone()).or_default();
         *turn += 1;
-        (*turn, want)
+        (*turn, one)
     });
-    let mut numbered: Vec<(usize, Want<M>)> = numbered.collect();
+    let mut numbered: Vec<(usize, PendingStart<M>)> = numbered.collect();
     numbered.sort_by_key(|(turn, _)| *turn);
-    numbered.into_iter().map(|(_, want)| want).collect()
+    numbered.into_iter().map(|(_, one)| one).collect()
 }
 
 /// What CodeBuild knows of the builds of each project that the batch is about: asked once, and kept up to date.
@@ -107,9 +107,9 @@ struct Histories {
 }
 
 impl Histories {
-    fn of<M>(wants: &[Want<M>]) -> Self {
+    fn of<M>(pending: &[PendingStart<M>]) -> Self {
         let mut since: BTreeMap<ProjectName, Option<Timestamp>> = BTreeMap::new();
-        for Want { request, .. } in wants {
+        for PendingStart { request, .. } in pending {
             let oldest = since.entry(request.built_by.clone()).or_insert(request.pushed_at);
             *oldest = [*oldest, request.pushed_at].into_iter().flatten().min();
         }

@@ -34,7 +34,7 @@ impl TestEnvironment {
         env
     }
 
-    /// The world as it was, or filled by somebody.
+    /// The test environment as it was, or filled by somebody.
     fn reset(&mut self, is_filled: bool) {
         self.is_filled = is_filled;
         self.digests =

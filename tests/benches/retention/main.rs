@@ -246,8 +246,8 @@ impl Account {
 /// A Python with boto3: that of the tools, or the system's.
 fn python() -> Option<PathBuf> {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
-    let tools =
-        [".stoker/venv", ".stoker/venv-world"].map(|venv| PathBuf::from(root).join(venv).join("bin/python"));
+    let tools = [".stoker/venv", ".stoker/venv-local-aws"]
+        .map(|venv| PathBuf::from(root).join(venv).join("bin/python"));
     let has_boto3 = |python: &PathBuf| {
         let import = Command::new(python).args(["-c", "import boto3"]).stderr(Stdio::null()).status();
         import.is_ok_and(|status| status.success())

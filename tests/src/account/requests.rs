@@ -21,12 +21,12 @@ use aws_smithy_types::body::SdkBody;
 use serde_json::{Value, json};
 use stoker_aws::{Aws, AwsSettings};
 
-/// Of each kind so many are enough: a life with faults, and the next, asks the same again and again.
+/// Of each kind so many are enough: a run with faults, and the next, asks the same again and again.
 const MOST: usize = 100;
 /// Between its pages the SDK hands over once or twice. All else is answered at once.
 const POLLS: usize = 100;
 
-/// The adapters, and how often each of their kinds of requests was written down. Each story has a thread of its own.
+/// The adapters, and how often each of their kinds of requests was written down. Each scenario has a thread of its own.
 struct Recording(Aws, RefCell<HashMap<&'static str, usize>>);
 
 thread_local! {
@@ -46,7 +46,7 @@ pub(super) fn record<A: AsyncFnOnce(&Aws) -> T, T>(ask: A) {
             return;
         }
         *count += 1;
-        // What they make of the answers is nothing to a story, and they are not to take its turns or its time.
+        // What they make of the answers is nothing to a scenario, and they are not to take its turns or its time.
         let mut asking = pin!(tokio::task::unconstrained(ask(aws)));
         let mut context = Context::from_waker(Waker::noop());
         let ends = (0..POLLS).any(|_| asking.as_mut().poll(&mut context).is_ready());

@@ -1,4 +1,4 @@
-//! Every command of the documentation, run: against the deployed stack of the story where it is about one,
+//! Every command of the documentation, run: against the deployed stack of the scenario where it is about one,
 //! and where it is about deploying, in an AWS in which nothing is yet. `table.rs` says of each command how.
 
 mod read;
@@ -56,7 +56,7 @@ pub(crate) fn check(stage: &mut Stage, is_task: IsTask) -> anyhow::Result<Vec<St
     let others = || ways.iter().filter(|told| !stack(told));
     let mut documents: Vec<&str> = others().map(|(told, _)| told.document.as_str()).collect();
     documents.dedup();
-    // The stack's life waits for AWS, and the rest for processors.
+    // The stack's lifecycle waits for AWS, and the rest for processors.
     let results: Vec<anyhow::Result<String>> = thread::scope(|scope| {
         let run = scope.spawn(|| place.runs(&fresh));
         let mut results = Vec::new();
@@ -167,7 +167,7 @@ impl Place {
         Ok(Self { dir, environment })
     }
 
-    /// A directory for a document's commands: a checkout of the story's repository, with the files that
+    /// A directory for a document's commands: a checkout of the scenario's repository, with the files that
     /// documents name.
     fn checkout(&self, document: &str) -> anyhow::Result<PathBuf> {
         let dir = self.dir.join(document.replace('/', "-"));
@@ -226,7 +226,7 @@ impl Place {
         bail!("{at} ended with {}\n    | {}", output.status, shown.join("\n    | "))
     }
 
-    /// The stack's life in an AWS in which nothing is yet, with the answers that the documentation tells.
+    /// The stack's lifecycle in an AWS in which nothing is yet, with the answers that the documentation tells.
     fn runs(&self, endpoint: &str) -> anyhow::Result<String> {
         let started = Instant::now();
         let dir = self.dir.join("stack");
@@ -318,7 +318,7 @@ mapping() {
 }
 "#;
 
-/// What the stack's life begins with. The functions have been built, by `sam build` too, for this machine's
+/// What the stack's lifecycle begins with. The functions have been built, by `sam build` too, for this machine's
 /// processor.
 const STACK_PRELUDE: &str = r#"
 sam() {

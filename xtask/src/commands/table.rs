@@ -13,7 +13,7 @@ pub(super) enum Way {
     Modelled(&'static [(&'static str, &'static str)]),
     /// The name of a command: its help knows it, and its options.
     Named,
-    /// A part of the stack's life ([`STACK`]), in an AWS of its own.
+    /// A part of the stack's lifecycle ([`STACK`]), in an AWS of its own.
     Stack,
     /// A task, which the tests are made of: its words are understood.
     Task,
@@ -62,7 +62,7 @@ pub(super) const ROWS: &[(&str, &str, Way)] = &[
         "aws ecr register-pull-time-update-exclusion *",
         Modelled(&[("ROLE", "arn:aws:iam::000000000000:role/deploys")]),
     ),
-    // The local world is no account that is set up as the README says.
+    // The local setup is no account that is set up as the README says.
     ("README.md", "stoker doctor", Ends(1, &[])),
     (
         "cli/README.md",
@@ -115,7 +115,7 @@ pub(super) const ROWS: &[(&str, &str, Way)] = &[
     ("*", "stoker *", Named),
 ];
 
-/// The stack's life in an account where nothing is yet, in the order in which it is told: what is run, and
+/// The stack's lifecycle in an account where nothing is yet, in the order in which it is told: what is run, and
 /// what then holds, in shell.
 pub(super) const STACK: &[(&str, &str)] = &[
     ("sam build && sam deploy --guided", "stands stoker"),

@@ -1,4 +1,4 @@
-//! The story: what happens in it, and what must hold.
+//! The scenario: what happens in it, and what must hold.
 
 use std::collections::BTreeMap;
 use std::thread;
@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_mins(3);
 const QUIET: Duration = Duration::from_millis(2500);
 const POLL: Duration = Duration::from_millis(40);
 
-/// Tells the story, and answers what was found.
+/// Plays the scenario, and answers what was found.
 pub(crate) fn report(stage: &Stage) -> anyhow::Result<Report> {
     let mut scenario = Scenario { stage, forge: stage.forge()?, report: Report::default() };
     scenario.branches()?;

@@ -13,7 +13,7 @@ use http_body_util::{BodyExt as _, Limited};
 use super::{Authorize, Registry};
 use stoker_core::error::{CallError, Cause, Failure, chain};
 
-/// How often a request is sent before its failure is told.
+/// How often a request is sent before its failure is reported.
 const ATTEMPTS: u32 = 3;
 /// The same where the registry asks for patience: ECR takes 10 manifests a second, and a batch of moves is up to 30. With
 /// its pauses that is some ten seconds.
@@ -151,7 +151,7 @@ pub(crate) fn is_redirect(response: &Response<SdkBody>) -> bool {
     matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308)
 }
 
-/// What a failure is told of.
+/// What a failure is about.
 pub(crate) struct Call {
     pub(crate) operation: &'static str,
     pub(crate) subject: String,

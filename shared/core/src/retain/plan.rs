@@ -1,5 +1,5 @@
 //! The plan: a verdict on every image, from the inventory, the policy and what is known of builds and branches. Pure: the
-//! same world makes the same plan.
+//! same input makes the same plan.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashMap};

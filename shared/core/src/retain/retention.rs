@@ -21,7 +21,7 @@ use buildkit_cache::CONFIG_MEDIA_TYPE;
 
 const BLOBS: u32 = 12;
 
-/// One image of a random world.
+/// One image of a random inventory.
 #[derive(Debug, Clone)]
 struct Made {
     shape: Shape,
@@ -85,8 +85,8 @@ fn branch(name: &str) -> Line {
     Line::Branch(Branch::new(name).unwrap())
 }
 
-/// A world as the planner sees it. The manifests are real ones, so that what they say is read as it would be.
-fn world(images: &[Made], project: &Project) -> (Inventory, PlanInputs) {
+/// An inventory as the planner sees it. The manifests are real ones, so that what they say is read as it would be.
+fn observed(images: &[Made], project: &Project) -> (Inventory, PlanInputs) {
     let mut known = ManifestIndex::default();
     let mut listed: Vec<Arc<ListedImage>> = Vec::new();
     let (mut unread, mut taken) = (Vec::new(), HashSet::new());
@@ -169,7 +169,7 @@ fn deleted(plan: &Plan) -> HashSet<Digest> {
     plan.of(Action::Delete).map(|verdict| verdict.image.digest.clone()).collect()
 }
 
-/// The same world after the plan has been carried out.
+/// The same inventory after the plan has been carried out.
 fn after(mut inventory: Inventory, plan: &Plan) -> Inventory {
     let gone = deleted(plan);
     inventory.images.retain(|image| !gone.contains(&image.digest));
@@ -196,7 +196,7 @@ proptest! {
     #[test]
     fn what_must_stay_stays(images in prop::collection::vec(made(), 0..25), policy in 0..4_usize) {
         let project = project(POLICIES[policy]);
-        let (inventory, plan_inputs) = world(&images, &project);
+        let (inventory, plan_inputs) = observed(&images, &project);
         let plan = plan(&inventory, std::slice::from_ref(&project), &plan_inputs, now());
         prop_assert_eq!(plan.verdicts.len(), inventory.images.len(), "every image has a verdict");
         let gone = deleted(&plan);
@@ -234,7 +234,7 @@ proptest! {
     #[test]
     fn the_same_world_gives_the_same_plan(images in prop::collection::vec(made(), 0..20), policy in 0..4_usize, seed in any::<u64>()) {
         let project = project(POLICIES[policy]);
-        let (inventory, plan_inputs) = world(&images, &project);
+        let (inventory, plan_inputs) = observed(&images, &project);
         let first = plan(&inventory, std::slice::from_ref(&project), &plan_inputs, now());
         let mut shuffled = inventory.clone();
         let half = usize::try_from(seed % 20).unwrap() % shuffled.images.len().max(1);
@@ -247,7 +247,7 @@ proptest! {
     fn a_plan_that_was_carried_out_leaves_nothing_to_do(images in prop::collection::vec(made(), 0..20), policy in 0..4_usize) {
         let images: Vec<Made> = images.into_iter().map(|made| Made { is_unread: false, ..made }).collect();
         let project = project(POLICIES[policy]);
-        let (inventory, plan_inputs) = world(&images, &project);
+        let (inventory, plan_inputs) = observed(&images, &project);
         let first = plan(&inventory, std::slice::from_ref(&project), &plan_inputs, now());
         let left = after(inventory, &first);
         let second = plan(&left, std::slice::from_ref(&project), &plan_inputs, now());
@@ -258,7 +258,7 @@ proptest! {
     fn what_the_plan_says_of_later_comes(images in prop::collection::vec(made(), 1..12), policy in 0..4_usize) {
         let project = project(POLICIES[policy]);
         let projects = std::slice::from_ref(&project);
-        let (inventory, plan_inputs) = world(&images, &project);
+        let (inventory, plan_inputs) = observed(&images, &project);
         let action = |digest: &Digest, at: Timestamp| {
             let plan = plan(&inventory, projects, &plan_inputs, at);
             plan.verdicts.into_iter().find(|verdict| verdict.image.digest == *digest).unwrap().action
@@ -284,7 +284,7 @@ proptest! {
     fn bytes_are_counted_once_and_budgets_hold(images in prop::collection::vec(made(), 0..25), policy in 0..4_usize) {
         let images: Vec<Made> = images.into_iter().map(|made| Made { is_unread: false, ..made }).collect();
         let project = project(POLICIES[policy]);
-        let (inventory, plan_inputs) = world(&images, &project);
+        let (inventory, plan_inputs) = observed(&images, &project);
         let plan = plan(&inventory, std::slice::from_ref(&project), &plan_inputs, now());
         prop_assert_eq!(plan.bytes, bytes_of(&inventory, inventory.images.iter()));
         let gone = deleted(&plan);
@@ -315,7 +315,7 @@ fn kept_as_child(inventory: &Inventory, digest: &Digest) -> bool {
     facts.flat_map(ManifestInfo::children).any(|child| child == digest)
 }
 
-/// A small world by hand: of each rule one.
+/// A small inventory by hand: of each rule one.
 #[test]
 fn every_rule_says_its_name() {
     let project = project(", keep-branches: [\"release/*\"], orphans: 7d");
@@ -347,7 +347,7 @@ fn every_rule_says_its_name() {
         untagged,
         foreign,
     ];
-    let (inventory, mut plan_inputs) = world(&images, &project);
+    let (inventory, mut plan_inputs) = observed(&images, &project);
     let rules = |plan_inputs: &PlanInputs| -> BTreeMap<String, (Action, Rule)> {
         let plan = plan(&inventory, std::slice::from_ref(&project), plan_inputs, now());
         let named = plan.verdicts.into_iter().map(|verdict| {

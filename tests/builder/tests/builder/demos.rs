@@ -19,7 +19,7 @@ use crate::registry::Registry;
 use crate::scenario::{Stage, beyond, reused_anything};
 use crate::{hostile, lines, mounts};
 
-/// Tells its story, and sums it up; what is to be built again may come of it.
+/// Reports it, and sums it up; what is to be built again may come of it.
 pub(crate) type Demo =
     for<'a> fn(u64, &'a Engine, &'a Registry, &Path) -> anyhow::Result<(String, Option<Group<'a>>)>;
 
@@ -43,7 +43,7 @@ fn platforms<'a>(
     registry: &'a Registry,
     dir: &Path,
 ) -> anyhow::Result<(String, Option<Group<'a>>)> {
-    // Of the registry, too: what one's story leaves in the builder must not serve the other's.
+    // Of the registry, too: what one's case leaves in the builder must not serve the other's.
     let number = Random::new(seed).number() >> 16;
     let token = format!("p{number:012x}{}", registry.name.replace('-', ""));
     let tag = |name: &str| format!("{token}-{name}");

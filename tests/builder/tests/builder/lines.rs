@@ -149,7 +149,7 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    /// Ends the story: what the builds to come have to make is what is made from scratch.
+    /// Ends the scenario: what the builds to come have to make is what is made from scratch.
     fn end(mut self) -> anyhow::Result<Group<'a>> {
         let mut known: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
         for again in &mut self.group.builds {

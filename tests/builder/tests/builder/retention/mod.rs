@@ -53,7 +53,7 @@ fn in_short(error: &anyhow::Error) -> String {
     ends.collect::<Vec<_>>().join(": ")
 }
 
-/// Lives one life with one repository and one with two; then shows what leases are for.
+/// Plays one run with one repository and one with two; then shows what leases are for.
 pub(crate) fn report(seed: u64, rounds: usize, engine: &Engine, dir: &Path) -> anyhow::Result<()> {
     let mut all = Figures::default();
     let first = rounds.div_ceil(2);

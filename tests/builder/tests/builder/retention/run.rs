@@ -1,4 +1,4 @@
-//! The life of a project in rounds: people push and merge, real builds run, and retention takes what it may all
+//! A project in rounds: people push and merge, real builds run, and retention takes what it may all
 //! the while.
 
 use std::cell::{Cell, RefCell};
@@ -67,7 +67,7 @@ fn policy(repositories: Repositories, retention: &str) -> String {
     )
 }
 
-/// What a life adds up to.
+/// What a run adds up to.
 #[derive(Default)]
 pub(crate) struct Figures {
     pub(crate) rounds: usize,
@@ -187,7 +187,7 @@ impl ReadBuilds for Eyes<'_> {
     }
 }
 
-/// What everybody in a life shares.
+/// What everybody in a run shares.
 struct Shared {
     account: Account,
     sees_builds: bool,
@@ -275,7 +275,7 @@ struct Run<'a> {
     next: u32,
 }
 
-/// What happens in a life.
+/// What happens in a run.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Script {
     /// Anything, for so many rounds.
@@ -284,7 +284,7 @@ pub(crate) enum Script {
     Held,
 }
 
-/// Lives a life; fails with the first build that does. What is left in the builder is removed.
+/// Plays a run; fails with the first build that does. What is left in the builder is removed.
 pub(crate) fn live(
     seed: u64,
     script: Script,
