@@ -18,13 +18,13 @@ const COMMANDS: &str = "xtask/src/commands/read.rs";
 const HERE: &str = "tests/scenarios/documents.rs";
 
 /// The blocks that there are: of which document, in which language, how many, and what checks them.
-const BLOCKS: [(&str, &str, usize, &str); 19] = [
+const BLOCKS: [(&str, &str, usize, &str); 20] = [
     ("ARCHITECTURE.md", "mermaid", 1, HERE),
     ("README.md", "console", 2, COMMANDS),
     ("README.md", "mermaid", 1, HERE),
     ("README.md", "text", 1, HERE),
     ("README.md", "yaml", 1, HERE),
-    ("cli/README.md", "console", 8, COMMANDS),
+    ("cli/README.md", "console", 9, COMMANDS),
     ("cli/README.md", "json", 1, HERE),
     ("docs/ci.md", "json", 1, "tests/scenarios/snippets.rs"),
     ("docs/ci.md", "hcl", 1, "tests/scenarios/snippets.rs"),
@@ -35,6 +35,7 @@ const BLOCKS: [(&str, &str, usize, &str); 19] = [
     ("docs/forecast.md", "text", 3, HERE),
     ("docs/metrics.md", "", 1, "tests/scenarios/metrics.rs"),
     ("docs/operate.md", "sh", 12, COMMANDS),
+    ("docs/why.md", "console", 1, COMMANDS),
     ("docs/policy.md", "yaml", 1, "shared/core/src/policy/tests.rs"),
     ("events/README.md", "indented", 1, HERE),
     ("events/README.md", "yaml", 1, "tests/scenarios/table.rs"),
