@@ -24,7 +24,7 @@ const BLOCKS: &[(&str, &str, usize, &str)] = &[
     ("README.md", "mermaid", 1, HERE),
     ("README.md", "text", 1, HERE),
     ("README.md", "yaml", 1, HERE),
-    ("cli/README.md", "console", 8, COMMANDS),
+    ("cli/README.md", "console", 9, COMMANDS),
     ("cli/README.md", "json", 1, HERE),
     ("docs/ci.md", "json", 1, "tests/scenarios/snippets.rs"),
     ("docs/ci.md", "hcl", 1, "tests/scenarios/snippets.rs"),

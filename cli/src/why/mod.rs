@@ -13,7 +13,7 @@ use cache_misses::{Build, Elsewhere, Evidence, Given, Llb, Log, Past, Relation, 
 use clap::Parser as _;
 use dockerfile_keys::{Memory, Options, Plan, normal};
 use serde::Serialize;
-use stoker_core::names::Platform;
+use stoker_core::names::{Platform, ProjectName};
 
 use crate::CommandOutcome;
 use crate::cache::to_json;
@@ -40,6 +40,7 @@ Examples:
   docker buildx build --progress=plain --cache-from type=registry,ref=REF --cache-to ... . 2>&1 | tee build.log
   stoker why --log build.log --from REF@sha256:... --export REF2      # in the checkout that was built
   stoker why app:8c0e51d2-5b6a-4c1e-9d57-0a2f3b4c5d6e    # a build that Stoker started: log and caches are found
+  stoker why main --project app                          # main's newest build; or a commit's
   stoker why --log build.log --from REF --export REF2 --commit 4f1c02e --build-arg VERSION=1.2
   stoker why --log build.log --from REF --export REF2 --provenance provenance.json   # exact for commands
   stoker why --log build.log --from REF --export REF2 --before OLD --other MAIN --json | jq '.misses[]'
@@ -52,9 +53,12 @@ cause is `exact` where provenance of --provenance=mode=max says what a command w
 Time of a step that no commit before this one had is unavoidable: no cache could have held it. The rest is lost.
 It starts, writes and deletes nothing.")]
 pub(crate) struct Args {
-    /// The id of a build in CodeBuild that Stoker started: its log and caches are found
+    /// A build in CodeBuild that Stoker started, by its id; with --project a line or a commit, for its newest build
     #[arg(value_name = "BUILD-ID", required_unless_present = "log", conflicts_with_all = ["log", "from", "export"])]
     build: Option<String>,
+    /// The project of the line or the commit
+    #[arg(long, value_name = "NAME", requires = "build", value_parser = |text: &str| ProjectName::new(text))]
+    project: Option<ProjectName>,
     /// The build's log: --progress=plain, or rawjson, which tells times exactly
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
@@ -136,7 +140,14 @@ struct Place {
 pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
     let remotes = Remotes::default();
     let sources = match (&args.build, &args.log) {
-        (Some(id), _) => stack::find(&config(None).await?, &remotes, id).await?,
+        (Some(id), _) => {
+            let config = config(None).await?;
+            let id = match &args.project {
+                Some(project) => stack::newest(&config, project, id).await?,
+                None => id.clone(),
+            };
+            stack::find(&config, &remotes, &id).await?
+        }
         (None, Some(log)) => of_arguments(args, log)?,
         (None, None) => return Err(Problem::usage("no build is named", "see `stoker why --help`")),
     };

@@ -1,14 +1,16 @@
 //! A build of the stack: CodeBuild says what it was given and where its log is, the registry what lines hold and held.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use aws_config::SdkConfig;
 use aws_sdk_codebuild::types::Build;
 use cache_misses::Relation;
 use jiff::{SignedDuration, Timestamp};
-use stoker_core::build_inputs::variable;
+use stoker_core::build_inputs::{GivenInputs, variable};
 use stoker_core::error::chain;
-use stoker_core::names::{Digest, Line, Tag};
+use stoker_core::names::{Digest, Line, ProjectName, Revision, Tag};
+use stoker_core::ports::ReadBuilds as _;
 use stoker_core::provenance::Provenance;
 
 use super::{LARGEST_LOG, Place, Sources};
@@ -16,14 +18,41 @@ use crate::lines;
 use crate::problem::Problem;
 use crate::reference::{Reference, Version};
 use crate::remote::{self, Remotes};
-use crate::retain::call_words;
+use crate::retain::{Account, call_problem, call_words};
 use crate::text::plain;
 
 /// Caches that a line left, and other lines, that are looked into at most, the nearest first.
 const EARLIER: usize = 5;
 const OTHERS: usize = 8;
+/// How far back the newest build of a line or a commit is looked for.
+const DAYS: SignedDuration = SignedDuration::from_hours(14 * 24);
+/// Fewer digits name too many commits.
+const FEWEST_DIGITS: usize = 7;
 /// The history's tag is written moments after the rollback's own note.
 const AROUND: SignedDuration = SignedDuration::from_secs(60);
+
+/// The id of the newest build of a line, or of a commit, that has ended.
+pub(super) async fn newest(config: &SdkConfig, project: &ProjectName, of: &str) -> Result<String, Problem> {
+    let since = Timestamp::now() - DAYS;
+    let builds = Account::new(config.clone()).recent(project, Some(since)).await;
+    let builds = builds.map_err(|error| call_problem(&error))?;
+    let commit = Revision::new(of.to_ascii_lowercase()).ok().filter(|_| of.len() >= FEWEST_DIGITS);
+    let is_it = |build: &&Arc<stoker_core::ports::Build>| {
+        let is_of = |inputs: &GivenInputs| {
+            let of_commit =
+                inputs.commit.as_ref().zip(commit.as_ref()).is_some_and(|(own, it)| it.names(own));
+            of_commit || inputs.line.to_string() == of
+        };
+        build.ended_at.is_some() && build.inputs.as_ref().is_some_and(is_of)
+    };
+    let newest = builds.iter().filter(is_it).max_by_key(|build| build.started_at);
+    newest.map(|build| build.id.clone()).ok_or_else(|| {
+        Problem::no(
+            format!("{project} has no build of {} that ended in two weeks", plain(of)),
+            "name a line, such as main or branch/feature-a, or 7 digits of a commit; `stoker trace` lists builds",
+        )
+    })
+}
 
 /// Finds what is known of a build.
 pub(super) async fn find(config: &SdkConfig, remotes: &Remotes, id: &str) -> Result<Sources, Problem> {

@@ -131,6 +131,13 @@ async fn of_a_build_of_the_stack_log_caches_and_commit_are_found() {
     let ran = account.stoker_in("", &format!("why app:2 --git {directory}"), &[("PATH", &path)]).await;
     assert_eq!((ran.code, ran.err.contains("CodeBuild knows no build app:2")), (2, true), "{}", ran.err);
 
+    for newest in ["main", commit.get(..7).unwrap()] {
+        let line = format!("why {newest} --project app --git {directory}");
+        let ran = account.stoker_in("", &line, &[("PATH", &path)]).await;
+        assert!(ran.out.contains("could not be imported: not found"), "{}{}", ran.out, ran.err);
+    }
+    let ran = account.stoker_in("", "why branch/none --project app", &[("PATH", &path)]).await;
+    assert_eq!((ran.code, ran.err.contains("no build of branch/none")), (1, true), "{}", ran.err);
     let policy = "version: 1\nprojects:\n  - { name: app, repository: github.com/example/app }\n";
     let line = format!("trace {} --policy POLICY --project app --no-logs --why {directory}", commit.trim());
     let ran = account.stoker_in(policy, &line, &[("PATH", &path)]).await;

@@ -94,6 +94,7 @@ pub(super) const ROWS: &[(&str, &str, Way)] = &[
     ("cli/README.md", "stoker redrive --stack ci-stoker *", With(&[("ci-stoker", "stoker")])),
     ("cli/README.md", "stoker completions SHELL", With(&[("SHELL", "bash")])),
     ("cli/README.md", "stoker forecast*", Named),
+    ("cli/README.md", "stoker why*", Named),
     ("cli/README.md", "stoker *", Run),
     ("docs/metrics.md", "stoker trace COMMIT", With(&[("COMMIT", "$(git rev-parse HEAD)")])),
     (
