@@ -1,4 +1,5 @@
-//! What was made for a project, and what was there before: a file for each, written before anything is made. `undo` goes by it.
+//! What was made for a project, and what was there before: a file for each, written before anything is made. `undo`
+//! goes by it.
 
 use std::fs;
 use std::io::Write as _;
