@@ -65,7 +65,7 @@ impl Change {
     /// In a line.
     pub(super) fn words(&self) -> String {
         match self {
-            Self::Repository { name, .. } => format!("repository {name} in ECR"),
+            Self::Repository { name, .. } => format!("repository {} in ECR", plain(name)),
             Self::Role { role, policy } => format!("policy {} of role {}", plain(policy), plain(role)),
             Self::Rule { file, .. } => format!("rule in {}", plain(&file.display().to_string())),
             Self::Webhook { repository, url } => {
