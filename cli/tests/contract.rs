@@ -1,5 +1,5 @@
-//! `stoker onboard` in an account that others wrote: projects of many kinds, three of them taken into service and out of it. What
-//! the account says afterwards is what it said before.
+//! `stoker onboard` in an account that others wrote: projects of many kinds, three of them taken into service and out
+//! of it. What the account says afterwards is what it said before.
 //!
 //! `cargo xtask test` says where ministack is (`STOKER_TEST_MINISTACK`).
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test that talks")]

@@ -151,7 +151,7 @@ fn cargo_test() -> Command {
     command
 }
 
-/// The adapters' contracts, on ministack and on moto.
+/// The adapters' contracts, on ministack and on moto, and projects taken into service and out of it.
 fn contracts() -> anyhow::Result<()> {
     let mut command = cargo_test();
     tools::without_aws_settings(&mut command)

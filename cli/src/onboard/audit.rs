@@ -223,7 +223,7 @@ pub(super) fn judged(
     }
     match buildspec.text() {
         Err(why) => {
-            after.push(format!("let its buildspec be read ({}): {why}; see --checkout", buildspec.place()))
+            after.push(format!("let its buildspec be read ({}): {why}; see --checkout", buildspec.place()));
         }
         Ok(text) => {
             let read = spec::read(text);
@@ -259,11 +259,9 @@ pub(super) fn judged(
 /// Whether a script may build that is not in the buildspec.
 fn runs_scripts(spec: &Spec) -> bool {
     let runs = |word: &str| {
-        ["make", "bash", "sh", "docker", "npm", "task", "just"].contains(&word) || word.contains('/')
+        ["make", "bash", "sh", "docker", "npm", "task", "just"].contains(&word) || word.contains(['/', '.'])
     };
-    spec.commands
-        .iter()
-        .any(|command| command.split_whitespace().any(|word| runs(word) || word.ends_with(".sh")))
+    spec.commands.iter().any(|command| command.split_whitespace().any(runs))
 }
 
 /// The phases that build images, in CodeBuild's words.

@@ -1,8 +1,9 @@
-//! The patch of a buildspec: the fewest words that give its build Stoker's caches, and everything else to the byte as it was.
+//! The patch of a buildspec: the fewest words that give its build Stoker's caches, and everything else to the byte as
+//! it was.
 //!
-//! A patch is tried and then held against what it must be: apart from what was put in, the document is the one before, and the
-//! commands, read as the shell reads them, now give the build the caches. Where Stoker did not start a build, or no builder can
-//! be made, the patched commands expand to the very words that stood there before.
+//! A patch is tried and then held against what it must be: apart from what was put in, the document is the one before,
+//! and the commands, read as the shell reads them, now give the build the caches. Where Stoker did not start a build,
+//! or no builder can be made, the patched commands expand to the very words that stood there before.
 
 use std::ops::Range;
 
@@ -64,11 +65,11 @@ const CACHES: &str = " ${STOKER_CACHE_FLAGS-}";
 const BUILDER: &str = "test -z \"${STOKER_CACHE_FLAGS-}\" || { docker buildx create --name stoker --bootstrap \
                        ${STOKER_BUILDER_FLAGS-} && docker buildx use stoker; } || STOKER_CACHE_FLAGS=";
 
-/// A buildspec, patched; `Ok(None)` where it already gives its builds the caches. The errors are the reasons why it is not
-/// patched, for people, each with what to do.
+/// A buildspec, patched; `Ok(None)` where it already gives its builds the caches. The errors are the reasons why it is
+/// not patched, for people, each with what to do.
 ///
-/// `registry` is the host with the caches, and `image` the one that the project builds in. Where something else starts the
-/// builds, `asks` is the function that they ask for caches.
+/// `registry` is the host with the caches, and `image` the one that the project builds in. Where something else starts
+/// the builds, `asks` is the function that they ask for caches.
 pub(crate) fn patch(
     text: &str,
     project: &Project,
@@ -466,8 +467,8 @@ fn by_hand(text: &str, from: usize) -> Vec<Range<usize>> {
     regions
 }
 
-/// Where a word of a command ends, which may have parts in quotes. In a string of JSON or the like these are escaped, and a quote
-/// without a backslash ends the string.
+/// Where a word of a command ends, which may have parts in quotes. In a string of JSON or the like these are escaped,
+/// and a quote without a backslash ends the string.
 fn word_length(text: &str, is_in_string: bool) -> usize {
     let mut quote = None;
     let mut rest = text.char_indices().peekable();
@@ -540,8 +541,9 @@ fn insert_before(text: &str, at: usize, commands: &[String]) -> Option<String> {
             let item = |command: &String| match command.strip_suffix('\n') {
                 None => format!("{spaces}- {command}\n"),
                 Some(script) => {
-                    let lines: String = script.lines().map(|line| format!("{spaces}  {line}\n")).collect();
-                    format!("{spaces}- |\n{lines}")
+                    let lines: Vec<String> =
+                        script.lines().map(|line| format!("{spaces}  {line}\n")).collect();
+                    format!("{spaces}- |\n{}", lines.concat())
                 }
             };
             let lines: String = commands.iter().map(item).collect();
@@ -561,7 +563,7 @@ fn is_in_flow(text: &str, at: usize) -> bool {
 fn string_start(text: &str, at: usize) -> Option<usize> {
     let is_quote = |(at, _): &(usize, &str)| {
         let escapes = text[..*at].len() - text[..*at].trim_end_matches('\\').len();
-        escapes % 2 == 0
+        escapes.is_multiple_of(2)
     };
     text[..at].rmatch_indices('"').find(is_quote).map(|(start, _)| start)
 }
@@ -784,7 +786,8 @@ mod tests {
         }
     }
 
-    /// Runs a buildspec's commands with a `docker` that writes down its arguments; `create` is how making a builder ends.
+    /// Runs a buildspec's commands with a `docker` that writes down its arguments; `create` is how making a builder
+    /// ends.
     fn ran(shell: &str, text: &str, flags: Option<&str>, create: i32) -> Option<(bool, String)> {
         static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
         let count = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -810,8 +813,8 @@ mod tests {
         Some((has_ended, log))
     }
 
-    /// A patch never makes a build that worked fail: without Stoker, and where no builder can be made, `docker` is called with the
-    /// very words as before.
+    /// A patch never makes a build that worked fail: without Stoker, and where no builder can be made, `docker` is
+    /// called with the very words as before.
     #[test]
     fn a_patched_build_without_stoker_or_a_builder_is_the_one_before() {
         let builds = [
@@ -852,8 +855,8 @@ mod tests {
         assert!(shells >= 10, "{shells}");
     }
 
-    /// The same on a real engine, where the tests are told that there is one: every build ends with its image in Docker, be it
-    /// without Stoker, without a builder, or with caches.
+    /// The same on a real engine, where the tests are told that there is one: every build ends with its image in
+    /// Docker, be it without Stoker, without a builder, or with caches.
     #[test]
     fn a_patched_build_ends_with_its_image_on_a_real_builder() {
         if std::env::var_os("STOKER_TEST_ENGINE").is_none() {
@@ -867,7 +870,8 @@ mod tests {
             "FROM scratch AS deps\nCOPY a /a\nFROM scratch\nCOPY --from=deps /a /b\nCMD [\"/b\"]\n",
         )
         .unwrap();
-        // Where it is to work, Docker's own builder stands for the one that is made: it writes caches to a directory, too.
+        // Where it is to work, Docker's own builder stands for the one that is made: it writes caches to a directory,
+        // too.
         let stand_in = "#!/bin/sh\ncase \"$1 $2\" in 'buildx create' | 'buildx use') exit 0 ;; esac\nPATH=$REST exec docker \"$@\"\n";
         fs::write(dir.join("bin/docker"), stand_in).unwrap();
         fs::set_permissions(dir.join("bin/docker"), fs::Permissions::from_mode(0o755)).unwrap();

@@ -5,8 +5,8 @@ use crate::text::plain_whole;
 /// Lines around a change that are shown.
 const AROUND: usize = 3;
 
-/// What makes `after` of `before`. Where several places changed, what is between them is shown as changed, too, unless it is the
-/// same line for line: patches here are short.
+/// What makes `after` of `before`. Where several places changed, what is between them is shown as changed, too, unless
+/// it is the same line for line: patches here are short.
 pub(super) fn unified(name: &str, before: &str, after: &str) -> String {
     let (old, new): (Vec<&str>, Vec<&str>) = (before.lines().collect(), after.lines().collect());
     let start = old.iter().zip(&new).take_while(|(a, b)| a == b).count();

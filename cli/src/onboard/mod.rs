@@ -1,8 +1,8 @@
 //! `stoker onboard`: from an account full of projects to hot caches. A file for each step.
 //!
-//! `audit` and `plan` only read. `apply` writes down first what it is about to make (`record`), then makes it, in an order in
-//! which a run that is cut off anywhere leaves builds as they were; run again it goes on. `undo` takes back what is written down
-//! and is still as it was made.
+//! `audit` and `plan` only read. `apply` writes down first what it is about to make (`record`), then makes it, in an
+//! order in which a run that is cut off anywhere leaves builds as they were; run again it goes on. `undo` takes back
+//! what is written down and is still as it was made.
 
 use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;

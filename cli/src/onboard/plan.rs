@@ -125,7 +125,9 @@ impl Plan {
         for planned in &self.projects {
             text += &format!("{}\n", planned.project);
             let mut lines = |mark: &str, all: &[String]| {
-                all.iter().for_each(|line| text += &format!("  {mark} {}\n", plain_whole(line)));
+                for line in all {
+                    text += &format!("  {mark} {}\n", plain_whole(line));
+                }
             };
             lines("not planned:", &planned.reasons);
             let changes: Vec<String> = planned.changes.iter().map(Change::words).collect();
@@ -382,11 +384,15 @@ async fn things(
     let policies: Vec<&String> =
         ["BuildPolicy", "ProjectBuildPolicy"].iter().filter_map(|name| stack.outputs.get(*name)).collect();
     match (policies.first(), world.setup.attached(&role).await.map_err(|error| call_problem(&error))?) {
-        (None, _) => planned
-            .by_hand
-            .push(format!("name the stack: {} has no output BuildPolicy", plain(&options.stack))),
+        (None, _) => {
+            planned
+                .by_hand
+                .push(format!("name the stack: {} has no output BuildPolicy", plain(&options.stack)));
+        }
         (_, None) => {
-            planned.by_hand.push(format!("give the project a role that exists: there is no {}", plain(&role)))
+            planned
+                .by_hand
+                .push(format!("give the project a role that exists: there is no {}", plain(&role)));
         }
         (Some(policy), Some(attached)) if !policies.iter().any(|policy| attached.contains(policy)) => {
             planned.changes.push(Change::Role { role, policy: (*policy).clone() });

@@ -1,4 +1,5 @@
-//! What was made for a project, and what was there before: a file for each, written before anything is made. `undo` goes by it.
+//! What was made for a project, and what was there before: a file for each, written before anything is made. `undo`
+//! goes by it.
 
 use std::fs;
 use std::io::Write as _;
@@ -64,7 +65,7 @@ impl Change {
     /// In a line.
     pub(super) fn words(&self) -> String {
         match self {
-            Self::Repository { name, .. } => format!("repository {name} in ECR"),
+            Self::Repository { name, .. } => format!("repository {} in ECR", plain(name)),
             Self::Role { role, policy } => format!("policy {} of role {}", plain(policy), plain(role)),
             Self::Rule { file, .. } => format!("rule in {}", plain(&file.display().to_string())),
             Self::Webhook { repository, url } => {

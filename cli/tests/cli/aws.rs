@@ -232,6 +232,7 @@ async fn answer(State(env): State<Arc<Mutex<TestEnvironment>>>, headers: HeaderM
     response
 }
 
+#[expect(clippy::too_many_lines, reason = "an arm for each call")]
 fn answered(env: &Mutex<TestEnvironment>, headers: &HeaderMap, body: &[u8]) -> Response {
     let target = headers.get("x-amz-target").map(|target| target.to_str().unwrap().to_owned());
     record(target.as_deref(), body);
@@ -425,32 +426,19 @@ fn answer_query(env: &Mutex<TestEnvironment>, body: &[u8]) -> Response {
             });
             format!("<EvaluationResults>{}</EvaluationResults>", decided.collect::<String>())
         }
-        "DescribeStacks" => {
-            match &env.stack {
-                Some(Stack { name, status, parameters }) if name == field("StackName") => {
-                    let outputs: String = env
-                    .outputs
-                    .iter()
-                    .map(|(key, value)| {
-                        format!("<member><OutputKey>{key}</OutputKey><OutputValue>{value}</OutputValue></member>")
-                    })
-                    .collect();
-                    let parameters = parameters.iter().map(|(key, value)| {
-                    format!("<member><ParameterKey>{key}</ParameterKey><ParameterValue>{value}</ParameterValue></member>")
-                });
-                    format!(
-                        "<Stacks><member><StackName>{name}</StackName><StackStatus>{status}</StackStatus>\
-                     <CreationTime>2026-01-01T00:00:00Z</CreationTime><Parameters>{}</Parameters>\
-                     <Outputs>{outputs}</Outputs></member></Stacks>",
-                        parameters.collect::<String>()
-                    )
-                }
-                _ => {
-                    let message = format!("Stack with id {} does not exist", field("StackName"));
-                    return xml(StatusCode::BAD_REQUEST, &error_xml("ValidationError", &message));
-                }
+        "DescribeStacks" => match &env.stack {
+            Some(Stack { name, status, parameters }) if name == field("StackName") => format!(
+                "<Stacks><member><StackName>{name}</StackName><StackStatus>{status}</StackStatus>\
+                 <CreationTime>2026-01-01T00:00:00Z</CreationTime><Parameters>{}</Parameters>\
+                 <Outputs>{}</Outputs></member></Stacks>",
+                members("Parameter", parameters),
+                members("Output", &env.outputs)
+            ),
+            _ => {
+                let message = format!("Stack with id {} does not exist", field("StackName"));
+                return xml(StatusCode::BAD_REQUEST, &error_xml("ValidationError", &message));
             }
-        }
+        },
         "ListStackResources" => {
             let resources = env.resources.iter().map(|(name, kind, id)| {
                 format!(
@@ -492,6 +480,14 @@ fn unescaped(value: &str) -> String {
         }
     }
     String::from_utf8(bytes).unwrap()
+}
+
+/// Keys and values as stacks tell them.
+fn members(what: &str, all: &BTreeMap<String, String>) -> String {
+    let member = |(key, value): (&String, &String)| {
+        format!("<member><{what}Key>{key}</{what}Key><{what}Value>{value}</{what}Value></member>")
+    };
+    all.iter().map(member).collect::<Vec<_>>().concat()
 }
 
 fn error(code: &str) -> Response {

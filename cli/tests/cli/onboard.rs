@@ -1,5 +1,5 @@
-//! An account full of projects is looked at, some are taken into service, and out of it: each run of the tool once as it is meant,
-//! and once killed after each of its calls.
+//! An account full of projects is looked at, some are taken into service, and out of it: each run of the tool once as
+//! it is meant, and once killed after each of its calls.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -222,7 +222,7 @@ fn kinds() -> Vec<Value> {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_audit_reads_every_project_and_says_what_is_in_the_way() {
     let account = account(kinds()).await;
-    let at = |minutes: i64| (jiff::Timestamp::now().as_second() - 60 * minutes) as f64;
+    let at = |minutes: i64| jiff::Timestamp::now().as_second() - 60 * minutes;
     for number in 0..4 {
         account.env().builds.push(json!({
             "id": format!("ready:{number}"), "projectName": "ready", "buildStatus": "SUCCEEDED", "startTime": at(100 + number),
@@ -282,11 +282,12 @@ fn app() -> Value {
 
 /// What Stoker's start of a build looks like.
 fn by_stoker(account: &Account) {
-    let now = jiff::Timestamp::now().as_second() as f64;
-    account.env().builds.push(
-        json!({"id": "app:9", "projectName": "app", "buildStatus": "SUCCEEDED", "startTime": now + 5.0,
-        "initiator": "stoker-StartBuildRole-1X/stoker-start-build"}),
-    );
+    let now = jiff::Timestamp::now().as_second();
+    account
+        .env()
+        .builds
+        .push(json!({"id": "app:9", "projectName": "app", "buildStatus": "SUCCEEDED", "startTime": now + 5,
+        "initiator": "stoker-StartBuildRole-1X/stoker-start-build"}));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -428,7 +429,7 @@ async fn a_webhook_whose_ping_is_not_answered_stays_switched_off() {
     assert_eq!(hook, (URL.to_owned(), SECRET.to_owned(), true), "it sends, and still signs");
     ended(&desk, &account, Some(&forge), "undo --project app --yes").await;
     let mut expected = before;
-    expected.forge.as_mut().unwrap().pulls = vec![("".to_owned(), "main".to_owned(), false)];
+    expected.forge.as_mut().unwrap().pulls = vec![(String::new(), "main".to_owned(), false)];
     let mut after = seen(&desk, &account, Some(&forge));
     after.forge.as_mut().unwrap().pulls[0].0.clear();
     assert_eq!(after, expected, "but for a pull request that is closed");
@@ -513,11 +514,11 @@ async fn the_first_success_is_seen() {
     let account = account(vec![inline("web", SPEC)]).await;
     let desk = Desk::new();
     ended(&desk, &account, None, "apply --policy policy.yaml --project web --yes").await;
-    let start = jiff::Timestamp::now().as_second() as f64;
+    let start = jiff::Timestamp::now().as_second();
     let build = |number: u32| {
         let variable = |name: &str, value: &str| json!({"name": name, "value": value, "type": "PLAINTEXT"});
         json!({"id": format!("web:{number}"), "projectName": "web", "buildStatus": "SUCCEEDED",
-            "startTime": start + 5.0 + f64::from(number), "endTime": start + 65.0 + f64::from(number),
+            "startTime": start + 5 + i64::from(number), "endTime": start + 65 + i64::from(number),
             "initiator": "stoker-StartBuildRole-1X/stoker-start-build",
             "environment": {"type": "LINUX_CONTAINER", "image": "i", "computeType": "BUILD_GENERAL1_SMALL",
                 "environmentVariables": [variable("STOKER_LINE", "branch/topic"), variable("STOKER_READS", "main")]}})

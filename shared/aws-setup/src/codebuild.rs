@@ -68,8 +68,8 @@ impl Setup {
         Ok(builds)
     }
 
-    /// Gives a project another inline buildspec, if it has the one that is expected, or already has the new one. Whether it has
-    /// the new one now.
+    /// Gives a project another inline buildspec, if it has the one that is expected, or already has the new one.
+    /// Whether it has the new one now.
     pub async fn set_buildspec(
         &self,
         project: &ProjectName,

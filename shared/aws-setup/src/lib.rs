@@ -1,5 +1,5 @@
-//! What setting up an account asks and changes, beside what functions do. SDK types stay in here. Every change is one that can
-//! be made twice: it looks whether it is already made, or AWS does.
+//! What setting up an account asks and changes, beside what functions do. SDK types stay in here. Every change is one
+//! that can be made twice: it looks whether it is already made, or AWS does.
 
 mod codebuild;
 mod ecr;

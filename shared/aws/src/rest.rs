@@ -1,5 +1,5 @@
-//! A JSON API over HTTPS that asks for a token, such as a forge's. The token goes to its own host only, no redirect is followed,
-//! and no error says it, whatever the host answers.
+//! A JSON API over HTTPS that asks for a token, such as a forge's. The token goes to its own host only, no redirect is
+//! followed, and no error says it, whatever the host answers.
 
 use std::fmt::{self, Write as _};
 use std::time::Duration;
@@ -47,8 +47,8 @@ pub struct Question<'q> {
 }
 
 impl Rest {
-    /// The API at `https://host/...`, or on loopback at `http://`; `None` for any other address. `secret` is what errors never
-    /// say; `headers` go with each request.
+    /// The API at `https://host/...`, or on loopback at `http://`; `None` for any other address. `secret` is what
+    /// errors never say; `headers` go with each request.
     #[must_use]
     pub fn new(base: &str, headers: Vec<(&'static str, String)>, secret: &str) -> Option<Self> {
         let (scheme, rest) = base.split_once("://")?;

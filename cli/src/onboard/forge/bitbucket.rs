@@ -82,14 +82,13 @@ pub(super) async fn propose(rest: &Rest, repository: &str, of: Proposal<'_>) -> 
         rest.bytes(Question { operation: "bitbucket:CreateCommit", method: "POST", path: &path, body })
             .await?;
     }
-    let pull_request = match open(rest, repository, of.branch).await? {
-        Some(open) => open,
-        None => {
-            let body = json!({"title": of.title, "description": of.body, "close_source_branch": true,
-                "source": {"branch": {"name": of.branch}}, "destination": {"branch": {"name": of.base}}});
-            let operation = "bitbucket:CreatePullRequest";
-            ask(rest, operation, "POST", repository, "/pullrequests", Some(body)).await?.unwrap_or_default()
-        }
+    let pull_request = if let Some(open) = open(rest, repository, of.branch).await? {
+        open
+    } else {
+        let body = json!({"title": of.title, "description": of.body, "close_source_branch": true,
+            "source": {"branch": {"name": of.branch}}, "destination": {"branch": {"name": of.base}}});
+        let operation = "bitbucket:CreatePullRequest";
+        ask(rest, operation, "POST", repository, "/pullrequests", Some(body)).await?.unwrap_or_default()
     };
     Ok(pull_request["links"]["html"]["href"].as_str().unwrap_or(repository).to_owned())
 }

@@ -1,4 +1,4 @@
-//! GitHub's REST API, of version 2022-11-28, as its OpenAPI description has it.
+//! GitHub's REST API, of version 2022-11-28, as GitHub's own description (`OpenAPI`) has it.
 
 use std::time::Duration;
 
@@ -28,6 +28,11 @@ async fn ask(
     rest.json(Question { operation, method, path, body }).await
 }
 
+/// A path or a branch as parts of an address.
+fn parts(path: &str) -> String {
+    path.split('/').map(escaped).collect::<Vec<_>>().join("/")
+}
+
 pub(super) async fn default_branch(rest: &Rest, repository: &str) -> Result<String, CallError> {
     let operation = "github:GetRepository";
     let answer = ask(rest, operation, "GET", &format!("/repos/{repository}"), None).await?;
@@ -42,8 +47,7 @@ pub(super) async fn file(
     branch: &str,
     file: &str,
 ) -> Result<Option<(String, String)>, CallError> {
-    let path = file.split('/').map(escaped).collect::<Vec<_>>().join("/");
-    let path = format!("/repos/{repository}/contents/{path}?ref={}", escaped(branch));
+    let path = format!("/repos/{repository}/contents/{}?ref={}", parts(file), escaped(branch));
     let Some(answer) = ask(rest, "github:GetContent", "GET", &path, None).await? else { return Ok(None) };
     let (Some(content), Some(sha)) = (answer["content"].as_str(), answer["sha"].as_str()) else {
         return Ok(None);
@@ -54,7 +58,7 @@ pub(super) async fn file(
 }
 
 async fn head(rest: &Rest, repository: &str, branch: &str) -> Result<Option<String>, CallError> {
-    let path = format!("/repos/{repository}/git/ref/heads/{branch}");
+    let path = format!("/repos/{repository}/git/ref/heads/{}", parts(branch));
     let answer = ask(rest, "github:GetRef", "GET", &path, None).await?;
     Ok(answer.and_then(|answer| answer["object"]["sha"].as_str().map(str::to_owned)))
 }
@@ -75,21 +79,19 @@ pub(super) async fn propose(rest: &Rest, repository: &str, of: Proposal<'_>) -> 
     }
     let there = file(rest, repository, of.branch, of.file).await?;
     if there.as_ref().is_none_or(|(text, _)| text != of.text) {
-        let path = of.file.split('/').map(escaped).collect::<Vec<_>>().join("/");
         let mut body = json!({"message": of.title, "content": STANDARD.encode(of.text), "branch": of.branch});
         if let Some((_, sha)) = there {
             body["sha"] = sha.into();
         }
-        let path = format!("/repos/{repository}/contents/{path}");
+        let path = format!("/repos/{repository}/contents/{}", parts(of.file));
         ask(rest, "github:PutContent", "PUT", &path, Some(body)).await?;
     }
-    let pull_request = match open(rest, repository, of.branch).await? {
-        Some(open) => open,
-        None => {
-            let body = json!({"title": of.title, "head": of.branch, "base": of.base, "body": of.body});
-            let path = format!("/repos/{repository}/pulls");
-            ask(rest, "github:CreatePullRequest", "POST", &path, Some(body)).await?.unwrap_or_default()
-        }
+    let pull_request = if let Some(open) = open(rest, repository, of.branch).await? {
+        open
+    } else {
+        let body = json!({"title": of.title, "head": of.branch, "base": of.base, "body": of.body});
+        let path = format!("/repos/{repository}/pulls");
+        ask(rest, "github:CreatePullRequest", "POST", &path, Some(body)).await?.unwrap_or_default()
     };
     Ok(pull_request["html_url"].as_str().unwrap_or(repository).to_owned())
 }
@@ -100,7 +102,7 @@ pub(super) async fn withdraw(rest: &Rest, repository: &str, branch: &str) -> Res
         ask(rest, "github:UpdatePullRequest", "PATCH", &path, Some(json!({"state": "closed"}))).await?;
     }
     if head(rest, repository, branch).await?.is_some() {
-        let path = format!("/repos/{repository}/git/refs/heads/{branch}");
+        let path = format!("/repos/{repository}/git/refs/heads/{}", parts(branch));
         ask(rest, "github:DeleteRef", "DELETE", &path, None).await?;
     }
     Ok(())

@@ -67,15 +67,14 @@ pub(super) async fn propose(rest: &Rest, project: &str, of: Proposal<'_>) -> Res
         let path = format!("/repository/files/{}", escaped(of.file));
         ask(rest, "gitlab:UpdateFile", "PUT", project, &path, Some(body)).await?;
     }
-    let merge_request = match open(rest, project, of.branch).await? {
-        Some(open) => open,
-        None => {
-            let body = json!({"source_branch": of.branch, "target_branch": of.base, "title": of.title,
-                "description": of.body, "remove_source_branch": true});
-            let made = ask(rest, "gitlab:CreateMergeRequest", "POST", project, "/merge_requests", Some(body))
-                .await?;
-            made.unwrap_or_default()
-        }
+    let merge_request = if let Some(open) = open(rest, project, of.branch).await? {
+        open
+    } else {
+        let body = json!({"source_branch": of.branch, "target_branch": of.base, "title": of.title,
+            "description": of.body, "remove_source_branch": true});
+        let made =
+            ask(rest, "gitlab:CreateMergeRequest", "POST", project, "/merge_requests", Some(body)).await?;
+        made.unwrap_or_default()
     };
     Ok(merge_request["web_url"].as_str().unwrap_or(project).to_owned())
 }

@@ -1,5 +1,5 @@
-//! What onboarding asks of a forge, by its REST API: a file, a pull request with another text of it, and a webhook. Each call
-//! looks first whether it is already done, so that a run that was cut off can be repeated.
+//! What onboarding asks of a forge, by its REST API: a file, a pull request with another text of it, and a webhook.
+//! Each call looks first whether it is already done, so that a run that was cut off can be repeated.
 //!
 //! A token comes from the environment, goes to the forge's own host only, and is in no error (`stoker_aws::rest`).
 
@@ -107,7 +107,8 @@ impl Forge {
         }
     }
 
-    /// Proposes a change: its branch, its commit and its pull request, each unless it is there. The pull request's address.
+    /// Proposes a change: its branch, its commit and its pull request, each unless it is there. The pull request's
+    /// address.
     pub(crate) async fn propose(&self, proposal: Proposal<'_>) -> Result<String, CallError> {
         match self.kind {
             Kind::GitHub => github::propose(&self.rest, &self.path, proposal).await,
@@ -143,7 +144,8 @@ impl Forge {
         }
     }
 
-    /// Whether a ping of a webhook has been answered with success, after asking for one; `None` where the forge sends none.
+    /// Whether a ping of a webhook has been answered with success, after asking for one; `None` where the forge sends
+    /// none.
     pub(crate) async fn ping(&self, hook: &Hook) -> Result<Option<bool>, CallError> {
         match self.kind {
             Kind::GitHub => github::ping(&self.rest, &self.path, hook).await.map(Some),

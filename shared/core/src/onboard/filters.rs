@@ -1,5 +1,5 @@
-//! The filter groups of CodeBuild's webhooks, as `builds` of the policy: the table of docs/threat-model.md ("What starts a
-//! build"). What comes out lets in no event that the groups keep out; what cannot be said that way is named.
+//! The filter groups of CodeBuild's webhooks, as `builds` of the policy: the table of docs/threat-model.md ("What
+//! starts a build"). What comes out lets in no event that the groups keep out; what cannot be said that way is named.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -41,8 +41,8 @@ struct Parsed {
     globs: BTreeMap<&'static str, Vec<String>>,
 }
 
-/// Says filter groups in the policy's words, for a repository with this default branch. No group at all is every push and pull
-/// request, as it is for the policy.
+/// Says filter groups in the policy's words, for a repository with this default branch. No group at all is every push
+/// and pull request, as it is for the policy.
 #[must_use]
 pub fn translate(groups: &[Vec<Filter>], default_branch: &str) -> Translation {
     let mut lost = Vec::new();
@@ -171,8 +171,8 @@ fn quoted(text: &str) -> String {
     if is_plain { text.to_owned() } else { serde_json::Value::from(text).to_string() }
 }
 
-/// What a group lets in; `None` where that is nothing which Stoker ever builds. Also what is left out of it, or why nobody can
-/// say it.
+/// What a group lets in; `None` where that is nothing which Stoker ever builds. Also what is left out of it, or why
+/// nobody can say it.
 fn parse(group: &[Filter]) -> Result<(Option<Parsed>, Vec<String>), String> {
     let mut parsed = Parsed { push: false, pulls: BTreeSet::new(), tag: false, globs: BTreeMap::new() };
     let mut ignored = Vec::new();
@@ -289,7 +289,8 @@ impl Piece {
         format!("{}{}{}", end(self.from_start), self.glob, end(self.to_end)).replace("**", "*")
     }
 
-    /// The glob over what follows a beginning that all texts have; `None` where the pattern does not say that beginning.
+    /// The glob over what follows a beginning that all texts have; `None` where the pattern does not say that
+    /// beginning.
     fn after(&self, beginning: &str) -> Option<String> {
         let rest = self.glob.strip_prefix(beginning)?;
         let rest = format!("{rest}{}", if self.to_end { "" } else { "*" }).replace("**", "*");
@@ -297,7 +298,8 @@ impl Piece {
     }
 }
 
-/// The alternatives of a regular expression made of characters, `.`, `.*`, `.+`, brackets with alternatives, and anchors.
+/// The alternatives of a regular expression made of characters, `.`, `.*`, `.+`, brackets with alternatives, and
+/// anchors.
 fn pieces(pattern: &str) -> Option<Vec<Piece>> {
     let mut all = Vec::new();
     for alternative in split(pattern)? {

@@ -1,5 +1,5 @@
-//! Taking projects of an account into service: what is known of them, what CodeBuild's webhook keeps out in the words of the
-//! policy, and the rules that a policy gets for them. Plain functions; asking and changing are done elsewhere.
+//! Taking projects of an account into service: what is known of them, what CodeBuild's webhook keeps out in the words
+//! of the policy, and the rules that a policy gets for them. Plain functions; asking and changing are done elsewhere.
 
 use std::collections::BTreeMap;
 
@@ -64,7 +64,8 @@ pub struct Webhook {
     /// Which pull requests need a comment first, and whose, where that is set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approval: Option<(String, Vec<String>)>,
-    /// Whether it is of more than one repository, or made by hand at the forge: nobody can make such a one again from here.
+    /// Whether it is of more than one repository, or made by hand at the forge: nobody can make such a one again from
+    /// here.
     #[serde(default)]
     pub is_special: bool,
 }
@@ -112,8 +113,8 @@ pub struct Stack {
     pub parameters: BTreeMap<String, String>,
 }
 
-/// The lifecycle policy of a repository that holds caches, as text: should Stoker be gone, ECR deletes after so many days what
-/// Stoker would have deleted long before. The template's own repositories have the same.
+/// The lifecycle policy of a repository that holds caches, as text: should Stoker be gone, ECR deletes after so many
+/// days what Stoker would have deleted long before. The template's own repositories have the same.
 #[must_use]
 pub fn safety_net(days: u32) -> String {
     let rule = |priority: u32, description: &str, mut selection: serde_json::Value| {

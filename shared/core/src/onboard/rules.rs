@@ -45,8 +45,8 @@ impl Rule {
     }
 }
 
-/// One rule for all of these projects, where their names and repositories allow it: `host/owner/<project>` for each, and the same
-/// builds.
+/// One rule for all of these projects, where their names and repositories allow it: `host/owner/<project>` for each,
+/// and the same builds.
 #[must_use]
 pub fn joined(glob: &str, rules: &[(ProjectName, Rule)]) -> Option<Rule> {
     let (first, more) = rules.split_first()?;
