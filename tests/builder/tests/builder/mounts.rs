@@ -240,6 +240,7 @@ pub(crate) fn carried<'a>(
     ensure!(!lost.status.success() && run(&missing, "ls -A")?.is_empty(), "restored from nothing");
     stopped_half_way(&first, &token, engine, dir)?;
     let keys = steps_keep_their_keys(&first, &token, engine, registry, dir, &whole)?;
+    project::remove_images(registry)?;
     Engine::free(&[&token], &BTreeSet::new())?;
     Ok((format!("restored as saved, whole and upon another; {keys} steps keep their keys"), None))
 }

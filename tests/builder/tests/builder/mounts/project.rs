@@ -186,7 +186,7 @@ fn run(command: &mut Command) -> anyhow::Result<()> {
 }
 
 /// Engines with an image store keep what they pushed.
-fn remove_images(registry: &Registry) -> anyhow::Result<()> {
+pub(super) fn remove_images(registry: &Registry) -> anyhow::Result<()> {
     let listed =
         Command::new("docker").args(["image", "ls", "--format", "{{.Repository}}:{{.Tag}}"]).output()?;
     let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
