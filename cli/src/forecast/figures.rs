@@ -48,8 +48,6 @@ pub(super) struct Figures {
     pub(super) branches: Side,
     /// Steps that ran in all builds, those of main without a merge included.
     pub(super) all_steps: usize,
-    /// Steps that the caches hold in the end.
-    pub(super) steps_kept: usize,
     /// Hours that all builds take in a month, steps alone.
     pub(super) hours_per_month: Range,
     pub(super) dollars_per_month: Range,
@@ -59,7 +57,7 @@ pub(super) struct Figures {
 pub(super) fn figures(
     strategy: Strategy,
     builds: &[Planned<'_>],
-    (ran, steps_kept): (&[Ran], usize),
+    ran: &[Ran],
     days: f64,
     dollars_per_minute: f64,
 ) -> Figures {
@@ -77,7 +75,6 @@ pub(super) fn figures(
         main: side(main.map(|(_, ran)| ran)),
         branches: side(branches.map(|(_, ran)| ran)),
         all_steps: ran.iter().map(|ran| ran.steps.len()).sum(),
-        steps_kept,
         hours_per_month: hours,
         dollars_per_month: Range {
             least: hours.least * 60.0 * dollars_per_minute,

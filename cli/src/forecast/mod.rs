@@ -188,8 +188,8 @@ fn forecast(args: &Args) -> Result<(Forecast, Drawn), Problem> {
         .map_err(|error| Problem::failed(format!("cannot name a scope: {}", chain(&error)), "report this"))?;
     let scope = Scope::of(&project);
     let figures_of = |strategy, builds: &[Planned<'_>]| {
-        let (ran, kept) = replay(strategy, &scope, builds);
-        (figures(strategy, builds, (&ran, kept), days, args.dollars_per_minute), ran)
+        let ran = replay(strategy, &scope, builds);
+        (figures(strategy, builds, &ran, days, args.dollars_per_minute), ran)
     };
     let mut rows = Vec::new();
     let (mut steps_of_stoker, mut drawn) = (Vec::new(), Drawn::default());

@@ -43,22 +43,11 @@ pub(super) fn day(time: jiff::Timestamp) -> String {
 }
 
 fn strategies(forecast: &Forecast) -> String {
-    let titles = [
-        "",
-        "main: steps",
-        "p90",
-        "seconds",
-        "p90",
-        "branches: steps",
-        "seconds",
-        "hours",
-        "",
-        "dollars",
-        "kept",
-    ];
+    let titles =
+        ["", "main: steps", "p90", "seconds", "p90", "branches: steps", "seconds", "hours", "", "dollars"];
     let mut rows = vec![titles.map(str::to_owned).to_vec()];
     rows.extend(forecast.strategies.iter().map(row));
-    let mut align = [Align::Right; 11];
+    let mut align = [Align::Right; 10];
     if let Some(first) = align.first_mut() {
         *first = Align::Left;
     }
@@ -95,7 +84,6 @@ pub(super) fn row(row: &Row) -> Vec<String> {
         with(&|figures| figures.hours_per_month.usual, 1),
         range,
         with(&|figures| figures.dollars_per_month.usual, 2),
-        with(&|figures| as_f64(figures.steps_kept), 0),
     ]
 }
 
@@ -112,8 +100,7 @@ fn as_f64(number: usize) -> f64 {
 fn notes(forecast: &Forecast) -> String {
     let mut text = String::from(
         "\n  Steps that ran again, and the seconds that they took: median and ninth decile (p90) of a build. Main's \
-         are the\n  builds that a merge started. Hours and dollars are those of all builds in a month. Kept are\n  the steps that the \
-         caches hold in the end: how many bytes they have, no history tells.",
+         are the\n  builds that a merge started. Hours and dollars are those of all builds in a month.",
     );
     text += &said_of_times(forecast);
     for (reason, pushes) in &forecast.skipped {

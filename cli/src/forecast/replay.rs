@@ -271,8 +271,8 @@ pub(super) struct Ran {
     pub(super) seconds: [f64; 3],
 }
 
-/// Builds every push after the other, as a strategy has its caches. Gives what each ran, and the steps kept in the end.
-pub(super) fn replay(strategy: Strategy, scope: &Scope, builds: &[Planned<'_>]) -> (Vec<Ran>, usize) {
+/// Builds every push after the other, as a strategy has its caches.
+pub(super) fn replay(strategy: Strategy, scope: &Scope, builds: &[Planned<'_>]) -> Vec<Ran> {
     let mut caches = Caches::new(strategy, scope.clone());
     let mut all = Vec::with_capacity(builds.len());
     for build in builds {
@@ -284,7 +284,7 @@ pub(super) fn replay(strategy: Strategy, scope: &Scope, builds: &[Planned<'_>]) 
             [Level::Least, Level::Usual, Level::Most].map(|level| lasts(build, &outcome.ran, level));
         all.push(Ran { steps: outcome.ran, seconds });
     }
-    (all, caches.steps())
+    all
 }
 
 /// How long a build lasts whose stages run beside each other as far as they can.

@@ -1,6 +1,6 @@
 //! The ways in which people keep caches, as far as they decide which steps run.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
 use buildkit_cache::SAFE_SIZE;
 use dockerfile_keys::Key;
@@ -113,11 +113,6 @@ impl Caches {
     /// Whether a build finds a step in what it is given.
     pub(super) fn has(&self, given: &Given, key: &Key) -> bool {
         given.0.iter().filter_map(|tag| self.by_tag.get(tag)).any(|cache| cache.steps.contains_key(key))
-    }
-
-    /// How many steps the caches hold. What two of them hold counts once, as a registry keeps its layers once.
-    pub(super) fn steps(&self) -> usize {
-        self.by_tag.values().flat_map(|cache| cache.steps.keys()).collect::<HashSet<_>>().len()
     }
 
     /// A build has ended, and exports the steps that it needed.
