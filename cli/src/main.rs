@@ -55,7 +55,7 @@ fn main() -> ExitCode {
         Command::Apply(args) => run(retain::apply::run(&args)),
         Command::Explain(args) => run(retain::explain::run(&args)),
         Command::Report(args) => run(report::run(&args)),
-        Command::Forecast(args) => run(std::future::ready(forecast::run(&args))),
+        Command::Forecast(args) => run(forecast::run(&args)),
         Command::Doctor(args) => run(doctor::run(&args)),
         Command::Trace(args) => run(trace::run(&args)),
         Command::Redrive(args) => run(redrive::run(&args)),

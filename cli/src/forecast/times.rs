@@ -144,6 +144,26 @@ impl Times {
         Self { measured }
     }
 
+    /// Takes the medians of the times that several builds' logs tell of the plan's steps. Other commits may have been built
+    /// in them, so a step is known by its text.
+    pub(super) fn of_builds(logs: &[String], plan: &Plan) -> Self {
+        let mut told: HashMap<(String, String), Vec<f64>> = HashMap::new();
+        for timed in logs.iter().flat_map(|log| timed(log)) {
+            told.entry((timed.stage, timed.text)).or_default().push(timed.seconds);
+        }
+        let mut measured = HashMap::new();
+        for step in plan.nodes.iter().filter_map(|node| node.step.as_ref()) {
+            let name = name(step);
+            let alone = (String::new(), name.1.clone());
+            if let Some(seconds) = told.get_mut(&name) {
+                measured.insert(name, median(seconds));
+            } else if let Some(seconds) = told.get_mut(&alone) {
+                measured.insert(name, median(seconds));
+            }
+        }
+        Self { measured }
+    }
+
     pub(super) fn of(&self, step: &Step) -> Seconds {
         if self.measured.is_empty() {
             return assumed(step);
@@ -166,7 +186,16 @@ impl Times {
 }
 
 fn name(step: &Step) -> (String, String) {
-    (step.stage.clone(), step.text.split_whitespace().collect::<Vec<_>>().join(" "))
+    (step.stage.clone(), spaced(&step.text))
+}
+
+fn spaced(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+fn median(seconds: &mut [f64]) -> f64 {
+    seconds.sort_unstable_by(f64::total_cmp);
+    seconds.get(seconds.len() / 2).copied().unwrap_or_default()
 }
 
 /// A step of a log that ran.
@@ -174,6 +203,7 @@ fn name(step: &Step) -> (String, String) {
 struct Timed {
     stage: String,
     place: usize,
+    text: String,
     seconds: f64,
 }
 
@@ -205,12 +235,12 @@ fn timed(log: &str) -> Vec<Timed> {
 }
 
 fn step_of(text: &str) -> Option<Timed> {
-    let (name, _) = text.strip_prefix('[')?.split_once("] ")?;
+    let (name, text) = text.strip_prefix('[')?.split_once("] ")?;
     let (stage, count) = name.rsplit_once(' ').unwrap_or(("", name));
     let (place, _) = count.split_once('/')?;
     // With several platforms the stage's name comes after the platform's.
     let stage = stage.trim().rsplit(' ').next().unwrap_or_default().to_owned();
-    Some(Timed { stage, place: place.trim().parse().ok()?, seconds: 0.0 })
+    Some(Timed { stage, place: place.trim().parse().ok()?, text: spaced(text), seconds: 0.0 })
 }
 
 #[cfg(test)]
