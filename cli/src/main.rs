@@ -59,7 +59,7 @@ fn main() -> ExitCode {
         Command::Apply(args) => run(retain::apply::run(&args)),
         Command::Explain(args) => run(retain::explain::run(&args)),
         Command::Report(args) => run(report::run(&args)),
-        Command::Forecast(args) => run(std::future::ready(forecast::run(&args))),
+        Command::Forecast(args) => run(forecast::run(&args)),
         Command::Onboard(command) => run(async {
             match command {
                 onboard::Command::Audit(args) => onboard::audit::run(&args).await,

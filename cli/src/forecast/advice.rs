@@ -101,8 +101,8 @@ pub(super) fn candidates(
     all.extend(not_ignored(repository, setup, files)?);
     for name in &setup.per_commit {
         let is_it = |i: &&Instruction| i.name == "ARG" && i.rest.split('=').next() == Some(name);
-        let arguments = files.iter().filter_map(|(file, _)| file.instructions.iter().rfind(is_it));
-        let Some(argument) = arguments.last() else { continue };
+        let mut arguments = files.iter().filter_map(|(file, _)| file.instructions.iter().rfind(is_it));
+        let Some(argument) = arguments.next() else { continue };
         all.push(Candidate {
             kind: Kind::ArgumentTooEarly,
             line: Some(argument.line),

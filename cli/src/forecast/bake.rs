@@ -22,8 +22,8 @@ struct Target {
     context: String,
     #[serde(default)]
     dockerfile: Option<String>,
-    #[serde(default)]
-    target: Option<String>,
+    #[serde(default, rename = "target")]
+    stage: Option<String>,
     #[serde(default)]
     args: BTreeMap<String, Option<String>>,
     #[serde(default)]
@@ -60,7 +60,7 @@ pub(super) fn images(path: &Path, platforms: &[Platform]) -> Result<Vec<Image>, 
             dockerfile: normal(&format!("{context}/{dockerfile}")),
             context: context.clone(),
             options: Options {
-                target: target.target.clone(),
+                target: target.stage.clone(),
                 arguments: arguments.clone(),
                 platform,
                 build_platform: build_platform.clone(),

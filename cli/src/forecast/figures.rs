@@ -9,7 +9,7 @@ use super::strategy::Strategy;
 use super::times::{Level, Times};
 
 /// Days of a month, for what a month costs.
-const MONTH: f64 = 30.44;
+pub(super) const MONTH: f64 = 30.44;
 
 /// A figure that rests on assumed times: with the least, the usual and the most that is assumed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]

@@ -22,6 +22,7 @@ mod git;
 mod history;
 mod kept;
 mod page;
+mod project;
 mod render;
 mod replay;
 mod report;
@@ -51,12 +52,13 @@ Examples:
   stoker forecast --dockerfile api/Dockerfile --context api --target api --merges 500
   stoker forecast --target api --target worker --platform linux/amd64,linux/arm64
   docker buildx bake --print > bake.json && stoker forecast --bake bake.json
+  stoker forecast --project app                          # step times from the logs of its newest builds
   stoker forecast --log build.log                        # step times from `docker build --progress=plain`
   stoker forecast --build-arg-per-commit GIT_SHA         # what a commit's hash in an argument costs
   stoker forecast --html forecast.html                   # the same as a page with charts
   stoker forecast --json | jq .strategies
 
-Nothing is built, and nothing but git is asked. For each commit the cache key of every step of the Dockerfile is
+Nothing is built, and nothing but git is asked, but for --project CodeBuild and its logs. For each commit the cache key of every step of the Dockerfile is
 computed from the commit's tree as BuildKit computes it; then the pushes are built one after the other, as each way of
 keeping caches would have had them:
   no cache                    every build runs every step
@@ -104,6 +106,9 @@ pub(crate) struct Args {
     /// A log of `docker build --progress=plain` of the newest commit, for the steps' times
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
+    /// A project of CodeBuild, for the steps' times in the logs of its newest builds
+    #[arg(long, value_name = "NAME", conflicts_with = "log", value_parser = project_name)]
+    project: Option<ProjectName>,
     /// The context has no directory `.git`, as it is no clone: an archive, or CodePipeline's
     #[arg(long)]
     no_git_directory: bool,
@@ -122,6 +127,10 @@ pub(crate) fn platform(text: &str) -> Result<Platform, String> {
     Platform::new(text).map_err(|error| error.to_string())
 }
 
+fn project_name(text: &str) -> Result<ProjectName, String> {
+    ProjectName::new(text).map_err(|error| error.to_string())
+}
+
 pub(crate) fn argument(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
@@ -129,8 +138,12 @@ pub(crate) fn argument(text: &str) -> Result<(String, String), String> {
     }
 }
 
-pub(crate) fn run(args: &Args) -> Result<CommandOutcome, Problem> {
-    let (forecast, drawn) = forecast(args)?;
+pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
+    let built = match &args.project {
+        Some(project) => Some(project::read(project).await?),
+        None => None,
+    };
+    let (forecast, drawn) = forecast(args, built)?;
     if let Some(file) = &args.html {
         std::fs::write(file, page::page(&forecast, &drawn)).map_err(|error| {
             Problem::failed(
@@ -143,7 +156,7 @@ pub(crate) fn run(args: &Args) -> Result<CommandOutcome, Problem> {
     Ok(CommandOutcome::yes(text))
 }
 
-fn forecast(args: &Args) -> Result<(Forecast, Drawn), Problem> {
+fn forecast(args: &Args, built: Option<project::Built>) -> Result<(Forecast, Drawn), Problem> {
     let log = args.log.as_deref().map(read_log).transpose()?;
     let repository = Repository::open(&args.repository)?;
     let branch = repository.default_branch(args.branch.as_deref())?;
@@ -170,7 +183,11 @@ fn forecast(args: &Args) -> Result<(Forecast, Drawn), Problem> {
     let planner = Planner::new(&repository, kept.read());
     let newest = planner.plan_tree(&setup, &head.tree, &head.id).map_err(|error| unreadable(&error))?;
     let newest = newest.map_err(|skip| not_built(&skip, &setup, &branch))?;
-    let times = log.map_or_else(Times::default, |log| Times::of_log(&log, &newest));
+    let times = match (&log, &built) {
+        (Some(log), _) => Times::of_log(log, &newest),
+        (None, Some(built)) => Times::of_builds(&built.logs, &newest),
+        (None, None) => Times::default(),
+    };
 
     let (builds, skipped) = plan_all(&planner, &setup, &history, &times)?;
     let (Some(first), Some(last)) = (builds.first(), builds.last()) else {
@@ -232,6 +249,7 @@ fn forecast(args: &Args) -> Result<(Forecast, Drawn), Problem> {
         skipped,
         steps: steps.len(),
         measured: times.known(),
+        project_builds_per_month: built.and_then(|built| built.builds_per_month),
         strategies: rows,
         often: steps_of_stoker,
         unknown: not_understood(&builds, &newest),

@@ -1,6 +1,6 @@
 //! The forecast as text.
 
-use super::figures::{Figures, Range, Side};
+use super::figures::{Figures, MONTH, Range, Side};
 use super::report::{Forecast, Row};
 use crate::text::{Align, count, plain, plain_whole, table};
 
@@ -103,6 +103,12 @@ fn notes(forecast: &Forecast) -> String {
          are the\n  builds that a merge started. Hours and dollars are those of all builds in a month.",
     );
     text += &said_of_times(forecast);
+    if let Some(builds) = forecast.project_builds_per_month {
+        let replayed = as_f64(forecast.builds_of_main + forecast.builds_of_branches) / forecast.days * MONTH;
+        text += &format!(
+            "\n  The project has {builds:.0} builds a month; the replay, of what was merged, {replayed:.0}."
+        );
+    }
     for (reason, pushes) in &forecast.skipped {
         text += &format!(
             "\n  {} not built: {}.",

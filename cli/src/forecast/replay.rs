@@ -234,7 +234,9 @@ impl<'a> Planner<'a> {
             return Ok(known.clone());
         }
         let mut text = id.map_or_else(|| Ok(String::new()), |id| self.repository.text(&id))?;
-        more.iter().for_each(|pattern| text.extend(["\n", pattern]));
+        for pattern in more {
+            text.extend(["\n", pattern]);
+        }
         let read = Ignore::parse(&text).map(Rc::new).map_err(|error| error.to_string());
         self.ignores.borrow_mut().insert(name, read.clone());
         Ok(read)

@@ -29,6 +29,8 @@ pub(super) struct Forecast {
     pub(super) steps: usize,
     /// How many of them have times that are measured.
     pub(super) measured: usize,
+    /// How many builds the project of CodeBuild has in a month; null where none was named, or it has one build.
+    pub(super) project_builds_per_month: Option<f64>,
     pub(super) strategies: Vec<Row>,
     /// The steps that run under Stoker.
     pub(super) often: Vec<Often>,

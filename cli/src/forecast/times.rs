@@ -145,6 +145,31 @@ impl Times {
         Self { measured }
     }
 
+    /// Takes the medians of the times that several builds' logs tell of the plan's steps. Other commits may have been built
+    /// in them, so a step is known by its text.
+    pub(super) fn of_builds(logs: &[String], plan: &Plan) -> Self {
+        let mut told: HashMap<(String, String), Vec<f64>> = HashMap::new();
+        for log in logs.iter().map(|log| Log::read(log)) {
+            for (vertex, name) in log.builds.iter().flat_map(Build::ran) {
+                if let Some(seconds) = vertex.seconds {
+                    let step = (name.stage().to_owned(), spaced(name.instruction));
+                    told.entry(step).or_default().push(seconds);
+                }
+            }
+        }
+        let mut measured = HashMap::new();
+        for step in plan.nodes.iter().filter_map(|node| node.step.as_ref()) {
+            let name = name(step);
+            let alone = (String::new(), name.1.clone());
+            if let Some(seconds) = told.get_mut(&name) {
+                measured.insert(name, median(seconds));
+            } else if let Some(seconds) = told.get_mut(&alone) {
+                measured.insert(name, median(seconds));
+            }
+        }
+        Self { measured }
+    }
+
     pub(super) fn of(&self, step: &Step) -> Seconds {
         if self.measured.is_empty() {
             return assumed(step);
@@ -167,7 +192,16 @@ impl Times {
 }
 
 fn name(step: &Step) -> (String, String) {
-    (step.stage.clone(), step.text.split_whitespace().collect::<Vec<_>>().join(" "))
+    (step.stage.clone(), spaced(&step.text))
+}
+
+fn spaced(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+fn median(seconds: &mut [f64]) -> f64 {
+    seconds.sort_unstable_by(f64::total_cmp);
+    seconds.get(seconds.len() / 2).copied().unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -82,6 +82,8 @@ pub(crate) struct TestEnvironment {
     pub(crate) messages: BTreeMap<String, u64>,
     /// Queues with their messages, by their addresses.
     pub(crate) queues: BTreeMap<String, Queue>,
+    /// The lines of builds' logs, by their streams.
+    pub(crate) build_logs: BTreeMap<String, Vec<String>>,
     /// What a query of the logs answers: messages, each with its log group.
     pub(crate) log: Vec<(String, String)>,
     /// The log of any build.
@@ -263,6 +265,17 @@ fn answered(env: &Mutex<TestEnvironment>, headers: &HeaderMap, body: &[u8]) -> R
         "AmazonEC2ContainerRegistry_V20150921.BatchDeleteImage" => env.delete(&asked),
         "CodeBuild_20161006.ListBuildsForProject" => env.list_builds(&asked),
         "CodeBuild_20161006.BatchGetBuilds" => env.get_builds(&asked),
+        "Logs_20140328.GetLogEvents" => {
+            // A page for each line, and at the end the same token again.
+            let lines = asked["logStreamName"].as_str().and_then(|stream| env.build_logs.get(stream));
+            let at: usize = asked["nextToken"].as_str().and_then(|token| token.parse().ok()).unwrap_or(0);
+            let events: Vec<Value> = lines
+                .and_then(|lines| lines.get(at))
+                .map(|line| json!({"timestamp": 0, "message": line, "ingestionTime": 0}))
+                .into_iter()
+                .collect();
+            Ok(json!({"events": events, "nextForwardToken": (at + events.len()).to_string()}))
+        }
         "AmazonEC2ContainerRegistry_V20150921.GetAccountSetting" => {
             Ok(json!({"name": asked["name"], "value": env.blob_mounting}))
         }

@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
+use crate::aws::{Account, build};
 use crate::run::{Home, Ran};
 
 /// A repository, written as `git fast-import` reads it.
@@ -406,4 +407,48 @@ async fn each_kind_of_advice_is_told_where_it_saves_something() {
         let expected: Vec<_> = if kind.is_empty() { vec![] } else { vec![(kind, line)] };
         assert_eq!(told, expected, "{before}");
     }
+}
+
+#[tokio::test]
+async fn a_project_s_logs_tell_how_long_steps_take() {
+    let repository = two_branches();
+    let account = Account::start().await;
+    account.env().projects.push("app".to_owned());
+    let names = ["newest", "failed", "oldest"];
+    for (number, name) in (0..).zip(names) {
+        let mut build = build("app", number, false, "", "");
+        build["startTime"] = serde_json::json!(1_000_000.0 - f64::from(number) * 86_400.0);
+        build["buildStatus"] = serde_json::json!(if name == "failed" { "FAILED" } else { "SUCCEEDED" });
+        build["logs"] = serde_json::json!({"groupName": "/aws/codebuild/app", "streamName": name});
+        account.env().builds.push(build);
+        let seconds = [100, 9, 300][number as usize];
+        // In the newest build the step had another place.
+        let log = [
+            "[Container] 2026/01/01 00:00:00 Running command docker build\n".to_owned(),
+            format!("#9 [{}/7] RUN npm  run build\n", 6 + number),
+            format!("#9 DONE {seconds}.0s\n"),
+        ];
+        account.env().build_logs.insert(name.to_owned(), log.to_vec());
+    }
+    let directory = repository.home.path().to_str().unwrap().to_owned();
+    let path = std::env::var("PATH").unwrap();
+    let line = format!("forecast --project app --no-git-directory --json --repository {directory}");
+    let ran = account.stoker_in("", &line, &[("PATH", &path)]).await;
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    let forecast: Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!(forecast["measured"], 1);
+    let often = forecast["often"].as_array().unwrap();
+    let build = often.iter().find(|often| often["step"] == "RUN npm run build").unwrap();
+    // The median of the two that succeeded, four times.
+    assert_eq!(build["hours"]["usual"], 4.0 * 300.0 / 3600.0);
+    assert!((forecast["project_builds_per_month"].as_f64().unwrap() - 30.44).abs() < 0.01, "{forecast}");
+
+    account.env().failing.push(("GetLogEvents".to_owned(), 9, "AccessDeniedException"));
+    let ran = account.stoker_in("", &line, &[("PATH", &path)]).await;
+    assert_eq!(ran.code, 3);
+    assert!(ran.err.contains("logs:GetLogEvents"), "{}", ran.err);
+    account.env().builds.clear();
+    let ran = account.stoker_in("", &line, &[("PATH", &path)]).await;
+    assert_eq!(ran.code, 2, "{}", ran.err);
+    assert!(ran.err.contains("app has no build"), "{}", ran.err);
 }

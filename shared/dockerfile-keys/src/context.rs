@@ -240,7 +240,7 @@ impl Context<'_> {
         let memo = self.memo(path, id, selection, from);
         let is_root = self.git_directory.is_some() && path.is_empty();
         if !is_root && let Some(known) = self.memory.get(&memo) {
-            return Ok(known);
+            return Ok(known.key);
         }
         let mut maker = Maker::new("directory");
         let mut is_empty = true;
