@@ -41,7 +41,9 @@ fn senders() -> BTreeMap<String, BTreeSet<String>> {
     let mut senders: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for function in std::fs::read_dir(Path::new(ROOT).join("functions")).unwrap() {
         let function = function.unwrap();
-        let Ok(source) = std::fs::read_to_string(function.path().join("src/lib.rs")) else { continue };
+        let Ok(files) = std::fs::read_dir(function.path().join("src")) else { continue };
+        let files = files.map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap());
+        let source = files.collect::<String>();
         for use_of in source.split("Metric::").skip(1) {
             let name: String = use_of.chars().take_while(char::is_ascii_alphanumeric).collect();
             let sent_by = senders.entry(name).or_default();
