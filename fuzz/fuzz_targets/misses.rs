@@ -64,6 +64,7 @@ fuzz_target!(|text: &str| {
             export: export.as_ref(),
             given: &given,
             elsewhere: &elsewhere.collect::<Vec<_>>(),
+            committed: &BTreeMap::from([("head".to_owned(), jiff::Timestamp::UNIX_EPOCH)]),
             past: &[Past { commit: "before".to_owned(), plan: &before }],
             llb: llb.as_ref(),
             files: &|_, _, sources| sources.to_vec(),

@@ -26,7 +26,7 @@ pub(crate) struct Commit {
     pub(crate) tree: Id,
     pub(crate) parents: Vec<String>,
     /// When it was put where it is, in seconds since 1970.
-    pub(super) committed: i64,
+    pub(crate) committed: i64,
     /// When it was first written.
     pub(super) authored: i64,
     pub(crate) subject: String,

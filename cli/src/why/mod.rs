@@ -12,6 +12,7 @@ use buildkit_cache::IMPORT_LIMIT;
 use cache_misses::{Build, Elsewhere, Evidence, Given, Llb, Log, Past, Relation, Report, explain};
 use clap::Parser as _;
 use dockerfile_keys::{Memory, Options, Plan, normal};
+use jiff::Timestamp;
 use serde::Serialize;
 use stoker_core::names::{Platform, ProjectName};
 
@@ -297,6 +298,8 @@ fn of_checkout(args: &Args, commit: &str, known: &Known<'_>, missing: Vec<String
             }
         }
     };
+    let time = |commit: &Commit| Some((commit.id.clone(), Timestamp::from_second(commit.committed).ok()?));
+    let committed: BTreeMap<String, Timestamp> = line.iter().filter_map(time).collect();
     let report = explain(&Evidence {
         build: known.build,
         commit: &head.id,
@@ -307,6 +310,7 @@ fn of_checkout(args: &Args, commit: &str, known: &Known<'_>, missing: Vec<String
         given: &known.given,
         elsewhere: &known.elsewhere,
         past: &past,
+        committed: &committed,
         llb: known.llb.as_ref(),
         files: &files,
     });

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use buildkit_cache::{Cache, Lookup};
 use dockerfile_keys::{Key, Node, Plan, StepKind, image_record};
+use jiff::Timestamp;
 
 use crate::align::{Known, align};
 use crate::cause::{Cause, Evidence, Given, Miss, Relation, Report};
@@ -272,16 +273,25 @@ impl<'a> Explainer<'a> {
             })
             .map(|(side, theirs)| {
                 let differs = |input: &usize| !side.input_matches(lookup, theirs, *input);
-                (0..lookup.inputs.len()).filter(differs).collect::<BTreeSet<usize>>()
-            })
-            .min_by_key(|differing| (differing.contains(&0) && of.parent.is_some(), differing.len()));
+                ((0..lookup.inputs.len()).filter(differs).collect::<BTreeSet<usize>>(), theirs)
+            });
+        let is_elsewhere = |differing: &BTreeSet<usize>| differing.contains(&0) && of.parent.is_some();
+        let same: Vec<(BTreeSet<usize>, &Lookup)> = nearest.collect();
+        let nearest = same.iter().map(|(differing, _)| differing);
+        let nearest = nearest.min_by_key(|differing| (is_elsewhere(differing), differing.len()));
+        // What has no result was only heard of.
+        let made = |elsewhere: bool| -> Vec<Option<Timestamp>> {
+            let of =
+                same.iter().filter(|(differing, it)| it.has_result && is_elsewhere(differing) == elsewhere);
+            of.map(|(_, it)| it.made_at).collect()
+        };
         let parent_is_there = Self::parent_is_there(of, lookup, &readable);
         match nearest {
-            Some(differing) if of.parent.is_some() && differing.contains(&0) => {
-                self.other_parent(of, &follows, parent_is_there, node)
+            Some(differing) if is_elsewhere(differing) => {
+                self.other_parent(of, &follows, parent_is_there, node, &made(true))
             }
             _ if !follows.is_empty() => self.following(node, &follows),
-            Some(_) => self.other_content(node, of),
+            Some(_) => self.other_content(node, of, &made(false)),
             None if !parent_is_there => match self.base(of) {
                 Some(image) if self.is_in_past(node) || self.change(node, Part::Operation).is_none() => {
                     self.base_or_unknown(image, &readable)
@@ -340,23 +350,33 @@ impl<'a> Explainer<'a> {
         Cause::Follows { steps: follows.iter().filter_map(name).collect(), also }
     }
 
-    /// What the commit, or one before it, changed in the step itself.
+    /// What the commit changed in the step itself.
     fn own_change(&self, node: usize) -> Option<Cause> {
-        let content = self.change(node, Part::Content).map(|change| self.content(node, &change));
-        content.or_else(|| self.change(node, Part::Operation).map(|change| self.operation(node, &change)))
+        let own = |part| {
+            let change = self.change(node, part)?;
+            (change.commit == self.evidence.commit).then_some(change)
+        };
+        let content = own(Part::Content).map(|change| self.content(node, &change));
+        content.or_else(|| own(Part::Operation).map(|change| self.operation(node, &change)))
     }
 
-    fn other_parent(&self, of: &Node, follows: &[usize], parent_is_there: bool, node: usize) -> Cause {
+    fn other_parent(
+        &self,
+        of: &Node,
+        follows: &[usize],
+        parent_is_there: bool,
+        node: usize,
+        made: &[Option<Timestamp>],
+    ) -> Cause {
         if !follows.is_empty() {
             return self.following(node, follows);
         }
         match self.base(of) {
-            Some(image) if !parent_is_there => self.changed_base(node).unwrap_or(Cause::Base { image }),
+            Some(image) if !parent_is_there => self.changed_base(node, made).unwrap_or(Cause::Base { image }),
             // The parent was there, and it stood elsewhere: what was between them is gone, or came.
-            _ if parent_is_there => {
-                let change = self.order_change(node);
-                Cause::Order { commit: change }
-            }
+            _ if parent_is_there => Cause::Order {
+                commit: self.order_change(node).filter(|commit| self.came_after(commit, made)),
+            },
             _ => unknown("the caches that those which the build was given were before"),
         }
     }
@@ -374,7 +394,7 @@ impl<'a> Explainer<'a> {
     }
 
     /// A commit that names another base image.
-    fn changed_base(&self, node: usize) -> Option<Cause> {
+    fn changed_base(&self, node: usize, made: &[Option<Timestamp>]) -> Option<Cause> {
         let image = base_of(self.evidence.plan, node)?;
         let reference = self.node(image)?.image()?;
         let mut later = self.evidence.commit;
@@ -389,7 +409,7 @@ impl<'a> Explainer<'a> {
             let base = of_stage.map(|(number, _)| number).next().and_then(|first| base_of(past.plan, first));
             let before = base.and_then(|base| past.plan.nodes.get(base)?.image())?;
             if before != reference {
-                return Some(Cause::Instruction {
+                return self.came_after(later, made).then(|| Cause::Instruction {
                     commit: later.to_owned(),
                     before: format!("FROM {before}"),
                 });
@@ -418,24 +438,26 @@ impl<'a> Explainer<'a> {
         None
     }
 
-    fn other_content(&self, node: usize, of: &Node) -> Cause {
+    fn other_content(&self, node: usize, of: &Node, made: &[Option<Timestamp>]) -> Cause {
         let step = of.step.as_ref();
         let is_remote = |step: &dockerfile_keys::Step| {
             let mut words = step.text.split_whitespace();
             step.kind == StepKind::Add && words.any(|word| word.contains("://") || word.starts_with("git@"))
         };
         let change = self.change(node, Part::Content);
+        let nobody_knows = || Cause::Content { commit: None, files: Vec::new(), count: 0 };
         if let Some(change) = change {
-            return self.content(node, &change);
+            let is_it = self.came_after(&change.commit, made);
+            return if is_it { self.content(node, &change) } else { nobody_knows() };
         }
+        let oldest = self.evidence.past.last().map(|past| &past.commit);
         match step {
             Some(step) if is_remote(step) => {
                 Cause::Uncacheable { what: "what lies at its address changed".to_owned() }
             }
             _ if !of.inputs.is_empty() => unknown("the export of the build that filled the caches"),
-            _ if self.evidence.past.is_empty() => {
-                Cause::Content { commit: None, files: Vec::new(), count: 0 }
-            }
+            // What the caches have may be older than all commits looked at.
+            _ if oldest.is_none_or(|oldest| made.is_empty() || self.is_older(oldest, made)) => nobody_knows(),
             _ => Cause::Untracked,
         }
     }
@@ -472,12 +494,14 @@ impl<'a> Explainer<'a> {
             return cause;
         }
         let change = self.change(node, Part::Operation);
+        let others = self.others(of, lookup, readable);
         if let Some(change) = &change
-            && (!self.is_in_past(node) || self.was_another(of, lookup, readable))
+            && (!self.is_in_past(node) || !others.is_empty())
+            && self.came_after(&change.commit, &others)
         {
             return self.operation(node, change);
         }
-        if self.is_in_past(node) && change.is_none() && self.was_another(of, lookup, readable) {
+        if self.is_in_past(node) && change.is_none() && !others.is_empty() {
             let names = self.open_arguments(node);
             return match (self.commands.get(&node), names.is_empty()) {
                 (Some(_), false) => Cause::Argument { names, before: None },
@@ -529,10 +553,11 @@ impl<'a> Explainer<'a> {
         self.evidence.arguments.keys().filter(is_part).cloned().collect()
     }
 
-    /// Whether a given cache has another operation upon the same parent that this build has not: the one before.
-    fn was_another(&self, of: &Node, lookup: &Lookup, readable: &[&Side]) -> bool {
+    /// When the operations were made that given caches have upon the same parent, and this build has not there: what
+    /// stood in a step's place before.
+    fn others(&self, of: &Node, lookup: &Lookup, readable: &[&Side]) -> Vec<Option<Timestamp>> {
         if of.parent.is_none() {
-            return false;
+            return Vec::new();
         }
         // What stands upon the same parent in this build, too, is no other.
         let parents: Vec<usize> =
@@ -542,13 +567,30 @@ impl<'a> Explainer<'a> {
         };
         let own = self.records.iter().flatten().filter_map(|record| self.export.get(*record));
         let own: HashSet<&str> = own.filter(is_beside).map(|record| record.digest.as_str()).collect();
-        readable.iter().any(|side| {
-            side.records.iter().any(|theirs| {
-                !theirs.inputs.is_empty()
+        let mut others = Vec::new();
+        for side in readable {
+            let is_other = |theirs: &&Lookup| {
+                theirs.has_result
+                    && !theirs.inputs.is_empty()
                     && !own.contains(theirs.digest.as_str())
                     && side.input_matches(lookup, theirs, 0)
-            })
+            };
+            others.extend(side.records.iter().filter(is_other).map(|theirs| theirs.made_at));
+        }
+        others
+    }
+
+    /// Whether a commit came after all of these were made: they cannot hold what it brought. Git counts whole seconds.
+    fn came_after(&self, commit: &str, made: &[Option<Timestamp>]) -> bool {
+        self.evidence.committed.get(commit).is_some_and(|at| {
+            made.iter().all(|made| made.is_some_and(|made| made.as_second() <= at.as_second()))
         })
+    }
+
+    /// Whether some of these were made before a commit.
+    fn is_older(&self, commit: &str, made: &[Option<Timestamp>]) -> bool {
+        let at = self.evidence.committed.get(commit);
+        at.is_none_or(|at| made.iter().any(|made| made.is_none_or(|made| made.as_second() < at.as_second())))
     }
 
     fn elsewhere(&self, record: usize, lookup: &Lookup) -> Option<Cause> {

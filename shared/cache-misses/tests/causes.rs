@@ -59,7 +59,14 @@ struct Build<'a> {
     provenance: Option<&'a str>,
 }
 
+/// The first cache was made at 07:35:36.
+const TIMES: [&str; 3] = ["07:36:20", "07:36:10", "07:35:00"];
+
 fn told(build: &Build<'_>, commits: &[u8]) -> Report {
+    told_at(build, commits, TIMES)
+}
+
+fn told_at(build: &Build<'_>, commits: &[u8], times: [&str; 3]) -> Report {
     let log = Log::read(&fixture(build.log));
     let tags = BTreeMap::from([("first", "one"), ("second", "two")]);
     let given: Vec<Given> = build
@@ -90,6 +97,10 @@ fn told(build: &Build<'_>, commits: &[u8]) -> Report {
         .zip(1..)
         .map(|(plan, number)| Past { commit: format!("earlier-{number}"), plan })
         .collect();
+    let names = ["head", "earlier-1", "earlier-2"].iter().zip(times);
+    let committed =
+        names.map(|(name, time)| ((*name).to_owned(), format!("2026-11-30T{time}Z").parse().unwrap()));
+    let committed = committed.collect();
     explain(&Evidence {
         build: log.builds.last().unwrap(),
         commit: "head",
@@ -100,6 +111,7 @@ fn told(build: &Build<'_>, commits: &[u8]) -> Report {
         given: &given,
         elsewhere: &elsewhere,
         past: &past,
+        committed: &committed,
         llb: llb.as_ref(),
         files: &|before, after, _| vec![format!("{before}..{after}")],
     })
@@ -145,8 +157,13 @@ fn the_first_miss_is_told_apart_from_what_follows() {
 
 #[test]
 fn without_a_commit_that_changed_anything_it_is_what_no_commit_holds() {
-    assert_eq!(told(&SECOND, &[2, 2]).misses[0].cause, Cause::Untracked);
+    let untracked = told_at(&SECOND, &[2, 2], ["07:36:20", "07:35:00", "07:35:00"]);
+    assert_eq!(untracked.misses[0].cause, Cause::Untracked);
     let nobody_knows = Cause::Content { commit: None, files: Vec::new(), count: 0 };
+    // The cache may be of a commit before those that were looked at, or of one that came after the change.
+    assert_eq!(told(&SECOND, &[2, 2]).misses[0].cause, nobody_knows);
+    let late = told_at(&SECOND, &[2, 1], ["07:35:30", "07:35:00", "07:35:00"]);
+    assert_eq!(late.misses[0].cause, nobody_knows);
     let report = told(&SECOND, &[2]);
     assert_eq!((&report.misses[0].cause, report.misses[0].is_unavoidable), (&nobody_knows, None));
 }

@@ -180,7 +180,7 @@ impl Project {
     /// What the last command of a stage makes.
     fn last_made(&self, stage: usize) -> usize {
         let made = self.stages[stage].lines.iter().filter(|line| matches!(line, Line::Run { .. }));
-        made.last().and_then(Line::id).unwrap_or_default()
+        made.filter_map(Line::id).next_back().unwrap_or_default()
     }
 
     fn mark(&self, id: usize) -> String {
@@ -571,7 +571,7 @@ impl Story<'_> {
         command.args([
             "buildx",
             "build",
-            if self.seed % 2 == 0 { "--progress=plain" } else { "--progress=rawjson" },
+            if self.seed.is_multiple_of(2) { "--progress=plain" } else { "--progress=rawjson" },
         ]);
         command.arg(if self.provenance { "--provenance=mode=max" } else { "--provenance=false" });
         command.arg("--output").arg(format!("type=local,\"dest={}\"", output.display()));
