@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::error::chain;
 use crate::event::MAX_COMMITS;
-use crate::mounts::{self, MountInput};
+use crate::mounts::input::{MountInput, PartMounts, bake_files, save};
 use crate::names::{Commit, Digest, Line, Scope, Tag};
 use crate::policy::{CacheMode, Compression, ExportBuilds, Project, Target};
 use crate::request::{Request, Subject, Trust};
@@ -163,7 +163,7 @@ impl BuildInputs {
         let saves = writes && request.wanted.line == Line::Main;
         let parts = project.targets.iter().zip(reads).map(|(target, mut reads)| {
             if saves {
-                mounts::save(&target.mounts, &mut reads.mounts, |scope| export_tag(scope, &request.subject));
+                save(&target.mounts, &mut reads.mounts, |scope| export_tag(scope, &request.subject));
             }
             let export = writes.then(|| export_tag(&target.scope, &request.subject)).flatten();
             Part { export, target: target.clone(), reads }
@@ -236,7 +236,12 @@ impl BuildInputs {
         let restored: Vec<String> = restored.map(|(scope, digest)| format!("{scope}@{digest}")).collect();
         let saved: Vec<&str> =
             mounts().filter_map(|(_, input)| input.save.as_ref()).map(Tag::as_str).collect();
-        let files = mounts::bake_files(self, registry, project);
+        let of_part = |part: &'_ Part| PartMounts {
+            mounts: &part.target.mounts,
+            inputs: &part.reads.mounts,
+            export: part.export.as_ref(),
+        };
+        let files = bake_files(self.parts.iter().map(of_part), self.commit.as_ref(), registry, project);
         if files.iter().flatten().all(|file| file.len() <= MAX_BAKE) {
             let [restore, save] = files;
             say(variable::RESTORE_MOUNTS, restore);

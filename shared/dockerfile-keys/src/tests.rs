@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, HashSet};
 
 use proptest::prelude::*;
 
+use crate::plan::cache_mounts;
 use crate::testing::Files;
 use crate::{Context, Ignore, Key, Memory, Options, Plan, cache_mounts, find, parse, plan, solve};
 

@@ -6,8 +6,10 @@ use buildkit_cache::MANIFEST_MEDIA_TYPE;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::ID;
 use crate::names::{Digest, MountId};
+
+/// The annotation of a saved mount that says its id.
+pub const ID: &str = "stoker.mount";
 
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const LAYERS: [&str; 2] =
