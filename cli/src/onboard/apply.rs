@@ -13,7 +13,7 @@ use super::plan::{Options, Planned, make};
 use super::record::{Change, Record, Records, replace};
 use super::source::Sources;
 use super::{World, confirm};
-use crate::CommandOutcome;
+use crate::outcome::CommandOutcome;
 use crate::problem::Problem;
 use crate::retain::call_problem;
 use crate::text::{count, plain};

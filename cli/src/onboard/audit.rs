@@ -12,12 +12,12 @@ use stoker_core::policy::{Policy, Project};
 
 use super::source::{Buildspec, Sources};
 use super::{Which, World, buildspec, registry_of};
-use crate::CommandOutcome;
 use crate::cache::to_json;
 use crate::doctor::commands::{Chosen, Done, values};
 use crate::doctor::project::repository_of;
 use crate::doctor::spec::{self, Spec};
 use crate::html::{self, Cell};
+use crate::outcome::CommandOutcome;
 use crate::problem::Problem;
 use crate::retain::call_problem;
 use crate::text::{Align, count, plain, plain_whole, table};

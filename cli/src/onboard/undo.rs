@@ -10,7 +10,7 @@ use wildmatch::WildMatch;
 use super::record::{Change, Records, replace};
 use super::source::Sources;
 use super::{Which, World, confirm};
-use crate::CommandOutcome;
+use crate::outcome::CommandOutcome;
 use crate::problem::Problem;
 use crate::retain::call_problem;
 use crate::text::{count, plain};

@@ -12,8 +12,8 @@ use stoker_core::provenance::Provenance;
 
 use super::source::Sources;
 use super::{Which, World};
-use crate::CommandOutcome;
 use crate::doctor;
+use crate::outcome::CommandOutcome;
 use crate::problem::Problem;
 use crate::retain::{call_problem, load};
 use crate::text::plain;

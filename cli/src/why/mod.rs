@@ -16,9 +16,9 @@ use jiff::Timestamp;
 use serde::Serialize;
 use stoker_core::names::{Platform, ProjectName};
 
-use crate::CommandOutcome;
 use crate::cache::to_json;
 use crate::forecast::{self, Commit, Image, Planner, Repository, Setup};
+use crate::outcome::CommandOutcome;
 use crate::problem::Problem;
 use crate::reference::Reference;
 use crate::remote::{self, Remotes};

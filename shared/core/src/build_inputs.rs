@@ -236,12 +236,12 @@ impl BuildInputs {
         let restored: Vec<String> = restored.map(|(scope, digest)| format!("{scope}@{digest}")).collect();
         let saved: Vec<&str> =
             mounts().filter_map(|(_, input)| input.save.as_ref()).map(Tag::as_str).collect();
-        let of_part = |part: &'_ Part| PartMounts {
+        let parts = self.parts.iter().map(|part| PartMounts {
             mounts: &part.target.mounts,
             inputs: &part.reads.mounts,
             export: part.export.as_ref(),
-        };
-        let files = bake_files(self.parts.iter().map(of_part), self.commit.as_ref(), registry, project);
+        });
+        let files = bake_files(parts, self.commit.as_ref(), registry, project);
         if files.iter().flatten().all(|file| file.len() <= MAX_BAKE) {
             let [restore, save] = files;
             say(variable::RESTORE_MOUNTS, restore);

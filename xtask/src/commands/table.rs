@@ -51,6 +51,7 @@ pub(super) const ROWS: &[(&str, &str, Way)] = &[
     ("*", "cargo xtask *", Task),
     ("*", "STOKER_CHAOS=10000 cargo test *", Target),
     ("*", "STOKER_*", Task),
+    ("CONTRIBUTING.md", "git log --stat", Elsewhere("cli/benches/forecast.rs", "\"--stat\"")),
     ("*", "cargo bench *", Target),
     ("*", "git push -o ci.skip", Run),
     ("*", "git pull", Run),

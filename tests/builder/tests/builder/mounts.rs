@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use builder::Random;
 use stoker_core::build_inputs::{BuildInputs, Part, Reads, variable};
-use stoker_core::mounts::{MountInput, MountManifest};
+use stoker_core::mounts::MountManifest;
+use stoker_core::mounts::input::MountInput;
 use stoker_core::names::{Digest, Line, ProjectName, Tag};
 use stoker_core::policy::{Policy, Project};
 
