@@ -8,11 +8,11 @@ use stoker_core::names::{CacheRepository, ProjectName};
 use stoker_core::onboard::{Stack, TAG};
 use stoker_core::policy::Policy;
 
+use super::account::{World, confirm};
 use super::forge::Proposal;
 use super::plan::{Options, Planned, make};
 use super::record::{Change, Record, Records, replace};
 use super::source::Sources;
-use super::{World, confirm};
 use crate::outcome::CommandOutcome;
 use crate::problem::Problem;
 use crate::retain::call_problem;
@@ -58,7 +58,7 @@ pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
     let mut records = Records::open(&options.record)?;
     let mut sources = Sources::open(&options.which)?;
     let plan = make(&world, &stack, &records, &mut sources, options).await?;
-    crate::print(&plan.render());
+    crate::outcome::print(&plan.render());
     let mut wanted: Vec<Planned> = plan.projects.into_iter().filter(Planned::is_wanted).collect();
     if args.ask {
         for planned in &mut wanted {
@@ -88,7 +88,7 @@ pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
                 Ok(more) => format!("{}: made {}{more}\n", planned.project, change.words()),
                 Err(why) => format!("{}: not made: {}: {why}\n", planned.project, change.words()),
             };
-            crate::print(&line);
+            crate::outcome::print(&line);
         }
     }
     let next = if has_rule {

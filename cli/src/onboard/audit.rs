@@ -10,8 +10,9 @@ use stoker_core::names::ProjectName;
 use stoker_core::onboard::{Found, PastBuild};
 use stoker_core::policy::{Policy, Project};
 
+use super::account::{Which, World, registry_of};
+use super::buildspec;
 use super::source::{Buildspec, Sources};
-use super::{Which, World, buildspec, registry_of};
 use crate::cache::to_json;
 use crate::doctor::commands::{Chosen, Done, values};
 use crate::doctor::project::repository_of;

@@ -8,11 +8,12 @@ use stoker_core::names::{Branch, CacheRepository, ProjectName, Repository, slug}
 use stoker_core::onboard::{Found, Stack, TAG, filters, rules};
 use stoker_core::policy::{Policy, Project};
 
+use super::account::{Which, World, registry_of};
 use super::audit::{Verdict, alone, judged};
 use super::forge::Kind;
 use super::record::{Change, Records, inserted};
 use super::source::{Buildspec, Sources};
-use super::{Which, World, buildspec, diff, registry_of};
+use super::{buildspec, diff};
 use crate::cache::to_json;
 use crate::doctor::project::repository_of;
 use crate::outcome::CommandOutcome;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use stoker_core::onboard::Found;
 
-use super::Which;
+use super::account::Which;
 use super::forge::{Forge, Kind};
 use crate::doctor::buildspec::is_inline;
 use crate::doctor::checkout::Checkout;

@@ -7,9 +7,9 @@ use stoker_core::names::{CacheRepository, ProjectName};
 use stoker_core::onboard::{Found, TAG};
 use wildmatch::WildMatch;
 
+use super::account::{Which, World, confirm};
 use super::record::{Change, Records, replace};
 use super::source::Sources;
-use super::{Which, World, confirm};
 use crate::outcome::CommandOutcome;
 use crate::problem::Problem;
 use crate::retain::call_problem;
@@ -61,14 +61,14 @@ pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
                 "set AWS_REGION",
             ));
         }
-        crate::print(&format!("{name}\n"));
+        crate::outcome::print(&format!("{name}\n"));
         for change in record.changes.iter().rev() {
             let stays = if records.has_elsewhere(&name, change) {
                 "stays for another project:"
             } else {
                 "take back:"
             };
-            crate::print(&format!("  {stays} {}\n", change.words()));
+            crate::outcome::print(&format!("  {stays} {}\n", change.words()));
         }
         plans.push((name, record));
     }
@@ -89,9 +89,9 @@ pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
                 continue;
             }
             match taken_back(&world, &sources, &name, found, change).await? {
-                Ok(more) => crate::print(&format!("{name}: took back {}{more}\n", change.words())),
+                Ok(more) => crate::outcome::print(&format!("{name}: took back {}{more}\n", change.words())),
                 Err(why) => {
-                    crate::print(&format!("{name}: left {}: {why}\n", change.words()));
+                    crate::outcome::print(&format!("{name}: left {}: {why}\n", change.words()));
                     left.insert(0, change.clone());
                 }
             }

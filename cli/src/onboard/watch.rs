@@ -10,8 +10,8 @@ use stoker_core::policy::Project;
 use stoker_core::ports::ReadImages as _;
 use stoker_core::provenance::Provenance;
 
+use super::account::{Which, World};
 use super::source::Sources;
-use super::{Which, World};
 use crate::doctor;
 use crate::outcome::CommandOutcome;
 use crate::problem::Problem;
@@ -114,7 +114,7 @@ pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
 }
 
 fn say(text: &str) {
-    crate::print(&format!("{text}\n"));
+    crate::outcome::print(&format!("{text}\n"));
 }
 
 /// Says why nothing more came, with what doctor finds.

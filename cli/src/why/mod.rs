@@ -27,12 +27,11 @@ use crate::text::plain;
 
 mod provenance;
 mod render;
+mod sources;
 mod stack;
 
 pub(crate) use render::text;
-
-/// Logs are read up to this size; those of builds have some hundred kilobytes.
-const LARGEST_LOG: u32 = 64 << 20;
+use sources::{Place, Sources, read_file};
 
 /// Says of each step of a build that ran why it was not cached
 #[derive(Debug, clap::Args)]
@@ -118,24 +117,6 @@ pub(crate) struct Told {
     report: Report,
     /// What could not be looked at, and why.
     missing: Vec<String>,
-}
-
-/// Where what is known of a build lies.
-struct Sources {
-    log: String,
-    from: Vec<Reference>,
-    export: Option<Reference>,
-    elsewhere: Vec<Place>,
-    commit: String,
-    /// What is not known, and why.
-    missing: Vec<String>,
-}
-
-/// A cache that the build was not given.
-struct Place {
-    reference: Reference,
-    relation: Relation,
-    note: String,
 }
 
 pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
@@ -318,13 +299,4 @@ fn of_checkout(args: &Args, commit: &str, known: &Known<'_>, missing: Vec<String
         return Err(problem);
     }
     Ok(Told { commit: head.id.clone(), commits: past.len(), report, missing })
-}
-
-fn read_file(path: &Path) -> Result<String, Problem> {
-    let size = std::fs::metadata(path).map(|it| it.len()).unwrap_or_default();
-    if size > u64::from(LARGEST_LOG) {
-        let why = format!("{} has {size} bytes", plain(&path.display().to_string()));
-        return Err(Problem::usage(why, "name the log of one build"));
-    }
-    forecast::read_log(path)
 }

@@ -6,7 +6,7 @@ use cache_misses::Llb;
 use serde_json::Value;
 use stoker_core::names::Digest;
 
-use super::{LARGEST_LOG, read_file};
+use super::sources::{LARGEST_LOG, read_file};
 use crate::problem::Problem;
 use crate::reference::Reference;
 use crate::remote::{self, Remotes};

@@ -13,7 +13,7 @@ use stoker_core::names::{Digest, Line, ProjectName, Revision, Tag};
 use stoker_core::ports::ReadBuilds as _;
 use stoker_core::provenance::Provenance;
 
-use super::{LARGEST_LOG, Place, Sources};
+use super::sources::{LARGEST_LOG, Place, Sources};
 use crate::lines;
 use crate::problem::Problem;
 use crate::reference::{Reference, Version};

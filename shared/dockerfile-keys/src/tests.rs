@@ -5,7 +5,6 @@ use std::collections::{BTreeSet, HashSet};
 
 use proptest::prelude::*;
 
-use crate::plan::cache_mounts;
 use crate::testing::Files;
 use crate::{Context, Ignore, Key, Memory, Options, Plan, cache_mounts, find, parse, plan, solve};
 

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use stoker_aws::rest::{Question, Rest, escaped};
 use stoker_core::error::CallError;
 
-use super::{Hook, Proposal, absent, unusable};
+use super::answer::{Hook, Proposal, absent, unusable};
 
 /// What Stoker reads (docs/forges.md).
 const EVENTS: [&str; 6] = [

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use stoker_aws::rest::{Question, Rest, escaped};
 use stoker_core::error::CallError;
 
-use super::{Hook, Proposal, absent, unusable};
+use super::answer::{Hook, Proposal, absent, unusable};
 
 /// What Stoker reads (docs/forges.md).
 const EVENTS: [&str; 3] = ["push", "pull_request", "pull_request_review"];

@@ -3,12 +3,15 @@
 //!
 //! A token comes from the environment, goes to the forge's own host only, and is in no error (`stoker_aws::rest`).
 
+mod answer;
 mod bitbucket;
 mod github;
 mod gitlab;
 
 use stoker_aws::rest::Rest;
-use stoker_core::error::{CallError, Failure};
+use stoker_core::error::CallError;
+
+pub(crate) use answer::{Hook, Proposal};
 
 /// Which API a forge has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,24 +58,6 @@ pub(crate) struct Forge {
     rest: Rest,
     /// Owner and name, as the API has them.
     path: String,
-}
-
-/// A webhook.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Hook {
-    pub(crate) id: String,
-    pub(crate) is_active: bool,
-}
-
-/// A change of one file that a pull request proposes.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Proposal<'p> {
-    pub(crate) branch: &'p str,
-    pub(crate) base: &'p str,
-    pub(crate) file: &'p str,
-    pub(crate) text: &'p str,
-    pub(crate) title: &'p str,
-    pub(crate) body: &'p str,
 }
 
 impl Forge {
@@ -169,15 +154,4 @@ impl Forge {
             Kind::Bitbucket => bitbucket::delete_hook(&self.rest, &self.path, hook).await,
         }
     }
-}
-
-/// An answer that says nothing of what was asked.
-fn unusable(operation: &'static str, path: &str) -> CallError {
-    CallError::new(operation, path, Failure::Unavailable, "the answer lacks what was asked for")
-}
-
-/// What a forge says that there is nothing of: the repository, or a right of the token.
-fn absent(operation: &'static str, path: &str) -> CallError {
-    let why = "there is no such repository, or the token may not see it";
-    CallError::new(operation, path, Failure::NotFound, why)
 }

@@ -1,7 +1,10 @@
-use serde_json::json;
+use std::collections::BTreeMap;
 
+use serde_json::{Value, json};
+
+use super::input::save;
 use super::*;
-use crate::build_inputs::{Part, variable};
+use crate::build_inputs::{BuildInputs, Part, variable};
 use crate::names::{Commit, ProjectName};
 use crate::policy::Policy;
 use buildkit_cache::MANIFEST_MEDIA_TYPE;
