@@ -354,7 +354,7 @@ fn every_belief_of_aws_has_a_verdict() {
     assert!(rows.len() > 40, "{}", rows.len());
     for row in rows {
         let verdict = row.split(" | ").nth(1).unwrap();
-        let word = verdict.split([' ', ':', ',']).next().unwrap();
+        let word = verdict.split([' ', ':', ';', ',']).next().unwrap();
         assert!(["confirmed", "unknown", "refuted"].contains(&word), "{row}");
     }
 }

@@ -266,14 +266,15 @@ async fn attack_a_branchs_build_that_saves_a_mount() {
             (branch.inputs.as_ref().unwrap().line.clone(), true),
             (branch.inputs.as_ref().unwrap().line.clone(), false),
         ] {
-            let mut builds = env.account.builds.borrow_mut();
-            let build = builds.iter_mut().find(|build| build.id == branch.id).unwrap();
-            build.claims = claims;
-            build.source_version = Some("refs/heads/evil".to_owned());
-            let inputs = build.inputs.as_mut().unwrap();
-            inputs.line = line;
-            inputs.saves = vec![tag.to_string()];
-            drop(builds);
+            {
+                let mut builds = env.account.builds.borrow_mut();
+                let build = builds.iter_mut().find(|build| build.id == branch.id).unwrap();
+                build.claims = claims;
+                build.source_version = Some("refs/heads/evil".to_owned());
+                let inputs = build.inputs.as_mut().unwrap();
+                inputs.line = line;
+                inputs.saves = vec![tag.to_string()];
+            }
             env.end(&branch.id, BuildStatus::Succeeded, &head);
             env.settle().await;
             assert_eq!(line_digest(&env), before.digest);

@@ -496,7 +496,7 @@ impl TestEnvironment {
             &mut self.warms,
         ] {
             for last in (1..queue.len()).rev() {
-                queue.swap(last, rng.usize(..last + 1));
+                queue.swap(last, rng.usize(..=last));
             }
         }
     }

@@ -61,7 +61,7 @@ pub async fn handle(
             }
             // In boxes, as the compiler lays out only so many futures within each other.
             Event::ReconcileRequested(Due { project }) => {
-                Box::pin(check(ports, policy, project, now)).await?
+                Box::pin(check(ports, policy, project, now)).await?;
             }
             Event::DriftFound(Due { project }) => {
                 if let Some(project) = policy.project(project) {
@@ -69,13 +69,14 @@ pub async fn handle(
                     ids.push(message.id);
                 }
             }
-            event => match PromotionTrigger::of(event) {
-                Some(trigger) => {
+            event => {
+                if let Some(trigger) = PromotionTrigger::of(event) {
                     let at = [event.signed_at(), message.time].into_iter().flatten().min();
                     triggered.push(Triggered { trigger: trigger.known_at(at), message, at });
+                } else {
+                    tracing::debug!("no trigger");
                 }
-                None => tracing::debug!("no trigger"),
-            },
+            }
         }
         Ok(Next::Done)
     });

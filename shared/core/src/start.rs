@@ -74,19 +74,18 @@ pub async fn start(
     {
         return Ok(Outcome::Overtaken { id: build.id.clone() });
     }
-    let reads = match &request.subject {
-        Subject::Head { refresh: true, .. } => Vec::new(),
-        _ => {
-            let wanted = request.readable(project);
-            await_commits(ports, project, &wanted, recent).await;
-            // A build without caches is cold; a build that is not started is worse.
-            let mut reads = give(ports, project, &wanted, now).await.unwrap_or_else(|error| {
-                tracing::error!(error = chain(&error), project = %project.name, "the build starts without caches");
-                Vec::new()
-            });
-            mounts::give(ports, project, &wanted.line, &mut reads, recent, now).await;
-            reads
-        }
+    let reads = if let Subject::Head { refresh: true, .. } = &request.subject {
+        Vec::new()
+    } else {
+        let wanted = request.readable(project);
+        await_commits(ports, project, &wanted, recent).await;
+        // A build without caches is cold; a build that is not started is worse.
+        let mut reads = give(ports, project, &wanted, now).await.unwrap_or_else(|error| {
+            tracing::error!(error = chain(&error), project = %project.name, "the build starts without caches");
+            Vec::new()
+        });
+        mounts::give(ports, project, &wanted.line, &mut reads, recent, now).await;
+        reads
     };
     let build_inputs = BuildInputs::of(project, request, reads);
     let order = BuildOrder {

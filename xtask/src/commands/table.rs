@@ -28,6 +28,7 @@ use Way::{Elsewhere, Ends, Modelled, Named, Run, Stack, Target, Task, With};
 /// Which document's command is tried in which way. `*` is any document, and at the end of a command whatever
 /// follows. The first row that matches counts, and a row that matches nothing is a mistake.
 pub(super) const ROWS: &[(&str, &str, Way)] = &[
+    ("docs/mounts.md", "test -z *", Elsewhere("cli/src/doctor/buildspec.rs", "docs/mounts.md")),
     ("docs/ci.md", "printf %s *", Elsewhere("tests/scenarios/snippets.rs", "\"docker buildx bake\"")),
     (
         "docs/ci.md",
