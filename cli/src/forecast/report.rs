@@ -54,7 +54,7 @@ impl fmt::Display for Made {
         if let Some(target) = &self.target {
             write!(f, ", target {target}")?;
         }
-        if self.platform != "linux/amd64" { write!(f, ", {}", self.platform) } else { Ok(()) }
+        if self.platform == "linux/amd64" { Ok(()) } else { write!(f, ", {}", self.platform) }
     }
 }
 

@@ -105,7 +105,9 @@ pub async fn handle(
             Err(error) => log(error.disposition(), error),
         }
         if matches!(warmed, Ok(WarmOutcome::Waits(_)) | Err(_)) {
-            messages.into_iter().for_each(|id| again.add(id));
+            for id in messages {
+                again.add(id);
+            }
         }
     }
     again.into()
