@@ -409,7 +409,7 @@ impl Story<'_> {
         if matches!(self.kind, Kind::Dropped | Kind::NotGiven) {
             // What a build of a part leaves is a cache that has lost the rest.
             let target = self.random.below(before.stages.len() - 1);
-            self.free(&token)?;
+            Engine::free(&[&token], &BTreeSet::new())?;
             self.build(&context, &before, &token, &[], &given, Some(target))?;
             from = vec![given];
             let needed = before.needed(target);
@@ -424,7 +424,7 @@ impl Story<'_> {
                 first.clone(),
             ]);
         }
-        self.free(&token)?;
+        Engine::free(&[&token], &BTreeSet::new())?;
 
         let mut after = before.clone();
         // Commits that change nothing that is built may lie between.
@@ -446,7 +446,7 @@ impl Story<'_> {
         let told = self.why(&context, &after, &log, &from, &second, &more)?;
         let caches = ["one", "two"].map(|name| self.registry.read(&format!("{token}-{name}")));
         let blobs = caches.iter().flatten().flat_map(buildkit_cache::Cache::blobs);
-        self.engine.renew(&[&token], &blobs.map(|blob| blob.digest.to_string()).collect())?;
+        Engine::free(&[&token], &blobs.map(|blob| blob.digest.to_string()).collect())?;
         self.judge(&before, &after, &exported, &told, figures)
     }
 
@@ -547,10 +547,6 @@ impl Story<'_> {
             Kind::CommitArgument | Kind::Dropped | Kind::NotGiven => {}
         }
         Ok(())
-    }
-
-    fn free(&self, token: &str) -> anyhow::Result<()> {
-        self.engine.renew(&[token], &BTreeSet::new())
     }
 
     /// Builds, and returns the log.
