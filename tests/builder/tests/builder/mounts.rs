@@ -266,12 +266,14 @@ fn stopped_half_way(first: &Carrier<'_>, token: &str, engine: &Engine, dir: &Pat
         let file = stopped.file(name, Some(&image), false, save)?;
         let mut command = Command::new("docker");
         command.args(["buildx", "bake", "--progress=plain", "--file", "-"]).current_dir(&stopped.dir);
-        let _builds = building();
+        let builds = building();
         let mut bake = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
         std::io::Write::write_all(&mut bake.stdin.take().context("no input")?, file.as_bytes())?;
         thread::sleep(Duration::from_millis(wait));
         bake.kill()?;
         bake.wait()?;
+        // A second one would wait for whoever waits for this one.
+        drop(builds);
         if save.is_some() {
             continue;
         }
