@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use crate::problem::Problem;
+use crate::text::plain;
+
 /// CodeBuild takes shorter ones only.
 pub(crate) const LONGEST: usize = 256 * 1024;
 
@@ -17,9 +20,15 @@ const DEFAULTS: [&str; 2] = ["docker-bake.hcl", "docker-bake.json"];
 pub(crate) struct Checkout(PathBuf);
 
 impl Checkout {
-    /// The directory; `None` where there is none.
-    pub(crate) fn open(directory: &Path) -> Option<Self> {
-        fs::canonicalize(directory).ok().filter(|path| path.is_dir()).map(Self)
+    /// The directory that `--checkout` names.
+    pub(crate) fn open(directory: &Path) -> Result<Self, Problem> {
+        let path = fs::canonicalize(directory).ok().filter(|path| path.is_dir());
+        path.map(Self).ok_or_else(|| {
+            Problem::usage(
+                format!("{} is no directory that can be read", plain(&directory.display().to_string())),
+                "--checkout takes the directory that `git clone` made of the project's source",
+            )
+        })
     }
 
     /// A file of it, by its path in it; `None` for what is not in it, is too long, or no text.

@@ -189,15 +189,7 @@ async fn examine(
     args: &Args,
     now: Timestamp,
 ) -> Result<Vec<Group>, Problem> {
-    let checkout = match &args.checkout {
-        None => None,
-        Some(dir) => Some(Checkout::open(dir).ok_or_else(|| {
-            Problem::usage(
-                format!("{} is no directory that can be read", plain(&dir.display().to_string())),
-                "--checkout takes the directory that `git clone` made of the project's source",
-            )
-        })?),
-    };
+    let checkout = args.checkout.as_deref().map(Checkout::open).transpose()?;
     let checkout = checkout.as_ref();
     let settings = reader.settings().await?;
     let (projects, glob) = match all_projects(&reader.account, policy).await {

@@ -50,15 +50,7 @@ pub(super) struct Sources {
 
 impl Sources {
     pub(super) fn open(which: &Which) -> Result<Self, Problem> {
-        let checkout = match &which.checkout {
-            None => None,
-            Some(dir) => Some(Checkout::open(dir).ok_or_else(|| {
-                Problem::usage(
-                    format!("{} is no directory that can be read", plain(&dir.display().to_string())),
-                    "--checkout takes the directory that `git clone` made of the project's source",
-                )
-            })?),
-        };
+        let checkout = which.checkout.as_deref().map(Checkout::open).transpose()?;
         let token = |kind: Kind| std::env::var(kind.token()).ok().filter(|token| !token.is_empty());
         Ok(Self { checkout, address: which.forge_url.clone(), token, branches: HashMap::new() })
     }

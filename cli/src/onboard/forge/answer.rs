@@ -30,3 +30,8 @@ pub(super) fn absent(operation: &'static str, path: &str) -> CallError {
     let why = "there is no such repository, or the token may not see it";
     CallError::new(operation, path, Failure::NotFound, why)
 }
+
+/// Whether two addresses of webhooks are one, whatever they end in.
+pub(super) fn same(a: &str, b: &str) -> bool {
+    a.trim_end_matches('/') == b.trim_end_matches('/')
+}

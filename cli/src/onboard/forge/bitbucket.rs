@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use stoker_aws::rest::{Question, Rest, escaped};
 use stoker_core::error::CallError;
 
-use super::answer::{Hook, Proposal, absent, unusable};
+use super::answer::{Hook, Proposal, absent, same, unusable};
 
 /// What Stoker reads (docs/forges.md).
 const EVENTS: [&str; 6] = [
@@ -109,9 +109,7 @@ pub(super) async fn hook(rest: &Rest, repository: &str, url: &str) -> Result<Opt
     let operation = "bitbucket:ListHooks";
     let answer = ask(rest, operation, "GET", repository, "/hooks?pagelen=100", None).await?;
     let answer = answer.ok_or_else(|| absent(operation, repository))?;
-    let is_same = |hook: &&Value| {
-        hook["url"].as_str().is_some_and(|of| of.trim_end_matches('/') == url.trim_end_matches('/'))
-    };
+    let is_same = |hook: &&Value| hook["url"].as_str().is_some_and(|of| same(of, url));
     Ok(answer["values"].as_array().and_then(|hooks| hooks.iter().find(is_same)).map(of))
 }
 

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use stoker_aws::rest::{Question, Rest, escaped};
 use stoker_core::error::CallError;
 
-use super::answer::{Hook, Proposal, absent, unusable};
+use super::answer::{Hook, Proposal, absent, same, unusable};
 
 /// What Stoker reads (docs/forges.md).
 const EVENTS: [&str; 3] = ["push", "pull_request", "pull_request_review"];
@@ -120,11 +120,6 @@ pub(super) async fn hook(rest: &Rest, repository: &str, url: &str) -> Result<Opt
 
 fn of(hook: &Value) -> Hook {
     Hook { id: hook["id"].to_string(), is_active: hook["active"].as_bool().unwrap_or_default() }
-}
-
-/// Whether two addresses are one, whatever they end in.
-fn same(a: &str, b: &str) -> bool {
-    a.trim_end_matches('/') == b.trim_end_matches('/')
 }
 
 fn config(url: &str, secret: &str) -> Value {

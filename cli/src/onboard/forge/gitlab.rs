@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use stoker_aws::rest::{Question, Rest, escaped};
 use stoker_core::error::CallError;
 
-use super::answer::{Hook, Proposal, absent, unusable};
+use super::answer::{Hook, Proposal, absent, same, unusable};
 
 /// What Stoker reads (docs/forges.md).
 const EVENTS: [&str; 3] = ["push_events", "tag_push_events", "merge_requests_events"];
@@ -96,9 +96,7 @@ pub(super) async fn hook(rest: &Rest, project: &str, url: &str) -> Result<Option
     let operation = "gitlab:ListHooks";
     let answer = ask(rest, operation, "GET", project, "/hooks?per_page=100", None).await?;
     let answer = answer.ok_or_else(|| absent(operation, project))?;
-    let is_same = |hook: &&Value| {
-        hook["url"].as_str().is_some_and(|of| of.trim_end_matches('/') == url.trim_end_matches('/'))
-    };
+    let is_same = |hook: &&Value| hook["url"].as_str().is_some_and(|of| same(of, url));
     Ok(answer.as_array().and_then(|hooks| hooks.iter().find(is_same)).map(of))
 }
 
