@@ -1,5 +1,5 @@
-//! One pusher never stops the others: the worst that builds can export, handled by as many lines at once as there are, in the
-//! memory of a function. A process of its own, as memory is that of all tests in one.
+//! One pusher never stops the others: the worst that builds can export, handled by as many lines at once as
+//! there are, in the memory of a function. A process of its own, as memory is that of all tests in one.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::fs;

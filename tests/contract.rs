@@ -1,6 +1,7 @@
-//! What Stoker takes for granted of each service, asked of all that stands in for it: of the account in memory, on which
-//! the scenarios are told, and through the adapters of ministack, to which the template is deployed, and of moto, which
-//! others wrote. Where they differ AWS's documentation decides, and docs/assumptions.md has the difference.
+//! What Stoker takes for granted of each service, asked of all that stands in for it: of the account in
+//! memory, on which the scenarios are told, and through the adapters of ministack, to which the template is
+//! deployed, and of moto, which others wrote. Where they differ AWS's documentation decides, and
+//! docs/assumptions.md has the difference.
 //!
 //! `cargo xtask test` says where the two programs are (`STOKER_TEST_MINISTACK`, `STOKER_TEST_MOTO`).
 #![expect(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test that talks")]

@@ -1,8 +1,8 @@
 //! What a replay of a history costs, beside `git log --stat` of the same commits.
 //!
-//! `cargo bench -p stoker-cli --bench forecast` makes two repositories with the same changes, one with ten times the files.
-//! It fails where a replay of the larger one takes more than 20 s of processor time or 300 MB, where the files count for
-//! more than the changes, or where a second run is no faster.
+//! `cargo bench -p stoker-cli --bench forecast` makes two repositories with the same changes, one with ten
+//! times the files. It fails where a replay of the larger one takes more than 20 s of processor time or 300
+//! MB, where the files count for more than the changes, or where a second run is no faster.
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a measurement")]
 
 use std::fmt::Write as _;

@@ -96,7 +96,8 @@ impl Problem {
 
 fn log_in(reference: &Reference) -> String {
     if registry_region(reference.host()).is_some() {
-        "check `aws sts get-caller-identity`, and that this identity may pull from (and, to write, push to) the repository"
+        "check `aws sts get-caller-identity`, and that this identity may pull from (and, to write, push to) the \
+         repository"
             .to_owned()
     } else {
         format!("log in with `docker login {}`, as somebody who may", reference.login())

@@ -34,16 +34,21 @@ Examples:
   stoker redrive --queue PromotionDeadLetters --yes
   stoker redrive --stack ci-stoker --json | jq '.queues[] | {queue, messages}'
 
-Without --yes it only shows. A message that is looked at is hidden from others for a moment, and then there again as it was.
+Without --yes it only shows. A message that is looked at is hidden from others for a moment, and then there \
+again as it was.
 
-A message goes back to the queue that gave it up, or to the queue that EventBridge or the scheduler could not deliver it to; never \
-to any other than the stack's. What was to invoke a function is left where it is, with the command that does it. A FIFO queue \
-is sent back whole and in its order, by SQS itself. Stoker's events are triggers: one that comes twice or late does no harm.
+A message goes back to the queue that gave it up, or to the queue that EventBridge or the scheduler could not \
+deliver it to; never \
+to any other than the stack's. What was to invoke a function is left where it is, with the command that does \
+it. A FIFO queue \
+is sent back whole and in its order, by SQS itself. Stoker's events are triggers: one that comes twice or late \
+does no harm.
 
 Repair the cause first: what fails again is back here after as many tries as before. The function's log tells it \
 (docs/metrics.md), and `stoker doctor` what is wrong with the account.
 
-Exit code 1 says that --yes left something in a queue. Region and credentials are found as the AWS command line finds them; \
+Exit code 1 says that --yes left something in a queue. Region and credentials are found as the AWS command line \
+finds them; \
 cli/README.md lists the permissions.")]
 pub(crate) struct Args {
     /// The stack that Stoker was deployed as
@@ -359,8 +364,8 @@ async fn give_back(sqs: &Client, queue: &Queue, receipts: Vec<String>) -> Result
     Ok(())
 }
 
-/// What EventBridge Scheduler could not send to a queue. The target that it names is the API that it called; queue and body are
-/// what it asked of that.
+/// What EventBridge Scheduler could not send to a queue. The target that it names is the API that it called;
+/// queue and body are what it asked of that.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct ByScheduler {

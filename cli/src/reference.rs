@@ -39,7 +39,8 @@ pub(crate) enum NotAReference {
     #[error("`{0}` is not a registry's host name")]
     Host(String),
     #[error(
-        "`{0}` is not a repository: expected lower-case letters and digits, with single `.`, `_`, `-` and `/` between them"
+        "`{0}` is not a repository: expected lower-case letters and digits, with single `.`, `_`, `-` and `/` \
+         between them"
     )]
     Repository(String),
     #[error("`{0}` is not a tag: expected 1 to 128 letters, digits, `.`, `_` and `-`")]

@@ -19,8 +19,8 @@ use crate::progress::{Progress, Unit};
 use crate::reference::{Reference, Repository, Version};
 use crate::text;
 
-/// The size at which the specification lets registries refuse a manifest. BuildKit refuses a quarter of it: such a cache
-/// can still be pruned.
+/// The size at which the specification lets registries refuse a manifest. BuildKit refuses a quarter of it:
+/// such a cache can still be pruned.
 const MANIFEST_LIMIT: usize = 4 << 20;
 /// The size up to which a config is read, for the same reason.
 const CONFIG_LIMIT: usize = 16 << 20;

@@ -215,7 +215,8 @@ impl Machine {
         self.ledger.update(&build.uuid, |build| build.leave(Status::Failed, Some(text), now));
     }
 
-    /// Makes a build, and makes it again where the engine could not start a container: no build of CodeBuild's fails so.
+    /// Makes a build, and makes it again where the engine could not start a container: no build of
+    /// CodeBuild's fails so.
     async fn work(&self, build: &Build, dir: &Path) -> Result<Status, Obstacle> {
         let status = self.attempt(build, dir).await?;
         let log = std::fs::read(&build.log).map_err(io("reading the log"))?;

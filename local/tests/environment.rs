@@ -313,7 +313,8 @@ async fn a_build_of_many_targets_is_given_them_all() {
     let variables: Vec<Value> = (0..600)
         .map(|index| json!({"name": format!("STOKER_CACHE_FLAGS_{index}"), "value": value(index), "type": "PLAINTEXT"}))
         .collect();
-    let spec = "version: 0.2\nphases:\n  build:\n    commands: ['echo \"told $(env | grep -c ^STOKER_CACHE_FLAGS_)\"']\n";
+    let spec = "version: 0.2\nphases:\n  build:\n    commands: ['echo \"told $(env | grep -c \
+         ^STOKER_CACHE_FLAGS_)\"']\n";
     let ask = json!({
         "projectName": "app", "buildspecOverride": spec, "environmentVariablesOverride": variables,
     });

@@ -1,7 +1,7 @@
 //! What promotions cost: the requests of one, of ten at once, and a queue full of them at the pace of ECR.
 //!
-//! `cargo bench -p scenarios --bench promotion` counts calls on the account in memory, so that its figures are the same on
-//! any machine, and fails when one is out of bounds.
+//! `cargo bench -p scenarios --bench promotion` counts calls on the account in memory, so that its figures
+//! are the same on any machine, and fails when one is out of bounds.
 #![expect(clippy::print_stdout, clippy::unwrap_used, clippy::panic, reason = "a measurement")]
 
 use std::collections::BTreeMap;
@@ -18,8 +18,9 @@ use stoker_core::ports::BuildStatus;
 use stoker_core::promote::{Outcome, PromotionTrigger, promote};
 use stoker_core::provenance::{Built, Provenance};
 
-/// Size of a large export's config: a line may have 900 KiB, of which Stoker's notes of use and the record that joins the leaves need some.
-/// What does not fit into the line would have to be mounted again with each build.
+/// Size of a large export's config: a line may have 900 KiB, of which Stoker's notes of use and the record
+/// that joins the leaves need some. What does not fit into the line would have to be mounted again with each
+/// build.
 const SIZE: usize = 890 * 1024;
 /// A promotion asks this much of the registry, whatever else there is.
 const MAX_REQUESTS: usize = 10;
@@ -32,8 +33,8 @@ const BATCH: usize = 10;
 const PUTS_PER_SECOND: usize = 10;
 /// A batch takes no less, in milliseconds.
 const BATCH_TAKES: u64 = 300;
-/// For how long the registry's client tries a put that is throttled, in milliseconds: six times again, after pauses that
-/// grow from 150 to 3,000.
+/// For how long the registry's client tries a put that is throttled, in milliseconds: six times again, after
+/// pauses that grow from 150 to 3,000.
 const PATIENCE: u64 = 150 + 450 + 1350 + 3 * 3000;
 
 /// A cache's manifest, and its blobs.
@@ -58,7 +59,8 @@ fn large(steps: usize) -> Export {
             json!({ "blob": Digest::of(&blob), "parent": if first { json!(-1) } else { json!(step - 1) } }),
         );
         records.push(json!({ "digest": digest("content") }));
-        records.push(json!({ "digest": digest("step"), "inputs": inputs, "layers": [{ "layer": step, "createdAt": time }] }));
+        records.push(json!({ "digest": digest("step"), "inputs": inputs, "layers": [{ "layer": step,
+            "createdAt": time }] }));
         descriptors.push(json!({
             "mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", "digest": Digest::of(&blob), "size": blob.len(),
             "annotations": { "buildkit/createdat": time, "containerd.io/uncompressed": digest("diff") },
@@ -117,8 +119,8 @@ async fn build(env: &mut TestEnvironment, branch: &str, export: Export) -> (Comm
     (commit, calls(env))
 }
 
-/// A branch's second build, with one layer more than its first, and its merge into main: what each calls, beside so many
-/// other lines. And how many layers of the first build its line has let go.
+/// A branch's second build, with one layer more than its first, and its merge into main: what each calls,
+/// beside so many other lines. And how many layers of the first build its line has let go.
 async fn one(others: u32) -> ([Calls; 2], usize) {
     let mut env = env();
     for other in 0..others {

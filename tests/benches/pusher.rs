@@ -1,9 +1,10 @@
-//! What one pusher can do to the others: nine projects merge as on any day, and the builds of a tenth export the worst caches that are
-//! valid, from a hundred branches at once, at the busiest hour.
+//! What one pusher can do to the others: nine projects merge as on any day, and the builds of a tenth export
+//! the worst caches that are valid, from a hundred branches at once, at the busiest hour.
 //!
-//! `cargo bench -p scenarios --bench pusher` lets the real handler of `promote-cache` empty the FIFO queue by a clock of its own, and fails
-//! when anybody else's promotion takes too long. Time is what AWS's calls take, at ECR's quotas, and the processor time that the handler
-//! needs here, times what a whole processor is to the function's share of one: 1769 MB to its `MemorySize`.
+//! `cargo bench -p scenarios --bench pusher` lets the real handler of `promote-cache` empty the FIFO queue by
+//! a clock of its own, and fails when anybody else's promotion takes too long. Time is what AWS's calls take,
+//! at ECR's quotas, and the processor time that the handler needs here, times what a whole processor is to
+//! the function's share of one: 1769 MB to its `MemorySize`.
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a measurement")]
 
 use std::collections::BTreeMap;
@@ -162,7 +163,8 @@ impl TestEnvironment {
             inputs: Some(inputs),
             claims: false,
         });
-        let pushed = json!({ "result": "SUCCESS", "repository-name": repository, "image-tag": tag, "action-type": "PUSH" });
+        let pushed = json!({ "result": "SUCCESS", "repository-name": repository, "image-tag": tag,
+            "action-type": "PUSH" });
         self.message(at, project, "aws.ecr", "ECR Image Action", &pushed);
         let arn = format!("arn:aws:codebuild:us-east-1:123456789012:build/{id}");
         let ended = json!({ "build-status": "SUCCEEDED", "project-name": project, "build-id": arn });
@@ -229,7 +231,8 @@ struct Waits {
     given_up: u32,
 }
 
-/// Empties the queue: one batch at a time, as all messages are of one group, and none while one that failed is in flight.
+/// Empties the queue: one batch at a time, as all messages are of one group, and none while one that failed
+/// is in flight.
 async fn empty(env: &mut TestEnvironment) -> BTreeMap<bool, Waits> {
     let started = Instant::now();
     let mut waits: BTreeMap<bool, Waits> = BTreeMap::new();

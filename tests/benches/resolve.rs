@@ -1,9 +1,10 @@
 //! What a question to `resolve-cache` costs: requests, and time beside a floor that is measured in the same run.
 //!
-//! `cargo bench -p scenarios --bench resolve` asks for projects with 1, 10 and 100 scopes, each with a line of main and one of
-//! a branch, and fails when a figure is out of bounds: once where their joins are there, and once where they are to be made.
-//! The first floor reads every manifest once and writes it once, the second every manifest and config. Then it joins two
-//! caches that are almost as large as BuildKit imports, and says what memory that takes.
+//! `cargo bench -p scenarios --bench resolve` asks for projects with 1, 10 and 100 scopes, each with a line
+//! of main and one of a branch, and fails when a figure is out of bounds: once where their joins are there,
+//! and once where they are to be made. The first floor reads every manifest once and writes it once, the
+//! second every manifest and config. Then it joins two caches that are almost as large as BuildKit imports,
+//! and says what memory that takes.
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a measurement")]
 
 use std::cell::{Cell, RefCell};

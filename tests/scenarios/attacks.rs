@@ -423,8 +423,9 @@ fn names(layers: &[Value], digest: &Digest) -> bool {
     layers.iter().any(|layer| layer["digest"] == json!(digest))
 }
 
-/// BuildKit takes the newest result of all records that share a key of each input with what it looks for: so one that repeats
-/// a step of main's, and names a key more, must neither come to main nor into what main's build is given.
+/// BuildKit takes the newest result of all records that share a key of each input with what it looks for: so
+/// one that repeats a step of main's, and names a key more, must neither come to main nor into what main's
+/// build is given.
 #[tokio::test]
 async fn attack_a_step_of_mains_with_one_key_more() {
     for policy in [POLICY, ISOLATED] {
@@ -510,8 +511,8 @@ async fn forged_on_a_branch_of_ones_own(env: &mut TestEnvironment, commit: &Comm
     env.settle().await;
 }
 
-/// A fork's head, or a commit before it, is built on a branch of the repository; then the fork's pull request is merged, which
-/// main gets as a push. The fork's events may come before that build or after it.
+/// A fork's head, or a commit before it, is built on a branch of the repository; then the fork's pull request
+/// is merged, which main gets as a push. The fork's events may come before that build or after it.
 #[tokio::test]
 async fn attack_a_forks_commit_on_a_branch() {
     for policy in [POLICY, ISOLATED] {
@@ -706,7 +707,8 @@ fn somebody_elses(
     build
 }
 
-/// A line of a branch of the repository stays what it is, whatever a build says that was started with this source version.
+/// A line of a branch of the repository stays what it is, whatever a build says that was started with this
+/// source version.
 async fn keeps_the_line_of(branch: &str, source_version: &str) {
     for policy in [POLICY, ISOLATED] {
         let mut env = TestEnvironment::with_policy(policy);
@@ -765,8 +767,8 @@ async fn attack_a_build_that_claims_to_be_mains() {
     }
 }
 
-/// CodeCommit tells upper and lower case apart: `App` is another repository than `app`, and anybody's. Another account's
-/// `app` is another one too, whoever forwards its events.
+/// CodeCommit tells upper and lower case apart: `App` is another repository than `app`, and anybody's.
+/// Another account's `app` is another one too, whoever forwards its events.
 #[tokio::test]
 async fn attack_a_repository_of_the_same_name_but_for_its_case_or_its_account() {
     let here = "git-codecommit.us-east-1.amazonaws.com/v1/repos/app";
@@ -803,8 +805,8 @@ async fn attack_a_repository_of_the_same_name_but_for_its_case_or_its_account() 
     }
 }
 
-/// Whoever pushes can tag any commit, and call the tag as they like: its build reads main's cache, is told of no place to
-/// write, and is no build of main's.
+/// Whoever pushes can tag any commit, and call the tag as they like: its build reads main's cache, is told of
+/// no place to write, and is no build of main's.
 #[tokio::test]
 async fn attack_a_tag_called_main_never_vouches_for_main() {
     for policy in [POLICY, ISOLATED] {
@@ -896,7 +898,8 @@ async fn attack_a_config_bomb() {
             }
         })
         .collect();
-    let cyclic = json!([{"digest": digest(0), "inputs": [[{"link": 1}]]}, {"digest": digest(1), "inputs": [[{"link": 0}]]}]);
+    let cyclic = json!([{"digest": digest(0), "inputs": [[{"link": 1}]]}, {"digest": digest(1),
+        "inputs": [[{"link": 0}]]}]);
     let million = format!("{{\"records\":[{}{{}}]}}", "{},".repeat(999_999));
     let bombs = [
         json!({ "records": deep }).to_string(),
@@ -990,7 +993,10 @@ async fn attack_a_line_that_takes_longer_than_the_function_has() {
     assert!(env.line("branch/evil").is_none());
     assert_eq!(env.queued().0, 0, "it is let go");
     assert!(env.dead.is_empty());
-    let told = |event: &Event| matches!(event, Event::PromotionFailed(failed) if failed.why.contains("given up half way"));
+    let told = |event: &Event| {
+        matches!(event, Event::PromotionFailed(failed) if failed.why.contains("given up \
+         half way"))
+    };
     assert!(env.notices.iter().any(told), "with a notice: {:?}", env.notices);
 }
 

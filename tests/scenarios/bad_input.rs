@@ -102,7 +102,8 @@ async fn an_unknown_repository_is_ignored() {
     let mut env = TestEnvironment::new();
     let body = serde_json::json!({
         "ref": "refs/heads/main", "after": "1".repeat(40), "commits": [],
-        "repository": { "full_name": "example/other", "html_url": "https://github.com/example/other", "default_branch": "main" },
+        "repository": { "full_name": "example/other", "html_url": "https://github.com/example/other",
+        "default_branch": "main" },
     });
     env.deliver("push", &body).await;
     assert!(env.build().await.is_empty());

@@ -1,5 +1,6 @@
-//! Lives by chance, each lived twice: once calmly, and once while calls fail in every way, functions are killed between any
-//! two calls, and events are lost, doubled and shuffled. A night later both are in the same state.
+//! Lives by chance, each lived twice: once calmly, and once while calls fail in every way, functions are
+//! killed between any two calls, and events are lost, doubled and shuffled. A night later both are in the
+//! same state.
 //!
 //! `STOKER_CHAOS` says how many, `STOKER_SEED` the first.
 

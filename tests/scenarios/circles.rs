@@ -1,6 +1,6 @@
-//! No module of the workspace imports another that imports it, be it over others: what one reads first never needs what comes
-//! later. Read from `use`s and from paths, by the names of modules; what only tests use does not count. What a module hands on
-//! by `pub use` is its user's import.
+//! No module of the workspace imports another that imports it, be it over others: what one reads first never
+//! needs what comes later. Read from `use`s and from paths, by the names of modules; what only tests use does
+//! not count. What a module hands on by `pub use` is its user's import.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;

@@ -39,7 +39,8 @@ fn old_and_large() -> (Bytes, Vec<Bytes>) {
         "schemaVersion": 2,
         "mediaType": MANIFEST_MEDIA_TYPE,
         "config": {"mediaType": CONFIG_MEDIA_TYPE, "digest": Digest::of(&config), "size": config.len()},
-        "layers": [{"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": Digest::of(&layer), "size": layer.len()}],
+        "layers": [{"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": Digest::of(&layer),
+        "size": layer.len()}],
     });
     (Bytes::from(manifest.to_string()), vec![config, layer])
 }

@@ -22,7 +22,8 @@ const EXPORT: &str = "STOKER_MOUNTS_EXPORT";
 fn policies() -> [String; 2] {
     ["  builds-repository: stoker-builds/{project}\n", ""].map(|isolated| {
         format!(
-            "version: 1\ndefaults:\n{isolated}  retention: {{ mode: apply, lease: 24h, idle-branch: 30d, history: 3d }}\n\
+            "version: 1\ndefaults:\n{isolated}  retention: {{ mode: apply, lease: 24h, idle-branch: 30d, \
+             history: 3d }}\n\
              projects:\n  - name: app\n    repository: github.com/example/app\n    \
              targets: [{{ mounts: [{{ id: cargo, limit: 1MB }}] }}]\n"
         )
@@ -38,7 +39,8 @@ fn scope(env: &TestEnvironment) -> Scope {
 fn image(layers: &[&str], more: &Value) -> (Bytes, Vec<Bytes>) {
     let layers: Vec<Bytes> = layers.iter().map(|layer| Bytes::from((*layer).to_owned())).collect();
     let diff_ids: Vec<Digest> = layers.iter().map(|layer| Digest::of(layer)).collect();
-    let mut config = json!({ "os": "linux", "architecture": "amd64", "rootfs": { "type": "layers", "diff_ids": diff_ids } });
+    let mut config = json!({ "os": "linux", "architecture": "amd64", "rootfs": { "type": "layers",
+        "diff_ids": diff_ids } });
     config["config"] = more.clone();
     let config = Bytes::from(config.to_string());
     let blob = |kind: &str, blob: &Bytes| json!({ "mediaType": kind, "digest": Digest::of(blob), "size": blob.len() });
@@ -46,7 +48,8 @@ fn image(layers: &[&str], more: &Value) -> (Bytes, Vec<Bytes>) {
         "schemaVersion": 2,
         "mediaType": MANIFEST_MEDIA_TYPE,
         "config": blob(CONFIG, &config),
-        "layers": layers.iter().map(|layer| blob("application/vnd.oci.image.layer.v1.tar+zstd", layer)).collect::<Vec<_>>(),
+        "layers": layers.iter().map(|layer| blob("application/vnd.oci.image.layer.v1.tar+zstd",
+        layer)).collect::<Vec<_>>(),
         "annotations": { mounts::ID: "cargo" },
     });
     (Bytes::from(manifest.to_string()), [config].into_iter().chain(layers).collect())

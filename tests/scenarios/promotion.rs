@@ -220,7 +220,10 @@ async fn a_registry_that_does_not_mount_is_reported_with_what_to_do() {
     assert!(env.lines().is_empty());
     // ECR answers the same where it is on, and no image refers to the blob.
     let causes = ["BLOB_MOUNTING", "the same key", "refers to the blob"];
-    let told = |notice: &&Event| matches!(notice, Event::PromotionFailed(failed) if causes.iter().all(|cause| failed.why.contains(cause)));
+    let told = |notice: &&Event| {
+        matches!(notice,
+        Event::PromotionFailed(failed) if causes.iter().all(|cause| failed.why.contains(cause)))
+    };
     assert_eq!(
         env.notices.iter().filter(told).count(),
         2,

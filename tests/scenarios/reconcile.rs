@@ -48,7 +48,8 @@ async fn one_night_without_events_reaches_the_same_lines() {
             held(&lost),
             [("main".to_owned(), 8), ("branch/feature-a".to_owned(), 5), ("branch/feature-b".to_owned(), 5)]
         );
-        // With its events main's own build had all from the branch; without them it ran the steps itself, to the same end.
+        // With its events main's own build had all from the branch; without them it ran the steps itself, to
+        // the same end.
         assert_eq!(held(&lost), held(&baseline));
     }
 }

@@ -1,5 +1,6 @@
 //! The files in docs/ci and the snippets of docs/ci.md, run as their CI runs them: with its variables, with commands
-//! that only write down how they were called, and with what `resolve-cache` answers to the very question that was asked.
+//! that only write down how they were called, and with what `resolve-cache` answers to the very question that
+//! was asked.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

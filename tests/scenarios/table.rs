@@ -177,7 +177,8 @@ fn put(env: &TestEnvironment, tag: &str, commit: &Commit, version: u32) {
     let mut manifest: Value = serde_json::from_slice(&manifest).unwrap();
     manifest["annotations"] = json!({
         "stoker.project": "app", "stoker.commit": commit, "stoker.build": "app:before",
-        "stoker.built-at": at() - SignedDuration::from_hours(1), "stoker.line": branch().to_string(), "stoker.shared": "false",
+        "stoker.built-at": at() - SignedDuration::from_hours(1), "stoker.line": branch().to_string(),
+        "stoker.shared": "false",
     });
     let repository = CacheRepository::new("stoker/app").unwrap();
     let media_type = buildkit_cache::MANIFEST_MEDIA_TYPE;

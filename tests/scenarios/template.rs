@@ -1,4 +1,5 @@
-//! `template.yaml`, `docs/deploy.md` and `docs/operate.md` say the same, and nothing in the stack can be lost or stand still unseen.
+//! `template.yaml`, `docs/deploy.md` and `docs/operate.md` say the same, and nothing in the stack can be lost
+//! or stand still unseen.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -113,7 +114,8 @@ fn watched(metric: &Value) -> Watched<'_> {
     (metric["Namespace"].as_str().unwrap(), metric["MetricName"].as_str().unwrap(), &metric["Dimensions"])
 }
 
-/// The metrics of an alarm, by the names that its expression has for them: the only one of an alarm without is called `all`.
+/// The metrics of an alarm, by the names that its expression has for them: the only one of an alarm without
+/// is called `all`.
 fn metrics_of(alarm: &Value) -> BTreeMap<&str, Watched<'_>> {
     let Some(all) = alarm.get("Metrics") else { return BTreeMap::from([("all", watched(alarm))]) };
     for setting in ["Namespace", "MetricName", "Dimensions", "Period", "Statistic"] {
@@ -545,8 +547,8 @@ fn no_repository_of_caches_goes_with_the_stack() {
     }
 }
 
-/// The table of costs adds up, keeps to its budgets, and counts the template's alarms by the metrics that they are billed by.
-/// Whichever way a repository is made, ECR deletes the same of it.
+/// The table of costs adds up, keeps to its budgets, and counts the template's alarms by the metrics that
+/// they are billed by. Whichever way a repository is made, ECR deletes the same of it.
 #[test]
 fn a_repository_that_is_made_has_the_safety_net_of_the_templates_own() {
     let template = template();

@@ -67,7 +67,8 @@ async fn a_build_of_mains_head_is_of_its_branch_whatever_the_project_names() {
     let head = "1".repeat(40);
     let body = serde_json::json!({
         "ref": "refs/heads/trunk", "after": head, "commits": [],
-        "repository": {"full_name": "example/app", "html_url": "https://github.com/example/app", "default_branch": "trunk"},
+        "repository": {"full_name": "example/app", "html_url": "https://github.com/example/app",
+        "default_branch": "trunk"},
     });
     env.deliver("push", &body).await;
     env.settle().await;

@@ -1,4 +1,5 @@
-//! An AWS account in memory: every port, each call under the policy of the acting function's role, and faults on demand.
+//! An AWS account in memory: every port, each call under the policy of the acting function's role, and faults
+//! on demand.
 
 mod requests;
 
@@ -122,7 +123,8 @@ pub struct State {
     pub yields: Cell<bool>,
     /// Faults by the number of the call, counted from 0.
     pub faults: RefCell<HashMap<usize, Fault>>,
-    /// How long every call takes, of functions too, and how many of an operation AWS lets through in a second: the others wait.
+    /// How long every call takes, of functions too, and how many of an operation AWS lets through in a
+    /// second: the others wait.
     pub latency: Cell<Duration>,
     /// See `latency`.
     pub per_second: RefCell<HashMap<&'static str, u32>>,

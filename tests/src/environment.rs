@@ -1,5 +1,5 @@
-//! An environment in which people push and merge: it signs webhooks, routes events as `template.yaml` does, runs builds, and
-//! tries again what failed, as Lambda and SQS do.
+//! An environment in which people push and merge: it signs webhooks, routes events as `template.yaml` does,
+//! runs builds, and tries again what failed, as Lambda and SQS do.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -297,7 +297,8 @@ impl TestEnvironment {
 
     fn forge_repository_called(&self, name: &str) -> Value {
         json!({
-            "id": self.repository_id, "full_name": format!("example/{name}"), "html_url": format!("https://github.com/example/{name}"),
+            "id": self.repository_id, "full_name": format!("example/{name}"),
+            "html_url": format!("https://github.com/example/{name}"),
             "default_branch": self.default_branch, "pushed_at": self.account.now().as_second(),
         })
     }
@@ -379,7 +380,8 @@ impl TestEnvironment {
     pub async fn review(&mut self, by: &str, approved: &Commit, head: &Commit) {
         let body = json!({
             "action": "submitted",
-            "review": { "state": "approved", "user": { "login": "somebody", "id": by.parse::<u64>().expect("an id") }, "commit_id": approved.as_str() },
+            "review": { "state": "approved", "user": { "login": "somebody", "id": by.parse::<u64>().expect("an \
+             id") }, "commit_id": approved.as_str() },
             "pull_request": {
                 "number": 1, "merged": false,
                 "head": { "ref": "main", "sha": head.as_str(), "repo": { "full_name": "somebody/app" } },
@@ -844,14 +846,15 @@ impl TestEnvironment {
         self.push_cache(tag, manifest, blobs);
     }
 
-    /// Writes a manifest and blobs where builds may, and tells it by ECR's event. A registry may refuse the tag; the build
-    /// goes on.
+    /// Writes a manifest and blobs where builds may, and tells it by ECR's event. A registry may refuse the
+    /// tag; the build goes on.
     pub fn push_cache(&mut self, tag: &str, manifest: Bytes, blobs: Vec<Bytes>) {
         let repository = self.builds_repository();
         if !self.account.push(&repository, tag, buildkit_cache::MANIFEST_MEDIA_TYPE, manifest, blobs) {
             return;
         }
-        let detail = json!({"result": "SUCCESS", "repository-name": repository, "image-tag": tag, "action-type": "PUSH"});
+        let detail = json!({"result": "SUCCESS", "repository-name": repository, "image-tag": tag,
+            "action-type": "PUSH"});
         self.aws_event("aws.ecr", "ECR Image Action", &detail);
     }
 
@@ -1011,12 +1014,16 @@ pub fn exported_with(
         })
         .collect();
     let config = Bytes::from(json!({ "layers": layers, "records": records }).to_string());
-    let descriptor = |media_type: &str, blob: &Bytes| json!({ "mediaType": media_type, "digest": Digest::of(blob), "size": blob.len() });
+    let descriptor = |media_type: &str, blob: &Bytes| {
+        json!({ "mediaType": media_type,
+        "digest": Digest::of(blob), "size": blob.len() })
+    };
     let manifest = json!({
         "schemaVersion": 2,
         "mediaType": buildkit_cache::MANIFEST_MEDIA_TYPE,
         "config": descriptor(buildkit_cache::CONFIG_MEDIA_TYPE, &config),
-        "layers": blobs.iter().map(|b| descriptor("application/vnd.oci.image.layer.v1.tar+gzip", b)).collect::<Vec<_>>(),
+        "layers": blobs.iter().map(|b| descriptor("application/vnd.oci.image.layer.v1.tar+gzip",
+        b)).collect::<Vec<_>>(),
     });
     (Bytes::from(manifest.to_string()), [config].into_iter().chain(blobs).collect())
 }

@@ -107,8 +107,8 @@ pub struct Deployed {
     template: Value,
 }
 
-/// The repository's template as the scenarios have it deployed: with or without repositories for builds, with or without
-/// images that main is built on.
+/// The repository's template as the scenarios have it deployed: with or without repositories for builds, with
+/// or without images that main is built on.
 #[must_use]
 pub fn deployed(isolates_builds: bool, reads_base_images: bool) -> Arc<Deployed> {
     static DEPLOYED: OnceLock<[Arc<Deployed>; 4]> = OnceLock::new();
@@ -183,7 +183,8 @@ impl Deployed {
         deployed
     }
 
-    /// What a managed policy lets a role with these tags do. A statement about a tag that the role has not is about nothing.
+    /// What a managed policy lets a role with these tags do. A statement about a tag that the role has not is
+    /// about nothing.
     #[must_use]
     pub fn managed(&self, policy: &str, tags: &[(&str, &str)]) -> Vec<Grant> {
         let document = self.resolved(&self.template["Resources"][policy]["Properties"]["PolicyDocument"]);

@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::process::Command;
 
-/// The command that serves it on loopback. It unpacks functions into the temporary directory, where two of it would delete
-/// each other's; it starts no containers, and listens nowhere else.
+/// The command that serves it on loopback. It unpacks functions into the temporary directory, where two of it
+/// would delete each other's; it starts no containers, and listens nowhere else.
 #[must_use]
 pub fn serve(program: &Path, port: u16, temporary: &Path) -> Command {
     let mut command = Command::new(program);

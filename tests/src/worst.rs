@@ -72,15 +72,16 @@ pub fn manifest_of(config: &str, salt: usize) -> Bytes {
         write!(layers, "{layer}").unwrap();
     }
     layers.pop();
-    let described = json!({"mediaType": CONFIG_MEDIA_TYPE, "digest": Digest::of(config.as_bytes()), "size": config.len()});
+    let described = json!({"mediaType": CONFIG_MEDIA_TYPE, "digest": Digest::of(config.as_bytes()),
+        "size": config.len()});
     let text = format!(
         "{{\"schemaVersion\":2,\"mediaType\":\"{MANIFEST_MEDIA_TYPE}\",\"config\":{described},\"layers\":[{layers}]}}"
     );
     Bytes::from(text)
 }
 
-/// An export of as many layers as fit, each the result of a step: its manifest, and its blobs with the config first. All layers
-/// have to be mounted.
+/// An export of as many layers as fit, each the result of a step: its manifest, and its blobs with the config
+/// first. All layers have to be mounted.
 #[must_use]
 pub fn layers(salt: usize) -> (Bytes, Vec<Bytes>) {
     const LAYERS: usize = 3000;
@@ -91,12 +92,14 @@ pub fn layers(salt: usize) -> (Bytes, Vec<Bytes>) {
         layers.push(json!({ "blob": blob_digest, "parent": -1 }));
         let results = json!([{ "layer": n, "createdAt": "2026-11-20T09:00:00Z" }]);
         records.push(json!({ "digest": digest(salt, n), "layers": results }));
-        described.push(json!({ "mediaType": "x", "digest": blob_digest, "size": blob.len(), "annotations": { "a": "y".repeat(100) } }));
+        described.push(json!({ "mediaType": "x", "digest": blob_digest, "size": blob.len(),
+            "annotations": { "a": "y".repeat(100) } }));
     }
     let config = Bytes::from(json!({ "layers": layers, "records": records }).to_string());
     assert!(config.len() <= IMPORT_LIMIT, "{}", config.len());
     let config_of =
         json!({ "mediaType": CONFIG_MEDIA_TYPE, "digest": Digest::of(&config), "size": config.len() });
-    let manifest = json!({ "schemaVersion": 2, "mediaType": MANIFEST_MEDIA_TYPE, "config": config_of, "layers": described });
+    let manifest = json!({ "schemaVersion": 2, "mediaType": MANIFEST_MEDIA_TYPE, "config": config_of,
+        "layers": described });
     (Bytes::from(manifest.to_string()), [config].into_iter().chain(blobs).collect())
 }

@@ -87,7 +87,8 @@ impl Aws {
         serde_json::from_slice(&answer.body).with_context(|| format!("{target} did not answer with JSON"))
     }
 
-    /// Calls a service by method and path, as Lambda and Scheduler want it. A query's parameters are sorted and need no escapes.
+    /// Calls a service by method and path, as Lambda and Scheduler want it. A query's parameters are sorted
+    /// and need no escapes.
     pub(crate) fn rest(
         &self,
         service: &str,

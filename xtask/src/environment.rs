@@ -292,7 +292,8 @@ mod tests {
 
     #[test]
     fn a_line_of_the_access_log_reads_back() {
-        let line = "[2026-11-21 09:08:41 +0000] [23748] [INFO] [21/Nov/2026:09:08:41 +0000]\tPOST\t/\t200\tAWSEvents.PutEvents\t0.004429\taws-sdk-rust/1.3 os/linux";
+        let line = "[2026-11-21 09:08:41 +0000] [23748] [INFO] [21/Nov/2026:09:08:41 \
+             +0000]\tPOST\t/\t200\tAWSEvents.PutEvents\t0.004429\taws-sdk-rust/1.3 os/linux";
         let request = Request::parse(line).unwrap();
         assert_eq!((request.status, request.method.as_str(), request.path.as_str()), (200, "POST", "/"));
         assert_eq!(request.target.as_deref(), Some("AWSEvents.PutEvents"));

@@ -69,7 +69,8 @@ enum Task {
 
 #[derive(Debug, clap::Args)]
 struct Up {
-    /// Let functions do whatever they like; otherwise the local AWS enforces their roles in template.yaml, on its own API
+    /// Let functions do whatever they like; otherwise the local AWS enforces their roles in template.yaml, on
+    /// its own API
     #[arg(long)]
     ignore_roles: bool,
     #[command(flatten)]

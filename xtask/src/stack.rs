@@ -139,8 +139,8 @@ pub(crate) fn build_for_release() -> anyhow::Result<()> {
 
 /// Deploys the built stack with this policy document, or updates it, and waits until it is in force.
 ///
-/// Parameters that are not given have the template's defaults, but for the architecture and the registry, which are this
-/// machine's and this setup's.
+/// Parameters that are not given have the template's defaults, but for the architecture and the registry,
+/// which are this machine's and this setup's.
 pub(crate) fn deploy(
     setup: &LocalSetup,
     policy: &str,
@@ -176,8 +176,8 @@ pub(crate) fn deploy(
     Ok(outputs)
 }
 
-/// Lambda unpacks layers to `/opt`; the local AWS runs functions as plain processes and does not. So what was deployed is
-/// fetched from it and unpacked to where the functions have been told to look.
+/// Lambda unpacks layers to `/opt`; the local AWS runs functions as plain processes and does not. So what was
+/// deployed is fetched from it and unpacked to where the functions have been told to look.
 fn bring_layer_to_opt(setup: &LocalSetup, outputs: &Outputs) -> anyhow::Result<()> {
     let aws = setup.aws();
     let layer = outputs.get("PolicyLayer").context("the stack has no output PolicyLayer")?;

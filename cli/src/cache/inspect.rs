@@ -29,7 +29,8 @@ A step is a layer that some instruction resulted in. A cache stores no command l
 What a merge brought to main is on probation until a build of main has used it: PROBATION lists the merged commits, \
 and when what is left of each leaves at the latest.
 
-Of one REF it also shows a saved cache mount: what it holds, how long builds took with it and without, and whether it is \
+Of one REF it also shows a saved cache mount: what it holds, how long builds took with it and without, and \
+whether it is \
 carried.
 
 BuildKit imports no cache whose config or manifest is over 1 MiB: it then builds cold, and says so only in its log.")]

@@ -100,7 +100,10 @@ mod tests {
 
     #[test]
     fn a_saved_mount_says_what_it_holds_and_why_it_is_not_carried() {
-        let blob = |kind: &str, size: u64| json!({ "mediaType": format!("application/vnd.oci.image.{kind}"), "digest": Digest::of(kind.as_bytes()), "size": size });
+        let blob = |kind: &str, size: u64| {
+            json!({ "mediaType": format!("application/vnd.oci.image.{kind}"),
+            "digest": Digest::of(kind.as_bytes()), "size": size })
+        };
         let annotations = json!({
             "stoker.mount": "cargo", "stoker.line": "main", "stoker.build": "app:1", "stoker.commit": "ab".repeat(20),
             "stoker.built-at": "2026-11-21T08:00:00Z", "stoker.mount-seconds-with": "90 91 92",
@@ -108,7 +111,8 @@ mod tests {
         });
         let manifest = json!({
             "schemaVersion": 2, "mediaType": buildkit_cache::MANIFEST_MEDIA_TYPE, "config": blob("config.v1+json", 900),
-            "layers": [blob("layer.v1.tar+zstd", 5_000_000), blob("layer.v1.tar+zstd", 1_000_000)], "annotations": annotations,
+            "layers": [blob("layer.v1.tar+zstd", 5_000_000), blob("layer.v1.tar+zstd", 1_000_000)],
+            "annotations": annotations,
         });
         let bytes = bytes::Bytes::from(manifest.to_string());
         let found = Found {
@@ -124,7 +128,8 @@ mod tests {
             "holds     6.0 MB in 2 layers",
             "saved by  app:1, 2 h ago, of abababab",
             "with it   90, 91, 92 s",
-            "carried   no: carrying it costs more than it spares: 3 builds of main took 91 s with it, 3 took 61 s without",
+            "carried   no: carrying it costs more than it spares: 3 builds of main took 91 s with it, 3 took 61 \
+             s without",
         ] {
             assert!(text.contains(row), "{row}\n{text}");
         }

@@ -121,8 +121,10 @@ mod tests {
         let text = render(&whole, &pruned, now, 1);
         assert_eq!(
             text,
-            "of 3 steps, 6.0 MB: 2 steps and 4.0 MB go, and 2.0 MB stay\n  over the limit: 4 keys for the bytes of layers\n  \
-             GOES            SIZE        MADE     LAST USE\n  18ac3e7343f0  3.0 MB  60 min ago  20 days ago\n  and 1 smaller step: see them with --all\n"
+            "of 3 steps, 6.0 MB: 2 steps and 4.0 MB go, and 2.0 MB stay\n  over the limit: 4 keys for the bytes \
+             of layers\n  \
+             GOES            SIZE        MADE     LAST USE\n  18ac3e7343f0  3.0 MB  60 min ago  20 days \
+             ago\n  and 1 smaller step: see them with --all\n"
         );
         assert_eq!(
             to_budget(&whole, None, 9).unwrap(),

@@ -42,7 +42,8 @@ fn mounting(value: &Fact<String>) -> Finding {
 
 fn clock(skew: Option<i64>) -> Finding {
     const CHECK: &str = "clock";
-    const REPAIR: &str = "set this machine's clock: `stoker rollback` dates by it, and AWS refuses requests that are five minutes off";
+    const REPAIR: &str = "set this machine's clock: `stoker rollback` dates by it, and AWS refuses requests \
+         that are five minutes off";
     let Some(skew) = skew else {
         return Finding::unknown(CHECK, "AWS's answer had no date", "compare `date -u` with any other clock");
     };

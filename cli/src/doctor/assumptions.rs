@@ -80,7 +80,8 @@ fn layers_are_reported(repositories: &BTreeMap<CacheRepository, RepositoryFacts>
     }
 }
 
-/// The builds that Stoker's roles started, each with the project's own variables where the project was not changed since.
+/// The builds that Stoker's roles started, each with the project's own variables where the project was not
+/// changed since.
 fn by_stoker<'f>(
     projects: &'f [ProjectFacts<'_>],
 ) -> impl Iterator<Item = (&'f ProjectFacts<'f>, &'f BuildSeen)> {

@@ -55,7 +55,8 @@ pub(crate) fn check(
                 None => format!("it is the file {place} of the source, which is not read here"),
             },
             format!(
-                "run this with --checkout and a checkout of the source; or see yourself that it makes a builder (`{CREATE}`), and \
+                "run this with --checkout and a checkout of the source; or see yourself that it makes a builder \
+                 (`{CREATE}`), and \
                  that `docker buildx build` is given $STOKER_CACHE_FLAGS"
             ),
         )];
@@ -101,7 +102,8 @@ fn buildctl(done: &Done) -> Option<Finding> {
     };
     let all = done.builds.iter().all(of_stoker);
     let flags = done.uses(variable::FLAGS, is_buildctl);
-    let repair = "its flags are ${STOKER_CACHE_FROM:+--import-cache $STOKER_CACHE_FROM} and ${STOKER_CACHE_TO:+--export-cache \
+    let repair = "its flags are ${STOKER_CACHE_FROM:+--import-cache $STOKER_CACHE_FROM} and \
+         ${STOKER_CACHE_TO:+--export-cache \
                 $STOKER_CACHE_TO}; the daemon that it asks has to be of BuildKit 0.12 or newer";
     Some(if flags {
         Finding::wrong(
@@ -122,7 +124,8 @@ fn buildctl(done: &Done) -> Option<Finding> {
 
 fn variables(project: &Project, done: &Done) -> Finding {
     const CHECK: &str = "buildspec";
-    const COMPOSE: &str = "build with `docker buildx bake -f compose.yaml -f /tmp/stoker-bake.json`, which reads the same file \
+    const COMPOSE: &str = "build with `docker buildx bake -f compose.yaml -f /tmp/stoker-bake.json`, which \
+         reads the same file \
                            (docs/ci.md, \"docker compose\")";
     let any = |name: &str| done.uses(name, |_| true);
     let bakes = done.builds.iter().any(|build| build.tool == Tool::Bake);
@@ -257,7 +260,8 @@ fn builder(done: &Done, text: &str, image: &str, is_forks: bool) -> Finding {
                     CHECK,
                     format!("driver {driver}, and its BuildKit is whichever is the newest when a build runs"),
                     format!(
-                        "let the policy pin one that is known to read caches whole: {CREATE} (docs/ci.md, \"The builder\")"
+                        "let the policy pin one that is known to read caches whole: {CREATE} (docs/ci.md, \"The \
+                         builder\")"
                     ),
                 ),
             }
@@ -327,7 +331,8 @@ fn chosen(done: &Done) -> Option<Finding> {
             "a builder is made, and `docker build` is by Docker's own, which exports no registry cache"
         }
         _ => {
-            "a builder is made, and Docker's own builds, which exports no registry cache: the one that is made is not chosen, or another is after it"
+            "a builder is made, and Docker's own builds, which exports no registry cache: the one that is made \
+             is not chosen, or another is after it"
         }
     };
     Some(Finding::wrong(
@@ -350,11 +355,14 @@ fn platforms(done: &Done) -> Option<Finding> {
     Some(Finding::warn(
         "platforms",
         format!(
-            "one command builds several platforms ({}): they share one cache, and the last that is exported is all of it",
+            "one command builds several platforms ({}): they share one cache, and the last that is exported is \
+             all of it",
             plain(&value)
         ),
-        "name the platforms in the policy (`targets: [{ platforms: [linux/amd64, linux/arm64] }]`) and build each by a command of \
-         its own with its own flags, then join the images by `docker buildx imagetools create`; a builder of several native nodes \
+        "name the platforms in the policy (`targets: [{ platforms: [linux/amd64, linux/arm64] }]`) and build \
+         each by a command of \
+         its own with its own flags, then join the images by `docker buildx imagetools create`; a builder of \
+         several native nodes \
          needs the same, as each command runs on one",
     ))
 }
@@ -379,11 +387,13 @@ fn bake_targets(project: &Project, done: &Done, checkout: Option<&Checkout>) -> 
             Finding::wrong(
                 CHECK,
                 format!(
-                    "$STOKER_BAKE sets the caches of {}, and {} has {of_file}: a target that it does not have is built cold, or not at all",
+                    "$STOKER_BAKE sets the caches of {}, and {} has {of_file}: a target that it does not have \
+                     is built cold, or not at all",
                     missing.join(", "),
                     plain(&files)
                 ),
-                "name the targets in the policy as the bake file does; for several platforms have a target for each platform, with \
+                "name the targets in the policy as the bake file does; for several platforms have a target for \
+                 each platform, with \
                  one platform (docs/ci.md, \"Several platforms\")",
             )
         });
@@ -392,10 +402,12 @@ fn bake_targets(project: &Project, done: &Done, checkout: Option<&Checkout>) -> 
     Some(Finding::unknown(
         CHECK,
         format!(
-            "$STOKER_BAKE sets the caches of `{name}` and its like: a bake file with one target for several platforms has none"
+            "$STOKER_BAKE sets the caches of `{name}` and its like: a bake file with one target for several \
+             platforms has none"
         ),
         format!(
-            "run this with --checkout and a checkout of the source; or see yourself that the bake file has a target `{name}` for \
+            "run this with --checkout and a checkout of the source; or see yourself that the bake file has a \
+             target `{name}` for \
              each platform of the policy, each with one platform (docs/ci.md, \"Several platforms\")"
         ),
     ))
@@ -411,7 +423,8 @@ fn mounts(project: &Project, done: &Done, checkout: Option<&Checkout>) -> Option
     let carried: Vec<&str> = project.mounts().map(|mount| mount.id.as_str()).collect();
     if carried.is_empty() {
         let ids: Vec<&str> = there.iter().map(|mount| mount.id.as_str()).collect();
-        let hint = "they start empty in every build, and `targets[].mounts` of the policy carries them (docs/mounts.md)";
+        let hint = "they start empty in every build, and `targets[].mounts` of the policy carries them \
+             (docs/mounts.md)";
         return (!ids.is_empty()).then(|| {
             Finding::ok(CHECK, format!("the Dockerfile has the cache mounts {}: {hint}", list(&ids)))
         });
@@ -497,8 +510,10 @@ fn exported(project: &Project, spec: &Spec, is_forks: bool) -> Option<Finding> {
     } else {
         Finding::warn(
             "exported variables",
-            "the buildspec does not export STOKER_LINE, STOKER_COMMIT and STOKER_EXPORT: branches get no cache of their own",
-            "under `env`: exported-variables: [STOKER_LINE, STOKER_COMMIT, STOKER_EXPORT, STOKER_CACHE_FROM] (docs/ci.md)",
+            "the buildspec does not export STOKER_LINE, STOKER_COMMIT and STOKER_EXPORT: branches get no cache \
+             of their own",
+            "under `env`: exported-variables: [STOKER_LINE, STOKER_COMMIT, STOKER_EXPORT, STOKER_CACHE_FROM] \
+             (docs/ci.md)",
         )
     })
 }

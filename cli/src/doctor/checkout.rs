@@ -81,7 +81,8 @@ mod tests {
     #[test]
     fn targets_are_read_from_both_kinds_of_file() {
         let of = |text: &str| targets(text).map(|names| names.into_iter().collect::<Vec<_>>().join(" "));
-        let hcl = "group \"default\" { targets = [\"api\"] }\n# target \"no\" {\ntarget \"api\" {\n}\n  target worker{}\n";
+        let hcl = "group \"default\" { targets = [\"api\"] }\n# target \"no\" {\ntarget \"api\" {\n}\n  target \
+             worker{}\n";
         assert_eq!(of(hcl).as_deref(), Some("api worker"));
         assert_eq!(of(r#"{"target": {"a": {}, "b": {}}}"#).as_deref(), Some("a b"));
         for unknown in ["", "{", "{}", "target \"a-${os}\" {}", "target \"a\" {\n  matrix = {}\n}", "target"]

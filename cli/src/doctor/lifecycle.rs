@@ -142,7 +142,8 @@ fn read(text: &str) -> Result<Document, String> {
 
 fn repair(repository: &str, how: &str) -> String {
     format!(
-        "{how}: aws ecr get-lifecycle-policy --repository-name {repository} --query lifecyclePolicyText --output text > \
+        "{how}: aws ecr get-lifecycle-policy --repository-name {repository} --query lifecyclePolicyText \
+         --output text > \
          rules.json; edit it; aws ecr put-lifecycle-policy --repository-name {repository} --lifecycle-policy-text \
          file://rules.json"
     )
@@ -242,7 +243,8 @@ impl Selection {
         self.tag_pattern_list.iter().cloned().chain(prefixes)
     }
 
-    /// Whether an image with some of these tags may be selected. ECR wants every pattern to match some tag of the image.
+    /// Whether an image with some of these tags may be selected. ECR wants every pattern to match some tag of
+    /// the image.
     fn may_select(&self, tags: &[String]) -> bool {
         !tags.is_empty() && self.patterns().all(|pattern| tags.iter().any(|tag| overlap(&pattern, tag)))
     }
@@ -279,8 +281,8 @@ pub(super) fn of_line(scope: &Scope) -> impl Iterator<Item = String> {
     .into_iter()
 }
 
-/// Whether some tag matches both: a pattern of ECR's, in which `*` is any characters, and one of Stoker's tags, in which it
-/// is any but a dot.
+/// Whether some tag matches both: a pattern of ECR's, in which `*` is any characters, and one of Stoker's
+/// tags, in which it is any but a dot.
 pub(super) fn overlap(pattern: &str, tags: &str) -> bool {
     pattern.len() > LONGEST_PATTERN || matches(pattern, tags, false)
 }
@@ -391,8 +393,10 @@ mod tests {
             tagged("*.branch.*", 900),
             tagged("*.history.*", 900),
             tagged("app.commit.*", 900),
-            json!({"tagStatus": "tagged", "tagPrefixList": ["app.m"], "countType": "imageCountMoreThan", "countNumber": 9}),
-            json!({"tagStatus": "tagged", "tagPatternList": ["app.*", "*.main"], "countType": "sinceImagePushed", "countNumber": 9}),
+            json!({"tagStatus": "tagged", "tagPrefixList": ["app.m"], "countType": "imageCountMoreThan",
+                "countNumber": 9}),
+            json!({"tagStatus": "tagged", "tagPatternList": ["app.*", "*.main"],
+                "countType": "sinceImagePushed", "countNumber": 9}),
             json!({"tagStatus": "tagged", "countType": "sinceImagePushed", "countNumber": 900}),
         ] {
             assert_eq!(state(&selection, Holds::Lines), State::Wrong, "{selection}");
@@ -411,8 +415,14 @@ mod tests {
 
     #[test]
     fn rules_of_other_tags_are_nobodys_business() {
-        let prefix = |prefix: &str, count: &str| json!({"tagStatus": "tagged", "tagPrefixList": [prefix], "countType": count, "countUnit": "days", "countNumber": 1});
-        let rule = |priority: u8, selection: Value| json!({"rulePriority": priority, "selection": selection, "action": {"type": "expire"}});
+        let prefix = |prefix: &str, count: &str| {
+            json!({"tagStatus": "tagged", "tagPrefixList": [prefix],
+            "countType": count, "countUnit": "days", "countNumber": 1})
+        };
+        let rule = |priority: u8, selection: Value| {
+            json!({"rulePriority": priority, "selection": selection,
+            "action": {"type": "expire"}})
+        };
         let rules = json!({"rules": [
             rule(1, prefix("v", "imageCountMoreThan")),
             rule(2, prefix("pr-", "sinceImagePushed")),
@@ -427,7 +437,10 @@ mod tests {
 
     #[test]
     fn an_image_is_the_business_of_the_first_rule_that_selects_it() {
-        let rule = |priority: u8, selection: Value, action: &str| json!({"rulePriority": priority, "selection": selection, "action": {"type": action}});
+        let rule = |priority: u8, selection: Value, action: &str| {
+            json!({"rulePriority": priority,
+            "selection": selection, "action": {"type": action}})
+        };
         let any = json!({"tagStatus": "any", "countType": "imageCountMoreThan", "countNumber": 500});
         let of = |rules: Value| states(&json!({"rules": rules}).to_string(), Holds::Lines, "mode: report");
         let covered = json!([rule(2, any.clone(), "expire"), rule(1, tagged("app.*", 3650), "expire")]);
@@ -454,7 +467,10 @@ mod tests {
         assert_eq!(state(&tagged("*.export.*", 2), Holds::Both), State::Ok);
         assert_eq!(states(&rule(&untagged(30), "expire"), Holds::Lines, "orphans: none"), [State::Warn]);
         assert_eq!(states(&rule(&untagged(5), "expire"), Holds::Both, "lease: 10d"), [State::Wrong]);
-        let by_number = |status: &str| json!({"tagStatus": status, "tagPatternList": ["*.export.*"], "countType": "imageCountMoreThan", "countNumber": 9});
+        let by_number = |status: &str| {
+            json!({"tagStatus": status, "tagPatternList": ["*.export.*"],
+            "countType": "imageCountMoreThan", "countNumber": 9})
+        };
         assert_eq!(state(&by_number("untagged"), Holds::Lines), State::Wrong);
         assert_eq!(state(&by_number("tagged"), Holds::Both), State::Warn);
     }

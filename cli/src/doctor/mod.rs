@@ -52,14 +52,17 @@ Examples:
   stoker doctor --repository stoker/app --stack ci-stoker
   stoker doctor --json | jq -r '.groups[].checks[] | select(.state != \"ok\") | .found'
 
-It looks at the account's settings, the stack, every repository and every project that the policy names, and at what is \
+It looks at the account's settings, the stack, every repository and every project that the policy names, and at \
+what is \
 believed of AWS (docs/assumptions.md) as far as the account shows it. Each line begins with what came of a check:
   ok       as it should be
   warn     works, but costs something: see whether you want it so
   wrong    builds stay cold, caches are lost, or a border is open
   unknown  could not be looked at, and why: most often a permission of yours
-and whatever is not ok is followed by how to repair it. Exit code 1 says that something is wrong; 0 that nothing is, of what \
-could be looked at. Only reading calls are made; cli/README.md lists the permissions. Region and credentials are found as the \
+and whatever is not ok is followed by how to repair it. Exit code 1 says that something is wrong; 0 that \
+nothing is, of what \
+could be looked at. Only reading calls are made; cli/README.md lists the permissions. Region and credentials \
+are found as the \
 AWS command line finds them.")]
 pub(crate) struct Args {
     /// The policy

@@ -120,7 +120,8 @@ pub(super) fn check(
             return vec![Finding::wrong(
                 "exists",
                 format!("CodeBuild has no such project: {what}"),
-                "make it, correct its name in the policy, or set AWS_REGION to where it is: aws codebuild list-projects",
+                "make it, correct its name in the policy, or set AWS_REGION to where it is: aws codebuild \
+                 list-projects",
             )];
         }
         Err(missing) => {
@@ -202,7 +203,10 @@ fn buildx(name: &ProjectName, described: &Described) -> Option<Finding> {
         Finding::wrong(
             "buildx",
             format!("{} has no `docker buildx`", plain(&described.image)),
-            format!("aws codebuild update-project --name {name} --environment as it is, with image aws/codebuild/standard:7.0 or newer"),
+            format!(
+                "aws codebuild update-project --name {name} --environment as it is, with image \
+                 aws/codebuild/standard:7.0 or newer"
+            ),
         )
     })
 }
@@ -220,7 +224,8 @@ fn network(project: &Project, described: &Described) -> Option<Finding> {
         Finding::unknown(
             "network",
             "builds run in a VPC, and `docker buildx create` pulls moby/buildkit from Docker Hub",
-            "see that Docker Hub can be reached from there; else push the image to ECR and name it as `builder.image` in the policy",
+            "see that Docker Hub can be reached from there; else push the image to ECR and name it as \
+             `builder.image` in the policy",
         )
     })
 }
@@ -230,10 +235,13 @@ fn docker_server(name: &ProjectName, described: &Described) -> Option<Finding> {
     described.has_docker_server.then(|| {
         Finding::warn(
             "docker server",
-            "the project has a Docker server, and `docker buildx create --use` goes past it: its own layers are not used",
+            "the project has a Docker server, and `docker buildx create --use` goes past it: its own layers are \
+             not used",
             format!(
-                "do without the server (aws codebuild update-project --name {name} --environment without dockerServer), as Stoker's \
-                 caches do its work; with it, see in a build's log which builder runs and that it exports registry caches"
+                "do without the server (aws codebuild update-project --name {name} --environment without \
+                 dockerServer), as Stoker's \
+                 caches do its work; with it, see in a build's log which builder runs and that it exports \
+                 registry caches"
             ),
         )
     })
@@ -242,16 +250,19 @@ fn docker_server(name: &ProjectName, described: &Described) -> Option<Finding> {
 /// Stoker starts single builds: what a buildspec or a project has for batches is not heeded.
 fn batch(project: &Project, described: &Described) -> Option<Finding> {
     const CHECK: &str = "batch";
-    const REPAIR: &str = "name each image and platform as one of `targets` in the policy and build all in one build, or make a project \
+    const REPAIR: &str = "name each image and platform as one of `targets` in the policy and build all in one \
+         build, or make a project \
                         of each build of the batch; or start the batches yourself, with `builds.start: false`";
     if !project.builds.start {
         return None;
     }
     if described.buildspec.as_deref().is_some_and(buildspec::has_batch) {
-        let found = "the buildspec has a `batch`, and Stoker starts single builds: its matrix, list or graph is never run";
+        let found = "the buildspec has a `batch`, and Stoker starts single builds: its matrix, list or graph is \
+             never run";
         return Some(Finding::wrong(CHECK, found, REPAIR));
     }
-    let found = "the project is set up for batches, and Stoker starts single builds: a `batch` of the buildspec is never run";
+    let found = "the project is set up for batches, and Stoker starts single builds: a `batch` of the buildspec \
+         is never run";
     described
         .has_batch
         .then(|| Finding::unknown(CHECK, found, format!("see that the buildspec has none; else {REPAIR}")))
@@ -320,7 +331,8 @@ fn version(project: &Project, described: &Described, is_forks: bool) -> Option<F
     }
     let found = match &project.named_default_branch {
         Some(named) => format!(
-            "the project names {}; Stoker's builds of main are of {named} all the same, and builds that others start are not",
+            "the project names {}; Stoker's builds of main are of {named} all the same, and builds that others \
+             start are not",
             plain(version)
         ),
         None => format!(
@@ -377,7 +389,8 @@ fn webhook(project: &Project, name: &ProjectName, described: &Described, is_fork
             CHECK,
             "CodeBuild's own webhook starts builds, and so does Stoker: pushes are built twice",
             format!(
-                "see that `builds` keeps out what its filters do (docs/threat-model.md), then {delete}; or set `builds.start: false`"
+                "see that `builds` keeps out what its filters do (docs/threat-model.md), then {delete}; or set \
+                 `builds.start: false`"
             ),
         ),
         (true, false, false) => Finding::ok(CHECK, "CodeBuild's own starts the builds"),
@@ -394,7 +407,8 @@ fn local_cache(name: &ProjectName, described: &Described) -> Finding {
     if described.caches_layers {
         return Finding::warn(
             CHECK,
-            "LOCAL_DOCKER_LAYER_CACHE: it is of no use to a builder of its own, and lets builds of one host share layers",
+            "LOCAL_DOCKER_LAYER_CACHE: it is of no use to a builder of its own, and lets builds of one host \
+             share layers",
             format!("aws codebuild update-project --name {name} --cache type=NO_CACHE"),
         );
     }
@@ -463,7 +477,8 @@ fn pattern(name: &ProjectName, stack: Option<&Stack>) -> Option<Finding> {
         Finding::wrong(
             CHECK,
             format!("BuildProjectPattern is {}: Stoker may not start or see its builds", plain(pattern)),
-            "sam deploy --parameter-overrides BuildProjectPattern=... with a pattern that matches all projects of the policy",
+            "sam deploy --parameter-overrides BuildProjectPattern=... with a pattern that matches all projects \
+             of the policy",
         )
     })
 }
@@ -568,7 +583,8 @@ fn hit_rate(project: &Project, repositories: &BTreeMap<CacheRepository, Reposito
             return Some(Finding::warn(
                 CHECK,
                 format!("main's newest build of {tag} reused {percent} % of its steps"),
-                "stoker cache diff tells what differs; the usual causes are a COPY of everything early, a build argument that \
+                "stoker cache diff tells what differs; the usual causes are a COPY of everything early, a build \
+                 argument that \
                  changes, and another --network",
             ));
         }
@@ -586,7 +602,8 @@ mod tests {
     use super::*;
     use crate::deployed::Missing;
 
-    const SPEC: &str = "version: 0.2\nphases:\n  build:\n    commands:\n      - docker buildx create --use $STOKER_BUILDER_FLAGS\n      \
+    const SPEC: &str = "version: 0.2\nphases:\n  build:\n    commands:\n      - docker buildx create --use \
+         $STOKER_BUILDER_FLAGS\n      \
                         - docker buildx build $STOKER_CACHE_FLAGS .\n";
 
     fn project(keys: &str) -> Project {

@@ -88,7 +88,8 @@ impl Reader {
                     let missing = missing("ecr:GetAccountSetting", error);
                     return Err(Problem::failed(
                         format!("AWS does not answer: {}", missing.why),
-                        "check `aws sts get-caller-identity`, AWS_REGION, the network, and HTTPS_PROXY if you need a proxy",
+                        "check `aws sts get-caller-identity`, AWS_REGION, the network, and HTTPS_PROXY if you \
+                         need a proxy",
                     ));
                 }
                 Err(missing("ecr:GetAccountSetting", error))

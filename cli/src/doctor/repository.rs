@@ -198,7 +198,8 @@ fn scanning(name: &CacheRepository, described: &Described) -> Finding {
             CHECK,
             "every push is scanned: caches are no images, and the findings are nobody's",
             format!(
-                "aws ecr put-image-scanning-configuration --repository-name {name} --image-scanning-configuration scanOnPush=false"
+                "aws ecr put-image-scanning-configuration --repository-name {name} \
+                 --image-scanning-configuration scanOnPush=false"
             ),
         );
     }
@@ -389,7 +390,8 @@ fn room(images: u64) -> Finding {
     const CHECK: &str = "room";
     let many = count(usize::try_from(images).unwrap_or(usize::MAX), "image");
     let found = format!("{many}, {} of ECR's quota", percent(images, QUOTA));
-    let repair = "let retention delete (`stoker plan`, then `retention.mode: apply`), or raise ECR's quota of images per repository";
+    let repair = "let retention delete (`stoker plan`, then `retention.mode: apply`), or raise ECR's quota of \
+         images per repository";
     match images {
         QUOTA.. => Finding::wrong(CHECK, found, repair),
         _ if images * 10 >= QUOTA * 8 => Finding::warn(CHECK, found, repair),
@@ -408,7 +410,8 @@ fn archived(name: &CacheRepository, images: &[ListedImage], projects: &[Project]
             CHECK,
             format!("{} is archived: its builds are cold until it is brought back", plain(tag)),
             format!(
-                "aws ecr update-image-storage-class --repository-name {name} --image-id imageDigest={} --target-storage-class STANDARD",
+                "aws ecr update-image-storage-class --repository-name {name} --image-id imageDigest={} \
+                 --target-storage-class STANDARD",
                 image.digest
             ),
         );
@@ -666,7 +669,10 @@ mod tests {
 
     #[test]
     fn whoever_else_may_write_is_reported() {
-        let policy = |principal: Value, action: Value| json!({"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Principal": principal, "Action": action}]});
+        let policy = |principal: Value, action: Value| {
+            json!({"Version": "2012-10-17",
+            "Statement": [{"Effect": "Allow", "Principal": principal, "Action": action}]})
+        };
         let state = |keys: &str, policy: &Value| {
             let told = told("stoker/app", keys, |seen| seen.access = Ok(Some(policy.to_string())));
             told.first().map_or(State::Ok, |(check, state)| {

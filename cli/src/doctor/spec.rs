@@ -107,9 +107,11 @@ mod tests {
 
     #[test]
     fn commands_are_those_of_the_phases_in_their_order() {
-        let spec = "version: 0.2\nphases:\n  build:\n    commands: [b]\n    finally: [c]\n  install:\n    commands: [a]\n";
+        let spec = "version: 0.2\nphases:\n  build:\n    commands: [b]\n    finally: \
+             [c]\n  install:\n    commands: [a]\n";
         assert_eq!(commands(spec), ["a", "b", "c"]);
-        let folded = "phases:\n  build:\n    commands:\n      - >-\n        docker buildx build\n        $F .\n      - |\n        a\n        b\n";
+        let folded = "phases:\n  build:\n    commands:\n      - >-\n        docker buildx build\n        $F \
+             .\n      - |\n        a\n        b\n";
         assert_eq!(commands(folded), ["docker buildx build $F .", "a\nb\n"]);
         let escaped = "phases: { build: { commands: [\"a \\\n  b\", \"c\\nd\", \"e \\\"$F\\\"\"] } }";
         assert_eq!(commands(escaped), ["a b", "c\nd", "e \"$F\""]);

@@ -134,7 +134,8 @@ fn queue(stack: &str, name: &str, messages: &Fact<u64>) -> Finding {
             check,
             format!("{found}: something could not be delivered or handled"),
             format!(
-                "see what it is: stoker redrive --stack {stack} --queue {name}; repair the cause, then the same with --yes"
+                "see what it is: stoker redrive --stack {stack} --queue {name}; repair the cause, then the same \
+                 with --yes"
             ),
         ),
         (false, _) => Finding::warn(

@@ -189,8 +189,8 @@ fn not_ignored(
     }))
 }
 
-/// Arguments and variables that stand before commands that do not name them: those that may change with every commit, and
-/// those that the history changed.
+/// Arguments and variables that stand before commands that do not name them: those that may change with every
+/// commit, and those that the history changed.
 fn stamps(setup: &Setup, file: &Dockerfile, restamped: &BTreeSet<String>) -> Vec<Candidate> {
     let mut all = Vec::new();
     let mut seen = BTreeSet::new();
@@ -212,7 +212,8 @@ fn stamps(setup: &Setup, file: &Dockerfile, restamped: &BTreeSet<String>) -> Vec
                 line: Some(instruction.line),
                 step: None,
                 text: format!(
-                    "if builds pass {name} another value with each commit (--build-arg-per-commit {name} shows the cost), \
+                    "if builds pass {name} another value with each commit (--build-arg-per-commit {name} shows \
+                     the cost), \
                      name `ARG {name}` right before what needs it: every RUN after it runs again each time"
                 ),
                 setup: supposed.edited(late),

@@ -1,5 +1,5 @@
-//! What one run leaves for the next on the same repository: the keys of directories, under the user's cache folder. They
-//! are known by what the directories hold, so they are never wrong, only missing.
+//! What one run leaves for the next on the same repository: the keys of directories, under the user's cache
+//! folder. They are known by what the directories hold, so they are never wrong, only missing.
 
 use std::env;
 use std::fs;

@@ -58,7 +58,8 @@ Examples:
   stoker forecast --html forecast.html                   # the same as a page with charts
   stoker forecast --json | jq .strategies
 
-Nothing is built, and nothing but git is asked, but for --project CodeBuild and its logs. For each commit the cache key of every step of the Dockerfile is
+Nothing is built, and nothing but git is asked, but for --project CodeBuild and its logs. For each commit the \
+cache key of every step of the Dockerfile is
 computed from the commit's tree as BuildKit computes it; then the pushes are built one after the other, as each way of
 keeping caches would have had them:
   no cache                    every build runs every step
@@ -91,7 +92,8 @@ pub(crate) struct Args {
     /// A platform that is built for, again for each of several; the first is the builder's own
     #[arg(long, value_name = "PLATFORM", default_value = "linux/amd64", value_parser = platform, value_delimiter = ',')]
     platform: Vec<Platform>,
-    /// What `docker buildx bake --print` says of the build: its targets, with their Dockerfiles, arguments and platforms
+    /// What `docker buildx bake --print` says of the build: its targets, with their Dockerfiles, arguments
+    /// and platforms
     #[arg(long, value_name = "FILE")]
     bake: Option<PathBuf>,
     /// A build argument

@@ -101,7 +101,8 @@ fn strategies(forecast: &Forecast) -> String {
         [name].into_iter().chain(values.map(Cell::number)).collect()
     };
     let rows: Vec<Vec<Cell>> = forecast.strategies.iter().map(|strategy| cells(row(strategy))).collect();
-    let caption = "Steps that ran again, and the seconds that they took: the median and the ninth decile (p90) of a build. Main's \
+    let caption = "Steps that ran again, and the seconds that they took: the median and the ninth decile (p90) \
+         of a build. Main's \
                    are the builds that a merge started.";
     let body = table(caption, &HEAD, &rows)
         + &soft(&said_of_times(forecast).split_whitespace().collect::<Vec<_>>().join(" "));
@@ -151,7 +152,8 @@ fn steps(drawn: &Drawn) -> String {
         ]
     };
     let rows: Vec<Vec<Cell>> = drawn.strips.iter().take(STRIPS).enumerate().map(row).collect();
-    let caption = "The steps that took longest in all, a place for each build of main, the newest at the right. Empty: the \
+    let caption = "The steps that took longest in all, a place for each build of main, the newest at the right. \
+         Empty: the \
                    build had no such step.";
     let body =
         legend(&[("reused", "reused"), ("ran", "ran")]) + &table(caption, &["Step", "Ran", "Builds"], &rows);
@@ -191,7 +193,8 @@ fn notes(forecast: &Forecast) -> String {
     });
     let guessed = [
         "Nothing was built. Each step's cache key was computed from the commit's tree, as BuildKit computes it.",
-        "Guessed is what git does not keep: pushes, their order, and what squashed branches rested on. docs/forecast.md \
+        "Guessed is what git does not keep: pushes, their order, and what squashed branches rested on. \
+         docs/forecast.md \
          says how.",
     ];
     let all = guessed.into_iter().map(str::to_owned).chain(skipped).chain(unknown);

@@ -145,8 +145,8 @@ impl Times {
         Self { measured }
     }
 
-    /// Takes the medians of the times that several builds' logs tell of the plan's steps. Other commits may have been built
-    /// in them, so a step is known by its text.
+    /// Takes the medians of the times that several builds' logs tell of the plan's steps. Other commits may
+    /// have been built in them, so a step is known by its text.
     pub(super) fn of_builds(logs: &[String], plan: &Plan) -> Self {
         let mut told: HashMap<(String, String), Vec<f64>> = HashMap::new();
         for log in logs.iter().map(|log| Log::read(log)) {

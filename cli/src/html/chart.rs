@@ -1,5 +1,5 @@
-//! Charts as SVG: shapes only, stretched to whatever room the page gives them, so that what is written beside them stays as
-//! large on a phone as on a screen. Every chart says in words what it shows.
+//! Charts as SVG: shapes only, stretched to whatever room the page gives them, so that what is written beside
+//! them stays as large on a phone as on a screen. Every chart says in words what it shows.
 
 use super::escaped;
 

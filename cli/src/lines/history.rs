@@ -23,8 +23,10 @@ Examples:
   stoker history registry.example/app/cache branch/feature/a --project app
   stoker history --json registry.example/app/cache main | jq -r '.caches[1].digest'
 
-The first is what the line is now. Each of the others stays for `retention.history` of the policy, or the lease where that is \
-longer, after the line has left it, and of main also the newest `keep-at-least`; until it is deleted `stoker rollback` puts the \
+The first is what the line is now. Each of the others stays for `retention.history` of the policy, or the lease \
+where that is \
+longer, after the line has left it, and of main also the newest `keep-at-least`; until it is deleted `stoker \
+rollback` puts the \
 line back to it.")]
 pub(crate) struct Args {
     /// The repository, such as registry.example/app/cache
@@ -81,7 +83,8 @@ const FIRST: [Column; 1] =
 fn told(report: &Report, now: Timestamp) -> String {
     let Report { repository, line, caches } = report;
     format!(
-        "{line} in {repository}\n{}\nWhat the line left stays as long as the policy says (`retention.history`). To put the line back to one \
+        "{line} in {repository}\n{}\nWhat the line left stays as long as the policy says (`retention.history`). \
+         To put the line back to one \
          of them:\n  stoker rollback {repository} {line} --to DIGEST\n",
         render(caches, &FIRST, now)
     )

@@ -12,7 +12,8 @@ use crate::reference::Repository;
 use crate::remote::Remotes;
 use crate::text::{Align, plain};
 
-/// Lists the lines of a repository that Stoker keeps: what each holds, where it comes from, and whether BuildKit imports it
+/// Lists the lines of a repository that Stoker keeps: what each holds, where it comes from, and whether
+/// BuildKit imports it
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -20,7 +21,8 @@ Examples:
   stoker lines registry.example/app/cache --project app
   stoker lines --json registry.example/app/cache | jq -r '.lines[] | select(.importable | not) | .line'
 
-A line is a mutable reference to a cache, like a git branch: `main`, `branch/<name>` or `pr/<number>`. COMMIT, BUILT and \
+A line is a mutable reference to a cache, like a git branch: `main`, `branch/<name>` or `pr/<number>`. COMMIT, \
+BUILT and \
 BUILD are of the newest build in it, MERGED is the commit whose cache a merge brought in last. PROBATION is how many \
 of its keys a merge brought to main that no build of main has used yet: `stoker cache inspect` shows which. LIMIT is \
 how near it is to the size at which BuildKit imports it no more.

@@ -57,7 +57,8 @@ impl Place {
         self.tag.as_str().rsplit_once('-').map_or("", |(_, digits)| digits)
     }
 
-    /// The line's name, as the manifest gives it. A hashed slug does not tell it, and a name that is not the tag's is a lie.
+    /// The line's name, as the manifest gives it. A hashed slug does not tell it, and a name that is not the
+    /// tag's is a lie.
     fn name(&self, annotations: &BTreeMap<String, String>) -> String {
         let line = provenance::line(annotations).filter(|line| line.key() == self.line);
         line.map_or_else(|| self.line.to_string(), |line| line.to_string())

@@ -27,11 +27,14 @@ Examples:
   stoker rollback registry.example/app/cache main --dry-run
   stoker rollback registry.example/app/cache main --to 1f2e3d4c
 
-Without --to the line is put back to what it left last; done twice, that is the way back. What the line is now goes to its \
+Without --to the line is put back to what it left last; done twice, that is the way back. What the line is now \
+goes to its \
 history first. Nothing is written unless BuildKit imports the cache and all its blobs are there.
 
-It lasts: the line notes when it was rolled back, and promotion brings it nothing of builds that started before. Builds \
-that start later add to it as always. Such a build may bring back a step that it reads elsewhere: if a branch's line has it \
+It lasts: the line notes when it was rolled back, and promotion brings it nothing of builds that started \
+before. Builds \
+that start later add to it as always. Such a build may bring back a step that it reads elsewhere: if a branch's \
+line has it \
 too, roll that back as well. The write is not locked against a promotion that runs at this moment: look at the line \
 afterwards with `stoker lines`.")]
 pub(crate) struct Args {
@@ -219,8 +222,8 @@ async fn target(
     let meant: Vec<&Place> = if let Some(to) = to {
         past.iter().filter(|place| to.means(place)).collect()
     } else {
-        // What the line says that it followed; the times of history have whole seconds. Otherwise the newest, but a move that
-        // failed halfway has kept what the line still is.
+        // What the line says that it followed; the times of history have whole seconds. Otherwise the newest,
+        // but a move that failed halfway has kept what the line still is.
         let parent = Provenance::read(&annotations(current)).parent;
         let followed = past.iter().find(|place| parent.as_ref().is_some_and(|parent| is(parent, place)));
         let newest = || past.iter().find(|place| !is(&current.digest, place));

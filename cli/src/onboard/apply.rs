@@ -19,8 +19,10 @@ use crate::retain::call_problem;
 use crate::text::{count, plain};
 
 const TITLE: &str = "Build with Stoker's caches";
-const BODY: &str = "Where Stoker starts a build, it gives it a layer cache to read and a tag to write to. A build that it did not \
-                    start runs the same commands with the same words as before.\n\nMade by `stoker onboard apply`; `stoker onboard \
+const BODY: &str = "Where Stoker starts a build, it gives it a layer cache to read and a tag to write to. A \
+     build that it did not \
+                    start runs the same commands with the same words as before.\n\nMade by `stoker onboard \
+                    apply`; `stoker onboard \
                     undo` closes it.";
 
 /// Makes what the plan says, once it was confirmed
@@ -31,11 +33,14 @@ Examples:
   stoker onboard apply --project app --ask               # asks for each thing
   stoker onboard apply --project app --take-over         # later: CodeBuild's own webhook goes, too
 
-It plans anew, shows the plan, asks, writes the record, and makes things in this order: repositories, the role's policy, the rule, \
-the webhook (which sends once its first ping is answered), the buildspec, and with --take-over CodeBuild's webhook goes. Stop it \
+It plans anew, shows the plan, asks, writes the record, and makes things in this order: repositories, the \
+role's policy, the rule, \
+the webhook (which sends once its first ping is answered), the buildspec, and with --take-over CodeBuild's \
+webhook goes. Stop it \
 anywhere and run it again. Deploy the policy afterwards: sam build && sam deploy.
 
-Tokens, by the forge: GITHUB_TOKEN (contents, pull requests and webhooks, read and write), GITLAB_TOKEN (api), BITBUCKET_TOKEN \
+Tokens, by the forge: GITHUB_TOKEN (contents, pull requests and webhooks, read and write), GITLAB_TOKEN (api), \
+BITBUCKET_TOKEN \
 (repository:write, pullrequest:write, webhook).")]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -212,9 +217,12 @@ async fn webhook(
         return Ok(Ok(String::new()));
     }
     if forge.ping(&hook).await.map_err(failed)? == Some(false) {
-        return Ok(Err("its ping was not answered, so it stays switched off: see its recent deliveries at the forge, and that \
+        return Ok(Err(
+            "its ping was not answered, so it stays switched off: see its recent deliveries at the \
+             forge, and that \
                        the stack is deployed; then run this again"
-            .to_owned()));
+                .to_owned(),
+        ));
     }
     forge.activate(&hook, url, &secret).await.map_err(failed)?;
     Ok(Ok(String::new()))

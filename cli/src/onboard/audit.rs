@@ -41,8 +41,10 @@ Examples:
   GITHUB_TOKEN=... stoker onboard audit                  # also reads buildspecs that are files of the source
   stoker onboard audit --json | jq -r '.projects[] | select(.verdict == \"ready\") | .project'
 
-It only reads. Each project is `ready`, `ready after` something, or `cannot` be served, with the reasons. AT STAKE are the minutes \
-of the last 30 days in the phases that build images, which is the most that caches can save, and those that these builds took \
+It only reads. Each project is `ready`, `ready after` something, or `cannot` be served, with the reasons. AT \
+STAKE are the minutes \
+of the last 30 days in the phases that build images, which is the most that caches can save, and those that \
+these builds took \
 longer than their own fastest tenth; `stoker forecast` in a checkout says which steps they are.")]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -244,7 +246,8 @@ pub(super) fn judged(
             let is_of_hub = !host.contains('.') || host == "docker.io";
             if found.has_vpc && makes_builder && is_of_hub {
                 after.push(format!(
-                    "see that builds in its VPC can pull {}, and name it by its registry as `builder.image` in the policy",
+                    "see that builds in its VPC can pull {}, and name it by its registry as `builder.image` in \
+                     the policy",
                     project.builder_image
                 ));
             }
@@ -377,11 +380,13 @@ fn page(report: &Report) -> String {
         .collect();
     let mut head = HEAD.to_vec();
     head.push("WHY");
-    let caption = "The last 30 days. At stake are the minutes of the phases that build images: the most that caches can save.";
+    let caption = "The last 30 days. At stake are the minutes of the phases that build images: the most that \
+         caches can save.";
     let body = html::section("figures", "Projects", &html::cards(cards))
         + &html::section("projects", "Each project", &html::table(caption, &head, &rows));
     let header = format!(
-        "<header>\n<h1>What caches could save</h1>\n<dl class=\"facts\"><dt>Made</dt><dd>{}</dd><dt>Region</dt><dd>{}</dd></dl>\n\
+        "<header>\n<h1>What caches could save</h1>\n<dl \
+         class=\"facts\"><dt>Made</dt><dd>{}</dd><dt>Region</dt><dd>{}</dd></dl>\n\
          </header>\n<main>\n",
         html::escaped(&report.at.strftime("%Y-%m-%d %H:%M UTC").to_string()),
         html::escaped(&report.region)

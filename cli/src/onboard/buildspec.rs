@@ -103,7 +103,11 @@ pub(crate) fn patch(
     let mut text = text.to_owned();
     if let Some(function) = asks {
         text = with_exported(&text, &document).ok_or_else(|| {
-            vec!["its `env` is not written line by line: add exported-variables by hand (docs/ci/codebuild.yml)".to_owned()]
+            vec![
+                "its `env` is not written line by line: add exported-variables by hand \
+                 (docs/ci/codebuild.yml)"
+                    .to_owned(),
+            ]
         })?;
         expected["env"]["exported-variables"] = EXPORTED.into_iter().collect();
         before.push(question(function));
@@ -111,7 +115,8 @@ pub(crate) fn patch(
     let text = text.as_str();
     if !logs_in(&spec, project) {
         before.push(format!(
-            "test -z \"${{STOKER_CACHE_FLAGS-}}\" || aws ecr get-login-password | docker login --username AWS --password-stdin \
+            "test -z \"${{STOKER_CACHE_FLAGS-}}\" || aws ecr get-login-password | docker login --username AWS \
+             --password-stdin \
              {registry} || STOKER_CACHE_FLAGS="
         ));
     }
@@ -130,7 +135,9 @@ pub(crate) fn patch(
     match tried.into_iter().find(is_right) {
         Some(tried) => Ok(Some(tried.text)),
         None => Err(vec![
-            "its build is written in a way that is not patched here: put Stoker's variables in by hand (docs/deploy.md)".to_owned(),
+            "its build is written in a way that is not patched here: put Stoker's variables in by hand \
+             (docs/deploy.md)"
+                .to_owned(),
         ]),
     }
 }
@@ -198,7 +205,8 @@ fn refusals(document: &Value, spec: &Spec, done: &Done) -> Vec<String> {
     }
     if spec.has_batch {
         because(
-            "it has a `batch`, and Stoker starts single builds: name its images as `targets` in the policy, and build all in one",
+            "it has a `batch`, and Stoker starts single builds: name its images as `targets` in the policy, and \
+             build all in one",
         );
     }
     if spec.has_other_commands {
@@ -213,7 +221,8 @@ fn refusals(document: &Value, spec: &Spec, done: &Done) -> Vec<String> {
         ),
         [build] => refuse_build(build, spec, done, &mut because),
         builds => because(&format!(
-            "it builds {} images: name each as one of `targets` in the policy, and give each its own flags (docs/ci.md)",
+            "it builds {} images: name each as one of `targets` in the policy, and give each its own flags \
+             (docs/ci.md)",
             builds.len()
         )),
     }
@@ -225,7 +234,8 @@ fn refuse_build(build: &Build, spec: &Spec, done: &Done, because: &mut impl FnMu
     match build.tool {
         Tool::Compose => {
             because(
-                "`docker compose build` takes no flags of caches: bake reads the same file (docs/ci.md, \"docker compose\")",
+                "`docker compose build` takes no flags of caches: bake reads the same file \
+                 (docs/ci.md, \"docker compose\")",
             );
             return;
         }
@@ -237,7 +247,8 @@ fn refuse_build(build: &Build, spec: &Spec, done: &Done, because: &mut impl FnMu
         }
         Tool::Bake => {
             because(
-                "bake takes $STOKER_BAKE, and its targets have to be in the policy (docs/ci.md, \"docker buildx bake\")",
+                "bake takes $STOKER_BAKE, and its targets have to be in the policy (docs/ci.md, \"docker buildx \
+                 bake\")",
             );
             return;
         }
@@ -245,7 +256,8 @@ fn refuse_build(build: &Build, spec: &Spec, done: &Done, because: &mut impl FnMu
     }
     if values(&texts).iter().any(|(option, value)| *option == "--platform" && value.contains(',')) {
         because(
-            "one command builds several platforms, which would share a cache: build each by its own (docs/ci.md, \"Several platforms\")",
+            "one command builds several platforms, which would share a cache: build each by its own \
+             (docs/ci.md, \"Several platforms\")",
         );
     }
     match build.builder {
@@ -276,7 +288,8 @@ fn another_builder(build: &Build, spec: &Spec, because: &mut impl FnMut(&str)) {
     }
     if let Some(flag) = foreign(build) {
         because(&format!(
-            "`{}` may mean something else to the builder that caches need: put Stoker's variables in by hand (docs/deploy.md)",
+            "`{}` may mean something else to the builder that caches need: put Stoker's variables in by hand \
+             (docs/deploy.md)",
             plain(&flag)
         ));
     }
@@ -645,7 +658,8 @@ mod tests {
                 spec(&[
                     LOGIN,
                     BUILDER,
-                    "docker ${STOKER_CACHE_FLAGS:+buildx} build ${STOKER_CACHE_FLAGS:+--load $STOKER_CACHE_FLAGS} -t $IMAGE .",
+                    "docker ${STOKER_CACHE_FLAGS:+buildx} build ${STOKER_CACHE_FLAGS:+--load \
+                     $STOKER_CACHE_FLAGS} -t $IMAGE .",
                 ]),
             ),
             (
@@ -669,7 +683,8 @@ mod tests {
                 spec(&[
                     LOGIN,
                     "docker buildx create --use",
-                    "docker buildx build ${STOKER_CACHE_FLAGS:---cache-from $R:c --cache-to=type=registry,ref=$R:c} -t a --push .",
+                    "docker buildx build ${STOKER_CACHE_FLAGS:---cache-from $R:c \
+                     --cache-to=type=registry,ref=$R:c} -t a --push .",
                 ]),
             ),
             (
@@ -682,7 +697,8 @@ mod tests {
                     "echo docker build now",
                     LOGIN,
                     BUILDER,
-                    "|\n        cd web\n        docker ${STOKER_CACHE_FLAGS:+buildx} build ${STOKER_CACHE_FLAGS:+--load $STOKER_CACHE_FLAGS} \\\n          -t $IMAGE \\\n          .",
+                    "|\n        cd web\n        docker ${STOKER_CACHE_FLAGS:+buildx} build \
+                     ${STOKER_CACHE_FLAGS:+--load $STOKER_CACHE_FLAGS} \\\n          -t $IMAGE \\\n          .",
                 ]),
             ),
         ];
@@ -738,7 +754,8 @@ mod tests {
             own.replace("docker buildx build ", "docker buildx build ${STOKER_CACHE_FLAGS-} "),
             "{found}"
         );
-        let pretty = "{\n  \"version\": 0.2,\n  \"phases\": {\"build\": {\"commands\": [\n    \"docker build .\"\n  ]}}\n}\n";
+        let pretty = "{\n  \"version\": 0.2,\n  \"phases\": {\"build\": {\"commands\": [\n    \"docker build \
+             .\"\n  ]}}\n}\n";
         let found = patched(pretty).unwrap().unwrap();
         assert_eq!(found.lines().count(), pretty.lines().count() + 2, "{found}");
     }
@@ -794,7 +811,8 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("stoker-patch-{}-{count}", std::process::id()));
         fs::create_dir_all(&dir).unwrap();
         let fake = format!(
-            "#!/bin/sh\n[ \"$2\" != create ] || exit {create}\nfor a; do printf '<%s>' \"$a\"; done >>\"$LOG\"\necho >>\"$LOG\"\n"
+            "#!/bin/sh\n[ \"$2\" != create ] || exit {create}\nfor a; do printf '<%s>' \"$a\"; done \
+             >>\"$LOG\"\necho >>\"$LOG\"\n"
         );
         // Both ends of a pipe run at once: only one of them writes.
         for (name, fake) in [("docker", fake.as_str()), ("aws", "#!/bin/sh\n")] {
@@ -823,7 +841,8 @@ mod tests {
             vec![LOGIN, "docker build --cache-from $R:a -t \"$IMAGE\" ."],
             vec![
                 LOGIN,
-                "docker buildx build --cache-from type=registry,ref=\"$R\":a --cache-to type=inline -t \"$IMAGE\" --load .",
+                "docker buildx build --cache-from type=registry,ref=\"$R\":a --cache-to type=inline \
+                 -t \"$IMAGE\" --load .",
             ],
             vec![LOGIN, "if [ -n x ]; then docker build -t \"$IMAGE\" .; fi", "docker push \"$IMAGE\""],
         ];
@@ -872,7 +891,8 @@ mod tests {
         .unwrap();
         // Where it is to work, Docker's own builder stands for the one that is made: it writes caches to a directory,
         // too.
-        let stand_in = "#!/bin/sh\ncase \"$1 $2\" in 'buildx create' | 'buildx use') exit 0 ;; esac\nPATH=$REST exec docker \"$@\"\n";
+        let stand_in = "#!/bin/sh\ncase \"$1 $2\" in 'buildx create' | 'buildx use') exit 0 ;; esac\nPATH=$REST \
+             exec docker \"$@\"\n";
         fs::write(dir.join("bin/docker"), stand_in).unwrap();
         fs::set_permissions(dir.join("bin/docker"), fs::Permissions::from_mode(0o755)).unwrap();
         let path = std::env::var("PATH").unwrap();

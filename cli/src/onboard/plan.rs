@@ -55,7 +55,8 @@ Examples:
   stoker onboard plan --project app --observe            # builds go on as they are, and only ask for caches
   GITHUB_TOKEN=... stoker onboard plan --project app     # with webhook and pull request
 
-For each project that is ready: the rule in the policy (what CodeBuild's webhook keeps out is kept out), repositories, the policy \
+For each project that is ready: the rule in the policy (what CodeBuild's webhook keeps out is kept out), \
+repositories, the policy \
 of its role, the webhook, and the buildspec's patch. What cannot be done from here is named, with what to do.")]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -267,7 +268,8 @@ async fn rule(planned: &mut Planned, sources: &mut Sources, repository: &str, ob
         }
         None => {
             planned.notes.push(
-                "it has no webhook of CodeBuild's: Stoker will start a build at each push; where something else starts its \
+                "it has no webhook of CodeBuild's: Stoker will start a build at each push; where something else \
+                 starts its \
                  builds, say --observe"
                     .to_owned(),
             );
@@ -544,7 +546,8 @@ async fn take_over(
         planned.changes.push(Change::TakeOver { webhook });
     } else {
         planned.by_hand.push(
-            "push to it, and run this again: its webhook stays until Stoker has started a build (stoker onboard watch)".to_owned(),
+            "push to it, and run this again: its webhook stays until Stoker has started a build (stoker onboard \
+             watch)".to_owned(),
         );
     }
     Ok(())

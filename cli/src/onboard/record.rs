@@ -177,7 +177,8 @@ impl Records {
 fn unusable(path: &Path, why: &str) -> Problem {
     Problem::failed(
         format!("the record {} cannot be used: {}", plain(&path.display().to_string()), plain(why)),
-        "it says what was made and what was there before: name its directory with --record, and see that you may write there",
+        "it says what was made and what was there before: name its directory with --record, and see that you \
+         may write there",
     )
 }
 

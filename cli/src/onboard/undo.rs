@@ -22,8 +22,10 @@ Examples:
   GITHUB_TOKEN=... stoker onboard undo --project app
   stoker onboard undo --project 'team-*' --yes
 
-It goes by the records that apply wrote, in the other direction: CodeBuild's own webhook is made again first, repositories that \
-carry the tag stoker-onboard go last, with the caches in them. What somebody has changed since is left, and named; what another \
+It goes by the records that apply wrote, in the other direction: CodeBuild's own webhook is made again first, \
+repositories that \
+carry the tag stoker-onboard go last, with the caches in them. What somebody has changed since is left, and \
+named; what another \
 project's record has, too, stays until that is undone. Deploy the policy afterwards.")]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -43,7 +45,8 @@ pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
     if names.is_empty() {
         return Err(Problem::usage(
             format!("{} has no record of such a project", plain(&args.record.display().to_string())),
-            "name the project with --project, and the directory with --record; without its record nobody knows what was there before",
+            "name the project with --project, and the directory with --record; without its record nobody knows \
+             what was there before",
         ));
     }
     let world = World::find().await?;
@@ -140,7 +143,8 @@ async fn taken_back(
             };
             forge.withdraw(branch).await.map_err(failed)?;
             let is_merged = forge.file(base, file).await.map_err(failed)?.as_ref() == Some(after);
-            let merged = ": it was merged, and does nothing where Stoker starts no build; revert it at the forge if you like";
+            let merged = ": it was merged, and does nothing where Stoker starts no build; revert it at the \
+                 forge if you like";
             Ok(if is_merged { merged.to_owned() } else { String::new() })
         }
         Change::Webhook { url, .. } => {

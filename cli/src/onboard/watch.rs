@@ -28,8 +28,10 @@ Examples:
   stoker onboard watch --project app                     # then push twice
   stoker onboard watch --project app --minutes 60
 
-It says what comes: a build that Stoker started and what it was given, its end, the promotion of its cache, the next build and how \
-much of it was reused. Where nothing comes within the time, it says what `stoker doctor` finds of the project. Exit code 1 says \
+It says what comes: a build that Stoker started and what it was given, its end, the promotion of its cache, the \
+next build and how \
+much of it was reused. Where nothing comes within the time, it says what `stoker doctor` finds of the project. \
+Exit code 1 says \
 that it did not come to a warm build.")]
 pub(crate) struct Args {
     /// The project
@@ -144,7 +146,8 @@ impl Watch<'_> {
 
     /// What is wrong with the webhook, as far as the forge can be asked; else what may be wrong behind it.
     async fn webhook(&self) -> Result<String, Problem> {
-        const BEHIND: &str = "see the webhook's recent deliveries at the forge, that the policy is deployed, and what keeps the \
+        const BEHIND: &str = "see the webhook's recent deliveries at the forge, that the policy is deployed, \
+             and what keeps the \
                               push out: stoker simulate";
         let stack = self.world.stack(&self.args.stack).await?;
         let which = Which { projects: Vec::new(), checkout: None, forge_url: self.args.forge_url.clone() };

@@ -35,7 +35,8 @@ Examples:
   stoker report --json | jq .figures
 
 The page is one file that needs no network and no script: it can be mailed, archived and printed. Nothing is started, \
-written to AWS or deleted. Time saved is the median of builds that were given no caches less what each build took that was, \
+written to AWS or deleted. Time saved is the median of builds that were given no caches less what each build \
+took that was, \
 by CodeBuild project; fewer than three such cold builds tell nothing.")]
 pub(crate) struct Args {
     #[command(flatten)]

@@ -311,7 +311,8 @@ fn hit_rate(report: &Report) -> String {
     let others = format!("Others, {} days", report.days);
     body += "<h3>Steps reused, by project</h3>\n";
     body += &table(
-        "Share of steps that came out of the cache, as far as caches that are still there tell. The line goes from 0 to \
+        "Share of steps that came out of the cache, as far as caches that are still there tell. The line goes \
+         from 0 to \
          100 percent, one place for each build of main.",
         &["Project", "Builds of main", "Newest", &mean, &others, "Over time"],
         &rows,
@@ -382,7 +383,8 @@ fn builds(report: &Report) -> String {
     let rows: Vec<Vec<Cell>> = any.iter().map(row).collect();
     let body = table(
         &format!(
-            "Builds of the last {} days. Beside each median stands how many builds it is of. Asked: started by somebody \
+            "Builds of the last {} days. Beside each median stands how many builds it is of. Asked: started by \
+             somebody \
              else and given caches by resolve-cache, as the builds say themselves.",
             report.days
         ),

@@ -1,5 +1,5 @@
-//! The AWS account that the SDK's ordinary chain finds: ECR and CodeBuild, with a bar for what takes a while and a list of
-//! what was deleted.
+//! The AWS account that the SDK's ordinary chain finds: ECR and CodeBuild, with a bar for what takes a while
+//! and a list of what was deleted.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -25,8 +25,8 @@ use crate::text::plain;
 /// A command may wait longer than a Lambda: throttling ends. `AWS_MAX_ATTEMPTS` says otherwise.
 const ATTEMPTS: u32 = 6;
 
-/// Region, credentials and everything else as the SDK's ordinary chain finds them: environment, profile, single sign-on and
-/// so on.
+/// Region, credentials and everything else as the SDK's ordinary chain finds them: environment, profile,
+/// single sign-on and so on.
 pub(crate) async fn config(region: Option<&str>) -> Result<SdkConfig, Problem> {
     let http = aws_smithy_http_client::Builder::new()
         .tls_provider(tls::Provider::Rustls(CryptoMode::Ring))
@@ -176,7 +176,8 @@ pub(crate) fn problem(error: &CallError) -> Problem {
     let next = match error.failure {
         Failure::Throttled => "try again in some minutes",
         Failure::Unavailable => {
-            "check `aws sts get-caller-identity`, AWS_REGION, the network, and HTTPS_PROXY if you need a proxy; then try again"
+            "check `aws sts get-caller-identity`, AWS_REGION, the network, and HTTPS_PROXY if you need a proxy; \
+             then try again"
         }
         Failure::NotFound => {
             "check the policy's names, AWS_REGION and AWS_PROFILE: is this the account with the caches?"

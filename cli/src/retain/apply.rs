@@ -25,13 +25,16 @@ Examples:
   stoker apply --project app --yes --even-in-report-mode
   stoker apply --yes --json | jq '.repositories[] | {repository, deleted: (.deleted | length), left}'
 
-It plans anew, shows the plan, asks, and deletes. Every image is looked at once more just before: what has got or lost a tag \
+It plans anew, shows the plan, asks, and deletes. Every image is looked at once more just before: what has got \
+or lost a tag \
 since, or was given to a build, stays. A run deletes no more of a repository than `retention.max-deletions`.
 
-A repository whose policy says `mode: report` is left as it is, unless --even-in-report-mode is given: the policy is what a \
+A repository whose policy says `mode: report` is left as it is, unless --even-in-report-mode is given: the \
+policy is what a \
 team agreed on, and a deletion by hand is to be meant.
 
-Exit code 1 says that something that the plan deletes is still there: left for the next run, changed meanwhile, refused by \
+Exit code 1 says that something that the plan deletes is still there: left for the next run, changed meanwhile, \
+refused by \
 the registry, or in a repository that is not to be touched.")]
 pub(crate) struct Args {
     #[command(flatten)]

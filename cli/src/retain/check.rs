@@ -19,7 +19,8 @@ Examples:
   stoker policy check new.yaml && git add new.yaml
   stoker policy check --json | jq -r '.mistakes[] | \"\\(.line):\\(.column): \\(.text)\"'
 
-Exit code 1 says that it has mistakes. Nothing is asked of AWS: whether projects and repositories exist is not looked up.")]
+Exit code 1 says that it has mistakes. Nothing is asked of AWS: whether projects and repositories exist is not \
+looked up.")]
 pub(crate) struct Args {
     /// The policy
     #[arg(value_name = "PATH", default_value = "policy/stoker.yaml")]

@@ -35,10 +35,12 @@ Examples:
   stoker explain --project app app.branch.feature-a
   stoker explain --project app 1f2e3d4c --json | jq .goes
 
-IMAGE is repository:tag or repository@digest, as the policy names the repository, or with ECR's host before it; with --project \
+IMAGE is repository:tag or repository@digest, as the policy names the repository, or with ECR's host before it; \
+with --project \
 a tag or a digest alone will do. 8 hexadecimal digits of a digest are enough.
 
-When it goes is what the planner answers about the time to come if nothing changes: nothing is pushed, built or given out, and \
+When it goes is what the planner answers about the time to come if nothing changes: nothing is pushed, built or \
+given out, and \
 the policy stays.")]
 pub(crate) struct Args {
     /// The image

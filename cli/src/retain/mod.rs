@@ -1,5 +1,5 @@
-//! Retention on the command line: what the policy serves, which caches live and why, and deleting the others. A file per
-//! command.
+//! Retention on the command line: what the policy serves, which caches live and why, and deleting the others.
+//! A file per command.
 
 use std::path::{Path, PathBuf};
 

@@ -18,10 +18,12 @@ Examples:
   stoker plan --all
   stoker plan --json | jq '.totals'
 
-It reads every manifest of the repositories, and plans by the code of the nightly function; nothing is written. Region and \
+It reads every manifest of the repositories, and plans by the code of the nightly function; nothing is written. \
+Region and \
 credentials are found as the AWS command line finds them. Of a repository that several projects share, all are judged.
 
-SIZE is what the image's layers have, FREES what goes when it is deleted after those before it: layers that stay for another \
+SIZE is what the image's layers have, FREES what goes when it is deleted after those before it: layers that \
+stay for another \
 image are not freed. Dollars are storage at the price of us-east-1.")]
 pub(crate) struct Args {
     #[command(flatten)]

@@ -84,7 +84,8 @@ fn row(verdict: &Judged, now: Timestamp) -> Vec<String> {
 fn totals(totals: &Totals) -> String {
     let Totals { images, delete, wait, keep, bytes, bytes_after, .. } = totals;
     format!(
-        "  {}: delete {delete}, keep {keep}, wait for running builds {wait}\n  {} now, {} after: frees {}, ${:.2} of ${:.2} a month\n",
+        "  {}: delete {delete}, keep {keep}, wait for running builds {wait}\n  {} now, {} after: frees {}, \
+         ${:.2} of ${:.2} a month\n",
         count(*images, "image"),
         size(*bytes),
         size(*bytes_after),

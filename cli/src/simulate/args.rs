@@ -7,7 +7,8 @@ use jiff::Timestamp;
 use super::lookup;
 use super::sender::Sender;
 
-/// Says what Stoker would do with an event under a policy, which key of the policy says so, and what each build would be given
+/// Says what Stoker would do with an event under a policy, which key of the policy says so, and what each
+/// build would be given
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -21,8 +22,10 @@ Examples:
   echo '{\"source\":\"stoker\",\"detail-type\":\"NightlyWarm\",\"detail\":{\"slots\":4,\"every_minutes\":15}}' |
     stoker simulate --offline --at 2026-11-21T02:15:00Z
 
-FILE is told by its shape: a request to the webhooks' Function URL, a batch of SQS, an event of EventBridge (Stoker's own, \
-of CodeBuild, ECR or CodeCommit), or a question to `resolve-cache`. What a forge's list of deliveries shows is its payload \
+FILE is told by its shape: a request to the webhooks' Function URL, a batch of SQS, an event of EventBridge \
+(Stoker's own, \
+of CodeBuild, ECR or CodeCommit), or a question to `resolve-cache`. What a forge's list of deliveries shows is \
+its payload \
 alone: say with --forge and --event what its headers said. CodeCommit's payloads are events of EventBridge.
 
 It decides as the functions do, by the same code, and starts, writes and deletes nothing. Signatures are not checked. \
@@ -39,7 +42,8 @@ pub(crate) struct Args {
     /// The forge that sent it, for a payload without headers: github, gitlab, bitbucket or codecommit
     #[arg(long, value_name = "FORGE")]
     pub(super) forge: Option<Sender>,
-    /// What the forge called the event, for a payload without headers: `push`, `pull_request`, `Push Hook`, `repo:push`, ...
+    /// What the forge called the event, for a payload without headers: `push`, `pull_request`, `Push Hook`,
+    /// `repo:push`, ...
     #[arg(long, value_name = "NAME", requires = "forge")]
     pub(super) event: Option<String>,
     /// The registry that holds the caches, such as 123456789012.dkr.ecr.eu-central-1.amazonaws.com

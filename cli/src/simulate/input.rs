@@ -23,7 +23,8 @@ use crate::text::plain;
 /// A batch of ten webhooks of the largest size is far beyond what Lambda delivers.
 const MAX_FILE: u64 = 16 << 20;
 
-const SHAPES: &str = "give a request to the webhooks' Function URL, a batch of SQS, an event of EventBridge or a question to \
+const SHAPES: &str = "give a request to the webhooks' Function URL, a batch of SQS, an event of EventBridge or \
+     a question to \
                       resolve-cache, as the files of events/ are; or a forge's payload with --forge and --event";
 
 /// What was given.
@@ -307,6 +308,7 @@ fn envelope(json: Value, name: &str) -> Result<Envelope, Problem> {
 fn not_known(name: &str, why: &str) -> Problem {
     Problem::usage(
         format!("{name} is no event that Stoker knows: {}", plain(why)),
-        "give one that reaches a function of Stoker's: see events/README.md, and shared/core/src/event.rs for their fields",
+        "give one that reaches a function of Stoker's: see events/README.md, and shared/core/src/event.rs for \
+         their fields",
     )
 }

@@ -234,7 +234,8 @@ pub(super) async fn answered(
     question: Value,
 ) -> Result<(Project, GivenInputs), Problem> {
     let wrong = |why: String| {
-        let next = "ask for a project of the policy, and for a target that it has; or name another policy with --policy";
+        let next = "ask for a project of the policy, and for a target that it has; or name another policy with \
+             --policy";
         Problem::usage(format!("resolve-cache refuses the question: {why}"), next)
     };
     let project = question["project"].as_str().and_then(|name| ProjectName::new(name).ok());
@@ -298,7 +299,8 @@ fn told(
     });
     let targets = targets.collect();
     let say = |variable: &str| environment.get(variable).cloned().unwrap_or_default();
-    let left_out = "STOKER_BAKE: it is larger than a variable may be. Give each target its own flags, or split the project";
+    let left_out = "STOKER_BAKE: it is larger than a variable may be. Give each target its own flags, or split \
+         the project";
     GivenInputs {
         line: say(variable::LINE),
         commit: environment.get(variable::COMMIT).cloned(),
@@ -377,7 +379,8 @@ fn left_out(tag: &Tag, image: &Image) -> String {
     }
     match Tag::parse(tag.as_str()) {
         Some((_, TagKind::Commit(_))) => {
-            "it is of no build, of one before the line was rolled back, of several branches, not the newest of its push, or its \
+            "it is of no build, of one before the line was rolled back, of several branches, not the newest of \
+             its push, or its \
              push holds the head of a fork's pull request"
                 .to_owned()
         }

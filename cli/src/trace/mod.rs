@@ -46,12 +46,16 @@ Examples:
   stoker trace 1f2e3d4 --why .                            # and why the steps of its builds ran
   stoker trace 1f2e3d4 --stack ci-stoker --json | jq '.steps[] | {at, source, what}'
 
-It asks CodeBuild which builds were of the commit, or were told that it had been merged; ECR which caches say that they are the \
-commit's or that it was merged into them; and the logs of Stoker's functions for every line that names it: why it was built or \
-not, what was promoted, what retention planned. A source that cannot be asked is named, and the others tell the rest. Logs are read with one \
+It asks CodeBuild which builds were of the commit, or were told that it had been merged; ECR which caches say \
+that they are the \
+commit's or that it was merged into them; and the logs of Stoker's functions for every line that names it: why \
+it was built or \
+not, what was promoted, what retention planned. A source that cannot be asked is named, and the others tell the \
+rest. Logs are read with one \
 query of CloudWatch Logs Insights, which costs some cents where logs are large; --no-logs leaves them out.
 
-7 digits of the hash are enough. --project or --repository makes it quick where the policy serves many. It starts, writes and \
+7 digits of the hash are enough. --project or --repository makes it quick where the policy serves many. It \
+starts, writes and \
 deletes nothing; cli/README.md lists the permissions. Exit code 1 says that nobody knows the commit.")]
 pub(crate) struct Args {
     /// The commit
@@ -192,8 +196,8 @@ async fn builds(
     Ok(builds.map_err(|error| call_problem(&error))?.concat())
 }
 
-/// The lines, the history and the commits' caches of these projects. What builds wrote says nothing that could be believed,
-/// and what was joined for builds nothing new.
+/// The lines, the history and the commits' caches of these projects. What builds wrote says nothing that
+/// could be believed, and what was joined for builds nothing new.
 async fn images(account: &Account, projects: &[Project]) -> Result<Vec<Known>, Problem> {
     let mut known = Vec::new();
     for (repository, of) in by_repository(projects.to_vec()) {

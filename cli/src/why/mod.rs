@@ -45,7 +45,8 @@ Examples:
   stoker why --log build.log --from REF --export REF2 --provenance provenance.json   # exact for commands
   stoker why --log build.log --from REF --export REF2 --before OLD --other MAIN --json | jq '.misses[]'
 
-The cache that the build exported says what each step was looked for by; the caches that it was given, what there was; the \
+The cache that the build exported says what each step was looked for by; the caches that it was given, what \
+there was; the \
 commits, what changed. Where the export went to the tag from which the build read, name what it read by its digest. A \
 cause is `exact` where provenance of --provenance=mode=max says what a command was; a cause that nothing proves is \
 `unknown`, with what would tell.
@@ -84,7 +85,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "REVISION")]
     commit: Option<String>,
     /// How many commits before it are looked at, along first parents
-    #[arg(long, value_name = "NUMBER", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(long, value_name = "NUMBER", default_value_t = 100,
+        value_parser = clap::value_parser!(u32).range(1..=10_000))]
     commits: u32,
     /// The Dockerfile's path in the repository; found unless given
     #[arg(long, value_name = "PATH")]

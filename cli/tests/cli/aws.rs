@@ -145,7 +145,8 @@ pub(crate) fn cache(name: &str, layers: &[(&str, u64)], annotations: &Value) -> 
                 "digest": Digest::of(layer.as_bytes()), "size": megabytes * 1_000_000})
         })
         .collect();
-    let config = json!({"mediaType": CONFIG_MEDIA_TYPE, "digest": Digest::of(format!("config of {name}").as_bytes()), "size": 1000});
+    let config = json!({"mediaType": CONFIG_MEDIA_TYPE, "digest": Digest::of(format!("config of \
+         {name}").as_bytes()), "size": 1000});
     json!({"schemaVersion": 2, "config": config, "layers": layers, "annotations": annotations}).to_string()
 }
 
@@ -520,7 +521,8 @@ fn detail(digest: &str, image: &Image, is_archived: bool) -> Value {
     let manifest: Value = serde_json::from_str(&image.manifest).unwrap_or_default();
     let layers = manifest["layers"].as_array().into_iter().flatten();
     let size: u64 = layers.filter_map(|layer| layer["size"].as_u64()).fold(0, u64::saturating_add);
-    let mut detail = json!({"registryId": "123456789012", "imageDigest": digest, "imageSizeInBytes": size.min(i64::MAX as u64),
+    let mut detail = json!({"registryId": "123456789012", "imageDigest": digest,
+        "imageSizeInBytes": size.min(i64::MAX as u64),
         "imagePushedAt": seconds(image.pushed_at), "imageStatus": if is_archived { "ARCHIVED" } else { "ACTIVE" }});
     if !image.tags.is_empty() {
         detail["imageTags"] = json!(image.tags);
@@ -612,7 +614,8 @@ impl TestEnvironment {
         let (mut gone, mut failures) = (Vec::new(), Vec::new());
         for id in ids {
             if let Some(why) = self.undeletable.get(id) {
-                failures.push(json!({"imageId": {"imageDigest": id}, "failureCode": "ImageReferencedByManifestList", "failureReason": why}));
+                failures.push(json!({"imageId": {"imageDigest": id},
+                    "failureCode": "ImageReferencedByManifestList", "failureReason": why}));
             } else {
                 images.retain(|(digest, _)| digest != id);
                 gone.push(json!({"imageDigest": id}));
@@ -666,9 +669,8 @@ impl TestEnvironment {
                 |(message, _): &&mut (Value, bool)| message["ReceiptHandle"] == entry["ReceiptHandle"];
             queue.messages.iter_mut().find(of_entry).unwrap().1 = false;
         }
-        Ok(
-            json!({"Successful": entries.iter().map(|entry| json!({"Id": entry["Id"]})).collect::<Vec<_>>(), "Failed": []}),
-        )
+        Ok(json!({"Successful": entries.iter().map(|entry| json!({"Id": entry["Id"]})).collect::<Vec<_>>(),
+                "Failed": []}))
     }
 
     /// The first look finds a query that runs.

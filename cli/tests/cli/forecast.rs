@@ -323,7 +323,8 @@ async fn advice_is_what_a_replay_with_it_followed_saves() {
 
 #[tokio::test]
 async fn targets_and_platforms_of_a_build_are_replayed_together() {
-    let file = "FROM a AS base\nCOPY lib lib\nRUN make lib\nFROM base AS api\nCOPY api api\nFROM base AS web\nCOPY web web\n";
+    let file = "FROM a AS base\nCOPY lib lib\nRUN make lib\nFROM base AS api\nCOPY api api\nFROM base AS \
+         web\nCOPY web web\n";
     let mut repository = Repository::new();
     let files = [("Dockerfile", file), ("lib/a", "1"), ("api/a", "1"), ("web/a", "1")];
     let begin = repository.commit("Begin", 1000, &[], &files);

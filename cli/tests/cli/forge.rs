@@ -201,7 +201,12 @@ fn github(state: &mut Kept, method: &Method, path: &str, query: &str, body: &[u8
             let branch = query.split("head=example:").nth(1).unwrap();
             let all = state.repository.pulls.iter().enumerate();
             let open = all.filter(|(_, pull)| pull.0 == branch && pull.2);
-            Ok(open.map(|(at, _)| json!({"number": at + 1, "html_url": format!("https://github.com/example/app/pull/{}", at + 1)})).collect())
+            Ok(open
+                .map(|(at, _)| {
+                    json!({"number": at + 1,
+                "html_url": format!("https://github.com/example/app/pull/{}", at + 1)})
+                })
+                .collect())
         }
         ("POST", ["pulls"]) => {
             required(&asked, &["title", "head", "base"])?;
@@ -221,7 +226,10 @@ fn github(state: &mut Kept, method: &Method, path: &str, query: &str, body: &[u8
             Ok(json!({}))
         }
         ("GET", ["hooks"]) => {
-            let hook = |(id, (url, _, active)): (&u64, &(String, String, bool))| json!({"id": id, "active": active, "config": {"url": url, "secret": "********"}});
+            let hook = |(id, (url, _, active)): (&u64, &(String, String, bool))| {
+                json!({"id": id,
+                "active": active, "config": {"url": url, "secret": "********"}})
+            };
             Ok(state.repository.hooks.iter().map(hook).collect())
         }
         ("POST", ["hooks"]) => {
@@ -335,7 +343,10 @@ fn gitlab(state: &mut Kept, method: &Method, path: &str, query: &str, body: &[u8
             Ok(json!({}))
         }
         ("GET", ["hooks"]) => {
-            let hook = |(id, (url, _, active)): (&u64, &(String, String, bool))| json!({"id": id, "url": url, "push_events": active, "tag_push_events": active, "merge_requests_events": active});
+            let hook = |(id, (url, _, active)): (&u64, &(String, String, bool))| {
+                json!({"id": id, "url": url,
+                "push_events": active, "tag_push_events": active, "merge_requests_events": active})
+            };
             Ok(state.repository.hooks.iter().map(hook).collect())
         }
         ("POST", ["hooks"]) | ("PUT", ["hooks", _]) => {
@@ -423,7 +434,10 @@ fn bitbucket(state: &mut Kept, method: &Method, path: &str, query: &str, body: &
             Ok(json!({}))
         }
         ("GET", ["hooks"]) => {
-            let hook = |(_, (url, _, active)): (&u64, &(String, String, bool))| json!({"uuid": "{42}", "url": url, "active": active});
+            let hook = |(_, (url, _, active)): (&u64, &(String, String, bool))| {
+                json!({"uuid": "{42}",
+                "url": url, "active": active})
+            };
             let hooks: Vec<Value> = state.repository.hooks.iter().map(hook).collect();
             Ok(json!({ "values": hooks }))
         }

@@ -225,7 +225,8 @@ async fn an_audit_reads_every_project_and_says_what_is_in_the_way() {
     let at = |minutes: i64| jiff::Timestamp::now().as_second() - 60 * minutes;
     for number in 0..4 {
         account.env().builds.push(json!({
-            "id": format!("ready:{number}"), "projectName": "ready", "buildStatus": "SUCCEEDED", "startTime": at(100 + number),
+            "id": format!("ready:{number}"), "projectName": "ready", "buildStatus": "SUCCEEDED",
+            "startTime": at(100 + number),
             "endTime": at(80 + number), "phases": [
                 {"phaseType": "BUILD", "phaseStatus": "SUCCEEDED", "durationInSeconds": 600 + 60 * number},
                 {"phaseType": "PRE_BUILD", "phaseStatus": "SUCCEEDED", "durationInSeconds": 30}],
@@ -298,7 +299,8 @@ async fn a_plan_is_shown_and_changes_nothing() {
     let before = seen(&desk, &account, Some(&forge));
     let out = ended(&desk, &account, Some(&forge), "plan --policy policy.yaml --project app").await;
     for line in [
-        "+  - name: app\n+    repository: github.com/example/app\n+    builds:\n+      on: [pull-request-created, pull-request-updated]\n",
+        "+  - name: app\n+    repository: github.com/example/app\n+    builds:\n+      on: \
+         [pull-request-created, pull-request-updated]\n",
         "make: repository stoker/app in ECR",
         "make: policy arn:aws:iam::123456789012:policy/stoker-BuildPolicy of role builds",
         "make: webhook of github.com/example/app to https://hook.example/",
@@ -306,7 +308,8 @@ async fn a_plan_is_shown_and_changes_nothing() {
         "note: pushes are built twice until",
         "note: pull requests of forks are not built",
         "-      - docker build -t $IMAGE .\n+      - test -z",
-        "+      - docker ${STOKER_CACHE_FLAGS:+buildx} build ${STOKER_CACHE_FLAGS:+--load $STOKER_CACHE_FLAGS} -t $IMAGE .",
+        "+      - docker ${STOKER_CACHE_FLAGS:+buildx} build ${STOKER_CACHE_FLAGS:+--load $STOKER_CACHE_FLAGS} \
+         -t $IMAGE .",
         "1 project, 5 changes",
     ] {
         assert!(out.contains(line), "{line}: {out}");

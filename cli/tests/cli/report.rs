@@ -20,8 +20,8 @@ fn build(number: i64, minutes: i64, from: &str) -> Value {
     })
 }
 
-/// Main with one cache, whose build reused nine of ten steps; a branch that has been idle for long; three cold builds of ten
-/// minutes, and a warm one of four.
+/// Main with one cache, whose build reused nine of ten steps; a branch that has been idle for long; three
+/// cold builds of ten minutes, and a warm one of four.
 async fn account() -> Account {
     let account = Account::start().await;
     let built = |line: &str, percent: &str| {

@@ -13,7 +13,8 @@ const APP: &str = "stoker/app";
 
 fn policy(keys: &str) -> String {
     format!(
-        "version: 1\nprojects:\n  - name: app\n    repository: github.com/example/app\n    retention: {{ mode: apply{keys} }}\n"
+        "version: 1\nprojects:\n  - name: app\n    repository: github.com/example/app\n    retention: {{ mode: \
+         apply{keys} }}\n"
     )
 }
 
@@ -56,7 +57,8 @@ async fn mixed() -> (Account, BTreeMap<&'static str, String>) {
     push("by hand", &cache("hand", &[("hand", 1)], &json!({})), &["v1.0"], 400);
     push("both", &cache("both", &[("hand", 1)], &json!({})), &["app.export.k3", "keep-me"], 400);
     push("other's", &cache("other", &[("hand", 1)], &json!({})), &["other.export.k1"], 400);
-    let config = json!({"mediaType": "application/vnd.oci.image.config.v1+json", "digest": format!("sha256:{}", "5".repeat(64)), "size": 3});
+    let config = json!({"mediaType": "application/vnd.oci.image.config.v1+json",
+        "digest": format!("sha256:{}", "5".repeat(64)), "size": 3});
     push("ordinary", &json!({"config": config, "layers": []}).to_string(), &["app.export.k4"], 400);
     push("no manifest", "<html>", &[], 400);
     let leased = cache("leased", &[("leased", 9)], &on("branch/leased", "44"));
@@ -460,7 +462,8 @@ async fn globs_mean_what_codebuild_has() {
     account.push("stoker/team-web", &cache("w", &[("w", 1)], &json!({})), &["team-web.export.k"], 9);
     account.push("stoker/team-api-builds", &cache("a", &[("a", 1)], &json!({})), &["team-api.export.k"], 9);
     let policy = "version: 1\nprojects:\n  - name: team-api\n    repository: github.com/example/api\n    \
-                  builds-repository: stoker/team-api-builds\n  - name: \"team-*\"\n    repository: github.com/example/{project}\n";
+                  builds-repository: stoker/team-api-builds\n  - name: \"team-*\"\n    repository: \
+                  github.com/example/{project}\n";
     let report = json_of(&account.stoker(policy, "plan --policy POLICY --json").await, 0);
     let repositories: Vec<(&str, u64)> = report["repositories"]
         .as_array()
@@ -513,7 +516,8 @@ async fn a_policy_is_checked() {
         (&told["sound"], &told["globs"], &told["projects"][0]["mode"]),
         (&json!(true), &json!(["team-*"]), &json!("apply"))
     );
-    let wrong = "version: 1\nprojects:\n  - nam: app\n    repository: here\n  - name: b\n    repository: x/y/z\n    retention: {mode: \"\u{202e}x\"}\n";
+    let wrong = "version: 1\nprojects:\n  - nam: app\n    repository: here\n  - name: b\n    repository: \
+         x/y/z\n    retention: {mode: \"\u{202e}x\"}\n";
     let ran = check(wrong, &[]).await;
     assert_eq!(ran.code, 1, "{}", ran.err);
     assert!(ran.out.contains("policy.yaml:3:") && ran.out.contains("policy.yaml:7:"), "{}", ran.out);

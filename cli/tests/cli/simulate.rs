@@ -231,7 +231,8 @@ async fn the_time_of_a_tick_is_that_of_the_command_line_unless_it_has_one() {
 async fn what_a_build_would_be_given_is_looked_up() {
     let fake = Fake::start().await;
     let registry = fake.address.to_string();
-    let built = json!({"stoker.commit": "1".repeat(40), "stoker.build": "app:1", "stoker.built-at": "2026-11-20T08:00:00Z",
+    let built = json!({"stoker.commit": "1".repeat(40), "stoker.build": "app:1",
+        "stoker.built-at": "2026-11-20T08:00:00Z",
         "stoker.shared": "false"});
     fake.put("stoker/app", "app.main", "one");
     let main = fake.annotate("stoker/app", "app.main", &built);
@@ -333,7 +334,8 @@ async fn why_a_new_branch_builds_all_of_a_monorepo_is_said() {
         json!({
             "ref": "refs/heads/feature-a", "before": "0".repeat(40), "after": commit, "created": created,
             "commits": [changed],
-            "repository": {"full_name": "example/mono", "html_url": "https://github.com/example/mono", "default_branch": "main"},
+            "repository": {"full_name": "example/mono", "html_url": "https://github.com/example/mono",
+            "default_branch": "main"},
         })
         .to_string()
     };

@@ -85,7 +85,8 @@ async fn merged() -> Account {
     ];
     let group = "/aws/lambda/stoker-start-build".to_owned();
     env.resources.push(("StartBuildLogs".to_owned(), "AWS::Logs::LogGroup".to_owned(), group.clone()));
-    let line = json!({"timestamp": "2026-01-01T23:59:02Z", "level": "INFO", "message": "not built", "project.name": "app",
+    let line = json!({"timestamp": "2026-01-01T23:59:02Z", "level": "INFO", "message": "not \
+         built", "project.name": "app",
         "policy.rule": "builds.paths\u{1b}[31m", "span": {"event.kind": "BranchPushed", "git.commit": commit}});
     env.log = vec![
         (line.to_string(), format!("123456789012:{group}")),

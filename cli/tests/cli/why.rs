@@ -109,7 +109,8 @@ async fn of_a_build_of_the_stack_log_caches_and_commit_are_found() {
         variable("STOKER_LINE", "main"),
     ];
     let build = json!({"id": "app:1", "projectName": "app", "buildStatus": "SUCCEEDED",
-        "startTime": jiff::Timestamp::now().as_second(), "endTime": jiff::Timestamp::now().as_second(), "logs": {"groupName": "/aws/codebuild/app", "streamName": "1"},
+        "startTime": jiff::Timestamp::now().as_second(), "endTime": jiff::Timestamp::now().as_second(),
+        "logs": {"groupName": "/aws/codebuild/app", "streamName": "1"},
         "environment": {"type": "LINUX_CONTAINER", "image": "i", "computeType": "BUILD_GENERAL1_SMALL",
             "environmentVariables": variables}});
     account.env().builds = vec![build];

@@ -22,8 +22,8 @@ use report::report;
 pub trait Ports: stoker_core::retain::Ports + ListProjects + Publish {}
 impl<P: stoker_core::retain::Ports + ListProjects + Publish> Ports for P {}
 
-/// Handles a batch; answers the messages that are to come again: what failed, and branches some of whose caches a running
-/// build still holds.
+/// Handles a batch; answers the messages that are to come again: what failed, and branches some of whose
+/// caches a running build still holds.
 pub async fn handle(
     batch: &SqsEvent,
     policy: &Policy,

@@ -22,7 +22,8 @@ pub(super) fn report(applied: &Applied, now: Timestamp) {
         );
     }
     for (digest, why) in &applied.refused {
-        tracing::error!(cache.repository = %plan.repository, cache.digest = %digest, why, "the registry did not delete");
+        tracing::error!(cache.repository = %plan.repository, cache.digest = %digest, why, "the registry did not \
+             delete");
     }
     tracing::info!(
         cache.repository = %plan.repository,

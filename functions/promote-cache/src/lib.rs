@@ -1,5 +1,6 @@
-//! Updates lines. Its batches come from a FIFO queue, so that one invocation at a time updates a line. At night it checks for
-//! drift: that comes by a queue of its own and updates no line, and a project with drift goes through the first.
+//! Updates lines. Its batches come from a FIFO queue, so that one invocation at a time updates a line. At
+//! night it checks for drift: that comes by a queue of its own and updates no line, and a project with drift
+//! goes through the first.
 
 mod report;
 mod triggered;
@@ -96,8 +97,8 @@ pub async fn handle(
     again.into()
 }
 
-/// Promotes all at once, but for what comes again, each of which goes by itself. Whichever of a batch takes more time or
-/// memory than there is, the others do not fail with it a second time.
+/// Promotes all at once, but for what comes again, each of which goes by itself. Whichever of a batch takes
+/// more time or memory than there is, the others do not fail with it a second time.
 async fn promote_all(
     ports: &impl Ports,
     policy: &Policy,

@@ -56,8 +56,8 @@ fn notices(outcome: &Outcome) -> Vec<Event> {
     }
 }
 
-/// Whether trying again is of no use. Until a message of the queue is tried again, all others wait for three minutes. So a branch that takes
-/// too long is let go at once, and main where it does even by itself.
+/// Whether trying again is of no use. Until a message of the queue is tried again, all others wait for three
+/// minutes. So a branch that takes too long is let go at once, and main where it does even by itself.
 fn is_hopeless(error: &promote::Error, again: bool) -> bool {
     match error {
         promote::Error::TooSlow { line } => again || *line != Line::Main,
@@ -65,8 +65,8 @@ fn is_hopeless(error: &promote::Error, again: bool) -> bool {
     }
 }
 
-/// Logs what came of a trigger; false if it has to be tried again. What is of no use to try is let go: people are notified, and the
-/// nightly reconciliation tries it once more.
+/// Logs what came of a trigger; false if it has to be tried again. What is of no use to try is let go: people
+/// are notified, and the nightly reconciliation tries it once more.
 pub(super) fn report_all(answer: &Answer, again: bool, now: Timestamp) -> bool {
     match answer {
         Ok(outcomes) => {
@@ -107,8 +107,10 @@ fn report(outcome: &Outcome, now: Timestamp) {
         }
         Outcome::Failed(failed) => {
             tracing::error!(
-                project.name = %failed.project, build.id = failed.build, line = %failed.line, build.reason = failed.reason,
-                git.commit = failed.commit.as_ref().map(Commit::as_str), build.status = failed.status, "a build that Stoker started has failed"
+                project.name = %failed.project, build.id = failed.build, line = %failed.line,
+                build.reason = failed.reason,
+                git.commit = failed.commit.as_ref().map(Commit::as_str), build.status = failed.status, "a build \
+                     that Stoker started has failed"
             );
             metrics::put(now, &[failed.project.as_str()], &[(Metric::BuildsFailed, 1)]);
         }

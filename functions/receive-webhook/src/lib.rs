@@ -42,9 +42,9 @@ impl Refusals {
 /// |---|---|
 /// | 202 | events were put on the bus |
 /// | 200 | the webhook is genuine, and nothing that Stoker acts on |
-/// | 400 | no forge's event header; a form; a body that is not the JSON of that event, or names what Stoker does not take; a forge that it does not read |
+/// | 400 | no forge's event header; a form; a body that is no JSON of that event or names what Stoker does not take |
 /// | 401 | no signature, or a wrong one |
-/// | 403 | genuine, and too old: somebody may be sending it again; or of a repository with another id than the policy says |
+/// | 403 | genuine, but too old, as somebody may be sending it again; or its repository has not the id in the policy |
 /// | 405 | not a POST |
 /// | 413 | more than 4 MiB |
 /// | 503 | the secret could not be read or the bus did not take the events: deliver it again |

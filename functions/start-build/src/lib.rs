@@ -1,5 +1,5 @@
-//! Starts the builds of what was pushed. Its queue holds what cannot be built yet: a limit of the account delays a build
-//! and never loses it.
+//! Starts the builds of what was pushed. Its queue holds what cannot be built yet: a limit of the account
+//! delays a build and never loses it.
 
 use std::collections::BTreeMap;
 
@@ -19,8 +19,8 @@ use stoker_lambda::log;
 use stoker_lambda::metrics::{self, Metric};
 use stoker_lambda::sqs::{Message, Next, for_each};
 
-/// After so many tries of one message, and as many again, people are notified that its build is delayed: every half an hour, at
-/// two minutes a try.
+/// After so many tries of one message, and as many again, people are notified that its build is delayed:
+/// every half an hour, at two minutes a try.
 pub const TRIES_UNTIL_NOTIFIED: u32 = 15;
 
 /// The ports that starting needs.

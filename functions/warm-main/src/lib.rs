@@ -1,5 +1,5 @@
-//! Keeps main's cache filled: after pushes to it that nothing else builds, once more when a build of it has failed, and at
-//! night where it wants a build.
+//! Keeps main's cache filled: after pushes to it that nothing else builds, once more when a build of it has
+//! failed, and at night where it wants a build.
 
 use std::collections::BTreeMap;
 

@@ -1,6 +1,7 @@
-//! A builder for machines without Docker. It understands a small part of the `docker` command line, runs nothing but the
-//! `sleep`s of a Dockerfile, and imports and exports valid `BuildKit` caches, so that everything around it works as with
-//! the real one. Which steps a build needs, and which it finds, `dockerfile-keys` says.
+//! A builder for machines without Docker. It understands a small part of the `docker` command line, runs
+//! nothing but the `sleep`s of a Dockerfile, and imports and exports valid `BuildKit` caches, so that
+//! everything around it works as with the real one. Which steps a build needs, and which it finds,
+//! `dockerfile-keys` says.
 
 mod cache;
 mod command;

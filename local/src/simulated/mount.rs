@@ -1,5 +1,5 @@
-//! `docker buildx bake` of the files by which builds restore and save cache mounts: it moves images of mounts, and nothing is in
-//! them but a word.
+//! `docker buildx bake` of the files by which builds restore and save cache mounts: it moves images of
+//! mounts, and nothing is in them but a word.
 
 use std::collections::BTreeMap;
 
@@ -95,7 +95,8 @@ async fn save(
     let layer = push(to.version.clone().into_bytes(), "application/vnd.oci.image.layer.v1.tar+zstd").await?;
     diff_ids.push(layer["digest"].clone());
     layers.push(layer);
-    let config = json!({ "os": "linux", "architecture": "amd64", "rootfs": { "type": "layers", "diff_ids": diff_ids } });
+    let config = json!({ "os": "linux", "architecture": "amd64", "rootfs": { "type": "layers",
+        "diff_ids": diff_ids } });
     let config = push(config.to_string().into_bytes(), "application/vnd.oci.image.config.v1+json").await?;
     let annotations =
         fields.iter().filter_map(|(name, value)| Some((name.strip_prefix("annotation.")?, *value)));

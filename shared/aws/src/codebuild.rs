@@ -148,8 +148,8 @@ fn build(build: &types::Build, starters: Option<&[String]>) -> Option<Build> {
     })
 }
 
-/// Whether Stoker itself started a build. Its variables say nothing of that: a build of a batch has those that the buildspec of
-/// its branch gives it, and whoever starts a build sets what they like.
+/// Whether Stoker itself started a build. Its variables say nothing of that: a build of a batch has those
+/// that the buildspec of its branch gives it, and whoever starts a build sets what they like.
 fn is_stokers(build: &types::Build, starters: Option<&[String]>) -> bool {
     if build.build_batch_arn().is_some() {
         return false;

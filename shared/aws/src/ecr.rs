@@ -57,7 +57,8 @@ impl Authorize for Aws {
 }
 
 impl Aws {
-    /// Makes a repository; in an immutable one no tag ever moves. `false` where there is one of that name, which stays as it is.
+    /// Makes a repository; in an immutable one no tag ever moves. `false` where there is one of that name,
+    /// which stays as it is.
     pub async fn create_repository(
         &self,
         repository: &CacheRepository,
@@ -135,7 +136,8 @@ impl ReadImages for Aws {
                 // What is archived serves no build, and to bring it back takes somebody's decision.
                 (Some(ImageFailureCode::ImageInaccessible), Some(tag)) => {
                     let why = failure.failure_reason().unwrap_or_default();
-                    tracing::error!(cache.tag = tag, cache.repository = %repository, why, "a cache cannot be read; is it archived?");
+                    tracing::error!(cache.tag = tag, cache.repository = %repository, why, "a cache cannot be \
+                         read; is it archived?");
                     missing.push(tag);
                 }
                 (code, tag) => {

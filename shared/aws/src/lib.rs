@@ -53,11 +53,12 @@ pub struct AwsSettings {
     pub bus: String,
     /// ARN or name of the secret that webhooks are signed with.
     pub webhook_secret: String,
-    /// Names of the roles that start Stoker's builds: what nobody of them started is not Stoker's, whatever it says. `None` for
-    /// who only shows builds and does not know the stack; every build outside a batch is then taken at its word.
+    /// Names of the roles that start Stoker's builds: what nobody of them started is not Stoker's, whatever
+    /// it says. `None` for who only shows builds and does not know the stack; every build outside a batch is
+    /// then taken at its word.
     pub starters: Option<Vec<String>>,
-    /// After how many days ECR deletes exports and untagged images of the repositories that are made when they are missing; `None`
-    /// makes none.
+    /// After how many days ECR deletes exports and untagged images of the repositories that are made when
+    /// they are missing; `None` makes none.
     pub safety_net_days: Option<u32>,
 }
 

@@ -1,11 +1,11 @@
 //! What of a foreign cache may join main's: nothing that changes what a step of main results in.
 //!
-//! BuildKit finds a step by its digest and, for each of its inputs, by *any* of the keys that a record names; what several
-//! records say of one key it takes for one, and of several results it takes the newest. So two records *match* here if
-//! their digests are equal and, as far as both have inputs, some alternative of one is some alternative of the other: the
-//! same selector, and records that match themselves. Matching is made transitive, as BuildKit 0.25 and newer join what
-//! matches when they import it. A foreign record that matches one of main's brings nothing, and what was made from it is
-//! made from main's from now on.
+//! BuildKit finds a step by its digest and, for each of its inputs, by *any* of the keys that a record names;
+//! what several records say of one key it takes for one, and of several results it takes the newest. So two
+//! records *match* here if their digests are equal and, as far as both have inputs, some alternative of one
+//! is some alternative of the other: the same selector, and records that match themselves. Matching is made
+//! transitive, as BuildKit 0.25 and newer join what matches when they import it. A foreign record that
+//! matches one of main's brings nothing, and what was made from it is made from main's from now on.
 
 use std::cmp::Reverse;
 
@@ -26,12 +26,12 @@ impl Cache {
     /// What may be merged into this cache, main's, of a cache that others than main's builds made.
     ///
     /// For every query that this cache has an answer to, BuildKit's answer is the same after the merge:
-    /// * A record that may be met by a query that meets one of this cache's brings neither a result, nor an alternative, nor
-    ///   a use. What was made from it is made from this cache's record instead.
-    /// * Of a blob that this cache has, this cache's descriptor counts. A blob that claims to unpack to what one of this
-    ///   cache's unpacks to, and is not that one, comes with no result.
-    /// * Records whose digests are not SHA-256 digests, and alternatives with such selectors, are left out, as is all that
-    ///   can then not be reached.
+    /// * A record that may be met by a query that meets one of this cache's brings neither a result, nor an
+    ///   alternative, nor a use. What was made from it is made from this cache's record instead.
+    /// * Of a blob that this cache has, this cache's descriptor counts. A blob that claims to unpack to what
+    ///   one of this cache's unpacks to, and is not that one, comes with no result.
+    /// * Records whose digests are not SHA-256 digests, and alternatives with such selectors, are left out,
+    ///   as is all that can then not be reached.
     ///
     /// The answer holds this cache's records that what is new was made from, without their results.
     #[must_use]
@@ -180,7 +180,8 @@ impl<'a> Matching<'a> {
             .map(|links| links.iter().map(|link| self.key(link, digest)).collect())
             .collect();
         self.alternatives[place] = own;
-        // Whatever matches has one of the keys of each of these inputs: those of which fewest have one are enough to look at.
+        // Whatever matches has one of the keys of each of these inputs: those of which fewest have one are
+        // enough to look at.
         let found = |keys: &Vec<Key>| -> usize {
             keys.iter().map(|key| index.classes.get(key).map_or(0, Vec::len)).sum()
         };
@@ -309,8 +310,8 @@ impl<'a> Admission<'a> {
         let order =
             needed_first(records.len(), |record, nth| records[record].links.get(nth).map(|l| l.record));
         let order = order.ok()?;
-        // What matches is one to BuildKit, so all of it is refused, or nothing: otherwise what was made from one part would
-        // come along the next time, as if it were made from the other.
+        // What matches is one to BuildKit, so all of it is refused, or nothing: otherwise what was made from
+        // one part would come along the next time, as if it were made from the other.
         loop {
             let before = self.refused.len();
             self.new.clear();
@@ -364,9 +365,10 @@ impl<'a> Admission<'a> {
 
     /// Which alternatives of a new record could lead to it in place of a record of main's that it does not match.
     ///
-    /// BuildKit knows some inputs by their content, too: by a key that was made from nothing, without a selector. It asks
-    /// for that key only if it finds no record by the others. So where main's record names the content, and the new one a
-    /// record of main's that may have this content, the new one would be found before main's.
+    /// BuildKit knows some inputs by their content, too: by a key that was made from nothing, without a
+    /// selector. It asks for that key only if it finds no record by the others. So where main's record names
+    /// the content, and the new one a record of main's that may have this content, the new one would be found
+    /// before main's.
     fn doubtful(&mut self, place: usize, links: &[Link]) -> Option<Vec<bool>> {
         let mut doubtful = vec![false; links.len()];
         let main = self.matching.main;

@@ -21,7 +21,8 @@ impl Serialize for CanonicalConfig<'_> {
             map.serialize_entry("layers", &Each(&cache.layers, |layer| CanonicalLayer(cache, layer)))?;
         }
         if !cache.records.is_empty() {
-            // The latest: pruning keeps what was used last. Where one record has none, it would be taken for that one's.
+            // The latest: pruning keeps what was used last. Where one record has none, it would be taken for
+            // that one's.
             let uses: Option<Vec<Seconds>> = cache.records.iter().map(|record| record.used).collect();
             let common = uses.and_then(|uses| uses.into_iter().max());
             let marks: BTreeSet<&Mark> = cache.records.iter().flat_map(Record::marks).collect();

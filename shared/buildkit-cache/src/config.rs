@@ -13,7 +13,8 @@ pub(super) const NO_PARENT: i64 = -1;
 pub(super) struct JsonConfig {
     pub(super) layers: Vec<JsonLayer>,
     pub(super) records: Vec<JsonRecord>,
-    /// When those records were used that do not say it themselves. Most are used together, and a line is short of bytes.
+    /// When those records were used that do not say it themselves. Most are used together, and a line is
+    /// short of bytes.
     pub(super) used: Option<Seconds>,
     /// Stoker's own field: the merges that something is on probation for.
     pub(super) probation: Vec<JsonMark>,

@@ -444,8 +444,8 @@ impl Cache {
         cache
     }
 
-    /// The same cache, nothing in it made after this time: who writes a cache may claim what they like, and what claims to
-    /// be of the future would never be pruned.
+    /// The same cache, nothing in it made after this time: who writes a cache may claim what they like, and
+    /// what claims to be of the future would never be pruned.
     #[must_use]
     pub fn made_by(&self, time: Timestamp) -> Self {
         let mut cache = self.clone();

@@ -1,6 +1,6 @@
-//! How much a cache may hold beside its size. Whoever exports one may write what they like into the mebibyte that BuildKit
-//! imports, and what is short as JSON can be long in memory: each limit is one that no cache of BuildKit's comes near, and
-//! that holds memory to some twelve times the bytes.
+//! How much a cache may hold beside its size. Whoever exports one may write what they like into the mebibyte
+//! that BuildKit imports, and what is short as JSON can be long in memory: each limit is one that no cache of
+//! BuildKit's comes near, and that holds memory to some twelve times the bytes.
 
 use super::json::{Extra, to_json};
 
@@ -10,13 +10,13 @@ pub const IMPORT_LIMIT: usize = 1 << 20;
 /// The size in bytes to keep manifest and config under, well before [`IMPORT_LIMIT`].
 pub const SAFE_SIZE: usize = 900 * 1024;
 
-/// Bytes of JSON to each value, at least. A record with one input and one result has 14 values in some 190 bytes, a further
-/// link 2 in 13; a list of zeros has one in two.
+/// Bytes of JSON to each value, at least. A record with one input and one result has 14 values in some 190
+/// bytes, a further link 2 in 13; a list of zeros has one in two.
 const BYTES_A_VALUE: usize = 8;
 /// Bytes of the smallest record with a digest, `{"digest":"sha256:..."},`. BuildKit writes none without.
 pub(super) const BYTES_A_RECORD: usize = 84;
-/// Bytes of a layer's descriptor, at least. BuildKit's have some 330, a bare one with type, digest and size 170; the largest
-/// builds known have some thousand layers.
+/// Bytes of a layer's descriptor, at least. BuildKit's have some 330, a bare one with type, digest and size
+/// 170; the largest builds known have some thousand layers.
 pub(super) const BYTES_A_LAYER: usize = 256;
 /// Of a cache one byte in so many may be of fields that Stoker does not know, and hands on. BuildKit writes none today.
 const UNKNOWN_ONE_IN: usize = 64;
@@ -38,8 +38,8 @@ pub(super) fn at_most(most: usize, found: usize, what: &'static str) -> Result<(
 
 /// Checks JSON before it is read: how many values there are at most in it. `limit` is how many bytes it may have.
 pub(super) fn check_json(json: &[u8], limit: usize) -> Result<(), TooMany> {
-    // Those in strings count too: real ones have none there, and so no state is kept. Sums of bytes, which a processor adds
-    // many at a time, need pieces whose sum fits one.
+    // Those in strings count too: real ones have none there, and so no state is kept. Sums of bytes, which a
+    // processor adds many at a time, need pieces whose sum fits one.
     let is = |byte: u8, what: u8| u8::from(byte == what);
     let is_value = |&byte: &u8| is(byte, b',') | is(byte, b'{') | is(byte, b'[');
     let sums = json.chunks(usize::from(u8::MAX)).map(|piece| piece.iter().map(is_value).sum::<u8>());

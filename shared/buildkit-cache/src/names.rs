@@ -24,8 +24,9 @@ impl InvalidName {
     }
 }
 
-/// Declares a type for text that keeps a rule. It takes the type's documentation and name, what it is called and its rule
-/// in errors, and two functions: one that brings the text to its normal form, and one that checks it.
+/// Declares a type for text that keeps a rule. It takes the type's documentation and name, what it is called
+/// and its rule in errors, and two functions: one that brings the text to its normal form, and one that
+/// checks it.
 #[macro_export]
 macro_rules! name_type {
     ($(#[$doc:meta])* $name:ident, $what:literal, $rule:literal, $normal:expr, $check:expr) => {

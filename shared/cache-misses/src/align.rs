@@ -1,8 +1,8 @@
 //! Which record of a build's export belongs to which of its steps.
 //!
-//! A cache says nothing of instructions. But its records rest on each other as the steps do, images and plain copies have
-//! digests that the Dockerfile and the log decide, commands those that provenance decides. What several records could be
-//! is nobody's: it is left open.
+//! A cache says nothing of instructions. But its records rest on each other as the steps do, images and plain
+//! copies have digests that the Dockerfile and the log decide, commands those that provenance decides. What
+//! several records could be is nobody's: it is left open.
 
 use std::collections::{BTreeMap, BTreeSet};
 

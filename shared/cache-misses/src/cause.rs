@@ -30,7 +30,8 @@ pub struct Evidence<'a> {
     pub elsewhere: &'a [Elsewhere],
     /// Commits before it, the newest first, each the parent of the one before.
     pub past: &'a [Past<'a>],
-    /// When each of these commits was made, its own among them. A cause names a commit only if what the caches hold is older.
+    /// When each of these commits was made, its own among them. A cause names a commit only if what the
+    /// caches hold is older.
     pub committed: &'a BTreeMap<String, Timestamp>,
     /// Its provenance.
     pub llb: Option<&'a Llb>,

@@ -1,8 +1,9 @@
 //! Why a step was not found: what the caches that a build was given hold, against what the build looked for.
 //!
-//! A build's own export says what it looked for: its records are keys. A record that has no match in the given caches was
-//! not to be found there; how near the nearest one comes says what differs: an input's content, the parent, or the
-//! operation itself. Commits then name the change. What neither proves is [`Cause::Unknown`].
+//! A build's own export says what it looked for: its records are keys. A record that has no match in the
+//! given caches was not to be found there; how near the nearest one comes says what differs: an input's
+//! content, the parent, or the operation itself. Commits then name the change. What neither proves is
+//! [`Cause::Unknown`].
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 

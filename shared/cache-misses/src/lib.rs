@@ -1,8 +1,9 @@
-//! Why the steps of a `BuildKit` build were not cached: from its log, its caches, its provenance, and the commits before.
+//! Why the steps of a `BuildKit` build were not cached: from its log, its caches, its provenance, and the
+//! commits before.
 //!
 //! Nothing here asks anybody. [`Log::read`] reads what a build said, [`Llb::read`] what its provenance says, and
-//! [`explain`] finds the cause of each step that ran. All of it is taken to be hostile: nothing is an error, and what is
-//! not proved is [`Cause::Unknown`].
+//! [`explain`] finds the cause of each step that ran. All of it is taken to be hostile: nothing is an error,
+//! and what is not proved is [`Cause::Unknown`].
 
 mod align;
 mod cause;

@@ -117,8 +117,8 @@ impl Vertex {
     /// What a plain log's line says.
     fn read(&mut self, text: &str) {
         let first = text.split(' ').next().unwrap_or_default();
-        // A linked copy has two vertices of one name: the copy, and the merge of its result with the layers below, which
-        // runs nothing.
+        // A linked copy has two vertices of one name: the copy, and the merge of its result with the layers
+        // below, which runs nothing.
         let found = ["sha256:", "extracting sha256:", "merging"];
         if text == "CACHED" || found.iter().any(|start| text.starts_with(start)) {
             self.found = true;
@@ -218,8 +218,9 @@ impl Log {
         steps
     }
 
-    /// What vertices failed with, and what BuildKit says of caches that it does not import. What a command prints is none
-    /// of it, even where it reads `ERROR`; nor is what the log says of a connection that was tried again.
+    /// What vertices failed with, and what BuildKit says of caches that it does not import. What a command
+    /// prints is none of it, even where it reads `ERROR`; nor is what the log says of a connection that was
+    /// tried again.
     #[must_use]
     pub fn errors(&self) -> Vec<&str> {
         let vertices = self.builds.iter().flat_map(|build| &build.vertices);
@@ -361,8 +362,8 @@ impl Build {
     }
 
     fn count(&self, steps: &mut Steps) {
-        // For each stage how many steps it has, and whether its first is one: a stage that starts from another stage, or
-        // from nothing, has no `FROM` among its steps.
+        // For each stage how many steps it has, and whether its first is one: a stage that starts from
+        // another stage, or from nothing, has no `FROM` among its steps.
         let mut stages: BTreeMap<&str, (usize, bool)> = BTreeMap::new();
         let named = || self.vertices.iter().filter_map(|vertex| Some((vertex, vertex.step()?)));
         for (_, name) in named() {
@@ -437,7 +438,8 @@ mod tests {
 
     #[test]
     fn steps_never_mentioned_were_reused() {
-        let log = "#0 building with \"default\" instance\n\n#5 [a 5/5] RUN make\n#5 sha256:aa 130B / 130B done\n#5 DONE 0.1s\n\n\
+        let log = "#0 building with \"default\" instance\n\n#5 [a 5/5] RUN make\n#5 sha256:aa 130B / 130B \
+             done\n#5 DONE 0.1s\n\n\
                    #6 [2/2] COPY x /x\n#6 DONE 0.0s\n";
         let steps = steps(log);
         assert_eq!((steps.total, steps.reused), (5, 4));

@@ -15,8 +15,8 @@ use crate::request::{Request, Subject, Trust};
 /// Each cache that is joined costs a start one config to read, so a build is given only the nearest.
 pub const MAX_SOURCES: usize = 8;
 
-/// Bytes that a file for bake may have. Linux runs no program with a variable of more than 128 KiB: a build that was given
-/// one would fail in its first command.
+/// Bytes that a file for bake may have. Linux runs no program with a variable of more than 128 KiB: a build
+/// that was given one would fail in its first command.
 const MAX_BAKE: usize = 100_000;
 
 /// Names of the environment variables that a build sees. Those marked with (*) are there once for each target, with
@@ -32,9 +32,11 @@ pub mod variable {
     pub const REFS: &str = "STOKER_CACHE_REFS";
     /// (*) The reference to export to; absent for a build that must not write.
     pub const EXPORT_REF: &str = "STOKER_EXPORT_REF";
-    /// The flags for `docker buildx create`: a builder that exports registry caches, of the BuildKit that the policy names.
+    /// The flags for `docker buildx create`: a builder that exports registry caches, of the BuildKit that the
+    /// policy names.
     pub const BUILDER: &str = "STOKER_BUILDER_FLAGS";
-    /// A file for `docker buildx bake --file`: the caches of every target. Absent where it would be too large for a variable.
+    /// A file for `docker buildx bake --file`: the caches of every target. Absent where it would be too large
+    /// for a variable.
     pub const BAKE: &str = "STOKER_BAKE";
     /// A file for `docker buildx bake --file`: restores the cache mounts that the build is given. Absent without any.
     pub const RESTORE_MOUNTS: &str = "STOKER_RESTORE_MOUNTS";

@@ -49,8 +49,8 @@ pub struct BranchPushed {
     /// When it was pushed by the forge's clock, where that is part of what the forge signed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pushed_at: Option<Timestamp>,
-    /// The git reference beside which CodeBuild takes the commit, such as `refs/heads/main`: it then fetches the branch and not
-    /// the whole repository. `None` for GitLab, of which CodeBuild only takes the commit.
+    /// The git reference beside which CodeBuild takes the commit, such as `refs/heads/main`: it then fetches
+    /// the branch and not the whole repository. `None` for GitLab, of which CodeBuild only takes the commit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reference: Option<String>,
 }

@@ -15,9 +15,9 @@ use buildkit_cache::{MANIFEST_MEDIA_TYPE, Manifest, importable};
 
 /// What is to be written of a line: promotion, repair and rollback plan one, and [`apply`](Self::apply) writes it.
 ///
-/// The order of the writes makes a crash between any two harmless. Every blob is there before a manifest names it, and the
-/// history before the line changes, so that nothing which the line was is lost. The caches of commits come last:
-/// reconciliation takes a build whose commit has a cache for promoted.
+/// The order of the writes makes a crash between any two harmless. Every blob is there before a manifest
+/// names it, and the history before the line changes, so that nothing which the line was is lost. The caches
+/// of commits come last: reconciliation takes a build whose commit has a cache for promoted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LineUpdate {
     /// The cache's config, unless the repository has it.

@@ -1,9 +1,9 @@
 //! Cache mounts that survive the builder: what a build restores and saves, and when carrying a mount is worth it.
 //!
-//! BuildKit exports no cache mounts. So a build restores each from an image that an earlier build of main saved, by a build
-//! of its own on the same builder, and a build of main saves it by another. Both are files for `docker buildx bake`, and need
-//! nothing but an image with a static busybox. What is saved builds upon what was restored, so that only the files that changed
-//! are compressed and pushed.
+//! BuildKit exports no cache mounts. So a build restores each from an image that an earlier build of main
+//! saved, by a build of its own on the same builder, and a build of main saves it by another. Both are files
+//! for `docker buildx bake`, and need nothing but an image with a static busybox. What is saved builds upon
+//! what was restored, so that only the files that changed are compressed and pushed.
 
 mod image;
 pub mod input;
@@ -50,7 +50,8 @@ pub async fn give(
     for (target, reads) in project.targets.iter().zip(reads) {
         let of_target = target.mounts.iter().zip(images.by_ref()).map(|(mount, image)| {
             let input = match image.map(|image| (MountManifest::parse(&image.manifest), image.digest)) {
-                None => MountInput { is_carried: true, note: "nothing is saved yet".to_owned(), ..MountInput::default() },
+                None => MountInput { is_carried: true, note: "nothing is saved \
+                     yet".to_owned(), ..MountInput::default() },
                 Some((Err(why), digest)) => {
                     tracing::warn!(cache.digest = %digest, why, "not given to the build");
                     MountInput { is_carried: true, note: why, ..MountInput::default() }
@@ -62,7 +63,8 @@ pub async fn give(
                 Some((Ok(manifest), digest)) => found(&manifest, digest, line, newest, now),
             };
             if !input.is_carried {
-                tracing::info!(project.name = %project.name, mount.id = %mount.id, why = input.note, "a cache mount is not carried");
+                tracing::info!(project.name = %project.name, mount.id = %mount.id, why = input.note, "a cache \
+                     mount is not carried");
             }
             input
         });
@@ -94,7 +96,8 @@ fn found(
     }
 }
 
-/// Whether the newest build of the line failed with mounts: the next goes without, so that none fails twice because of one.
+/// Whether the newest build of the line failed with mounts: the next goes without, so that none fails twice
+/// because of one.
 fn has_failed(line: &Line, recent: &[Arc<Build>]) -> bool {
     let ended = |build: &Build| matches!(build.status, BuildStatus::Succeeded | BuildStatus::Failed);
     recent_builds::of_line(recent, line)

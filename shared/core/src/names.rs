@@ -39,9 +39,9 @@ const FORK_HASH: usize = 12;
 
 /// Maps any string to a tag component of at most [`MAX_SLUG`] characters from `[A-Za-z0-9_-]`.
 ///
-/// A short name of those characters is its own slug, but for `export`: a lifecycle rule knows exports by that word between
-/// dots, and no branch is to look like one. Any other name gets a readable start, `__` and a hash of the whole name, so that
-/// the map is injective for all practical purposes.
+/// A short name of those characters is its own slug, but for `export`: a lifecycle rule knows exports by that
+/// word between dots, and no branch is to look like one. Any other name gets a readable start, `__` and a
+/// hash of the whole name, so that the map is injective for all practical purposes.
 #[must_use]
 pub fn slug(name: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
@@ -98,9 +98,9 @@ fn without_port(repository: &str) -> String {
 }
 
 name_type!(
-    /// A git repository: its forge's host and path, such as `github.com/example/app`. In lower case, but for the path where the
-    /// forge tells names apart by it: CodeCommit has `App` beside `app`. A host's port is not part of it: a forge is one and
-    /// the same by HTTPS and by SSH.
+    /// A git repository: its forge's host and path, such as `github.com/example/app`. In lower case, but for
+    /// the path where the forge tells names apart by it: CodeCommit has `App` beside `app`. A host's port is
+    /// not part of it: a forge is one and the same by HTTPS and by SSH.
     Repository,
     "repository",
     "write it as host/owner/name, such as `github.com/example/app`",
@@ -108,7 +108,8 @@ name_type!(
         let repository = without_port(&v);
         match repository.split_once('/') {
             Some((host, path)) if is_codecommit(host) => format!("{}/{path}", host.to_ascii_lowercase()),
-            // Other letters than ASCII's stay: `\u{212a}` is in lower case a plain `k`, and no forge takes one for the other.
+            // Other letters than ASCII's stay: `\u{212a}` is in lower case a plain `k`, and no forge takes
+            // one for the other.
             _ => repository.to_ascii_lowercase(),
         }
     },
@@ -180,10 +181,12 @@ name_type!(
 );
 
 name_type!(
-    /// The id of a cache mount, as a Dockerfile's `--mount=type=cache,id=` has it; without one it is the mount's target.
+    /// The id of a cache mount, as a Dockerfile's `--mount=type=cache,id=` has it; without one it is the
+    /// mount's target.
     MountId,
     "cache mount",
-    "expected 1 to 128 letters, digits and `/._-`, as `id=` or `target=` of the Dockerfile's `--mount=type=cache` say it",
+    "expected 1 to 128 letters, digits and `/._-`, as `id=` or `target=` of the Dockerfile's \
+     `--mount=type=cache` say it",
     |v| v,
     |v| (1..=128).contains(&v.len()) && v.chars().all(|c| c.is_ascii_alphanumeric() || "/._-".contains(c))
 );
@@ -273,8 +276,8 @@ impl fmt::Display for Scope {
     }
 }
 
-/// A mutable reference to a cache within a scope, like a git branch. Its text is `main`, `branch/<name>`, `pr/<number>` or
-/// `tag/<name>`.
+/// A mutable reference to a cache within a scope, like a git branch. Its text is `main`, `branch/<name>`,
+/// `pr/<number>` or `tag/<name>`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Line {
@@ -443,8 +446,8 @@ impl Tag {
         Self(format!("{scope}.commit.{commit}"))
     }
 
-    /// Where a commit's checked cache is, as `line` built it: under a tag of its own, or under that of the first line, if it
-    /// is that. What is there says of which line it is, and whoever reads it asks.
+    /// Where a commit's checked cache is, as `line` built it: under a tag of its own, or under that of the
+    /// first line, if it is that. What is there says of which line it is, and whoever reads it asks.
     #[must_use]
     pub fn commit_of(scope: &Scope, commit: &Commit, line: &Line) -> [Self; 2] {
         let tag = format!("{scope}.commit.{commit}-");
@@ -453,8 +456,8 @@ impl Tag {
         [Self(tag + hash.get(..room).unwrap_or_default()), Self::commit(scope, commit)]
     }
 
-    /// The tag that says of a commit that it is the head of a fork's pull request. It names the start of the hash alone, as
-    /// not every forge tells more; `None` where even that is shorter.
+    /// The tag that says of a commit that it is the head of a fork's pull request. It names the start of the
+    /// hash alone, as not every forge tells more; `None` where even that is shorter.
     #[must_use]
     pub fn fork(scope: &Scope, head: &Revision) -> Option<Self> {
         head.as_str().get(..FORK_HASH).map(|start| Self(format!("{scope}.fork.{start}")))
@@ -584,7 +587,8 @@ mod tests {
         }
 
         #[test]
-        fn every_tag_is_legal_and_reads_back(project in "[a-z][a-zA-Z0-9_-]{1,149}", branch in "export|\\PC{1,200}", sha in "[0-9a-f]{40}|[0-9a-f]{64}") {
+        fn every_tag_is_legal_and_reads_back(project in "[a-z][a-zA-Z0-9_-]{1,149}",
+            branch in "export|\\PC{1,200}", sha in "[0-9a-f]{40}|[0-9a-f]{64}") {
             let commit = Commit::new(sha).unwrap();
             let scope = Scope::of(&ProjectName::new(project).unwrap());
             let now = Timestamp::from_second(1_795_000_000).unwrap();

@@ -128,8 +128,8 @@ pub struct ListedImage {
 
 /// Reads manifests by their digests.
 pub trait ReadManifests {
-    /// The manifests with these digests, at most 100; those that are not there, or cannot be read, are left out. `None` where the answer
-    /// is longer than so many bytes: then it is not read.
+    /// The manifests with these digests, at most 100; those that are not there, or cannot be read, are left
+    /// out. `None` where the answer is longer than so many bytes: then it is not read.
     async fn manifests(
         &self,
         repository: &CacheRepository,
@@ -161,8 +161,8 @@ pub trait Catalogue {
 
 /// Makes repositories for caches.
 pub trait MakeRepositories {
-    /// Makes one that is missing, with its safety net, where the deployment says so; in an immutable one no tag ever moves. Whether
-    /// it was made.
+    /// Makes one that is missing, with its safety net, where the deployment says so; in an immutable one no
+    /// tag ever moves. Whether it was made.
     async fn make_repository(
         &self,
         repository: &CacheRepository,
@@ -202,8 +202,8 @@ pub struct Build {
     pub resolved_commit: Option<String>,
     /// What Stoker gave it; `None` for a build that it had no part in.
     pub inputs: Option<GivenInputs>,
-    /// Whether that is what the build says of itself: it may say anything. It is not where CodeBuild says that Stoker's own role
-    /// started the build, in no batch, with just that.
+    /// Whether that is what the build says of itself: it may say anything. It is not where CodeBuild says
+    /// that Stoker's own role started the build, in no batch, with just that.
     pub claims: bool,
 }
 
@@ -212,8 +212,8 @@ pub struct Build {
 pub struct BuildOrder {
     /// The project.
     pub project: ProjectName,
-    /// What to build, whatever version of its source the project itself names: a commit, a reference with a commit, or a
-    /// branch. `None` builds what the project names, or the head of the default branch.
+    /// What to build, whatever version of its source the project itself names: a commit, a reference with a
+    /// commit, or a branch. `None` builds what the project names, or the head of the default branch.
     pub source_version: Option<String>,
     /// Environment variables beside the project's own.
     pub environment: Vec<(String, String)>,
@@ -265,8 +265,8 @@ pub trait ReadBuilds {
     async fn get(&self, ids: &[String]) -> Result<Vec<Build>, CallError>;
 }
 
-/// How far back builds are read at most: what a very large project starts in the hours after which a forge's webhook may
-/// be delivered once more. Of what came before nobody knows whether it has been built.
+/// How far back builds are read at most: what a very large project starts in the hours after which a forge's
+/// webhook may be delivered once more. Of what came before nobody knows whether it has been built.
 pub const MAX_BUILDS: usize = 5000;
 
 /// Lists projects.
@@ -283,8 +283,8 @@ pub trait Publish {
 
 /// The secrets that webhooks are signed with.
 pub trait ReadSecrets {
-    /// Every secret that is valid now, as it is remembered. With `anew`, as what is remembered does not do, it is read again,
-    /// unless that was done a moment ago: anybody can send what no secret fits.
+    /// Every secret that is valid now, as it is remembered. With `anew`, as what is remembered does not do,
+    /// it is read again, unless that was done a moment ago: anybody can send what no secret fits.
     async fn webhook_secrets(&self, anew: bool) -> Result<Vec<Vec<u8>>, CallError>;
 }
 

@@ -98,8 +98,8 @@ pub fn trust(annotations: &BTreeMap<String, String>) -> Option<&str> {
     annotations.get(TRUST).map(String::as_str)
 }
 
-/// The annotations of a note that a commit is the head of a fork's pull request, whose line this is. Each commit has a note of
-/// its own, as an image can have so many tags only.
+/// The annotations of a note that a commit is the head of a fork's pull request, whose line this is. Each
+/// commit has a note of its own, as an image can have so many tags only.
 #[must_use]
 pub fn of_fork(project: &ProjectName, line: &Line, head: &Revision) -> BTreeMap<String, String> {
     let provenance = Provenance { project: Some(project.clone()), ..Provenance::default() };

@@ -70,8 +70,8 @@ pub enum Error {
     Call(#[from] CallError),
 }
 
-/// Answers a question, with one request to the registry for every 100 lines that have to be looked at, and a few more for
-/// each target whose caches have not been joined yet.
+/// Answers a question, with one request to the registry for every 100 lines that have to be looked at, and a
+/// few more for each target whose caches have not been joined yet.
 pub async fn handle(
     question: serde_json::Value,
     policy: &Policy,
@@ -138,7 +138,8 @@ fn reads_only(question: &Question, project: &Project) -> Option<&'static str> {
     }
     if question.commit.is_none() {
         return Some(
-            "the question names no commit: a build whose branch and commit CodeBuild does not tell, as in CodePipeline and \
+            "the question names no commit: a build whose branch and commit CodeBuild does not tell, as in \
+             CodePipeline and \
              other CIs, can only read (docs/ci.md)",
         );
     }

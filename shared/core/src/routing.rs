@@ -1,5 +1,6 @@
-//! Which function acts on which event, and through which queue the event comes. The functions, `stoker simulate` and the
-//! scenarios read this table, and a test holds the rules, queues and schedules of `template.yaml` to it.
+//! Which function acts on which event, and through which queue the event comes. The functions,
+//! `stoker simulate` and the scenarios read this table, and a test holds the rules, queues and schedules of
+//! `template.yaml` to it.
 
 use crate::event::Event;
 use crate::names::{Line, Tag, TagKind};

@@ -1,6 +1,6 @@
-//! Schedules, cut into ticks, each for a shard of a fleet: a tick puts what is due on Stoker's bus, and from there queues bring
-//! it one by one, as the account's limits allow. A tick that is lost, late or doubled needs no memory, as a name says at which
-//! tick it is due.
+//! Schedules, cut into ticks, each for a shard of a fleet: a tick puts what is due on Stoker's bus, and from
+//! there queues bring it one by one, as the account's limits allow. A tick that is lost, late or doubled
+//! needs no memory, as a name says at which tick it is due.
 
 use std::collections::BTreeMap;
 
@@ -44,8 +44,8 @@ pub fn sent_at(attribute: &str) -> Option<Timestamp> {
     Timestamp::from_millisecond(attribute.parse().ok()?).ok()
 }
 
-/// Puts the projects that are due on the bus, each as the event that `requested` makes of it. Whoever tries again after a
-/// failure puts all of them once more, and what comes twice finds nothing left to do.
+/// Puts the projects that are due on the bus, each as the event that `requested` makes of it. Whoever tries
+/// again after a failure puts all of them once more, and what comes twice finds nothing left to do.
 pub async fn put_due(
     ports: &(impl ListProjects + Publish),
     policy: &Policy,

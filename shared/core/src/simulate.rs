@@ -281,8 +281,8 @@ fn or_nobody(decisions: Vec<Decision>, function: &'static str) -> Vec<Decision> 
     vec![Decision { function, project: None, action: Action::Nothing, rule: "projects", text }]
 }
 
-/// Every project that the policy names, at a tick of the night, and those of CodeBuild that its globs match, which it does not
-/// know.
+/// Every project that the policy names, at a tick of the night, and those of CodeBuild that its globs match,
+/// which it does not know.
 fn each(
     policy: &Policy,
     function: &'static str,

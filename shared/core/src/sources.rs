@@ -39,8 +39,8 @@ pub const GIVEN_FOR: SignedDuration = SignedDuration::from_hours(24);
 pub trait Ports: ReadImages + ReadBlobs + WriteImages + MakeRepositories {}
 impl<P: ReadImages + ReadBlobs + WriteImages + MakeRepositories> Ports for P {}
 
-/// Waits a moment for the cache of a merged commit whose build has just ended: that is about to be promoted, and a build
-/// that starts now would be cold.
+/// Waits a moment for the cache of a merged commit whose build has just ended: that is about to be promoted,
+/// and a build that starts now would be cold.
 pub(crate) async fn await_commits(
     ports: &(impl ReadImages + Pause),
     project: &Project,
@@ -163,8 +163,8 @@ struct Found {
     built: Option<Built>,
 }
 
-/// Resolves what a build wants to the caches that exist and that BuildKit can import, the nearest first: for each target
-/// of the project, in their order. One request answers for 100 tags.
+/// Resolves what a build wants to the caches that exist and that BuildKit can import, the nearest first: for
+/// each target of the project, in their order. One request answers for 100 tags.
 async fn resolve(
     images: &impl ReadImages,
     project: &Project,
@@ -208,7 +208,8 @@ fn usable(scope: &Scope, wanted: &Wanted, candidates: Vec<((String, Tag), Option
         if is_commit && built.as_ref().is_none_or(is_older) {
             tracing::info!(
                 cache.tag = %tag,
-                "not given to the build: the line was rolled back since, several have built the commit, or it is of no build"
+                "not given to the build: the line was rolled back since, several have built the commit, or it \
+                 is of no build"
             );
             continue;
         }

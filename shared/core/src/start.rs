@@ -94,8 +94,8 @@ pub async fn start(
             (Some(commit), Some(reference)) => Some(format!("{reference}^{{{commit}}}")),
             (Some(commit), None) => Some(commit.to_string()),
             (None, Some(reference)) => Some(reference.clone()),
-            // A project may name a version of its own, which need not be main's. But to guess a branch that is not there
-            // would make every night's build fail.
+            // A project may name a version of its own, which need not be main's. But to guess a branch that
+            // is not there would make every night's build fail.
             (None, None) => project.named_default_branch.as_ref().map(Branch::to_string),
         },
         environment: build_inputs.environment(registry, project),

@@ -1,5 +1,5 @@
-//! Starting the builds that a batch asks for. Projects take turns, so that one with many pushes does not keep the others
-//! waiting.
+//! Starting the builds that a batch asks for. Projects take turns, so that one with many pushes does not keep
+//! the others waiting.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -49,8 +49,8 @@ pub struct AccountLimit(Cell<bool>);
 
 /// Starts builds; answers what came of each, in the order of the turns.
 ///
-/// A project that is throttled is not tried again within the batch; once two are, the account is, and nobody is. While it is,
-/// one try of a batch is enough to know that it still is.
+/// A project that is throttled is not tried again within the batch; once two are, the account is, and nobody
+/// is. While it is, one try of a batch is enough to know that it still is.
 pub async fn start_in_turn<M>(
     ports: &impl Ports,
     registry: &str,

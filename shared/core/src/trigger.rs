@@ -68,8 +68,8 @@ fn pushed(project: &Project, push: &BranchPushed) -> Triggered {
     })
 }
 
-/// A tag is pushed to be built: that a commit asks CI to stay away, as those of a release do, is no reason. It changes no
-/// file, so `paths` has nothing to say, and what `skip-paths` guards nobody can tell of it.
+/// A tag is pushed to be built: that a commit asks CI to stay away, as those of a release do, is no reason.
+/// It changes no file, so `paths` has nothing to say, and what `skip-paths` guards nobody can tell of it.
 fn tagged(project: &Project, push: &TagPushed) -> Triggered {
     let builds = &project.builds;
     started_here(project)?;

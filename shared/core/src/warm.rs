@@ -125,8 +125,8 @@ impl fmt::Display for Reason {
     }
 }
 
-/// Decides whether to warm main at night. `main` is the provenance of its cache in each scope, `bases` a digest over the
-/// base images as they are, `builds` the project's newest builds.
+/// Decides whether to warm main at night. `main` is the provenance of its cache in each scope, `bases` a
+/// digest over the base images as they are, `builds` the project's newest builds.
 #[must_use]
 pub fn decide(
     project: &Project,

@@ -855,8 +855,8 @@ pub struct CacheMount {
     pub options: String,
 }
 
-/// The cache mounts of all `RUN`s, each once; of those with variables in them nobody knows the id, and one with `from` begins as
-/// what that is.
+/// The cache mounts of all `RUN`s, each once; of those with variables in them nobody knows the id, and one
+/// with `from` begins as what that is.
 #[must_use]
 pub fn cache_mounts(file: &Dockerfile) -> Vec<CacheMount> {
     let runs = file.instructions.iter().filter(|instruction| instruction.name == "RUN");

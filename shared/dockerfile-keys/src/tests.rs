@@ -546,7 +546,8 @@ proptest! {
 
 #[test]
 fn cache_mounts_are_known_by_their_ids() {
-    let file = "FROM a AS b\nRUN --mount=type=cache,target=/root/.npm --mount=type=cache,id=go,target=/go,uid=7,ro,mode=0755 x\n\
+    let file = "FROM a AS b\nRUN --mount=type=cache,target=/root/.npm \
+         --mount=type=cache,id=go,target=/go,uid=7,ro,mode=0755 x\n\
                 RUN --mount=type=cache,target=/root/.npm,sharing=locked y\nRUN --mount=type=cache,id=$X,target=/x z\n\
                 RUN --mount=type=cache,from=b,target=/y --mount=target=/z --mount=type=secret,id=s z\n";
     let found = cache_mounts(&parse(file).unwrap());

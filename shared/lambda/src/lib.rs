@@ -26,8 +26,8 @@ use stoker_core::policy::Policy;
 /// Where the policy's layer is unpacked.
 const POLICY: &str = "/opt/stoker.yaml";
 
-/// Starts JSON logs. `STOKER_LOG` sets the level, as `debug` or `info,hyper=debug`; `STOKER_LOG_DIR` adds a file for each function, for places that
-/// keep no standard output.
+/// Starts JSON logs. `STOKER_LOG` sets the level, as `debug` or `info,hyper=debug`; `STOKER_LOG_DIR` adds a
+/// file for each function, for places that keep no standard output.
 pub fn init_logs(function: &str) {
     let wanted = std::env::var("STOKER_LOG").ok().and_then(|wanted| wanted.parse::<Targets>().ok());
     let filter = wanted.unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
@@ -107,8 +107,8 @@ impl Failed {
         Self { disposition, message: chain(error) }
     }
 
-    /// What can never be handled ends here; anything else fails the invocation, so that Lambda tries again and at last puts
-    /// the event into the dead-letter queue with this cause.
+    /// What can never be handled ends here; anything else fails the invocation, so that Lambda tries again
+    /// and at last puts the event into the dead-letter queue with this cause.
     pub fn or_dropped(self) -> Result<(), Self> {
         if self.disposition == Disposition::Drop { Ok(()) } else { Err(self) }
     }

@@ -1,9 +1,10 @@
 //! What the functions measure: a line of JSON on standard output for each record. All numbers are named here;
 //! `docs/metrics.md` is the same as a table, and a test compares them.
 //!
-//! CloudWatch bills a metric by the set of its dimensions, and a line of the log by its bytes. So every number is in the
-//! log, where Logs Insights adds it up by project, line or repository, and only what alarms and trends need becomes a
-//! metric as well, by CloudWatch's embedded metric format: of the whole stack, and two of each project.
+//! CloudWatch bills a metric by the set of its dimensions, and a line of the log by its bytes. So every
+//! number is in the log, where Logs Insights adds it up by project, line or repository, and only what alarms
+//! and trends need becomes a metric as well, by CloudWatch's embedded metric format: of the whole stack, and
+//! two of each project.
 
 use std::sync::OnceLock;
 
@@ -150,7 +151,8 @@ impl Metric {
         }
     }
 
-    /// What its records are told apart by, in the order in which [`record`] is given the values: fields of the log's line.
+    /// What its records are told apart by, in the order in which [`record`] is given the values: fields of
+    /// the log's line.
     #[must_use]
     pub fn fields(self) -> &'static [&'static str] {
         match self {
@@ -185,8 +187,8 @@ impl Metric {
 const STACK: &str = "Stack";
 /// The dimension that multiplies metrics, and what they cost, by the number of projects.
 const PROJECT: &str = "Project";
-/// Of so many projects each has metrics of its own, unless the stack says otherwise: with more they would cost more than
-/// all else together.
+/// Of so many projects each has metrics of its own, unless the stack says otherwise: with more they would
+/// cost more than all else together.
 pub const MOST_PROJECTS: usize = 100;
 
 /// Whether each project has metrics of its own.

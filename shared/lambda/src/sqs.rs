@@ -51,8 +51,8 @@ impl Message {
         }
     }
 
-    /// When a tick was due: by its schedule, or else when its message came to the queue. One that is tried again later is
-    /// still the same tick.
+    /// When a tick was due: by its schedule, or else when its message came to the queue. One that is tried
+    /// again later is still the same tick.
     #[must_use]
     pub fn due(&self, now: Timestamp) -> Timestamp {
         self.time.or(self.sent_at).unwrap_or(now)
@@ -90,8 +90,8 @@ impl From<Again> for SqsBatchResponse {
     }
 }
 
-/// Handles each message of a batch that the function acts on, one after the other, within its span. One that fails is logged
-/// and comes again.
+/// Handles each message of a batch that the function acts on, one after the other, within its span. One that
+/// fails is logged and comes again.
 pub async fn for_each(
     function: Function,
     batch: &SqsEvent,

@@ -1,5 +1,5 @@
-//! ECR and CodeBuild on loopback, as far as retention asks them: in a process of their own, so that neither their memory nor their
-//! time is taken for anybody else's. Every request is counted.
+//! ECR and CodeBuild on loopback, as far as retention asks them: in a process of their own, so that neither
+//! their memory nor their time is taken for anybody else's. Every request is counted.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::TcpListener as StdListener;

@@ -8,8 +8,8 @@ use stoker_core::names::Digest;
 
 /// ECR's quota of images in a repository.
 pub(crate) const IMAGES: u32 = 100_000;
-/// In a repository that somebody has filled, the first of so many manifests are as long as ECR takes them, and so many after them are
-/// little but names of blobs that no other manifest names.
+/// In a repository that somebody has filled, the first of so many manifests are as long as ECR takes them,
+/// and so many after them are little but names of blobs that no other manifest names.
 pub(crate) const LONGEST: u32 = 100;
 pub(crate) const OF_BLOBS: u32 = 400;
 /// Layers of an image that no other has.

@@ -1,10 +1,11 @@
-//! What retention costs in a repository with as many images as ECR allows: memory, processor time and requests, side by side
-//! with a Python cleaner of the usual kind.
+//! What retention costs in a repository with as many images as ECR allows: memory, processor time and
+//! requests, side by side with a Python cleaner of the usual kind.
 //!
-//! `cargo bench -p scenarios --bench retention` lets the real adapter and the real `enforce` run against ECR on loopback: a run that
-//! reports, one that deletes a fifth of the images, and one in a repository that somebody has filled with the worst manifests; and fails when a
-//! figure is out of bounds. Each is a process of its own. The floor that processor time is measured by reads the same with the same SDK and drops
-//! it. The cleaner needs boto3.
+//! `cargo bench -p scenarios --bench retention` lets the real adapter and the real `enforce` run against ECR
+//! on loopback: a run that reports, one that deletes a fifth of the images, and one in a repository that
+//! somebody has filled with the worst manifests; and fails when a figure is out of bounds. Each is a process
+//! of its own. The floor that processor time is measured by reads the same with the same SDK and drops it.
+//! The cleaner needs boto3.
 #![expect(clippy::print_stdout, clippy::print_stderr, clippy::unwrap_used, reason = "a measurement")]
 
 mod account;
@@ -47,7 +48,8 @@ const MIB_OF_A_PROCESSOR: u64 = 1769;
 
 fn policy(mode: &str) -> Policy {
     let text = format!(
-        "version: 1\nprojects:\n  - name: app\n    repository: github.com/example/app\n    cache-repository: {REPOSITORY}\n    \
+        "version: 1\nprojects:\n  - name: app\n    repository: github.com/example/app\n    cache-repository: \
+         {REPOSITORY}\n    \
          retention: {{ mode: {mode}, lease: 24h, history: 3650d, idle-branch: 3650d, max-deletions: 100000 }}\n"
     );
     Policy::parse("the benchmark's policy", &text).unwrap()
@@ -267,7 +269,8 @@ fn main() -> ExitCode {
     }
     let Some(python) = python() else {
         eprintln!(
-            "NOTHING WAS MEASURED: there is no Python with boto3 to compare with. `cargo xtask check` installs one under \
+            "NOTHING WAS MEASURED: there is no Python with boto3 to compare with. `cargo xtask check` installs \
+             one under \
              .stoker/venv; or run `python3 -m pip install boto3`."
         );
         return ExitCode::FAILURE;

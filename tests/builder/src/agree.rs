@@ -14,8 +14,8 @@ pub struct Disagreement {
 }
 
 impl Disagreement {
-    /// Compares what ran of a plan, as numbers of its nodes, with what runs where the results of other plans' builds are
-    /// given. Nothing is set aside.
+    /// Compares what ran of a plan, as numbers of its nodes, with what runs where the results of other plans'
+    /// builds are given. Nothing is set aside.
     #[must_use]
     pub fn of(plan: &Plan, given: &[&Plan], ran: &BTreeSet<usize>) -> Option<Self> {
         let exported: BTreeSet<Key> = given
@@ -122,8 +122,8 @@ mod tests {
 
     #[test]
     fn a_copy_from_a_stage_that_is_predicted_in_vain_is_never_set_aside() {
-        // A model that takes the copy of `a` for changed where `b` changed. That the command left what it had left before
-        // excuses nothing.
+        // A model that takes the copy of `a` for changed where `b` changed. That the command left what it had
+        // left before excuses nothing.
         let (first, mut second) =
             (planned("vain", "1", "1", Some("x")), planned("vain", "1", "2", Some("x")));
         let ran = numbers(&second, &["COPY b /w/b", "RUN k /w/m"]);

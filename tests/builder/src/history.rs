@@ -1,8 +1,8 @@
 //! A generated repository with its history: commits whose trees and Dockerfiles differ in everything that a cache key
 //! may depend on, and in what none depends on.
 //!
-//! What a command leaves is a digest of all that its key is made of (the base image's program `k` says of what), so that
-//! a command that has another key leaves other files, too.
+//! What a command leaves is a digest of all that its key is made of (the base image's program `k` says of
+//! what), so that a command that has another key leaves other files, too.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -598,7 +598,8 @@ impl Repository {
                         format!("RUN {flags}<<-END\n\t#!/bin/sh\n\tSALT={salt}{uses} {command}\n\t:\nEND")
                     }
                     Form::Inside => format!(
-                        "RUN {flags}(cat <<ONE ; cat <<-\"TWO\" ) > /w/tmp-{id} && {command}; rm /w/tmp-{id}\n{salt}\nONE\n\t{salt}\n\tTWO"
+                        "RUN {flags}(cat <<ONE ; cat <<-\"TWO\" ) > /w/tmp-{id} && {command}; rm \
+                         /w/tmp-{id}\n{salt}\nONE\n\t{salt}\n\tTWO"
                     ),
                 }
             }

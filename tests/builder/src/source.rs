@@ -164,7 +164,8 @@ impl Source {
             return "/w".to_owned();
         };
         let whole = format!("/w/{}", self.mark(step.id));
-        let is_directory = matches!(&step.instruction, Instruction::Copy { what, .. } if !what.contains("/f") || what.contains('*'));
+        let is_directory = matches!(&step.instruction, Instruction::Copy { what,
+            .. } if !what.contains("/f") || what.contains('*'));
         match random.below(3) {
             0 if is_directory => format!("{whole}/f1"),
             1 if is_directory => format!("{whole}/f*"),

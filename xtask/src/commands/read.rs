@@ -98,7 +98,8 @@ mod tests {
     #[test]
     fn commands_are_found_wherever_they_stand() {
         let text = "Run `aws s3\nls`, not `aws` or `a b`.\n\n| `stoker a\\|b` |\n|---|\n| `N=1 cargo x` |\n\n\
-                    ```console\n$ git pull # now\n$ sam build\n```\n\n1. So:\n\n   ```sh\n   f() {\n     g\n   }\n   ```\n\n\
+                    ```console\n$ git pull # now\n$ sam build\n```\n\n1. So:\n\n   ```sh\n   f() \
+                    {\n     g\n   }\n   ```\n\n\
                     ```json\n{}\n```\n";
         let told = of("page", text).unwrap();
         let told: Vec<(usize, &str)> = told.iter().map(|told| (told.line, told.text.as_str())).collect();

@@ -61,8 +61,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     }
 }
 
-/// Does all set-up and plays the scenario. The stage is left up; where the scenario did not come to its end, only if that is
-/// wanted.
+/// Does all set-up and plays the scenario. The stage is left up; where the scenario did not come to its end,
+/// only if that is wanted.
 pub(crate) fn stage_and_run(wanted: Option<Builder>, keep: bool) -> anyhow::Result<(Stage, Report, Builder)> {
     let started = Instant::now();
     let (builder, base_image) = choose_builder(wanted)?;
@@ -151,7 +151,7 @@ fn set(builder: Builder, base_image: &str, program: &std::path::Path) -> anyhow:
     site.set_queue("RetentionQueueUrl", &json!({ "DelaySeconds": "0", "VisibilityTimeout": "2" }))?;
     let docs_caches = json!({ "repositoryName": "stoker/docs" });
     site.setup.aws().call("ecr", "AmazonEC2ContainerRegistry_V20150921.CreateRepository", &docs_caches)?;
-    Ok(Stage { site, builder, app })
+    Ok(Stage { site, builder, app, docs })
 }
 
 fn how_to_talk(stage: &Stage) -> String {
@@ -159,7 +159,8 @@ fn how_to_talk(stage: &Stage) -> String {
     let dir = setup.dir();
     format!(
         "The setup is still up:\n  \
-         AWS           export AWS_ENDPOINT_URL={endpoint} AWS_DEFAULT_REGION=us-east-1 AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test\n                \
+         AWS           export AWS_ENDPOINT_URL={endpoint} AWS_DEFAULT_REGION=us-east-1 AWS_ACCESS_KEY_ID=test \
+         AWS_SECRET_ACCESS_KEY=test\n                \
          aws ecr describe-images --repository-name stoker/app       what Stoker has checked\n                \
          aws ecr describe-images --repository-name stoker-builds/app   what builds wrote\n  \
          CodeBuild     export AWS_ENDPOINT_URL_CODEBUILD={codebuild}\n                \

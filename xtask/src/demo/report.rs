@@ -160,7 +160,8 @@ impl Report {
         let cold = |build: &&Build| build.project == "app";
         let all_cold: f64 = self.builds.iter().filter(cold).map(|_| self.figures.cold_seconds).sum();
         println!(
-            "\n  {} builds, {reused} of {steps} steps reused, {seconds:.0} s of build time (without caches about {all_cold:.0} s)",
+            "\n  {} builds, {reused} of {steps} steps reused, {seconds:.0} s of build time (without caches \
+             about {all_cold:.0} s)",
             self.builds.len()
         );
         let figures = &self.figures;

@@ -14,6 +14,9 @@ use super::report::{Build, Report};
 use super::stage::{Builder, Stage};
 
 const ECR: &str = "AmazonEC2ContainerRegistry_V20150921";
+/// The cache repositories of the two projects that are built.
+const APP: &str = "stoker/app";
+const DOCS: &str = "stoker/docs";
 /// Longer than any build of the demo takes, on a slow machine.
 const PATIENCE: Duration = Duration::from_mins(3);
 /// Nothing has happened for so long: nothing will.
@@ -74,8 +77,6 @@ impl Scenario<'_> {
         forge.pushed(app, "main", Some(&before))?;
         self.next_build()?;
         self.line_moved("app.main", None)?;
-        let mount = mount_tag()?;
-        let saved = self.line_moved(&mount, None)?;
 
         say("somebody pushes the branch feature-b, which changes the dependencies of stage B");
         let (app, forge) = (&self.stage.app, &self.forge);
@@ -87,9 +88,6 @@ impl Scenario<'_> {
         self.line_moved("app.branch.feature-b", None)?;
         let partly = c.reads == ["main"] && !c.ran_dependencies("a") && c.ran_dependencies("b");
         self.report.check("c", partly, "a branch reads main and is partly warm");
-        let (_, digits) = saved.split_once(':').unwrap_or_default();
-        let is_given = c.mounts == format!("demo: given {}", digits.get(..12).unwrap_or_default());
-        self.report.check("i", is_given, "a branch is given the cache mount that main's build saved");
         Ok(())
     }
 
@@ -196,7 +194,7 @@ impl Scenario<'_> {
         Ok(())
     }
 
-    /// g: the nightly tick.
+    /// g and i: the nightly tick, and the cache mount that the build of that night saves.
     fn night(&mut self) -> anyhow::Result<()> {
         say("the night comes: a second project, docs, has never been built");
         let builds = self.builds()?.len();
@@ -205,6 +203,18 @@ impl Scenario<'_> {
         self.quiet()?;
         let only = build.project == "docs" && self.builds()?.len() == builds + 1;
         self.report.check("g", only, "the nightly tick warms only what needs it");
+
+        say("somebody pushes the first branch of docs, whose Dockerfile has a cache mount");
+        let (docs, forge) = (&self.stage.docs, &self.forge);
+        let mount = mount_tag()?;
+        let saved = self.wait("the mount's line to begin", || Ok(self.tags_of(DOCS)?.remove(&mount)))?;
+        docs.branch("typo", "main")?;
+        docs.change("typo", "index.txt", "documentation, corrected {run}\n")?;
+        forge.pushed(docs, "typo", None)?;
+        let build = self.next_build()?;
+        let (_, digits) = saved.split_once(':').unwrap_or_default();
+        let is_given = build.mounts == format!("demo: given {}", digits.get(..12).unwrap_or_default());
+        self.report.check("i", is_given, "a branch is given the cache mount that main's build saved");
         Ok(())
     }
 
@@ -299,7 +309,11 @@ impl Scenario<'_> {
 
     /// Where the tags of the application's cache repository point.
     fn tags(&self) -> anyhow::Result<BTreeMap<String, String>> {
-        let input = json!({ "repositoryName": "stoker/app" });
+        self.tags_of(APP)
+    }
+
+    fn tags_of(&self, repository: &str) -> anyhow::Result<BTreeMap<String, String>> {
+        let input = json!({ "repositoryName": repository });
         let images = self.stage.setup.aws().call("ecr", &format!("{ECR}.DescribeImages"), &input)?;
         let mut tags = BTreeMap::new();
         for image in images["imageDetails"].as_array().into_iter().flatten() {
@@ -362,10 +376,10 @@ impl Scenario<'_> {
     }
 }
 
-/// Where main's line of the application's cache mount is.
+/// Where main's line of the cache mount of docs is.
 fn mount_tag() -> anyhow::Result<String> {
     let policy = Policy::parse("the demo's policy", super::POLICY)?;
-    let project = policy.project(&ProjectName::new("app")?).context("the policy names no app")?;
+    let project = policy.project(&ProjectName::new("docs")?).context("the policy names no docs")?;
     let mount = project.mounts().next().context("the policy names no mount")?;
     Ok(Tag::line(&mount.scope, &Line::Main).to_string())
 }

@@ -25,8 +25,8 @@ impl Builder {
     }
 }
 
-/// The policy of the demo. The builds of `app` write to a repository of their own; `docs` is the simple setting; `tools` lies in
-/// `CodeCommit` and is built by somebody else.
+/// The policy of the demo. The builds of `app` write to a repository of their own; `docs` is the simple setting, with a
+/// cache mount; `tools` lies in `CodeCommit` and is built by somebody else.
 pub(crate) const POLICY: &str = "\
 version: 1
 defaults:
@@ -35,9 +35,10 @@ projects:
   - name: app
     repository: github.com/example/app
     builds-repository: 'stoker-builds/{project}'
+  - name: docs
+    repository: github.com/example/docs
     targets: [{ mounts: [{ id: demo }] }]
     builder: { tools: 'busybox:1.37.0-musl' }
-  - { name: docs, repository: github.com/example/docs }
   - name: tools
     repository: git-codecommit.us-east-1.amazonaws.com/v1/repos/tools
     builds: { start: false }
@@ -62,6 +63,7 @@ pub(crate) struct Stage {
     pub(crate) site: Site,
     pub(super) builder: Builder,
     pub(super) app: Repository,
+    pub(super) docs: Repository,
 }
 
 impl Deref for Stage {

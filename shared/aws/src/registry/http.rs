@@ -15,8 +15,8 @@ use stoker_core::error::{CallError, Cause, Failure, chain};
 
 /// How often a request is sent before its failure is reported.
 const ATTEMPTS: u32 = 3;
-/// The same where the registry asks for patience: ECR takes 10 manifests a second, and a batch of moves is up to 30. With
-/// its pauses that is some ten seconds.
+/// The same where the registry asks for patience: ECR takes 10 manifests a second, and a batch of moves is up
+/// to 30. With its pauses that is some ten seconds.
 const PATIENT_ATTEMPTS: u32 = 7;
 const FIRST_PAUSE: Duration = Duration::from_millis(150);
 const LONGEST_PAUSE: Duration = Duration::from_secs(3);

@@ -32,7 +32,8 @@ impl Rng<'_> {
     }
 }
 
-/// Steps that somebody could build. Whatever two of them have in common by BuildKit's keys, they result in the same files.
+/// Steps that somebody could build. Whatever two of them have in common by BuildKit's keys, they result in
+/// the same files.
 #[derive(Debug)]
 struct World {
     vertices: Vec<Vertex>,
@@ -282,8 +283,8 @@ fn found(cache: &Imported, world: &World, asks: Asks) -> Vec<Found> {
     })
 }
 
-/// For what main's cache has an answer to, a build that is given another finds the same. What main has no result of may have
-/// any files: those that a forger likes.
+/// For what main's cache has an answer to, a build that is given another finds the same. What main has no
+/// result of may have any files: those that a forger likes.
 fn assert_answers_stay(main: &Cache, grown: &Cache, world: &World) -> TestCaseResult {
     let selectors = ["a", "b"].map(digest);
     for version in VERSIONS {
@@ -427,8 +428,8 @@ fn main_of_steps() -> Cacheable {
     main
 }
 
-/// Whether a build that is given main's cache takes a forged result once a branch's has been merged into it: as it is, and as
-/// far as main admits it.
+/// Whether a build that is given main's cache takes a forged result once a branch's has been merged into it:
+/// as it is, and as far as main admits it.
 fn is_forged(foreign: &Cacheable) -> (bool, bool) {
     let (main, foreign, world) = (main_of_steps().cache(), foreign.cache(), steps());
     let is_forged = |brought: &Cache| {
@@ -501,8 +502,8 @@ fn attack_a_source_and_a_content_with_results() {
     assert!(Cache::merge([&main, &main.admit(&foreign.cache())]) == main);
 }
 
-/// The step's files are main's, but no build of main has copied them from there: it is found by their content, and a key of
-/// the forger's would come first.
+/// The step's files are main's, but no build of main has copied them from there: it is found by their
+/// content, and a key of the forger's would come first.
 #[test]
 fn attack_a_key_that_is_found_before_the_content() {
     let foreign = forged("copy", vec![vec![by("", BASE)], vec![by("path", TWO_SOURCE)]]);

@@ -235,8 +235,9 @@ impl Imported {
         children.filter(is_stored).collect()
     }
 
-    /// What each of some steps is found under, the steps in an order in which each comes after those it needs. `contents`
-    /// answers which content keys a build may learn of an input, after what was found for the steps before.
+    /// What each of some steps is found under, the steps in an order in which each comes after those it
+    /// needs. `contents` answers which content keys a build may learn of an input, after what was found for
+    /// the steps before.
     pub(super) fn look_up(
         &self,
         vertices: &[Vertex],

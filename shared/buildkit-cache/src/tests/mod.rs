@@ -415,7 +415,8 @@ proptest! {
         prop_assert_eq!(has_sink, cache.leaves().len() > 1);
         prop_assert!(!cache.loses_links_with(&written.config));
         let ours = read(&written).1;
-        let bare = serde_json::to_vec(&Config { records: config.records[..cache.records()].to_vec(), ..config }).unwrap();
+        let bare = serde_json::to_vec(&Config { records: config.records[..cache.records()].to_vec(),
+            ..config }).unwrap();
         prop_assert_eq!(ours.loses_links_with(&bare), has_sink);
     }
 

@@ -107,7 +107,8 @@ fn a_merge_is_named_once() {
         "layers": [base],
         "records": [
             {"digest": "own"},
-            {"digest": "own too", "layers": [{"layer": 0, "createdAt": moment(0), "probation": 1}], "inputs": [[{"link": 0}]]},
+            {"digest": "own too", "layers": [{"layer": 0, "createdAt": moment(0), "probation": 1}],
+                "inputs": [[{"link": 0}]]},
             {"digest": "z", "layers": [result], "probation": 0, "inputs": [[{"link": 1}]]},
         ],
         "probation": [commits[0], commits[1], {"commit": "c".repeat(40), "at": at}],

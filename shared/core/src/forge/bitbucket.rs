@@ -19,10 +19,12 @@ const HOST: &str = "bitbucket.org";
 pub(super) const NO_PROJECT: &str = "the policy names no project of this repository";
 
 /// Why nothing of Bitbucket Data Center is read: CodeBuild has no such source.
-pub(super) const DATA_CENTER: &str = "this is a webhook of Bitbucket Data Center, from which CodeBuild cannot build; have another CI \
+pub(super) const DATA_CENTER: &str = "this is a webhook of Bitbucket Data Center, from which CodeBuild cannot \
+     build; have another CI \
                                       start the builds and ask resolve-cache (docs/ci.md), or move to Bitbucket Cloud";
 
-/// Whether an event is of Bitbucket Data Center, which shares its header with Bitbucket Cloud and names its events otherwise.
+/// Whether an event is of Bitbucket Data Center, which shares its header with Bitbucket Cloud and names its
+/// events otherwise.
 pub(super) fn is_of_data_center(event: &str) -> bool {
     event == "diagnostics:ping"
         || event == "repo:refs_changed"

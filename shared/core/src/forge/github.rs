@@ -313,7 +313,8 @@ mod tests {
                 "base": {"ref": "main"},
                 "merge_commit_sha": "b".repeat(40)
             },
-            "repository": {"full_name": "example/app", "html_url": "https://github.com/example/app", "default_branch": "main"}
+            "repository": {"full_name": "example/app", "html_url": "https://github.com/example/app",
+            "default_branch": "main"}
         });
         let Meaning::Events(events) = read("pull_request", body.to_string().as_bytes()).unwrap() else {
             panic!("ignored")

@@ -88,7 +88,8 @@ pub(super) fn read(event: &str, body: &[u8]) -> Result<Meaning, serde_json::Erro
     }
 }
 
-/// Which event a system hook is of: pushes name it once or twice, merge requests in the one field and all else in the other.
+/// Which event a system hook is of: pushes name it once or twice, merge requests in the one field and all
+/// else in the other.
 #[derive(Deserialize)]
 struct SystemHook {
     #[serde(default)]

@@ -152,7 +152,8 @@ pub enum Refusal {
     Malformed(serde_json::Error),
     /// It is of a repository that has the name of one of the policy's and another id.
     #[error(
-        "{repository} has the id {found} and not {expected}, which the policy says: it is another repository of that name"
+        "{repository} has the id {found} and not {expected}, which the policy says: it is another repository of \
+         that name"
     )]
     OtherRepository {
         /// The repository.

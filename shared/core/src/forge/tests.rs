@@ -742,7 +742,8 @@ fn hosts_with_ports_and_branches_with_unicode_spaces_are_pushes() {
     let push = json!({
         "ref": "refs/heads/feature/ログイン　修正", "before": commit(2), "after": commit(1), "commits": [],
         "repository": {
-            "full_name": "example/app", "html_url": "https://ghe.example.com:8443/example/app", "default_branch": "main",
+            "full_name": "example/app", "html_url": "https://ghe.example.com:8443/example/app",
+            "default_branch": "main",
         },
     });
     let meaning = read(Forge::GitHub, "push", push.to_string().as_bytes(), &default_branch_of).unwrap();

@@ -9,8 +9,8 @@ use super::{
 use crate::event::Event;
 use crate::policy::Policy;
 
-/// Whether there is anything that [`verify`] could compare with a secret, such as only a forge or somebody who takes the
-/// trouble sends. Where there is not, nobody has to look the secrets up, or to be told.
+/// Whether there is anything that [`verify`] could compare with a secret, such as only a forge or somebody
+/// who takes the trouble sends. Where there is not, nobody has to look the secrets up, or to be told.
 pub fn is_signed<'h>(forge: Forge, header: &impl Fn(&str) -> Option<&'h str>) -> bool {
     match forge {
         Forge::GitHub => header(github::SIGNATURE_HEADER).and_then(claimed).is_some(),
@@ -66,8 +66,8 @@ pub fn read(
     })
 }
 
-/// Refuses the webhook of a repository that has another id than the policy says. Names change hands: who makes a repository
-/// under the name of one that was renamed or deleted is nobody whom the policy means.
+/// Refuses the webhook of a repository that has another id than the policy says. Names change hands: who
+/// makes a repository under the name of one that was renamed or deleted is nobody whom the policy means.
 pub fn check_repository(policy: &Policy, forge: Forge, body: &[u8], events: &[Event]) -> Result<(), Refusal> {
     // All events of a webhook are of one repository.
     let Some(repository) = events.first().and_then(Event::repository) else { return Ok(()) };
@@ -80,8 +80,9 @@ pub fn check_repository(policy: &Policy, forge: Forge, body: &[u8], events: &[Ev
     Err(Refusal::OtherRepository { repository: repository.clone(), found, expected: expected.to_owned() })
 }
 
-/// Refuses an event that the forge itself dated more than [`MAX_AGE`] before `now`: who sends it again wants to undo what
-/// came after it. A date more than [`MAX_AHEAD`] in the future is taken away from the event, so that it orders nothing.
+/// Refuses an event that the forge itself dated more than [`MAX_AGE`] before `now`: who sends it again wants
+/// to undo what came after it. A date more than [`MAX_AHEAD`] in the future is taken away from the event, so
+/// that it orders nothing.
 pub fn check_age(event: &mut Event, now: Timestamp) -> Result<(), Refusal> {
     let Some(signed_at) = event.signed_at() else { return Ok(()) };
     let age = now.duration_since(signed_at);

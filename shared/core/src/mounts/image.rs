@@ -103,8 +103,8 @@ impl MountManifest {
         self.layers.iter().fold(0, |sum, layer| sum.saturating_add(layer.size))
     }
 
-    /// Whether another layer upon these costs a restore less than to save all anew: there is room for it, and most of what is
-    /// pulled is still in the mount.
+    /// Whether another layer upon these costs a restore less than to save all anew: there is room for it, and
+    /// most of what is pulled is still in the mount.
     #[must_use]
     pub fn is_extendable(&self) -> bool {
         let first = self.layers.first().map_or(0, |layer| layer.size);

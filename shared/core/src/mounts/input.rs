@@ -34,8 +34,8 @@ pub struct PartMounts<'a> {
     pub export: Option<&'a Tag>,
 }
 
-/// Has a build of main save these mounts, each to a tag of its own. One that was not asked about, as the build is from scratch, is
-/// saved whole.
+/// Has a build of main save these mounts, each to a tag of its own. One that was not asked about, as the
+/// build is from scratch, is saved whole.
 pub fn save(mounts: &[Mount], inputs: &mut Vec<MountInput>, tag: impl Fn(&Scope) -> Option<Tag>) {
     if inputs.is_empty() {
         let scratch = MountInput {
@@ -50,7 +50,8 @@ pub fn save(mounts: &[Mount], inputs: &mut Vec<MountInput>, tag: impl Fn(&Scope)
     }
 }
 
-/// The files for `docker buildx bake` by which a build restores and saves its mounts; `None` where there is nothing to do.
+/// The files for `docker buildx bake` by which a build restores and saves its mounts; `None` where there is
+/// nothing to do.
 #[must_use]
 pub fn bake_files<'a>(
     parts: impl Iterator<Item = PartMounts<'a>>,
@@ -114,9 +115,9 @@ fn cache_mount(mount: &Mount) -> String {
     format!("--mount=type=cache,id={},target=/.m{comma}{}", mount.id, mount.options)
 }
 
-/// Copies an image's files into the mount: to a folder beside first, so that a build that is stopped half way leaves a mount
-/// without them and none with some. A mount that holds something stays as it is. A builder that has run the very same
-/// before would not run it again: the nonce is this build's.
+/// Copies an image's files into the mount: to a folder beside first, so that a build that is stopped half way
+/// leaves a mount without them and none with some. A mount that holds something stays as it is. A builder
+/// that has run the very same before would not run it again: the nonce is this build's.
 fn restoring(tools: &str, mount: &Mount, image: &str, nonce: &str) -> String {
     let cache = cache_mount(mount);
     format!(
@@ -127,8 +128,9 @@ fn restoring(tools: &str, mount: &Mount, image: &str, nonce: &str) -> String {
     )
 }
 
-/// Copies the mount into `/m` of a layer upon `base`, or upon nothing: all of it, or what differs from what is there. With
-/// `--no-cache` BuildKit empties mounts, so it is the tag, which no other build has, that makes it run.
+/// Copies the mount into `/m` of a layer upon `base`, or upon nothing: all of it, or what differs from what
+/// is there. With `--no-cache` BuildKit empties mounts, so it is the tag, which no other build has, that
+/// makes it run.
 fn saving(tools: &str, mount: &Mount, base: Option<&str>, tag: &Tag) -> String {
     let script = format!(": {tag}; most={}; {SAVE}", mount.limit / 1024);
     let command = json!(["/.t/bin/busybox", "sh", "-ec", script]);

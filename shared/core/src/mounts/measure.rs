@@ -73,8 +73,9 @@ impl Samples {
         of_kind.drain(..of_kind.len().saturating_sub(MOST));
     }
 
-    /// Whether the next build is given the mount, which was saved last at `saved_at`. Of builds of main some go without, until
-    /// enough have to compare with. What counts is the mean: a build that re-runs nothing costs the carrying all the same.
+    /// Whether the next build is given the mount, which was saved last at `saved_at`. Of builds of main some
+    /// go without, until enough have to compare with. What counts is the mean: a build that re-runs nothing
+    /// costs the carrying all the same.
     #[must_use]
     pub fn carrying(&self, is_main: bool, saved_at: Timestamp, now: Timestamp) -> Carrying {
         let enough = |all: &[u64]| all.len() >= ENOUGH;
@@ -92,7 +93,8 @@ impl Samples {
             return Carrying::Yes;
         }
         Carrying::No(format!(
-            "carrying it costs more than it spares: {} builds of main took {with} s with it, {} took {without} s without",
+            "carrying it costs more than it spares: {} builds of main took {with} s with it, {} took {without} \
+             s without",
             self.with.len(),
             self.without.len()
         ))

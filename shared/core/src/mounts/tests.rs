@@ -24,7 +24,10 @@ fn project() -> Project {
 }
 
 fn manifest(sizes: &[u64]) -> Value {
-    let blob = |kind: &str, size: u64| json!({ "mediaType": kind, "digest": Digest::of(&size.to_le_bytes()), "size": size });
+    let blob = |kind: &str, size: u64| {
+        json!({ "mediaType": kind, "digest": Digest::of(&size.to_le_bytes()),
+        "size": size })
+    };
     json!({
         "schemaVersion": 2,
         "mediaType": MANIFEST_MEDIA_TYPE,

@@ -10,7 +10,8 @@ use super::pattern::PROJECT;
 
 /// Largest document, in bytes.
 pub const MAX_BYTES: usize = 1024 * 1024;
-/// Deepest indentation, in columns, of all but comments. Bounds the nesting, and with it the stack that the YAML parser takes.
+/// Deepest indentation, in columns, of all but comments. Bounds the nesting, and with it the stack that the
+/// YAML parser takes.
 pub const MAX_INDENT: usize = 40;
 /// No field's name comes close; the distance to longer ones is not worth its time.
 const LONGEST_GUESS: usize = 40;

@@ -100,8 +100,8 @@ impl Policy {
         })
     }
 
-    /// The id that a git repository has at its forge, where a rule says one. A repository of its name and of another id is
-    /// another: it was made after that was renamed or deleted.
+    /// The id that a git repository has at its forge, where a rule says one. A repository of its name and of
+    /// another id is another: it was made after that was renamed or deleted.
     #[must_use]
     pub fn repository_id(&self, repository: &Repository) -> Option<&str> {
         let named = self.by_repository.get(repository).into_iter().flatten();
@@ -110,9 +110,10 @@ impl Policy {
 
     /// Every project that is built from this git repository, in the order of the rules.
     ///
-    /// A [`Repository`] is in lower case but at CodeCommit, so a glob rule yields project names in lower case: `team-*` at
-    /// `github.com/example/{project}` finds `team-web` for `github.com/Example/Team-Web`. A CodeBuild project whose
-    /// name has upper-case letters needs a rule of its own to be found by its repository.
+    /// A [`Repository`] is in lower case but at CodeCommit, so a glob rule yields project names in lower
+    /// case: `team-*` at `github.com/example/{project}` finds `team-web` for `github.com/Example/Team-Web`. A
+    /// CodeBuild project whose name has upper-case letters needs a rule of its own to be found by its
+    /// repository.
     #[must_use]
     pub fn projects_of(&self, repository: &Repository) -> Vec<Project> {
         let built_from = |&index: &usize| {
@@ -133,8 +134,8 @@ impl Policy {
 
     /// The project whose builds export to this scope of this repository.
     ///
-    /// `None` also for a project of a glob rule whose name cannot be told from either, as it is hashed in the scope and in
-    /// lower case in the repository.
+    /// `None` also for a project of a glob rule whose name cannot be told from either, as it is hashed in the
+    /// scope and in lower case in the repository.
     #[must_use]
     pub fn project_of_export(&self, repository: &CacheRepository, scope: &Scope) -> Option<Project> {
         let named = self.rules.iter().filter_map(|rule| rule.names.plain()).cloned();

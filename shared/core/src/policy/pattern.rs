@@ -98,7 +98,8 @@ impl Template {
         self.0.replace(PROJECT, &project.as_str().to_ascii_lowercase())
     }
 
-    /// The same with the project's name as it is: for git repositories, whose forges may tell upper and lower case apart.
+    /// The same with the project's name as it is: for git repositories, whose forges may tell upper and lower
+    /// case apart.
     pub(super) fn as_is(&self, project: &ProjectName) -> String {
         self.0.replace(PROJECT, project.as_str())
     }

@@ -498,7 +498,8 @@ fn bad_names_are_refused() {
         "git@github.com:a/b.git",
         "ssh://git@github.com/a/b.git",
     ] {
-        let expected = "3:30: projects[0].repository: write it as `github.com/a/b`: host and path, without scheme, user \
+        let expected = "3:30: projects[0].repository: write it as `github.com/a/b`: host and path, without \
+             scheme, user \
                         and `.git`";
         assert_eq!(repository(address), expected, "{address}");
     }
@@ -577,7 +578,8 @@ fn a_glob_needs_the_project_in_its_cache_repository_also_where_a_default_gives_i
     assert_eq!(
         mistakes_after_version(&format!("projects: [{{ {rule}, cache-repository: shared }}]")),
         [
-            "2:88: projects[0].cache-repository: a glob's cache repository needs `{project}`, and `shared` has none: its \
+            "2:88: projects[0].cache-repository: a glob's cache repository needs `{project}`, and `shared` has \
+             none: its \
           projects would share one"
         ]
     );
@@ -639,14 +641,14 @@ projects:
 fn what_builds_write_is_not_what_stoker_writes() {
     let app = |fields: &str| {
         format!(
-            "projects:\n  - {{ name: app, repository: github.com/example/app, {fields} }}\n  - {{ name: web, repository: github.com/example/web }}"
+            "projects:\n  - {{ name: app, repository: github.com/example/app, {fields} }}\n  - {{ name: web, \
+             repository: github.com/example/web }}"
         )
     };
     assert_eq!(
         mistakes_after_version(&app("builds-repository: 'stoker/{project}'")),
-        [
-            "3:73: projects[0].builds-repository: `stoker/app` is already the cache repository of `app`; they must be two"
-        ]
+        ["3:73: projects[0].builds-repository: `stoker/app` is already the cache repository of `app`; they \
+             must be two"]
     );
     assert_eq!(
         mistakes_after_version(&app("builds-repository: stoker/web")),
@@ -915,7 +917,8 @@ fn a_list_has_texts_each_once_and_not_too_many() {
         [
             "2:40: defaults.builds.skip-labels[1]: expected text, found a number; put it in quotes",
             "2:46: defaults.builds.skip-labels[3]: `a` is there twice",
-            "2:49: defaults.builds.skip-labels[4]: `` is no label: expected 1 to 100 characters, none of them a control \
+            "2:49: defaults.builds.skip-labels[4]: `` is no label: expected 1 to 100 characters, none of them a \
+             control \
              character",
             "2:58: defaults.builds.on: expected a list, found text",
         ]
@@ -1043,28 +1046,54 @@ fn a_filter_that_nobody_could_answer_is_refused() {
             "github.com/a/b",
             &format!("skip-paths: [x], {forks}"),
             "builds.forks.build",
-            "no pull request tells which files changed, and `builds.skip-paths` asks: write `none`".to_owned(),
+            "no pull request tells which files changed, and `builds.skip-paths` asks: write `none`"
+                .to_owned(),
         ),
-        (aws, "messages: ['x*']", "builds.messages", "CodeCommit tells no message of a commit, so nothing would be built".to_owned()),
-        ("github.com/a/b", "on: [pull-request], messages: ['x*']", "builds.on", format!("{no_message}: add `push`")),
-        ("github.com/a/b", &format!("messages: ['x*'], {forks}"), "builds.forks.build", format!("{no_message}: write `none`")),
+        (
+            aws,
+            "messages: ['x*']",
+            "builds.messages",
+            "CodeCommit tells no message of a commit, so nothing would \
+             be built"
+                .to_owned(),
+        ),
+        (
+            "github.com/a/b",
+            "on: [pull-request], messages: ['x*']",
+            "builds.on",
+            format!("{no_message}: add `push`"),
+        ),
+        (
+            "github.com/a/b",
+            &format!("messages: ['x*'], {forks}"),
+            "builds.forks.build",
+            format!(
+                "{no_message}: \
+             write `none`"
+            ),
+        ),
         (
             "github.com/a/b",
             &format!("on: [push], {forks}"),
             "builds.on",
-            "forks are built by their pull requests, which `on` leaves out: add `pull-request`, or build no forks".to_owned(),
+            "forks are built by their pull requests, which `on` leaves out: add `pull-request`, or build no \
+             forks"
+                .to_owned(),
         ),
         (
             "gitlab.com/a/b",
             &format!("on: [push, pull-request-created], {approved}"),
             "builds.on",
-            "what is approved may be what a pull request came with or what was pushed later: add `pull-request`, or build \
+            "what is approved may be what a pull request came with or what was pushed later: add \
+             `pull-request`, or build \
              no forks"
                 .to_owned(),
         ),
     ] {
         let rule = |start| {
-            format!("projects: [{{ name: app, repository: {repository}, builds: {{ start: {start}, {builds} }} }}]")
+            format!(
+                "projects: [{{ name: app, repository: {repository}, builds: {{ start: {start}, {builds} }} }}]"
+            )
         };
         let found = mistakes_after_version(&rule(true));
         assert_eq!(found.len(), 1, "{builds}: {found:?}");
@@ -1270,7 +1299,8 @@ fn forks_are_built_by_a_project_of_their_own() {
     }
     assert_eq!(
         forks("build: read-only"),
-        "projects[0].builds.forks.build: forks are built by a CodeBuild project of their own, whose role writes nothing: \
+        "projects[0].builds.forks.build: forks are built by a CodeBuild project of their own, whose role writes \
+         nothing: \
          set `builds.forks.project`, such as `\"{project}-forks\"`"
     );
     assert_eq!(
@@ -1328,7 +1358,8 @@ fn a_repositorys_id_is_as_its_forge_tells_it() {
 fn attack_an_approvers_name_that_somebody_else_has_taken() {
     let written = |approver: &str| {
         format!(
-            "version: 1\nprojects:\n  - name: app\n    repository: github.com/example/app\n    builds:\n      forks: {{ build: after-approval, \
+            "version: 1\nprojects:\n  - name: app\n    repository: \
+             github.com/example/app\n    builds:\n      forks: {{ build: after-approval, \
              project: app-forks, approvers: ['{approver}'] }}\n"
         )
     };
@@ -1417,7 +1448,8 @@ fn two_projects_do_not_share_a_project_of_forks() {
 projects:
   - { name: app, repository: github.com/example/app, builds: { forks: { build: read-only, project: shared } } }
   - { name: lib, repository: github.com/example/lib, builds: { forks: { build: read-only, project: shared } } }
-  - { name: 'team-*', repository: 'github.com/example/{project}', builds: { forks: { build: read-only, project: shared } } }
+  - { name: 'team-*', repository: 'github.com/example/{project}', builds: { forks: { build: read-only, project: \
+  shared } } }
 ",
     );
     assert_eq!(shared.len(), 2, "{shared:?}");
@@ -1430,7 +1462,8 @@ fn what_bitbucket_does_not_tell_is_not_asked_of_it() {
     let found = mistakes(
         "version: 1
 projects:
-  - { name: app, repository: bitbucket.org/example/app, builds: { on: [pull-request], forks: { build: read-only, project: f1 } } }
+  - { name: app, repository: bitbucket.org/example/app, builds: { on: [pull-request], forks: { build: \
+  read-only, project: f1 } } }
 ",
     );
     assert_eq!(found.len(), 2, "{found:?}");
@@ -1507,7 +1540,8 @@ fn main_is_refreshed_no_more_than_once_a_day() {
     assert_eq!(refresh("23h"), "warm.refresh: `23h` is too short: at least 24h; or `none` for never");
     assert_eq!(
         refresh("weekly"),
-        "warm.refresh: `weekly` is not a duration: write a number and `m`, `h` or `d`, such as `30m`, `24h` or `7d`; or \
+        "warm.refresh: `weekly` is not a duration: write a number and `m`, `h` or `d`, such as `30m`, `24h` or \
+         `7d`; or \
          `none` for never"
     );
     policy("version: 1\ndefaults: { warm: { refresh: 1d } }");

@@ -108,7 +108,8 @@ fn plain_repository(text: &str) -> String {
 pub(super) fn cache_repository(text: &str) -> Result<Template, String> {
     if let Some((host, repository)) = text.split_once('/').filter(|(host, _)| is_aws(host)) {
         return Err(format!(
-            "`{}` is a host and no part of a repository's name: write `{}`, which is looked for in the account and region of the stack",
+            "`{}` is a host and no part of a repository's name: write `{}`, which is looked for in the account \
+             and region of the stack",
             shown(host),
             shown(repository)
         ));
@@ -462,15 +463,17 @@ pub(super) fn label(text: &str) -> Result<String, String> {
     if is_label { Ok(text.to_owned()) } else { Err(format!("`{}` is no label: {rule}", shown(text))) }
 }
 
-/// The id of an account of a forge, in lower case. Bitbucket's is such as `557058:00000000-abcd-0000-0000-000000000000` or 24
-/// hexadecimal digits. Names change hands: who takes one that an approver has given up must not be able to approve.
+/// The id of an account of a forge, in lower case. Bitbucket's is such as
+/// `557058:00000000-abcd-0000-0000-000000000000` or 24 hexadecimal digits. Names change hands: who takes one
+/// that an approver has given up must not be able to approve.
 pub(super) fn approver(text: &str) -> Result<String, String> {
     let is_id = |is_one: fn(char) -> bool| text.chars().all(is_one);
     let is_one = (1..=MAX_NAME).contains(&text.len())
         && (is_id(|c| c.is_ascii_digit())
             || (text.len() == 24 && is_id(|c| c.is_ascii_hexdigit()))
             || (text.contains(':') && is_id(|c| c.is_ascii_alphanumeric() || "-:".contains(c))));
-    let rule = "GitHub's and GitLab's accounts have numbers, such as `49699333`, Bitbucket's ids such as `557058:` and a \
+    let rule = "GitHub's and GitLab's accounts have numbers, such as `49699333`, Bitbucket's ids such as \
+         `557058:` and a \
                 UUID; a team has none";
     if is_one {
         Ok(text.to_ascii_lowercase())
@@ -500,7 +503,8 @@ pub(super) fn more_source(text: &str) -> Result<String, String> {
 
 /// An image that builders are made of. A tag or a digest pins it: `latest` would be another BuildKit one morning.
 pub(super) fn builder_image(text: &str) -> Result<String, String> {
-    let form = "write an image with its tag, such as `moby/buildkit:v0.25.2` or `registry.example:5000/buildkit:v0.25.2`";
+    let form = "write an image with its tag, such as `moby/buildkit:v0.25.2` or \
+         `registry.example:5000/buildkit:v0.25.2`";
     if !text.chars().all(|c| c.is_ascii_alphanumeric() || "._:/@+-".contains(c)) {
         return Err(format!("`{}` has more in it than {REFERENCE}: {form}", shown(text)));
     }

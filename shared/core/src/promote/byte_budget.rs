@@ -1,5 +1,6 @@
-//! How much memory the lines that are updated at once may take together. Each waits until there is room for it: what one pusher
-//! exports makes others wait for a moment, and never kills the function that moves their lines as well.
+//! How much memory the lines that are updated at once may take together. Each waits until there is room for
+//! it: what one pusher exports makes others wait for a moment, and never kills the function that moves their
+//! lines as well.
 
 use std::sync::Arc;
 
@@ -9,7 +10,8 @@ use buildkit_cache::Manifest;
 
 /// Bytes for all lines at once: what a function of 128 megabytes has beside itself.
 const ALL: usize = 80 << 20;
-/// A cache takes at most so many times its bytes as JSON, read, joined and written; `cache` holds what it reads to that.
+/// A cache takes at most so many times its bytes as JSON, read, joined and written; `cache` holds what it
+/// reads to that.
 const TIMES: usize = 12;
 /// What a manifest may have that a build wrote: ECR takes 4 MiB, and answers it as text in JSON.
 const MANIFEST: usize = 3 * (4 << 20);

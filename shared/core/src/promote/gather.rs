@@ -121,8 +121,8 @@ async fn of_trigger(
 struct Builds {
     /// Those that ended.
     ended: Result<Vec<Build>, Arc<Error>>,
-    /// The newest builds of the projects whose exports have arrived: read once for each, all at once. Anybody whose build
-    /// may push can have any number of exports arrive.
+    /// The newest builds of the projects whose exports have arrived: read once for each, all at once. Anybody
+    /// whose build may push can have any number of exports arrive.
     recent: BTreeMap<ProjectName, Result<Vec<Arc<Build>>, Arc<Error>>>,
 }
 
@@ -156,8 +156,8 @@ impl Builds {
         Ok(self.ended.as_ref()?.iter().find(|build| build.id == id))
     }
 
-    /// The build of an export that arrived: usually that is still running, and its end is the next trigger. For a tag that
-    /// no build was given, no export is read.
+    /// The build of an export that arrived: usually that is still running, and its end is the next trigger.
+    /// For a tag that no build was given, no export is read.
     fn of_export(
         &self,
         policy: &Policy,
@@ -178,8 +178,8 @@ impl Builds {
     }
 }
 
-/// Whether a build is of one of the policy's projects. Every build of the account comes by here; Stoker may, and need, ask
-/// only about those.
+/// Whether a build is of one of the policy's projects. Every build of the account comes by here; Stoker may,
+/// and need, ask only about those.
 fn is_served(policy: &Policy, build: &str) -> bool {
     let name = build.split_once(':').and_then(|(project, _)| ProjectName::new(project).ok());
     name.is_some_and(|name| policy.project(&name).is_some() || policy.builds_forks(&name))
@@ -190,8 +190,8 @@ fn project_of_export(policy: &Policy, repository: &CacheRepository, tag: &str) -
     policy.project_of_export(repository, &scope)
 }
 
-/// What a build's end asks for: an update for each target that it exported, if it is a build that Stoker gave export tags and
-/// that ended well.
+/// What a build's end asks for: an update for each target that it exported, if it is a build that Stoker gave
+/// export tags and that ended well.
 fn of_build(policy: &Policy, build: &Build) -> Result<Vec<Found>, NothingToPromote> {
     let project = policy.project(&build.project).ok_or(NothingToPromote::UnknownProject)?;
     if build.status != BuildStatus::Succeeded {
@@ -249,17 +249,18 @@ fn of_build(policy: &Policy, build: &Build) -> Result<Vec<Found>, NothingToPromo
     found.chain(saved).collect()
 }
 
-/// Whether CodeBuild's own word for what a build was started with is the branch of this line: `refs/heads/<branch>`, with or
-/// without the commit that its webhook pins. A bare name may also be a pull request, a tag or a commit: a fork's seventh pull
-/// request is `pr/7`, and so may a branch be called.
+/// Whether CodeBuild's own word for what a build was started with is the branch of this line:
+/// `refs/heads/<branch>`, with or without the commit that its webhook pins. A bare name may also be a pull
+/// request, a tag or a commit: a fork's seventh pull request is `pr/7`, and so may a branch be called.
 fn is_of_branch(source_version: Option<&str>, line: &Line) -> bool {
     let (Some(version), Line::Branch(branch)) = (source_version, line) else { return false };
     let version = version.split_once("^{").map_or(version, |(reference, _)| reference);
     version.strip_prefix("refs/heads/") == Some(branch.as_str())
 }
 
-/// The branch that CodeBuild says was built instead of the project's default branch, where the policy names that: a build of
-/// main's head may have found another one in its project. One that was given a commit of main has built that commit.
+/// The branch that CodeBuild says was built instead of the project's default branch, where the policy names
+/// that: a build of main's head may have found another one in its project. One that was given a commit of
+/// main has built that commit.
 fn other_branch<'a>(project: &Project, source_version: Option<&'a str>) -> Option<&'a str> {
     let default = project.named_default_branch.as_ref()?;
     let version = source_version.filter(|version| !version.is_empty())?;
@@ -322,8 +323,9 @@ async fn of_merge(
     Ok(found)
 }
 
-/// Notes that a commit is the head of a fork's pull request, before any line of the batch is updated. Whoever may push a branch may
-/// have that very commit built from a cache of their own, and nothing about the merge would tell it from the fork's.
+/// Notes that a commit is the head of a fork's pull request, before any line of the batch is updated. Whoever
+/// may push a branch may have that very commit built from a cache of their own, and nothing about the merge
+/// would tell it from the fork's.
 async fn note_fork(
     ports: &impl Ports,
     policy: &Policy,
@@ -370,8 +372,8 @@ async fn resolve(
     Ok(built.map(|built| built.commit).find(|commit| head.names(commit)))
 }
 
-/// Says in the requests by builds which commits several lines have built: lines are updated at the same time, and do not see
-/// each other's writes.
+/// Says in the requests by builds which commits several lines have built: lines are updated at the same time,
+/// and do not see each other's writes.
 fn note_shared(all: &mut UpdateRequests) {
     let mut lines: BTreeMap<(Scope, Commit), BTreeSet<Line>> = BTreeMap::new();
     for LineRequests { scope, line, requests, .. } in all.values() {

@@ -361,8 +361,8 @@ async fn by_tag(
     Ok(tags.into_iter().zip(images).filter_map(|(tag, image)| Some((tag, image?))).collect())
 }
 
-/// Of the sources as many as there can be room for, the first first, and the bytes of JSON of these and of the line. What is
-/// left out is no loss for good: a line's next build exports what it used.
+/// Of the sources as many as there can be room for, the first first, and the bytes of JSON of these and of
+/// the line. What is left out is no loss for good: a line's next build exports what it used.
 fn fitting(
     current: Option<&Image>,
     sources: Vec<(UpdateSource, Image)>,
@@ -430,14 +430,16 @@ async fn validated(
                 }
             };
             match rolled_back {
-                Some(time) if built.at < time => Err(format!("it was built before the line was rolled back, at {time}")),
+                Some(time) if built.at < time => Err(format!("it was built before the line was rolled back, at \
+                     {time}")),
                 _ => Ok((content, built)),
             }
         });
         Ok(match validated {
             Ok((content, built)) => Some(SourceCache { source, content, built }),
             Err(why) => {
-                tracing::warn!(cache.digest = %image.digest, cache.repository = %repository, ?source, why, "left alone");
+                tracing::warn!(cache.digest = %image.digest, cache.repository = %repository, ?source, why,
+                    "left alone");
                 None
             }
         })
@@ -445,7 +447,8 @@ async fn validated(
     Ok(try_join_all(read).await.map_err(Error::Call)?.into_iter().flatten().collect())
 }
 
-/// The build that a commit's cache is of, if it is of this commit, and of this line or of the only one that has built it.
+/// The build that a commit's cache is of, if it is of this commit, and of this line or of the only one that
+/// has built it.
 fn built_of(
     manifest: &Manifest,
     project: &Project,
@@ -497,7 +500,8 @@ async fn mounted(
             }
             drop(mounts);
             if missing {
-                tracing::error!(cache.tag = %tag, cache.repository = %from, "an export that lacks a layer is left alone");
+                tracing::error!(cache.tag = %tag, cache.repository = %from, "an export that lacks a layer is \
+                     left alone");
                 continue;
             }
             present.extend(needed);
@@ -507,8 +511,9 @@ async fn mounted(
     Ok(brought)
 }
 
-/// What a build exported, as its commit's cache: the same graph, with annotations that are Stoker's own. The first line to
-/// build a commit has the commit's own tag; another has one for itself, and the first is marked as not the only one.
+/// What a build exported, as its commit's cache: the same graph, with annotations that are Stoker's own. The
+/// first line to build a commit has the commit's own tag; another has one for itself, and the first is marked
+/// as not the only one.
 fn commit_caches(
     project: &Project,
     scope: &Scope,

@@ -33,12 +33,14 @@ use crate::policy::Policy;
 
 /// How many lines are updated at once, where there is [room](byte_budget::ByteBudget).
 const LINES_AT_ONCE: usize = 16;
-/// How long main's line may take: its first build may bring thousands of layers, of which ECR mounts a hundred in a second.
+/// How long main's line may take: its first build may bring thousands of layers, of which ECR mounts a
+/// hundred in a second.
 const LINE_DEADLINE: Duration = Duration::from_secs(40);
 /// When the lines of branches have to be done, from the batch's start. A batch takes a second; what takes longer keeps
 /// everybody waiting.
 const BRANCHES_DEADLINE: Duration = Duration::from_secs(15);
-/// After so long no other line is begun: the function has two minutes, and what it has done counts only if it ends well.
+/// After so long no other line is begun: the function has two minutes, and what it has done counts only if it
+/// ends well.
 const BATCH_DEADLINE: Duration = Duration::from_secs(75);
 
 /// Handles a batch of triggers; answers each in its place. Lines are handled at the same time and fail apart; an error
@@ -77,7 +79,8 @@ pub async fn promote_in_turn(
         let deadline = if line == Line::Main {
             Instant::now() + LINE_DEADLINE
         } else if others_wait && shares.is_exceeded(&project, now) {
-            tracing::warn!(project.name = %project, %line, "left to the night, as the project has taken more than its share");
+            tracing::warn!(project.name = %project, %line, "left to the night, as the project has taken more \
+                 than its share");
             return (triggers, Ok(Outcome::Nothing(NothingToPromote::ShareExceeded)));
         } else {
             started + BRANCHES_DEADLINE
@@ -115,7 +118,8 @@ pub async fn promote_in_turn(
     answers
 }
 
-/// The lines in the order in which they are begun: main's before branches, and the projects with the fewest lines first.
+/// The lines in the order in which they are begun: main's before branches, and the projects with the fewest
+/// lines first.
 fn in_turn(all: UpdateRequests) -> Vec<LineRequests> {
     let mut counts: BTreeMap<ProjectName, usize> = BTreeMap::new();
     for (project, ..) in all.keys() {

@@ -156,7 +156,8 @@ fn own(project: &Project, mount: &Mount, line: &Tag, image: &Image) -> Result<Mo
     })
 }
 
-/// What a build saved, checked, with its layers in the line's repository; `None` where there is nothing that could be used.
+/// What a build saved, checked, with its layers in the line's repository; `None` where there is nothing that
+/// could be used.
 async fn exported(
     ports: &impl Ports,
     project: &Project,

@@ -148,8 +148,8 @@ pub struct MeasuredBuild {
     pub hit_rate: CacheHitRate,
     /// How many of a hundred steps of its line's build before came out of the cache, where that is known.
     pub before_percent: Option<u8>,
-    /// By how many seconds it was shorter than the newest build of its line or of main that found nothing in the cache; of a
-    /// build of several targets only the first one's line says it.
+    /// By how many seconds it was shorter than the newest build of its line or of main that found nothing in
+    /// the cache; of a build of several targets only the first one's line says it.
     pub saved_seconds: Option<u64>,
 }
 
@@ -169,12 +169,17 @@ pub enum Error {
         /// What it holds.
         why: String,
     },
-    /// The registry has not made a blob of one repository one of another: it never does, or no manifest refers to the blob.
+    /// The registry has not made a blob of one repository one of another: it never does, or no manifest
+    /// refers to the blob.
     #[error(
-        "the registry did not mount a layer in {to}, although {from} has it. ECR mounts where `aws ecr get-account-setting \
-         --name BLOB_MOUNTING` says ENABLED (`aws ecr put-account-setting --name BLOB_MOUNTING --value ENABLED` makes it \
-         so), both repositories are encrypted with the same key, and an image of {from} still refers to the blob (where none \
-         does, the next build's export will do). For a registry that mounts nothing leave `builds-repository` out of the policy"
+        "the registry did not mount a layer in {to}, although {from} has it. ECR mounts where `aws ecr \
+         get-account-setting \
+         --name BLOB_MOUNTING` says ENABLED (`aws ecr put-account-setting --name BLOB_MOUNTING --value ENABLED` \
+         makes it \
+         so), both repositories are encrypted with the same key, and an image of {from} still refers to the \
+         blob (where none \
+         does, the next build's export will do). For a registry that mounts nothing leave `builds-repository` \
+         out of the policy"
     )]
     NotMounted {
         /// The builds repository.

@@ -1,5 +1,6 @@
-//! The nightly reconciliation: what every lost event would have said, read from ECR and CodeBuild. A check updates no line, so
-//! that it waits for nobody and nobody for it; only drift goes through the queue whose messages update lines.
+//! The nightly reconciliation: what every lost event would have said, read from ECR and CodeBuild. A check
+//! updates no line, so that it waits for nobody and nobody for it; only drift goes through the queue whose
+//! messages update lines.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -33,8 +34,8 @@ pub async fn has_drift(ports: &impl Ports, project: &Project, now: Timestamp) ->
 }
 
 /// Promotes what builds of the last two days exported and merges brought, as if each event came now, lets go what has
-/// been on probation for too long, and repairs lines that have lost a layer. Answers in the projects' order what came of
-/// each trigger and line; a project that fails holds up no other.
+/// been on probation for too long, and repairs lines that have lost a layer. Answers in the projects' order
+/// what came of each trigger and line; a project that fails holds up no other.
 pub async fn reconcile(
     ports: &impl Ports,
     policy: &Policy,
@@ -181,7 +182,10 @@ async fn broken(ports: &impl Ports, project: &Project) -> Result<Vec<Broken>, Er
     let repository = &project.cache_repository;
     let images = ports.list(repository).await?;
     let tags = images.iter().flat_map(|image| &image.tags);
-    let is_line = |tag: &&String| matches!(Tag::parse(tag), Some((scope, TagKind::Line(_))) if project.has_scope(&scope));
+    let is_line = |tag: &&String| {
+        matches!(Tag::parse(tag), Some((scope,
+        TagKind::Line(_))) if project.has_scope(&scope))
+    };
     let tags: Vec<Tag> = tags.filter(is_line).filter_map(|tag| Tag::known(tag)).collect();
     let images = read_images(ports, repository, &tags).await?;
     let lines = tags.into_iter().zip(images).filter_map(|(tag, image)| {

@@ -1,5 +1,5 @@
-//! How much of the function's time each project takes. All lines are updated through one queue, one batch at a time, so what the branches of
-//! one project take is what all others wait for.
+//! How much of the function's time each project takes. All lines are updated through one queue, one batch at
+//! a time, so what the branches of one project take is what all others wait for.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -14,7 +14,8 @@ const AT_ONCE: Duration = Duration::from_secs(10);
 /// A project's share is one part of so many of all time.
 const PARTS: u32 = 6;
 
-/// What the branches of each project took lately: remembered by the instance of the function, of which the queue has one at a time.
+/// What the branches of each project took lately: remembered by the instance of the function, of which the
+/// queue has one at a time.
 #[derive(Debug, Default)]
 pub struct Shares(RefCell<BTreeMap<ProjectName, Taken>>);
 

@@ -35,10 +35,11 @@ pub enum PromotionTrigger {
         repository: Repository,
         /// The line of the branch that they came to.
         line: Line,
-        /// The commits, of no branch that is known. The cache of the newest counts that any line has built, if a single one has,
-        /// and if none of them is the head of a fork's pull request.
+        /// The commits, of no branch that is known. The cache of the newest counts that any line has built,
+        /// if a single one has, and if none of them is the head of a fork's pull request.
         commits: Vec<Commit>,
-        /// The line of the branch that was merged and its head, or the start of its hash: that line's cache of it counts.
+        /// The line of the branch that was merged and its head, or the start of its hash: that line's cache
+        /// of it counts.
         head: Option<(Line, Revision)>,
         /// When they came, by the forge's clock or the bus's; `None` where neither says.
         at: Option<Timestamp>,

@@ -8,8 +8,8 @@ use crate::names::{Digest, Tag, TagKind};
 use crate::policy::Project;
 use crate::sources::GIVEN_FOR;
 
-/// The moment from which the plan lets an image go that it keeps today, and the verdict of then. `None` where no passing of
-/// time lets it go, and where it goes or waits already.
+/// The moment from which the plan lets an image go that it keeps today, and the verdict of then. `None` where
+/// no passing of time lets it go, and where it goes or waits already.
 ///
 /// No rule is told here again: the planner itself is asked about the moments at which any of them could begin to hold.
 #[must_use]

@@ -1,7 +1,8 @@
 //! What is in a repository: every image that the catalogue lists, and what its manifest says.
 //!
-//! Whoever may push to the repository chooses what its manifests hold. A manifest has up to 4 MiB and a request names a hundred of
-//! them, so an answer has a limit: what would be longer is asked for in halves, and one that is too long alone is not read at all.
+//! Whoever may push to the repository chooses what its manifests hold. A manifest has up to 4 MiB and a
+//! request names a hundred of them, so an answer has a limit: what would be longer is asked for in halves,
+//! and one that is too long alone is not read at all.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -17,11 +18,13 @@ use crate::ports::{Catalogue, IMAGES_PER_CALL, ListedImage, ReadManifests};
 
 /// How many requests for manifests are under way at once.
 const REQUESTS_AT_ONCE: usize = 4;
-/// No answer is longer, in bytes, and twice that is in memory while it is parsed. A hundred manifests of 30 layers are one mebibyte or
-/// two. A manifest that does not fit alone is far beyond what BuildKit imports (1 MiB).
+/// No answer is longer, in bytes, and twice that is in memory while it is parsed. A hundred manifests of 30
+/// layers are one mebibyte or two. A manifest that does not fit alone is far beyond what BuildKit imports (1
+/// MiB).
 const LONGEST_ANSWER: usize = 4 << 20;
-/// So many manifests are found too large one by one, each with some fifteen requests. After that whatever comes in an answer that is
-/// too long is taken for too large as well: nobody keeps the function busy until its time is up.
+/// So many manifests are found too large one by one, each with some fifteen requests. After that whatever
+/// comes in an answer that is too long is taken for too large as well: nobody keeps the function busy until
+/// its time is up.
 const MOST_TOO_LARGE: usize = 500;
 
 /// What is in a repository.
@@ -55,7 +58,8 @@ pub async fn take(
     let shapes = asked.iter().filter_map(|digest| known.of(digest)).map(ManifestInfo::shape);
     let too_large = shapes.filter(|shape| *shape == Shape::TooLarge).count();
     if too_large > 0 {
-        tracing::warn!(cache.repository = %repository, manifests = too_large, "manifests are too large to read, and are kept");
+        tracing::warn!(cache.repository = %repository, manifests = too_large, "manifests are too large to read, \
+             and are kept");
     }
     let mut unread: Vec<(Digest, String)> = asked
         .into_iter()
@@ -73,8 +77,8 @@ pub async fn take(
     Ok(Inventory { repository: repository.clone(), images, known, unread })
 }
 
-/// Reads manifests, several answers at once, and gives each to `learn`. Answers those that are too large to be read; what is not there is
-/// left out.
+/// Reads manifests, several answers at once, and gives each to `learn`. Answers those that are too large to
+/// be read; what is not there is left out.
 pub async fn read(
     ports: &impl ReadManifests,
     repository: &CacheRepository,

@@ -1,5 +1,5 @@
-//! What is known of manifests, kept small: a repository of ECR's may have 100,000 images with hundreds of thousands of layers, and
-//! all that is known of them has to fit into the smallest Lambda function.
+//! What is known of manifests, kept small: a repository of ECR's may have 100,000 images with hundreds of
+//! thousands of layers, and all that is known of them has to fit into the smallest Lambda function.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
@@ -16,15 +16,16 @@ use crate::names::{Commit, Digest, Line};
 use crate::provenance::{self, Provenance};
 use buildkit_cache::CONFIG_MEDIA_TYPE;
 
-/// No blob is counted for more bytes than this: what a manifest says of sizes may be anything, and sums must not overflow.
+/// No blob is counted for more bytes than this: what a manifest says of sizes may be anything, and sums must
+/// not overflow.
 const LARGEST_BLOB: u64 = 1 << 40;
 /// Bytes of the longest build id that is remembered; CodeBuild's are shorter.
 const LONGEST_BUILD: usize = 255;
-/// All that is known may take about so many bytes, twice what 100,000 images of 30 layers take: whoever may push to a repository
-/// can fill it with manifests that name nothing but blobs.
+/// All that is known may take about so many bytes, twice what 100,000 images of 30 layers take: whoever may
+/// push to a repository can fill it with manifests that name nothing but blobs.
 const MOST_BYTES: usize = 64 << 20;
-/// What is kept of a blob, with its place in the table; of a blob of a manifest; of everything else that a manifest says; and of a
-/// line beside its name.
+/// What is kept of a blob, with its place in the table; of a blob of a manifest; of everything else that a
+/// manifest says; and of a line beside its name.
 const BYTES_A_BLOB: usize = 32;
 const BYTES_A_PLACE: usize = 4;
 const BYTES_A_MANIFEST: usize = 128;
@@ -82,8 +83,8 @@ impl Default for ManifestIndex {
     }
 }
 
-/// The first half of a blob's digest. It tells blobs apart that are counted, and nothing else; to find two that are alike takes 2^64
-/// tries, and gains a wrong count.
+/// The first half of a blob's digest. It tells blobs apart that are counted, and nothing else; to find two
+/// that are alike takes 2^64 tries, and gains a wrong count.
 type BlobId = [u8; 16];
 
 fn half(digest: &Digest) -> BlobId {
@@ -241,8 +242,8 @@ impl ManifestIndex {
             + self.bytes_of_lines
     }
 
-    /// Takes note of a manifest. One that is no JSON of a manifest is something else, and keeps nothing alive that could
-    /// be known. One for which there is no room is too large.
+    /// Takes note of a manifest. One that is no JSON of a manifest is something else, and keeps nothing alive
+    /// that could be known. One for which there is no room is too large.
     pub fn learn(&mut self, digest: Digest, manifest: &[u8]) {
         if self.of(&digest).is_some() {
             return;

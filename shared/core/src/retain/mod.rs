@@ -1,7 +1,8 @@
 //! Retention: which caches of a repository live, and why.
 //!
-//! [`inventory::take`] reads what is there, [`plan::plan`] judges it, [`enforce`] carries the plan out in batches. The plan is
-//! pure and says of every image which rule keeps it or lets it go; what it does not know it keeps.
+//! [`inventory::take`] reads what is there, [`plan::plan`] judges it, [`enforce`] carries the plan out in
+//! batches. The plan is pure and says of every image which rule keeps it or lets it go; what it does not know
+//! it keeps.
 
 pub mod forecast;
 pub mod inventory;
@@ -121,9 +122,9 @@ pub async fn enforce(
     apply(ports, plan, projects, now).await
 }
 
-/// Carries a plan out, 100 images with a request and no more in a run than the policy allows. Each batch is looked at once
-/// more before: what has got a tag since, or was given to a build, stays. A run that ends half way leaves nothing behind but
-/// a shorter plan for the next.
+/// Carries a plan out, 100 images with a request and no more in a run than the policy allows. Each batch is
+/// looked at once more before: what has got a tag since, or was given to a build, stays. A run that ends half
+/// way leaves nothing behind but a shorter plan for the next.
 pub async fn apply(
     ports: &impl Ports,
     plan: Plan,

@@ -1,5 +1,5 @@
-//! The plan: a verdict on every image, from the inventory, the policy and what is known of builds and branches. Pure: the
-//! same input makes the same plan.
+//! The plan: a verdict on every image, from the inventory, the policy and what is known of builds and
+//! branches. Pure: the same input makes the same plan.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -196,8 +196,8 @@ pub enum Use {
     Given,
 }
 
-/// When an image was last of use: pushed, built, or given to a build. When it was pulled does not count: ECR takes every
-/// look at a manifest for a pull, and whoever plans looks at all.
+/// When an image was last of use: pushed, built, or given to a build. When it was pulled does not count: ECR
+/// takes every look at a manifest for a pull, and whoever plans looks at all.
 #[must_use]
 pub fn last_use(
     image: &ListedImage,
@@ -249,7 +249,8 @@ pub fn plan(inventory: &Inventory, projects: &[Project], plan_inputs: &PlanInput
     let mut verdicts: Vec<Verdict> = inventory.images.iter().map(|image| planner.verdict(image)).collect();
     let mut notes = planner.evict(projects, &mut verdicts);
     let mut evicted = of_budgets(&verdicts);
-    // What a budget takes keeps nothing else: the commit of a line that goes is the head of none. Each round takes some more.
+    // What a budget takes keeps nothing else: the commit of a line that goes is the head of none. Each round
+    // takes some more.
     while !evicted.is_empty() {
         planner.survey(&evicted);
         for verdict in verdicts.iter_mut().filter(|verdict| verdict.action != Action::Delete) {
@@ -271,8 +272,8 @@ pub fn plan(inventory: &Inventory, projects: &[Project], plan_inputs: &PlanInput
     Plan { repository: inventory.repository.clone(), verdicts, bytes, bytes_after, refused, notes }
 }
 
-/// By scope, line and time. Scopes and lines are shared by many verdicts, and to be the same is cheaper to find than which comes
-/// first.
+/// By scope, line and time. Scopes and lines are shared by many verdicts, and to be the same is cheaper to
+/// find than which comes first.
 fn order(a: &Verdict, b: &Verdict) -> Ordering {
     let by_scope = if a.scope == b.scope { Ordering::Equal } else { a.scope.cmp(&b.scope) };
     let by_line = || if a.line == b.line { Ordering::Equal } else { a.line.cmp(&b.line) };

@@ -40,7 +40,8 @@ struct Made {
 }
 
 fn made() -> impl Strategy<Value = Made> {
-    let shape = prop_oneof![8 => Just(Shape::Cache), 1 => Just(Shape::Mount), 1 => Just(Shape::Index), 1 => Just(Shape::Other), 1 => Just(Shape::TooLarge)];
+    let shape = prop_oneof![8 => Just(Shape::Cache), 1 => Just(Shape::Mount), 1 => Just(Shape::Index),
+        1 => Just(Shape::Other), 1 => Just(Shape::TooLarge)];
     let blobs = prop::collection::btree_set(0..BLOBS, 0..6);
     let tags = prop::collection::vec((0..10_u8, any::<bool>()), 0..3);
     let flags = (prop::bool::weighted(0.1), prop::bool::weighted(0.05), prop::bool::weighted(0.01));
@@ -105,7 +106,8 @@ fn observed(images: &[Made], project: &Project) -> (Inventory, PlanInputs) {
         let config = |kind: &str| json!({ "mediaType": kind, "digest": Digest::of(b"config"), "size": 2 });
         let manifest = match made.shape {
             Shape::Cache => {
-                json!({ "config": config(CONFIG_MEDIA_TYPE), "layers": layers, "annotations": annotations, "n": number })
+                json!({ "config": config(CONFIG_MEDIA_TYPE), "layers": layers, "annotations": annotations,
+                    "n": number })
             }
             Shape::Mount => {
                 let id = BTreeMap::from([(mounts::ID.to_owned(), "cargo".to_owned())]);
@@ -208,11 +210,13 @@ proptest! {
         for verdict in plan.of(Action::Delete) {
             let image = &verdict.image;
             let facts = inventory.known.of(&image.digest);
-            prop_assert!(facts.is_some_and(|facts| facts.shape().is_ours()), "only what is known to be a cache or a mount");
+            prop_assert!(facts.is_some_and(|facts| facts.shape().is_ours()), "only what is known to be a cache \
+                 or a mount");
             prop_assert!(!image.tags.iter().any(|tag| is_main(tag)), "never main");
             prop_assert!(!plan_inputs.leased.contains(&image.digest), "nothing that a running build holds");
             prop_assert!(!kept_children.contains(&image.digest), "no part of an index that stays");
-            prop_assert!(image.tags.iter().all(|tag| Tag::parse(tag).is_some_and(|(scope, _)| project.has_scope(&scope))),
+            prop_assert!(image.tags.iter().all(|tag| Tag::parse(tag).is_some_and(|(scope,
+                _)| project.has_scope(&scope))),
                 "nothing that is not ours: {:?}", image.tags);
             prop_assert!(!image.is_archived);
             prop_assert!(!verdict.why().is_empty());
@@ -227,12 +231,14 @@ proptest! {
             prop_assert!(!is_join || age >= project.retention.lease + GIVEN_FOR, "a build may be given it: {age:?}");
         }
         if !inventory.unread.is_empty() {
-            prop_assert!(plan.deletions().is_empty() && plan.refused.is_some(), "an incomplete inventory deletes nothing");
+            prop_assert!(plan.deletions().is_empty() && plan.refused.is_some(), "an incomplete inventory \
+                 deletes nothing");
         }
     }
 
     #[test]
-    fn the_same_world_gives_the_same_plan(images in prop::collection::vec(made(), 0..20), policy in 0..4_usize, seed in any::<u64>()) {
+    fn the_same_world_gives_the_same_plan(images in prop::collection::vec(made(), 0..20),
+        policy in 0..4_usize, seed in any::<u64>()) {
         let project = project(POLICIES[policy]);
         let (inventory, plan_inputs) = observed(&images, &project);
         let first = plan(&inventory, std::slice::from_ref(&project), &plan_inputs, now());
@@ -244,7 +250,8 @@ proptest! {
     }
 
     #[test]
-    fn a_plan_that_was_carried_out_leaves_nothing_to_do(images in prop::collection::vec(made(), 0..20), policy in 0..4_usize) {
+    fn a_plan_that_was_carried_out_leaves_nothing_to_do(images in prop::collection::vec(made(), 0..20),
+        policy in 0..4_usize) {
         let images: Vec<Made> = images.into_iter().map(|made| Made { is_unread: false, ..made }).collect();
         let project = project(POLICIES[policy]);
         let (inventory, plan_inputs) = observed(&images, &project);

@@ -1,4 +1,5 @@
-//! Why a verdict is what it is. Of a hundred thousand verdicts few are ever read, so words are made when somebody asks for them.
+//! Why a verdict is what it is. Of a hundred thousand verdicts few are ever read, so words are made when
+//! somebody asks for them.
 
 use std::fmt;
 use std::sync::Arc;

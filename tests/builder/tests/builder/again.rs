@@ -69,8 +69,8 @@ pub(crate) fn build_again(engine: &Engine, groups: &[Group<'_>], rounds: usize) 
     let (started, mut failed) = (Instant::now(), 0_usize);
     for round in 0..rounds {
         engine.renew(&tokens, &blobs)?;
-        // One after the other: builds that run at a time share what they know of steps that both have, and BuildKit 0.25
-        // then loses the cache of one of them at times.
+        // One after the other: builds that run at a time share what they know of steps that both have, and
+        // BuildKit 0.25 then loses the cache of one of them at times.
         for group in groups {
             let Some(again) = group.builds.get(round % group.builds.len().max(1)) else { continue };
             let build = || again.build(group.registry);

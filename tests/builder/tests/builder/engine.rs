@@ -93,8 +93,9 @@ impl Engine {
         Err(format!("{BASE_IMAGE} cannot be pulled"))
     }
 
-    /// A base image of a test's own. On a builder that built from several caches on one base image, BuildKit 0.25 at times
-    /// finds nothing of any of them from a certain build on. In CodeBuild each build has a builder of its own.
+    /// A base image of a test's own. On a builder that built from several caches on one base image, BuildKit
+    /// 0.25 at times finds nothing of any of them from a certain build on. In CodeBuild each build has a
+    /// builder of its own.
     pub(crate) fn own_base_image(&self, token: &str, dir: &Path) -> anyhow::Result<String> {
         self.own_base_image_with(token, dir, &[], "")
     }

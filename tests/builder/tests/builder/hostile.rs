@@ -1,6 +1,7 @@
-//! Caches that somebody has forged, on the real builder. Each is made from a real export by editing its config, and merged into main's line
-//! by the real promotion; then main builds, again and again: what its image holds is never the attacker's. Without what keeps it out, by a
-//! plain merge, it is: so each scene can fail.
+//! Caches that somebody has forged, on the real builder. Each is made from a real export by editing its
+//! config, and merged into main's line by the real promotion; then main builds, again and again: what its
+//! image holds is never the attacker's. Without what keeps it out, by a plain merge, it is: so each scene can
+//! fail.
 
 use std::path::Path;
 
@@ -41,7 +42,8 @@ enum Forged {
     SameCommit,
     /// A record that repeats a step of main's with one alternative more.
     OneMore,
-    /// A forged result for a step of main's, in the cache of the merged commit, which main's own build is given before the promotion.
+    /// A forged result for a step of main's, in the cache of the merged commit, which main's own build is
+    /// given before the promotion.
     CommitCache,
     /// Another size for a layer of main's.
     Size,
@@ -234,8 +236,8 @@ pub(crate) fn scenes<'a>(
     let rounds = crate::number("STOKER_HOSTILE")?.unwrap_or(ROUNDS);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     for (number, kind) in (0..).zip(KINDS) {
-        // What a builder has of one scene serves no other, nor of an earlier run: of a build that could not pull a layer it keeps what
-        // that held for good.
+        // What a builder has of one scene serves no other, nor of an earlier run: of a build that could not
+        // pull a layer it keeps what that held for good.
         let seed = seed ^ (number << 32) ^ u64::try_from(Timestamp::now().as_millisecond())?;
         let mut stage = Stage::new(seed, engine, registry, &dir.join(format!("{kind:?}")))?;
         let mut exports = Vec::new();

@@ -167,8 +167,8 @@ impl<'a> Stage<'a> {
     }
 }
 
-/// Builds fifty commits. The first thirty are promoted one after the other to the line that the next one reads; then caches
-/// of two to fifty commits serve builds of them.
+/// Builds fifty commits. The first thirty are promoted one after the other to the line that the next one
+/// reads; then caches of two to fifty commits serve builds of them.
 pub(crate) fn long<'a>(
     seed: u64,
     engine: &'a Engine,

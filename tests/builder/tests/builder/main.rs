@@ -3,10 +3,12 @@
 //! some lose parts of a cache at random. Then builds beside retention: none fails because of what it takes.
 //!
 //! `cargo xtask test` runs it. `STOKER_SEED` and `STOKER_CASES` choose the cases; case n of a seed is the first of
-//! the seed plus n. `STOKER_AGAIN` says how often they are built again, `STOKER_HOSTILE` how often main is built after each
-//! merge of a forged cache, `STOKER_ROUNDS` how long builds run beside retention, `STOKER_HISTORIES` of how many histories
-//! the steps that run are compared with those predicted, `STOKER_CAUSES` of how many the misses are told causes; with `STOKER_ONLY` only what is told once runs whose name holds that. `STOKER_TEST_NEW_BUILDER` is a shell command that ends with an engine whose builder has no state;
-//! `STOKER_TEST_ENGINE` the least version of the engine.
+//! the seed plus n. `STOKER_AGAIN` says how often they are built again, `STOKER_HOSTILE` how often main is
+//! built after each merge of a forged cache, `STOKER_ROUNDS` how long builds run beside retention,
+//! `STOKER_HISTORIES` of how many histories the steps that run are compared with those predicted,
+//! `STOKER_CAUSES` of how many the misses are told causes; with `STOKER_ONLY` only what is told once runs
+//! whose name holds that. `STOKER_TEST_NEW_BUILDER` is a shell command that ends with an engine whose builder
+//! has no state; `STOKER_TEST_ENGINE` the least version of the engine.
 #![allow(
     clippy::expect_used,
     clippy::print_stdout,

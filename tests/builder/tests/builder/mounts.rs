@@ -1,5 +1,5 @@
-//! Cache mounts on the real builder: what is restored is what was saved, whatever goes wrong a build goes on, and what carrying
-//! costs a Rust project beside the other ways.
+//! Cache mounts on the real builder: what is restored is what was saved, whatever goes wrong a build goes on,
+//! and what carrying costs a Rust project beside the other ways.
 
 mod project;
 
@@ -42,7 +42,8 @@ impl<'a> Carrier<'a> {
         dir: &Path,
     ) -> anyhow::Result<Self> {
         let text = format!(
-            "version: 1\nprojects: [{{name: {token}, repository: github.com/example/app, cache-repository: {REPOSITORY}, \
+            "version: 1\nprojects: [{{name: {token}, repository: github.com/example/app, cache-repository: \
+             {REPOSITORY}, \
              targets: [{{mounts: [{{id: {id}{mount}}}]}}]}}]"
         );
         let policy = Policy::parse("policy", &text)?;
@@ -189,7 +190,8 @@ pub(crate) fn carried<'a>(
     run(
         &first,
         "mkdir -p 'a b/c' empty; echo one >'a b/c/one'; echo two >'a b/two|x'; echo three >three; ln -s three link; \
-         chown -R 7:9 'a b'; chmod 750 'a b/c'; chmod 4711 three; touch -d '2001-02-03 04:05:06' 'a b/c/one'; mkfifo pipe",
+         chown -R 7:9 'a b'; chmod 750 'a b/c'; chmod 4711 three; touch -d '2001-02-03 04:05:06' 'a b/c/one'; \
+         mkfifo pipe",
     )?;
     let (whole, manifest) = first.save(None, "whole")?;
     ensure!(manifest.layers().count() == 1, "a first save has one layer");
@@ -199,7 +201,8 @@ pub(crate) fn carried<'a>(
 
     run(
         &second,
-        "rm three; rm -r empty; mkdir -p new/of; echo 4 >new/of/four; chown -R 5:6 new; chmod 700 new; echo uno >'a b/c/one'; \
+        "rm three; rm -r empty; mkdir -p new/of; echo 4 >new/of/four; chown -R 5:6 new; chmod 700 new; echo uno \
+         >'a b/c/one'; \
          rm 'a b/two|x'; mkdir 'a b/two|x'; echo in >'a b/two|x/in'; head -c 100000 /dev/urandom >large",
     )?;
     let (delta, manifest) = second.save(Some(&whole), "delta")?;
@@ -299,7 +302,8 @@ fn steps_keep_their_keys(
     std::fs::write(
         context.join("Dockerfile"),
         format!(
-            "FROM {}\nCOPY file /{token}\nRUN --mount=type=cache,id={token}-keyed,uid=7,gid=8,target=/mount cp /{token} /{token}-2\n\
+            "FROM {}\nCOPY file /{token}\nRUN --mount=type=cache,id={token}-keyed,uid=7,gid=8,target=/mount cp \
+             /{token} /{token}-2\n\
              RUN cp /{token}-2 /{token}-3\n",
             engine.base_image
         ),

@@ -5,9 +5,10 @@
 //! excused: where builds differ from the prediction, what their commands really left is read from the stages that were
 //! built. With that told, what is predicted must be what ran, step by step.
 //!
-//! One disagreement has a known cause, and is listed: where two builds copied the same files from a stage that each had made
-//! in its own way, the second one's export holds the steps of both stages, at times without results. A later build finds
-//! the copy by the steps that the second did not run, or lacks the results of those that it did.
+//! One disagreement has a known cause, and is listed: where two builds copied the same files from a stage
+//! that each had made in its own way, the second one's export holds the steps of both stages, at times
+//! without results. A later build finds the copy by the steps that the second did not run, or lacks the
+//! results of those that it did.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
@@ -137,7 +138,8 @@ pub(crate) fn compare(
         Engine::free(&[&stage.history.token], &stage.blobs)?;
     }
     println!(
-        "  {} builds of {histories} histories: of {} steps {} ran, in {} builds once it was read what commands left, in {} but \
+        "  {} builds of {histories} histories: of {} steps {} ran, in {} builds once it was read what commands \
+         left, in {} but \
          for a stage that the cache knew in two ways; {} ({:.0} s)",
         all.builds,
         all.steps,
@@ -199,7 +201,8 @@ impl Stage<'_> {
             as_json: true,
         };
         let built = Engine::build(&context, &options)?;
-        // It is read as JSON: a text's lines cannot tell of a linked copy whether it ran or was put upon other layers only.
+        // It is read as JSON: a text's lines cannot tell of a linked copy whether it ran or was put upon
+        // other layers only.
         let log = Log::read(&built.log);
         let [told] = log.builds.as_slice() else { bail!("the log is no JSON: {}", built.log) };
         let errors = log.errors();

@@ -46,7 +46,8 @@ impl fmt::Display for Figures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} builds; of {} steps reused {} with all caches, {} with the merged; {} with pruned ones, {} were dropped",
+            "{} builds; of {} steps reused {} with all caches, {} with the merged; {} with pruned ones, {} were \
+             dropped",
             self.builds, self.steps, self.all, self.merged, self.pruned, self.missed
         )
     }
@@ -119,8 +120,8 @@ impl<'s, 'a> Stage<'s, 'a> {
     }
 }
 
-/// Builds the branches of a case, then its target with all of their caches, with the merged one, and with a pruned one. The
-/// last two are to be built again.
+/// Builds the branches of a case, then its target with all of their caches, with the merged one, and with a
+/// pruned one. The last two are to be built again.
 pub(crate) fn run<'a>(
     seed: u64,
     engine: &Engine,
@@ -197,8 +198,8 @@ fn report_on<'a>(stage: &mut Stage<'_, 'a>) -> anyhow::Result<(Figures, Group<'a
     let target_tag = stage.tag("target");
     let merged = stage.build(source, std::slice::from_ref(&merged_tag), Some(&target_tag))?;
     ensure!(merged.files == files, "other files with the merged cache than without any");
-    // What the target is made of. The merged cache serves it whole on every builder; several caches beside each other do
-    // not on all.
+    // What the target is made of. The merged cache serves it whole on every builder; several caches beside
+    // each other do not on all.
     let target = stage.exported(&target_tag)?;
     if case.target.merged.len() == 1 {
         ensure!(
@@ -279,9 +280,10 @@ struct Explained<'a> {
 }
 
 impl Explained<'_> {
-    /// Each of these steps has to have a result that was dropped. Or the whole cache had none either, and the step was not
-    /// asked for because of one that needs it; then a record of that one was dropped, even if its result was still found
-    /// by its content. (Such a cache is nothing strange: a build exports no result of what it never had to look at.)
+    /// Each of these steps has to have a result that was dropped. Or the whole cache had none either, and the
+    /// step was not asked for because of one that needs it; then a record of that one was dropped, even if
+    /// its result was still found by its content. (Such a cache is nothing strange: a build exports no result
+    /// of what it never had to look at.)
     fn check(&self, missed: &[String]) -> anyhow::Result<()> {
         let (whole, pruned) = (Graph::of(self.whole)?, Graph::of(self.pruned)?);
         let target: BTreeSet<String> = self.target.blobs().map(|blob| blob.digest.to_string()).collect();

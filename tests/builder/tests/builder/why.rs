@@ -1,6 +1,7 @@
-//! `stoker why` against builds whose misses have known causes: a project is built and exported, one thing is changed, and
-//! it is built again on a builder that knows nothing, from the first build's cache. What ran, and why, follows from a
-//! model of the project that knows nothing of BuildKit's records, of git, or of how `stoker why` thinks.
+//! `stoker why` against builds whose misses have known causes: a project is built and exported, one thing is
+//! changed, and it is built again on a builder that knows nothing, from the first build's cache. What ran,
+//! and why, follows from a model of the project that knows nothing of BuildKit's records, of git, or of how
+//! `stoker why` thinks.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::env;
@@ -197,7 +198,8 @@ impl Project {
             }
             Line::Run { id, salt } => {
                 format!(
-                    "RUN mkdir -p /w; (echo {salt}; export -p; cat /token $(find /w -type f | sort)) | sha256sum > /w/{}",
+                    "RUN mkdir -p /w; (echo {salt}; export -p; cat /token $(find /w -type f | sort)) | \
+                     sha256sum > /w/{}",
                     mark(*id)
                 )
             }

@@ -1,15 +1,16 @@
-//! What a cold start of each function costs, in processor time, beside programs that do less and programs in other languages.
+//! What a cold start of each function costs, in processor time, beside programs that do less and programs in
+//! other languages.
 //!
 //! `cargo xtask cold` builds them all and runs this. Every round starts each program once under the runtime interface
 //! emulator, so that what else the machine does falls on all alike; medians count. Wall time says nothing here: the
 //! network and AWS are a stand-in on loopback, over TLS.
 //!
 //! - To the first poll: from `exec` until the program asks for its first event, beside a loop that does nothing else.
-//! - First invocation: from that event until the program asks for the next, beside a client without an SDK that gets the
-//!   very requests that the function sent, in the same loop: as many handshakes, headers and bytes. That client has read
-//!   its roots and made its TLS configuration before its first poll.
-//! - Warm: as above for the invocations after, less what a program takes that makes the same calls through the SDK and Stoker's
-//!   adapters, and does nothing else.
+//! - First invocation: from that event until the program asks for the next, beside a client without an SDK
+//!   that gets the very requests that the function sent, in the same loop: as many handshakes, headers and
+//!   bytes. That client has read its roots and made its TLS configuration before its first poll.
+//! - Warm: as above for the invocations after, less what a program takes that makes the same calls through
+//!   the SDK and Stoker's adapters, and does nothing else.
 #![expect(clippy::print_stdout, reason = "a measurement")]
 
 mod aws;
@@ -249,7 +250,8 @@ fn measure() -> anyhow::Result<bool> {
         }
     }
     println!(
-        "processor time in microseconds, medians of {ROUNDS} starts under the runtime interface emulator, {} trusted roots\n",
+        "processor time in microseconds, medians of {ROUNDS} starts under the runtime interface emulator, {} \
+         trusted roots\n",
         bench.aws.roots_count
     );
     println!(
@@ -263,7 +265,8 @@ fn measure() -> anyhow::Result<bool> {
             (first / median(&client.first), warm - median(&calls.warm))
         });
         println!(
-            "{name:<20} {:>6} {:>6} {to_poll:>8.0} {ratio:>7.2} {first:>8.0} {times:>7.2} {warm:>8.0} {more:>7.0} {:>6} MiB",
+            "{name:<20} {:>6} {:>6} {to_poll:>8.0} {ratio:>7.2} {first:>8.0} {times:>7.2} {warm:>8.0} \
+             {more:>7.0} {:>6} MiB",
             measured.calls,
             measured.handshakes,
             measured.memory.div_ceil(1024)

@@ -203,8 +203,8 @@ fn agent() -> ureq::Agent {
     ureq::Agent::config_builder().http_status_as_error(false).proxy(None).build().new_agent()
 }
 
-/// Nanoseconds that all threads of a process have run. Clock ticks would be too coarse, and threads that have ended are not
-/// in it: none of these programs ends any.
+/// Nanoseconds that all threads of a process have run. Clock ticks would be too coarse, and threads that have
+/// ended are not in it: none of these programs ends any.
 fn processor_time(process: u32) -> anyhow::Result<u64> {
     let mut sum = 0;
     for thread in fs::read_dir(format!("/proc/{process}/task"))? {

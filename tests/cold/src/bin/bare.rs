@@ -1,4 +1,5 @@
-//! A TLS client without an SDK: sends the requests that it is given, which nobody signs and whose answers nobody parses.
+//! A TLS client without an SDK: sends the requests that it is given, which nobody signs and whose answers
+//! nobody parses.
 
 use bytes::Bytes;
 use http::Request;

@@ -1,5 +1,5 @@
-//! The calls of a function and nothing else: made through the SDK, with the functions' own adapters, from the requests that
-//! the function sent. No event is read, no policy, and nothing is decided.
+//! The calls of a function and nothing else: made through the SDK, with the functions' own adapters, from the
+//! requests that the function sent. No event is read, no policy, and nothing is decided.
 
 use lambda_runtime::{Error, LambdaEvent, run, service_fn};
 use serde::Deserialize;

@@ -1,6 +1,7 @@
-//! What carrying a mount costs and spares a Rust project, whose crates come out of the machine's own cargo: main's build after a
-//! change of the source, on a new builder with the mount restored and saved, beside the same build on a builder with its disk,
-//! on one with layers only, and with the mount copied out and in by way of the build's machine.
+//! What carrying a mount costs and spares a Rust project, whose crates come out of the machine's own cargo:
+//! main's build after a change of the source, on a new builder with the mount restored and saved, beside the
+//! same build on a builder with its disk, on one with layers only, and with the mount copied out and in by
+//! way of the build's machine.
 
 use std::collections::BTreeSet;
 use std::env;
@@ -90,10 +91,12 @@ pub(crate) fn rust_project<'a>(
     let carrying = restore + save;
     Ok((
         format!(
-            "a mount of {} MB: with it restored and saved main's build takes {:.2} of the time with the disk and {:.2} of that \
+            "a mount of {} MB: with it restored and saved main's build takes {:.2} of the time with the disk \
+             and {:.2} of that \
              with layers only; copying it takes {:.1} times as long as carrying it (restore {restore:.1} s, build \
              {build_seconds:.1}, save {save:.1}, first save {first_save:.1}; disk {disk_seconds:.1}; layers \
-             {layers_seconds:.1}, cold {cold:.1}; copied in {copy_in:.1} and out {copy_out:.1}); pushed {:.1} of {:.1} MB",
+             {layers_seconds:.1}, cold {cold:.1}; copied in {copy_in:.1} and out {copy_out:.1}); pushed {:.1} \
+             of {:.1} MB",
             bytes / 1_000_000,
             (carrying + build_seconds) / disk_seconds,
             (carrying + build_seconds) / layers_seconds,
@@ -137,7 +140,8 @@ impl Project {
     /// From a folder of the build's machine into a mount, as actions for other CIs do it.
     fn copy_in(&self, engine: &Engine, mount: &str, from: &Path) -> anyhow::Result<()> {
         let dockerfile = format!(
-            "FROM {}\nRUN --mount=type=cache,id={mount},target=/m --mount=type=bind,source=.,target=/from : {}; cp -a /from/. /m/\n",
+            "FROM {}\nRUN --mount=type=cache,id={mount},target=/m --mount=type=bind,source=.,target=/from : {}; \
+             cp -a /from/. /m/\n",
             engine.base_image, self.token
         );
         let file = from.with_extension("in.Dockerfile");
@@ -208,8 +212,8 @@ fn bytes_of(dir: &Path) -> anyhow::Result<u64> {
     Ok(bytes)
 }
 
-/// An image with the machine's compiler and the crates that the source needs; writes the source, too. `None` where the machine has
-/// none that could be put there.
+/// An image with the machine's compiler and the crates that the source needs; writes the source, too. `None`
+/// where the machine has none that could be put there.
 fn toolchain(engine: &Engine, token: &str, source: &Path, dir: &Path) -> anyhow::Result<Option<String>> {
     let sysroot = Command::new("rustc").args(["--print", "sysroot"]).output();
     let Ok(sysroot) = sysroot else { return Ok(None) };
