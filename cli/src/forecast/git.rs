@@ -28,7 +28,7 @@ pub(crate) struct Commit {
     /// When it was put where it is, in seconds since 1970.
     pub(crate) committed: i64,
     /// When it was first written.
-    pub(super) authored: i64,
+    pub(crate) authored: i64,
     pub(crate) subject: String,
 }
 

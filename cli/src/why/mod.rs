@@ -3,7 +3,7 @@
 //! Everything that asks is here; what follows from the answers is in the crate `cache-misses`, which asks nobody.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -117,6 +117,9 @@ pub(crate) struct Told {
     commits: usize,
     #[serde(flatten)]
     report: Report,
+    /// The pull requests that brought the commits which causes name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pull_requests: BTreeMap<String, u64>,
     /// What could not be looked at, and why.
     missing: Vec<String>,
 }
@@ -300,5 +303,63 @@ fn of_checkout(args: &Args, commit: &str, known: &Known<'_>, missing: Vec<String
     if let Some(problem) = unreadable.into_inner() {
         return Err(problem);
     }
-    Ok(Told { commit: head.id.clone(), commits: past.len(), report, missing })
+    let pull_requests = pull_requests(&report, &line);
+    Ok(Told { commit: head.id.clone(), commits: past.len(), report, pull_requests, missing })
+}
+
+/// The pull requests of the commits that a report names.
+fn pull_requests(report: &Report, line: &[Commit]) -> BTreeMap<String, u64> {
+    let named: BTreeSet<&str> = report.misses.iter().filter_map(|miss| miss.cause.commit()).collect();
+    let named = line.iter().filter(|commit| named.contains(commit.id.as_str()));
+    named.filter_map(|commit| Some((commit.id.clone(), forecast::merged_in(&commit.subject)?))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use cache_misses::{Cause, Miss};
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_cause_names_the_pull_request_that_brought_its_commit() {
+        let commit = |digit: &str, subject: &str| Commit {
+            id: digit.repeat(40),
+            tree: Default::default(),
+            parents: Vec::new(),
+            committed: 0,
+            authored: 0,
+            subject: subject.to_owned(),
+        };
+        let line = [
+            commit("a", "Merge pull request #7 from me/topic"),
+            commit("b", "Use another compiler (#812)"),
+            commit("c", "Fix #5"),
+            commit("d", "Not named by a cause (#9)"),
+        ];
+        let new = |digit: &str| Cause::New { commit: digit.repeat(40) };
+        let steps = vec!["[1/3] RUN a".to_owned()];
+        let causes = [new("b"), new("c"), Cause::Follows { steps, also: Some(Box::new(new("a"))) }];
+        let misses = causes.map(|cause| Miss {
+            step: "[2/3] RUN b".to_owned(),
+            seconds: None,
+            is_first: false,
+            cause,
+            is_exact: false,
+            is_unavoidable: None,
+        });
+        let report = Report { misses: misses.to_vec(), ..Report::default() };
+        let pull_requests = pull_requests(&report, &line);
+        let told = Told { commit: "a".repeat(40), commits: 3, report, pull_requests, missing: Vec::new() };
+        let text = text(&told);
+        for expected in [
+            "new in bbbbbbb (pull request #812)\n",
+            "new in ccccccc\n",
+            "new in aaaaaaa (pull request #7), too\n",
+        ] {
+            assert!(text.contains(expected), "{text}");
+        }
+        let told = serde_json::to_value(&told).unwrap();
+        assert_eq!(told["pullRequests"], json!({"a".repeat(40): 7, "b".repeat(40): 812}));
+    }
 }

@@ -1,5 +1,7 @@
 //! The causes as people read them.
 
+use std::collections::BTreeMap;
+
 use cache_misses::{Cause, Miss};
 
 use super::Told;
@@ -17,7 +19,7 @@ pub(crate) fn text(told: &Told) -> String {
         return text + &format!("  {} reused; nothing ran\n", count(report.reused, "step"));
     }
     let mut rows = vec![["STEP", "TIME", "WHY"].map(str::to_owned).to_vec()];
-    rows.extend(report.misses.iter().map(row));
+    rows.extend(report.misses.iter().map(|miss| row(miss, &told.pull_requests)));
     text += &table("  ", &[Align::Left, Align::Right, Align::Left], &rows);
     text += &format!(
         "{} ran, {} reused; lost to misses {}, unavoidable {}\n",
@@ -32,11 +34,11 @@ pub(crate) fn text(told: &Told) -> String {
     text
 }
 
-fn row(miss: &Miss) -> Vec<String> {
+fn row(miss: &Miss, pull_requests: &BTreeMap<String, u64>) -> Vec<String> {
     let exact = if miss.is_exact { " (exact)" } else { "" };
     let first = if miss.is_first { "first miss: " } else { "" };
     let time = miss.seconds.map(seconds).unwrap_or_default();
-    vec![clipped(&miss.step), time, format!("{first}{}{exact}", cause(&miss.cause))]
+    vec![clipped(&miss.step), time, format!("{first}{}{exact}", cause(&miss.cause, pull_requests))]
 }
 
 fn clipped(step: &str) -> String {
@@ -53,12 +55,15 @@ fn seconds(seconds: f64) -> String {
     if seconds < 10.0 { format!("{seconds:.1} s") } else { format!("{seconds:.0} s") }
 }
 
-fn short(commit: &str) -> String {
-    plain(commit.get(..7).unwrap_or(commit))
+/// A commit, and the pull request that brought it.
+fn short(commit: &str, pull_requests: &BTreeMap<String, u64>) -> String {
+    let of = pull_requests.get(commit).map(|number| format!(" (pull request #{number})"));
+    plain(commit.get(..7).unwrap_or(commit)) + &of.unwrap_or_default()
 }
 
 /// A cause in one sentence.
-pub(super) fn cause(cause: &Cause) -> String {
+fn cause(cause: &Cause, pull_requests: &BTreeMap<String, u64>) -> String {
+    let short = |commit: &str| short(commit, pull_requests);
     match cause {
         Cause::Content { commit, files, count } => {
             let names: Vec<String> = files.iter().take(NAMES).map(|file| plain(file)).collect();
@@ -102,7 +107,10 @@ pub(super) fn cause(cause: &Cause) -> String {
         Cause::Base { image } => format!("the base image moved: it is {}", plain(image)),
         Cause::Follows { steps, also } => {
             let names: Vec<String> = steps.iter().take(NAMES).map(|step| place(step)).collect();
-            let also = also.as_ref().map(|also| format!("; {}, too", self::cause(also))).unwrap_or_default();
+            let also = also
+                .as_ref()
+                .map(|also| format!("; {}, too", self::cause(also, pull_requests)))
+                .unwrap_or_default();
             format!("follows from {}{also}", names.join(", "))
         }
         Cause::Dropped { cache, note } => {

@@ -101,22 +101,8 @@ async fn of_a_build_of_the_stack_log_caches_and_commit_are_found() {
     fake.put("app", "app.history.main.20260102T030405Z-aaaaaaaa", "a");
     fake.put("app", "app.branch.feature-a", "b");
     let commit = repository.git(&["rev-parse", "HEAD"], "");
-    let variable = |name: &str, value: &str| json!({"name": name, "value": value, "type": "PLAINTEXT"});
-    let variables = [
-        variable("STOKER_CACHE_REFS", &given),
-        variable("STOKER_EXPORT_REF", &export),
-        variable("STOKER_COMMIT", commit.trim()),
-        variable("STOKER_LINE", "main"),
-    ];
-    let build = json!({"id": "app:1", "projectName": "app", "buildStatus": "SUCCEEDED",
-        "startTime": jiff::Timestamp::now().as_second(), "endTime": jiff::Timestamp::now().as_second(),
-        "logs": {"groupName": "/aws/codebuild/app", "streamName": "1"},
-        "environment": {"type": "LINUX_CONTAINER", "image": "i", "computeType": "BUILD_GENERAL1_SMALL",
-            "environmentVariables": variables}});
-    account.env().builds = vec![build];
-    account.env().projects = vec!["app".to_owned()];
-    account.env().build_log =
-        WARM.replace("127.0.0.1:1/app:main", &given).replace("#5 DONE 0.1s", "#5 ERROR: not found");
+    let log = WARM.replace("127.0.0.1:1/app:main", &given).replace("#5 DONE 0.1s", "#5 ERROR: not found");
+    stack_build(&account, &given, &export, commit.trim(), log);
     let directory = repository.home.path().to_str().unwrap().to_owned();
     let path = std::env::var("PATH").unwrap();
     let line = format!("why app:1 --git {directory} --json");
@@ -144,4 +130,59 @@ async fn of_a_build_of_the_stack_log_caches_and_commit_are_found() {
     let ran = account.stoker_in(policy, &line, &[("PATH", &path)]).await;
     assert!(ran.out.contains("build app:1\n"), "{}{}", ran.out, ran.err);
     assert!(ran.out.contains("could not be imported: not found"), "{}", ran.out);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_build_costs_few_calls_and_less_than_two_seconds() {
+    let (repository, account, fake) = (repository(), Account::start().await, Fake::start().await);
+    let given = fake.put("app", "app.given.1", "a");
+    let export = fake.put("app", "app.export.1", "ab");
+    // More than are looked into.
+    for day in 10..20 {
+        fake.put("app", &format!("app.history.main.202601{day}T030405Z-aaaaaaaa"), &format!("old{day}"));
+        fake.put("app", &format!("app.branch.feature-{day}"), &format!("other{day}"));
+    }
+    let commit = repository.git(&["rev-parse", "HEAD"], "");
+    let log = WARM.replace("127.0.0.1:1/app:main", &given);
+    stack_build(&account, &given, &export, commit.trim(), log);
+    let directory = repository.home.path().to_str().unwrap().to_owned();
+    let path = std::env::var("PATH").unwrap();
+    let began = std::time::Instant::now();
+    let ran = account.stoker_in("", &format!("why app:1 --git {directory}"), &[("PATH", &path)]).await;
+    let took = began.elapsed();
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    let aws = account.env().calls.clone();
+    let asked = fake.env().asked.len();
+    let pages = account.count("GetLogEvents");
+    println!(
+        "one `stoker why`: {took:.2?}, BatchGetBuilds, {pages} of GetLogEvents, {asked} of the registry"
+    );
+    // This account's pages have one line, and the last one is empty.
+    assert_eq!((account.count("BatchGetBuilds"), pages), (1, WARM.lines().count() + 1));
+    assert_eq!(aws.len(), 1 + pages, "{aws:?}");
+    // The tags, and manifest and config of the given cache, twice, of the export, of five that main held, of eight of
+    // other lines.
+    assert_eq!(asked, 1 + 2 * (2 + 1 + 5 + 8));
+    assert!(took < std::time::Duration::from_secs(2), "{took:.2?}");
+}
+
+/// The account has one build, of main.
+fn stack_build(account: &Account, given: &str, export: &str, commit: &str, log: String) {
+    let variable = |name: &str, value: &str| json!({"name": name, "value": value, "type": "PLAINTEXT"});
+    let variables = [
+        variable("STOKER_CACHE_REFS", given),
+        variable("STOKER_EXPORT_REF", export),
+        variable("STOKER_COMMIT", commit),
+        variable("STOKER_LINE", "main"),
+    ];
+    let now = jiff::Timestamp::now().as_second();
+    let build = json!({"id": "app:1", "projectName": "app", "buildStatus": "SUCCEEDED",
+        "startTime": now, "endTime": now,
+        "logs": {"groupName": "/aws/codebuild/app", "streamName": "1"},
+        "environment": {"type": "LINUX_CONTAINER", "image": "i", "computeType": "BUILD_GENERAL1_SMALL",
+            "environmentVariables": variables}});
+    let mut env = account.env();
+    env.builds = vec![build];
+    env.projects = vec!["app".to_owned()];
+    env.build_log = log;
 }

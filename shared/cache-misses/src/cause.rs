@@ -199,6 +199,21 @@ pub enum Cause {
     },
 }
 
+impl Cause {
+    /// The commit that it names.
+    #[must_use]
+    pub fn commit(&self) -> Option<&str> {
+        match self {
+            Self::Content { commit, .. } | Self::Order { commit } => commit.as_deref(),
+            Self::Instruction { commit, .. } | Self::New { commit } | Self::Setting { commit } => {
+                Some(commit)
+            }
+            Self::Follows { also, .. } => also.as_ref()?.commit(),
+            _ => None,
+        }
+    }
+}
+
 /// A step that ran.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
