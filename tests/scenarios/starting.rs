@@ -4,7 +4,7 @@ use jiff::SignedDuration;
 use scenarios::account::Fault;
 use scenarios::environment::{ISOLATED, POLICY, TestEnvironment};
 use stoker_core::error::Failure;
-use stoker_core::event::Event;
+use stoker_core::event::{Event, MissCause};
 use stoker_core::names::{Commit, Line, ProjectName};
 use stoker_core::ports::BuildStatus;
 
@@ -224,6 +224,9 @@ async fn people_are_notified_when_main_cools() {
     }
     let [Event::CacheHitRateDropped(fell)] = &env.notices[..] else { panic!("{:?}", env.notices) };
     assert_eq!((fell.before_percent, fell.reused_percent), (60, 0));
+    // Both dependencies changed; what was made of them follows.
+    let causes: Vec<MissCause> = fell.first_misses.iter().map(|miss| miss.cause).collect();
+    assert_eq!(causes, [MissCause::NotInLine; 2]);
 }
 
 #[tokio::test]

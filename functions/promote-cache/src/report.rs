@@ -14,9 +14,6 @@ use stoker_lambda::metrics::{self, Metric};
 
 use crate::triggered::Triggered;
 
-/// Main's builds that reused at least this much, in percent, and then less than half of what they did, have cooled.
-const WARM_PERCENT: u8 = 50;
-
 /// Notifies people of what they may want to know. Where that fails it is still in the log.
 pub(super) async fn notify(ports: &impl Publish, answers: &[Answer], triggered: &[Triggered]) {
     let outcomes = answers.iter().flatten().flatten();
@@ -37,19 +34,16 @@ fn notices(outcome: &Outcome) -> Vec<Event> {
     match outcome {
         Outcome::Failed(failed) => vec![Event::BuildFailed(failed.clone())],
         Outcome::Updated { line: Line::Main, project, builds, .. } => {
-            let fell =
-                builds.iter().filter_map(|MeasuredBuild { build, hit_rate, before_percent, .. }| {
-                    let (reused_percent, before_percent) = (hit_rate.reused_percent()?, (*before_percent)?);
-                    (before_percent >= WARM_PERCENT && reused_percent < before_percent / 2).then(|| {
-                        let (project, build) = (project.clone(), build.clone());
-                        Event::CacheHitRateDropped(CacheHitRateDropped {
-                            project,
-                            build,
-                            reused_percent,
-                            before_percent,
-                        })
-                    })
-                });
+            let fell = builds.iter().filter_map(|measured| {
+                let (reused_percent, before_percent) = measured.dropped()?;
+                Some(Event::CacheHitRateDropped(CacheHitRateDropped {
+                    project: project.clone(),
+                    build: measured.build.clone(),
+                    reused_percent,
+                    before_percent,
+                    first_misses: measured.first_misses.clone(),
+                }))
+            });
             fell.collect()
         }
         _ => Vec::new(),

@@ -293,6 +293,36 @@ pub struct CacheHitRateDropped {
     pub reused_percent: u8,
     /// The same of the build before.
     pub before_percent: u8,
+    /// Some of the steps that ran and that rest on none that ran.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub first_misses: Vec<FirstMiss>,
+}
+
+/// A step that ran and that rests on none that ran.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FirstMiss {
+    /// The digest of its record in the build's export.
+    pub record: String,
+    /// What its line says of it.
+    pub cause: MissCause,
+}
+
+/// Why a step missed the cache, as far as the build's export and its line tell; what proves most comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MissCause {
+    /// The build was to build from scratch.
+    Refresh,
+    /// The line held nothing.
+    NoLine,
+    /// The line has it from before the build: the build was not given it, could not import it, or did not look.
+    InLine,
+    /// The line got it while the build ran.
+    TooLate,
+    /// The line has the operation, upon other files or another parent.
+    OtherInputs,
+    /// The line has no such operation: it is new, or is in the line no more.
+    NotInLine,
 }
 
 /// A forge's webhook was refused.

@@ -9,6 +9,7 @@ use futures_util::stream;
 use jiff::Timestamp;
 
 use super::byte_budget::{self, ByteBudget};
+use super::misses::first_misses;
 use super::outcome::{Error, MeasuredBuild, NothingToPromote, Outcome};
 use super::probation::{self, Ends};
 use super::request::{BuildFacts, LineRequests, UpdateRequest, UpdateSource};
@@ -156,7 +157,18 @@ fn plan(observed: Observed, now: Timestamp) -> (LineUpdate, Result<Outcome, Erro
                 if is_new || was_newest.is_none_or(|newest| newest.at < built.at) {
                     let before_percent = before.as_ref().and_then(|before| before.reused_percent);
                     let (build, commit) = (built.build.clone(), built.commit.clone());
-                    builds.push(MeasuredBuild { build, commit, hit_rate, before_percent, saved_seconds });
+                    let mut measured = MeasuredBuild {
+                        build,
+                        commit,
+                        hit_rate,
+                        before_percent,
+                        saved_seconds,
+                        first_misses: Vec::new(),
+                    };
+                    if line == Line::Main && measured.dropped().is_some() {
+                        measured.first_misses = first_misses(&content.cache, built.at, held, facts.refresh);
+                    }
+                    builds.push(measured);
                 }
                 note(&mut provenance, built, facts, &hit_rate);
             }

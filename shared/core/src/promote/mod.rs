@@ -4,6 +4,7 @@
 mod byte_budget;
 mod gather;
 mod line;
+mod misses;
 mod mounts;
 mod outcome;
 mod probation;

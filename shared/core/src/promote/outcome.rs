@@ -5,7 +5,7 @@ use std::sync::Arc;
 use buildkit_cache::CacheHitRate;
 
 use crate::error::{CallError, Disposition};
-use crate::event::BuildFailed;
+use crate::event::{BuildFailed, FirstMiss};
 use crate::names::{CacheRepository, Commit, Digest, Line, MountId, ProjectName, Tag};
 
 /// What came of one trigger.
@@ -137,6 +137,9 @@ pub enum NothingToPromote {
     },
 }
 
+/// Main's builds that reused at least this much, in percent, and then less than half of what they did, have cooled.
+const WARM_PERCENT: u8 = 50;
+
 /// A build that ended well, and how much of it came out of the cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MeasuredBuild {
@@ -151,6 +154,17 @@ pub struct MeasuredBuild {
     /// By how many seconds it was shorter than the newest build of its line or of main that found nothing in
     /// the cache; of a build of several targets only the first one's line says it.
     pub saved_seconds: Option<u64>,
+    /// Of a build whose hit rate [dropped](Self::dropped): some of the steps that missed first.
+    pub first_misses: Vec<FirstMiss>,
+}
+
+impl MeasuredBuild {
+    /// The share of steps that it reused, and that of the build before, in percent, if it reused far less.
+    #[must_use]
+    pub fn dropped(&self) -> Option<(u8, u8)> {
+        let (reused, before) = (self.hit_rate.reused_percent()?, self.before_percent?);
+        (before >= WARM_PERCENT && reused < before / 2).then_some((reused, before))
+    }
 }
 
 /// Promotion failed.
