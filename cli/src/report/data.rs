@@ -12,6 +12,7 @@ use stoker_core::retain::inventory::{Inventory, ManifestInfo};
 use stoker_core::retain::plan::{DOLLARS_PER_GB_MONTH, mode};
 use stoker_core::retain::{Action, Plan, Rule, Verdict};
 
+use super::lost::LostTime;
 use crate::text::count;
 
 /// How far back builds are looked at, in days.
@@ -74,6 +75,8 @@ pub(crate) struct Report {
     pub(crate) rules: Vec<RuleFigures>,
     /// What deletions there would be, those that free most first; [`LARGEST`] of them.
     pub(crate) largest_deletions: Vec<Deletion>,
+    /// What misses cost, of the projects whose checkouts were named.
+    pub(crate) lost_time: Vec<LostTime>,
     /// What could not be read, judged or met.
     pub(crate) notes: Vec<String>,
 }
@@ -292,6 +295,7 @@ pub(crate) fn gather(seen: Seen<'_>) -> Report {
         rules: rules(&seen),
         largest_deletions: largest_deletions(&seen),
         notes: notes(&seen),
+        lost_time: Vec::new(),
         account: seen.account,
         region: seen.region,
         hit_rate,

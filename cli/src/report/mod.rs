@@ -7,23 +7,28 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use jiff::{SignedDuration, Timestamp};
 use stoker_core::names::ProjectName;
 use stoker_core::policy::Project;
-use stoker_core::ports::ReadBuilds as _;
+use stoker_core::ports::{BuildStatus, ReadBuilds as _};
 
 use crate::cache::to_json;
 use crate::outcome::CommandOutcome;
 use crate::problem::Problem;
-use crate::retain::{Account, Which, call_problem, plan_all};
-use crate::text::{count, size};
+use crate::retain::{Account, Which, call_problem, config, plan_all};
+use crate::text::{Align, count, plain_whole, size, table};
+use crate::why;
 
 mod data;
+mod lost;
 mod page;
 #[cfg(test)]
 mod tests;
 
 use data::{BuildsOf, DAYS, Report, Repository, Seen, gather};
+use lost::LostCause;
 
 /// How many projects' builds are asked for at once.
 const REQUESTS_AT_ONCE: usize = 8;
+/// Of how many builds of a project the log and the caches are read at most: a log may have megabytes.
+const LOGS: usize = 20;
 
 /// Makes a page of what the caches hold, what they save, what they cost, and what retention would do
 #[derive(Debug, clap::Args)]
@@ -47,9 +52,18 @@ pub(crate) struct Args {
     /// What a minute of a build costs; unless given, general1.small on Linux
     #[arg(long, value_name = "DOLLARS", default_value = "0.005", value_parser = price)]
     dollars_per_minute: f64,
+    /// Also say what misses cost, by the checkout of a project; of its newest builds that ended well
+    #[arg(long, value_name = "PROJECT=DIRECTORY", value_parser = checkout)]
+    why: Vec<(ProjectName, PathBuf)>,
     /// Print the figures as JSON instead, for programs
     #[arg(long, conflicts_with = "out")]
     json: bool,
+}
+
+/// Reads a project and the directory of its checkout.
+fn checkout(text: &str) -> Result<(ProjectName, PathBuf), String> {
+    let (project, directory) = text.split_once('=').ok_or("write PROJECT=DIRECTORY")?;
+    Ok((ProjectName::new(project).map_err(|error| error.to_string())?, directory.into()))
 }
 
 /// Reads a price in dollars.
@@ -85,6 +99,15 @@ fn said(report: &Report, path: &Path) -> String {
         count(report.figures.images, "image"),
         size(report.figures.frees)
     );
+    for of in &report.lost_time {
+        text += &format!("{}\n", page::lost_in_words(of, report.days));
+        let mut rows = vec![["STEP", "CAUSE", "BUILDS", "LOST"].map(str::to_owned).to_vec()];
+        rows.extend(of.causes.iter().map(|cause| {
+            let LostCause { step, kind, builds, minutes } = cause;
+            vec![plain_whole(step), kind.clone(), builds.to_string(), page::minutes(*minutes)]
+        }));
+        text += &table("  ", &[Align::Left, Align::Left, Align::Right, Align::Right], &rows);
+    }
     if !report.notes.is_empty() {
         text += &format!("  {} at its end\n", count(report.notes.len(), "note"));
     }
@@ -121,7 +144,7 @@ async fn read(args: &Args, now: Timestamp) -> Result<Report, Problem> {
         .into_iter()
         .map(|planned| Repository { inventory: planned.inventory, plan: planned.plan })
         .collect();
-    Ok(gather(Seen {
+    let mut report = gather(Seen {
         now,
         account: account.number().map(str::to_owned),
         region: account.region().map(str::to_owned),
@@ -129,5 +152,31 @@ async fn read(args: &Args, now: Timestamp) -> Result<Report, Problem> {
         repositories: &repositories,
         builds: &builds,
         dollars_per_minute: args.dollars_per_minute,
-    }))
+    });
+    let config = config(None).await?;
+    for (project, checkout) in &args.why {
+        let Some(of) = builds.iter().find(|of| of.project == *project) else {
+            return Err(Problem::usage(
+                format!("no builds of {project} are read"),
+                "name a project of the report with --why",
+            ));
+        };
+        let mut ended: Vec<_> = of
+            .builds
+            .iter()
+            .filter(|build| build.status == BuildStatus::Succeeded && build.inputs.is_some())
+            .collect();
+        ended.sort_by_key(|build| std::cmp::Reverse(build.started_at));
+        let mut told = Vec::new();
+        for build in ended.iter().take(LOGS) {
+            match why::of_build(&config, &build.id, checkout).await {
+                Ok(of_build) => told.push(of_build),
+                Err(problem) => {
+                    report.notes.push(format!("why steps of {} ran: {}", build.id, problem.text()));
+                }
+            }
+        }
+        report.lost_time.push(lost::lost(project, ended.len(), told.iter().map(why::Told::report)));
+    }
+    Ok(report)
 }

@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use super::data::{
     BuildFigures, CacheHitRate, Deletion, LineFigures, ProjectFigures, Report, RuleFigures, float,
 };
+use super::lost::{LostCause, LostTime};
 use crate::html::chart::{self, Words};
 use crate::html::{self, Cell, dollars, escaped, figure, legend, list, paragraph, section, soft, table};
 use crate::text::{count, size};
@@ -47,11 +48,38 @@ pub(super) fn page(report: &Report) -> String {
         storage(report),
         hit_rate(report),
         builds(report),
+        lost_time(report),
         plan(report),
         notes(report),
     ]
     .concat();
     html::document(&format!("Stoker report, {}", day(report.made_at)), &body)
+}
+
+/// What a project's builds lost, in a sentence.
+pub(super) fn lost_in_words(of: &LostTime, days: i64) -> String {
+    let read = format!("{} of {} in {days} days", of.builds_read, count(of.builds, "build"));
+    format!("{}: {} lost to misses, by the logs of {read}", of.project, minutes(of.lost_minutes))
+}
+
+fn lost_time(report: &Report) -> String {
+    if report.lost_time.is_empty() {
+        return String::new();
+    }
+    let of_project = |of: &LostTime| {
+        let row = |cause: &LostCause| {
+            vec![
+                Cell::text(cause.step.clone()),
+                Cell::text(cause.kind.clone()),
+                Cell::number(cause.builds.to_string()),
+                Cell::number(minutes(cause.minutes)),
+            ]
+        };
+        let rows: Vec<Vec<Cell>> = of.causes.iter().map(row).collect();
+        table(&lost_in_words(of, report.days), &["First miss", "Cause", "Builds", "Lost"], &rows)
+    };
+    let body: String = report.lost_time.iter().map(of_project).collect();
+    section("lost-time", "Time lost to misses", &body)
 }
 
 fn header(report: &Report) -> String {

@@ -124,6 +124,13 @@ pub(crate) struct Told {
     missing: Vec<String>,
 }
 
+impl Told {
+    /// The causes.
+    pub(crate) fn report(&self) -> &Report {
+        &self.report
+    }
+}
+
 pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
     let remotes = Remotes::default();
     let sources = match (&args.build, &args.log) {

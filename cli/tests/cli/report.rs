@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::aws::{Account, cache};
+use crate::forecast::Repository;
 use crate::run::Home;
 
 const POLICY: &str = "version: 1\nprojects:\n  - name: app\n    repository: github.com/example/app\n";
@@ -100,4 +101,57 @@ async fn a_page_goes_where_it_is_sent_or_nowhere() {
     let ran = account.stoker(POLICY, "report --policy POLICY --out -").await;
     assert_eq!((ran.code, ran.out.as_str()), (3, ""), "no page of half an account");
     assert!(ran.err.contains("codebuild:ListBuildsForProject"), "{}", ran.err);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_misses_cost_is_told_of_a_checkout_by_the_step_that_missed_first() {
+    let mut repository = Repository::new();
+    let dockerfile = "FROM node\nCOPY a /\nRUN npm ci\nRUN npm run\u{1b}[2J build\n";
+    let begin = repository.commit("Begin", 1000, &[], &[("Dockerfile", dockerfile), ("a", "1"), ("b", "1")]);
+    repository.commit("Next", 2000, &[begin], &[("b", "2")]);
+    repository.write();
+    let commit = repository.git(&["rev-parse", "HEAD"], "");
+    let account = account().await;
+    let log = "\
+#6 [2/4] COPY a /\n#6 DONE 6.0s\n#7 [3/4] RUN npm ci\n#7 DONE 48.0s\n\
+#8 [4/4] RUN npm run\u{1b}[2J build\n#8 DONE 12.0s\n";
+    let of = |number: i64| {
+        let mut build = build(number, 10, "");
+        build["logs"] = json!({"groupName": "/aws/codebuild/app", "streamName": "1"});
+        let variables = build["environment"]["environmentVariables"].as_array_mut().unwrap();
+        variables.push(json!({"name": "STOKER_COMMIT", "value": commit.trim(), "type": "PLAINTEXT"}));
+        build
+    };
+    {
+        let mut env = account.env();
+        env.builds = (1..=22).rev().map(of).collect();
+        env.build_log = log.to_owned();
+    }
+    let path = std::env::var("PATH").unwrap();
+    let why = format!("--why app={}", repository.home.path().display());
+    let run = async |line: String| account.stoker_in(POLICY, &line, &[("PATH", &path)]).await;
+    let ran = run(format!("report --policy POLICY --json {why}")).await;
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    let report: Value = serde_json::from_str(&ran.out).unwrap();
+    let told = &report["lostTime"][0];
+    let figures = ["builds", "buildsRead", "lostMinutes"].map(|name| told[name].as_f64().unwrap());
+    assert_eq!(figures, [22.0, 20.0, 22.0], "{told} {}", report["notes"]);
+    let first = json!({"step": "[3/4] RUN npm ci", "kind": "not-given", "builds": 20, "minutes": 16.0});
+    assert_eq!(told["causes"][0], first, "{told}");
+    // No more logs are read than that, each once.
+    assert_eq!(account.count("GetLogEvents"), 20 * (log.lines().count() + 1));
+
+    let page = repository.home.path().join("report.html");
+    let ran = run(format!("report --policy POLICY --out {} {why}", page.display())).await;
+    assert!(
+        ran.out.contains("app: 22.0 min lost to misses, by the logs of 20 of 22 builds in 30 days"),
+        "{}",
+        ran.out
+    );
+    assert!(ran.out.contains("[3/4] RUN npm ci") && !ran.out.contains('\u{1b}'), "{}", ran.out);
+    let page = std::fs::read_to_string(page).unwrap();
+    assert!(page.contains("Time lost to misses") && page.contains("16.0 min"), "{page}");
+    assert!(!page.contains('\u{1b}'));
+    let ran = run("report --policy POLICY --why web=.".to_owned()).await;
+    assert_eq!((ran.code, ran.err.contains("no builds of web are read")), (2, true), "{}", ran.err);
 }
