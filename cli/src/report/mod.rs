@@ -38,6 +38,7 @@ Examples:
   stoker report --project app --out app.html
   stoker report --dollars-per-minute 0.01      # builds run on general1.medium
   stoker report --json | jq .figures
+  stoker report --why app=../app               # and what misses cost, by the logs of app's 20 newest builds
 
 The page is one file that needs no network and no script: it can be mailed, archived and printed. Nothing is started, \
 written to AWS or deleted. Time saved is the median of builds that were given no caches less what each build \
