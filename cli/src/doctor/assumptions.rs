@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use stoker_core::names::{CacheRepository, Commit, Tag, TagKind};
+use stoker_core::onboard::PastBuild;
 
 use super::finding::Finding;
-use super::project::{BuildSeen, Facts as ProjectFacts};
+use super::project::Facts as ProjectFacts;
 use super::repository::{Facts as RepositoryFacts, LineImage};
 use crate::text::{count, plain};
 
@@ -84,7 +85,7 @@ fn layers_are_reported(repositories: &BTreeMap<CacheRepository, RepositoryFacts>
 /// changed since.
 fn by_stoker<'f>(
     projects: &'f [ProjectFacts<'_>],
-) -> impl Iterator<Item = (&'f ProjectFacts<'f>, &'f BuildSeen)> {
+) -> impl Iterator<Item = (&'f ProjectFacts<'f>, &'f PastBuild)> {
     projects.iter().flat_map(|facts| {
         let builds = facts.seen.builds.as_ref().map(Vec::as_slice).unwrap_or_default();
         builds.iter().map(move |build| (facts, build))
@@ -139,7 +140,7 @@ fn variables_are_merged(projects: &[ProjectFacts<'_>]) -> Finding {
         if build.started_at <= described.changed_at {
             continue;
         }
-        if let Some(lost) = described.variables.iter().find(|name| !build.variables.contains(*name)) {
+        if let Some(lost) = described.variables.iter().find(|name| !build.variables.contains_key(*name)) {
             return Finding::wrong(
                 CHECK,
                 format!("a build of {} lacks the project's own {}", facts.name, plain(lost)),
@@ -163,7 +164,7 @@ fn variables_are_merged(projects: &[ProjectFacts<'_>]) -> Finding {
 fn commits_are_whole(projects: &[ProjectFacts<'_>]) -> Finding {
     const CHECK: &str = "resolved commits";
     let (mut seen, mut silent) = (0, 0);
-    for (facts, build) in by_stoker(projects).filter(|(_, build)| build.is_git && build.has_ended_well) {
+    for (facts, build) in by_stoker(projects).filter(|(_, build)| build.is_git && build.has_succeeded) {
         let Some(resolved) = build.resolved.as_deref() else {
             silent += 1;
             continue;

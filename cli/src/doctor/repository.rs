@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use buildkit_cache::{IMPORT_LIMIT, Kind, SAFE_SIZE};
 use serde::Deserialize;
+use stoker_aws_setup::RepositorySettings;
 use stoker_core::names::{CacheRepository, Digest, Tag, TagKind};
 use stoker_core::policy::Project;
 use stoker_core::ports::ListedImage;
@@ -30,7 +31,7 @@ pub(super) struct Facts {
 /// What AWS says of a repository.
 pub(super) struct Seen {
     /// `None` where there is none.
-    pub(super) described: Fact<Option<Described>>,
+    pub(super) described: Fact<Option<RepositorySettings>>,
     pub(super) lifecycle: Fact<Option<String>>,
     /// Its own policy: what it allows to others.
     pub(super) access: Fact<Option<String>>,
@@ -39,19 +40,6 @@ pub(super) struct Seen {
     pub(super) lines: Fact<Vec<LineImage>>,
     /// Blobs of theirs that nobody could read.
     pub(super) unavailable: Fact<Vec<Digest>>,
-}
-
-/// A repository's settings.
-#[derive(Debug, Clone)]
-pub(super) struct Described {
-    pub(super) account: String,
-    /// As ECR calls it: `MUTABLE`, `IMMUTABLE_WITH_EXCLUSION` and so on.
-    pub(super) mutability: String,
-    /// Patterns of the tags that are excluded from that.
-    pub(super) excluded: Vec<String>,
-    /// The kind of encryption, and the key.
-    pub(super) encryption: (String, Option<String>),
-    pub(super) scans: bool,
 }
 
 /// The image of a line.
@@ -141,7 +129,7 @@ pub(super) fn check(
 }
 
 /// Whether ECR would let a tag move. For what is excluded from the rule by pattern, `may_match` says how to match.
-fn moves(described: &Described, excluded: impl Fn(&str) -> bool) -> Option<bool> {
+fn moves(described: &RepositorySettings, excluded: impl Fn(&str) -> bool) -> Option<bool> {
     let is_excluded = described.excluded.iter().any(|pattern| excluded(pattern));
     match described.mutability.as_str() {
         "MUTABLE" => Some(true),
@@ -152,7 +140,12 @@ fn moves(described: &Described, excluded: impl Fn(&str) -> bool) -> Option<bool>
     }
 }
 
-fn tags(name: &CacheRepository, described: &Described, holds: Holds, projects: &[Project]) -> Finding {
+fn tags(
+    name: &CacheRepository,
+    described: &RepositorySettings,
+    holds: Holds,
+    projects: &[Project],
+) -> Finding {
     const CHECK: &str = "tags";
     let set = |to: &str| {
         format!("aws ecr put-image-tag-mutability --repository-name {name} --image-tag-mutability {to}")
@@ -191,7 +184,7 @@ fn tags(name: &CacheRepository, described: &Described, holds: Holds, projects: &
     Finding::ok(CHECK, format!("{is}: no build writes over another's export"))
 }
 
-fn scanning(name: &CacheRepository, described: &Described) -> Finding {
+fn scanning(name: &CacheRepository, described: &RepositorySettings) -> Finding {
     const CHECK: &str = "scanning";
     if described.scans {
         return Finding::warn(
@@ -208,7 +201,7 @@ fn scanning(name: &CacheRepository, described: &Described) -> Finding {
 
 /// Layers are mounted only between repositories with one key.
 fn encryption(
-    described: &Described,
+    described: &RepositorySettings,
     holds: Holds,
     projects: &[Project],
     all: &BTreeMap<CacheRepository, Facts>,
@@ -551,7 +544,7 @@ mod tests {
 
     fn seen(mutability: &str) -> Seen {
         Seen {
-            described: Ok(Some(Described {
+            described: Ok(Some(RepositorySettings {
                 account: "123456789012".to_owned(),
                 mutability: mutability.to_owned(),
                 excluded: Vec::new(),
@@ -566,7 +559,7 @@ mod tests {
         }
     }
 
-    fn settings(seen: &mut Seen) -> &mut Described {
+    fn settings(seen: &mut Seen) -> &mut RepositorySettings {
         seen.described.as_mut().unwrap().as_mut().unwrap()
     }
 

@@ -3,9 +3,8 @@
 use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
 
-use aws_config::SdkConfig;
 use stoker_aws::{Aws, AwsSettings};
-use stoker_aws_setup::Setup;
+use stoker_aws_setup::{SdkConfig, Setup};
 use stoker_core::names::ProjectName;
 use stoker_core::onboard::{Found, Stack};
 use stoker_core::ports::{ListProjects as _, ReadSecrets as _};

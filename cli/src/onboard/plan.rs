@@ -417,7 +417,12 @@ async fn repository_state(world: &World, repository: &CacheRepository) -> Result
     if !tags.contains_key(TAG) {
         return Ok(Some(true));
     }
-    world.setup.has_lifecycle(repository).await.map(Some).map_err(|error| call_problem(&error))
+    world
+        .setup
+        .lifecycle(repository)
+        .await
+        .map(|policy| Some(policy.is_some()))
+        .map_err(|error| call_problem(&error))
 }
 
 async fn webhook(

@@ -7,13 +7,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use aws_config::SdkConfig;
 use buildkit_cache::IMPORT_LIMIT;
 use cache_misses::{Build, Elsewhere, Evidence, Given, Llb, Log, Past, Relation, Report, explain};
 use clap::Parser as _;
 use dockerfile_keys::{Memory, Options, Plan, normal};
 use jiff::Timestamp;
 use serde::Serialize;
+use stoker_aws_setup::SdkConfig;
 use stoker_core::names::{Platform, ProjectName};
 
 use crate::cache::to_json;
