@@ -250,15 +250,15 @@ fn the_readmes_buildspecs_build_with_the_flags_and_without() {
 
 #[test]
 fn the_readmes_report_is_what_the_demo_prints() {
-    let [told] = &in_language("README.md", "text")[..] else { panic!("one report") };
+    let [reported] = &in_language("README.md", "text")[..] else { panic!("one report") };
     let report = read("xtask/src/demo/report.rs");
     let columns = ["#", "line", "why it started", "cache from", "steps reused", "seconds"];
-    let header: Vec<&str> = told.lines().next().unwrap().split("  ").map(str::trim).collect();
+    let header: Vec<&str> = reported.lines().next().unwrap().split("  ").map(str::trim).collect();
     let header: Vec<&str> = header.into_iter().filter(|column| !column.is_empty()).collect();
     assert_eq!(header, columns);
     let quoted: Vec<String> = columns.iter().map(|column| format!("\"{column}\"")).collect();
     assert!(report.contains(&quoted.join(", ")), "the demo's columns are others");
-    for line in told.lines().filter(|line| line.ends_with(" s") || line.ends_with("registry")) {
+    for line in reported.lines().filter(|line| line.ends_with(" s") || line.ends_with("registry")) {
         let label = line.trim().split("  ").next().unwrap();
         assert!(report.contains(label), "the demo says nothing of {label:?}");
     }
@@ -266,7 +266,10 @@ fn the_readmes_report_is_what_the_demo_prints() {
     let scenario = read("xtask/src/demo/scenario.rs");
     let letters = scenario.split("report.check(").skip(1).map(|call| call.split('"').nth(1).unwrap());
     let checks = letters.collect::<BTreeSet<_>>().len();
-    assert!(told.contains(&format!("{checks} of {checks} checks hold")), "the scenario has {checks} checks");
+    assert!(
+        reported.contains(&format!("{checks} of {checks} checks hold")),
+        "the scenario has {checks} checks"
+    );
 }
 
 #[test]
@@ -319,13 +322,16 @@ fn what_doctor_may_call_is_what_its_code_names() {
     };
     let own = sources("cli/src/doctor");
     let sources = own.clone() + &sources("cli/src") + &sources("shared/aws/src");
-    let told: BTreeSet<&str> =
+    let reported: BTreeSet<&str> =
         statement["Action"].as_array().unwrap().iter().map(|action| action.as_str().unwrap()).collect();
     let lacking = own.split("missing(\"").skip(1).map(|lacked| lacked.split('"').next().unwrap());
     for action in lacking.filter(|action| action.contains(':')) {
-        assert!(told.contains(action), "doctor says that {action} may lack, and the page does not name it");
+        assert!(
+            reported.contains(action),
+            "doctor says that {action} may lack, and the page does not name it"
+        );
     }
-    for action in told {
+    for action in reported {
         let (_, call) = action.split_once(':').unwrap();
         // As the SDK calls it.
         let snake: String = call

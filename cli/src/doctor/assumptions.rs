@@ -94,17 +94,19 @@ fn by_stoker<'f>(
 
 fn overrides_are_reported(projects: &[ProjectFacts<'_>]) -> Finding {
     const CHECK: &str = "overrides in answers";
-    let (mut told, mut silent) = (0, 0);
+    let (mut reported, mut silent) = (0, 0);
     for (_, build) in by_stoker(projects) {
         if build.is_stokers() {
-            told += 1;
+            reported += 1;
         } else if STARTERS.iter().any(|function| build.initiator.ends_with(function)) {
             silent += 1;
         }
     }
-    match (told, silent) {
+    match (reported, silent) {
         (0, 0) => Finding::unknown(CHECK, "Stoker has started no build yet", LATER),
-        (_, 0) => Finding::ok(CHECK, format!("{} with the variables that Stoker gave", count(told, "build"))),
+        (_, 0) => {
+            Finding::ok(CHECK, format!("{} with the variables that Stoker gave", count(reported, "build")))
+        }
         _ => Finding::wrong(
             CHECK,
             format!("{} that Stoker started, without its variables", count(silent, "build")),

@@ -1,6 +1,6 @@
 //! CodeBuild projects: can they build with a cache, does their role fit, and were their builds warm?
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use stoker_core::build_inputs::variable;
@@ -547,6 +547,8 @@ fn hit_rate(project: &Project, repositories: &BTreeMap<CacheRepository, Reposito
 #[cfg(test)]
 mod tests {
     use super::super::finding::State;
+    use std::collections::BTreeSet;
+
     use stoker_aws_setup::Decision;
 
     use super::super::projects;
@@ -619,7 +621,7 @@ mod tests {
     }
 
     /// The checks of a project that are not ok.
-    fn told(keys: &str, change: impl FnOnce(&mut Facts<'_>)) -> Vec<(&'static str, State)> {
+    fn reported(keys: &str, change: impl FnOnce(&mut Facts<'_>)) -> Vec<(&'static str, State)> {
         let project = project(keys);
         let mut facts = Facts {
             project: &project,
@@ -635,18 +637,18 @@ mod tests {
     }
 
     fn settings(keys: &str, change: impl FnOnce(&mut Found)) -> Vec<(&'static str, State)> {
-        told(keys, |facts| change(facts.seen.described.as_mut().unwrap().as_mut().unwrap()))
+        reported(keys, |facts| change(facts.seen.described.as_mut().unwrap().as_mut().unwrap()))
     }
 
     #[test]
     fn a_sound_project_is_sound() {
-        assert_eq!(told("", |_| ()), []);
+        assert_eq!(reported("", |_| ()), []);
     }
 
     #[test]
     fn each_defect_is_reported_by_its_own_check() {
         use State::{Unknown, Warn, Wrong};
-        assert_eq!(told("", |facts| facts.seen.described = Ok(None)), [("exists", Wrong)]);
+        assert_eq!(reported("", |facts| facts.seen.described = Ok(None)), [("exists", Wrong)]);
         assert_eq!(settings("", |of| of.is_privileged = false), [("environment", Wrong)]);
         for kind in ["LINUX_LAMBDA_CONTAINER", "WINDOWS_SERVER_2022_CONTAINER", "MAC_ARM"] {
             assert_eq!(settings("", |of| of.environment = kind.to_owned()), [("environment", Wrong)]);
@@ -705,15 +707,15 @@ mod tests {
         let forks = "    builds: { forks: { build: read-only, project: app-forks } }\n";
         assert_eq!(settings(forks, |of| of.source = "GITLAB_SELF_MANAGED".into()), [("source", Wrong)]);
         assert_eq!(settings("", |of| of.location = "CODEBUILD_DEFAULT".into()), [("source", Unknown)]);
-        assert_eq!(told("", |facts| facts.seen.role = None), [("role", Wrong)]);
+        assert_eq!(reported("", |facts| facts.seen.role = None), [("role", Wrong)]);
         let missing = || Missing { action: "codebuild:X", is_denied: true, why: String::new() };
-        assert_eq!(told("", |facts| facts.seen.described = Err(missing())), [("settings", Unknown)]);
-        assert_eq!(told("", |facts| facts.seen.builds = Err(missing())), [("recent builds", Unknown)]);
+        assert_eq!(reported("", |facts| facts.seen.described = Err(missing())), [("settings", Unknown)]);
+        assert_eq!(reported("", |facts| facts.seen.builds = Err(missing())), [("recent builds", Unknown)]);
     }
 
     #[test]
     fn builds_that_are_given_nothing_are_reported() {
-        let builds = |builds: Vec<PastBuild>| told("", |facts| facts.seen.builds = Ok(builds));
+        let builds = |builds: Vec<PastBuild>| reported("", |facts| facts.seen.builds = Ok(builds));
         let foreign = || PastBuild { variables: BTreeMap::new(), ..build(false) };
         assert_eq!(builds(vec![build(false); 2]), [], "two say nothing");
         assert_eq!(builds(vec![build(false); 3]), [("recent builds", State::Warn)]);

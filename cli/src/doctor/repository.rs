@@ -214,18 +214,18 @@ fn encryption(
         let of_lines = all.get(&project.cache_repository)?.seen.described.as_ref().ok()?.as_ref()?;
         (of_lines.encryption != described.encryption).then_some((&project.cache_repository, of_lines))
     });
-    let told = |(kind, key): &(String, Option<String>)| match key {
+    let reported = |(kind, key): &(String, Option<String>)| match key {
         Some(key) => format!("{} with {}", plain(kind), plain(key)),
         None => plain(kind),
     };
     Some(match lines {
-        None => Finding::ok(CHECK, told(&described.encryption)),
+        None => Finding::ok(CHECK, reported(&described.encryption)),
         Some((lines, of_lines)) => Finding::wrong(
             CHECK,
             format!(
                 "{}, and {lines} has {}: ECR mounts no layer from one to the other",
-                told(&described.encryption),
-                told(&of_lines.encryption)
+                reported(&described.encryption),
+                reported(&of_lines.encryption)
             ),
             "make one of them anew with the other's encryption: it cannot be changed afterwards",
         ),
@@ -564,7 +564,7 @@ mod tests {
     }
 
     /// The checks of a repository that are not ok.
-    fn told(repository: &str, keys: &str, change: impl FnOnce(&mut Seen)) -> Vec<(&'static str, State)> {
+    fn reported(repository: &str, keys: &str, change: impl FnOnce(&mut Seen)) -> Vec<(&'static str, State)> {
         let of = |name: &str, seen| {
             (CacheRepository::new(name).unwrap(), Facts { seen, projects: projects(keys) })
         };
@@ -578,7 +578,7 @@ mod tests {
     }
 
     fn simple(change: impl FnOnce(&mut Seen)) -> Vec<(&'static str, State)> {
-        told("stoker/app", SIMPLE, change)
+        reported("stoker/app", SIMPLE, change)
     }
 
     #[test]
@@ -586,7 +586,7 @@ mod tests {
         for (repository, keys) in
             [("stoker/app", SIMPLE), ("stoker/app", ISOLATED), ("stoker-builds/app", ISOLATED)]
         {
-            assert_eq!(told(repository, keys, |_| ()), []);
+            assert_eq!(reported(repository, keys, |_| ()), []);
         }
     }
 
@@ -636,7 +636,7 @@ mod tests {
     #[test]
     fn exclusions_from_mutability_count() {
         let of = |repository: &str, keys: &str, mutability: &str, excluded: &str| {
-            told(repository, keys, |seen| {
+            reported(repository, keys, |seen| {
                 settings(seen).mutability = mutability.to_owned();
                 settings(seen).excluded = vec![excluded.to_owned()];
             })
@@ -656,7 +656,7 @@ mod tests {
     #[test]
     fn layers_are_mounted_under_one_key_only() {
         let key = |seen: &mut Seen| settings(seen).encryption = ("KMS".to_owned(), Some("key".to_owned()));
-        assert_eq!(told("stoker-builds/app", ISOLATED, key), [("encryption", State::Wrong)]);
+        assert_eq!(reported("stoker-builds/app", ISOLATED, key), [("encryption", State::Wrong)]);
         assert_eq!(simple(key), []);
     }
 
@@ -667,8 +667,8 @@ mod tests {
             "Statement": [{"Effect": "Allow", "Principal": principal, "Action": action}]})
         };
         let state = |keys: &str, policy: &Value| {
-            let told = told("stoker/app", keys, |seen| seen.access = Ok(Some(policy.to_string())));
-            told.first().map_or(State::Ok, |(check, state)| {
+            let reported = reported("stoker/app", keys, |seen| seen.access = Ok(Some(policy.to_string())));
+            reported.first().map_or(State::Ok, |(check, state)| {
                 assert_eq!(*check, "access");
                 *state
             })
@@ -692,8 +692,8 @@ mod tests {
         let one = json!({"Statement": {"Effect": "Allow", "Principal": other, "NotAction": "ecr:GetX"}});
         assert_eq!(state(SIMPLE, &one), State::Warn);
         for text in ["", "[", "\u{1b}", "{\"Statement\": 3}", &"[".repeat(LONGEST_POLICY + 1)] {
-            let told = simple(|seen| seen.access = Ok(Some(text.to_owned())));
-            assert_eq!(told, [("access", State::Unknown)]);
+            let reported = simple(|seen| seen.access = Ok(Some(text.to_owned())));
+            assert_eq!(reported, [("access", State::Unknown)]);
         }
     }
 

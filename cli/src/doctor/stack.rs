@@ -1,7 +1,5 @@
 //! The stack that Stoker was deployed as.
 
-use std::collections::BTreeMap;
-
 use stoker_aws_setup::Resource;
 use stoker_core::onboard;
 
@@ -37,7 +35,7 @@ impl Stack {
     pub(super) fn with(parameter: &str, value: &str) -> Self {
         Self {
             described: onboard::Stack {
-                parameters: BTreeMap::from([(parameter.to_owned(), value.to_owned())]),
+                parameters: [(parameter.to_owned(), value.to_owned())].into(),
                 ..onboard::Stack::default()
             },
             resources: Ok(Vec::new()),

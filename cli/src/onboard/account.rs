@@ -28,14 +28,14 @@ pub(crate) struct Which {
 }
 
 /// The account that the SDK's ordinary chain finds.
-pub(super) struct World {
+pub(super) struct Services {
     pub(super) config: SdkConfig,
     pub(super) setup: Setup,
     pub(super) aws: Aws,
     pub(super) region: String,
 }
 
-impl World {
+impl Services {
     pub(super) async fn find() -> Result<Self, Problem> {
         let config = config(None).await?;
         let region = config.region().map(ToString::to_string).unwrap_or_default();

@@ -115,10 +115,10 @@ mod tests {
         };
         let json = r#"{"timestamp":"2026-11-21T08:00:00.5Z","level":"INFO","message":"build started","line":"main",
             "project.name":"app","reads":"","span":{"event.kind":"BranchPushed","git.commit":"ab"}}"#;
-        let told = step(&line(json)).unwrap();
-        assert_eq!(told.source, "log stoker-start-build");
-        assert_eq!(told.project.as_deref(), Some("app"));
-        assert_eq!(told.what, "build started: event.kind=BranchPushed, line=main");
+        let reported = step(&line(json)).unwrap();
+        assert_eq!(reported.source, "log stoker-start-build");
+        assert_eq!(reported.project.as_deref(), Some("app"));
+        assert_eq!(reported.what, "build started: event.kind=BranchPushed, line=main");
         assert_eq!(step(&line("START RequestId: ab")), None);
         assert_eq!(step(&line("{}")), None);
     }

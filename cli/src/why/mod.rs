@@ -111,7 +111,7 @@ pub(crate) struct Args {
 /// What is told of a build.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Told {
+pub(crate) struct Reported {
     commit: String,
     /// How many commits before it were looked at.
     commits: usize,
@@ -135,13 +135,13 @@ pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
         (None, Some(log)) => of_arguments(args, log)?,
         (None, None) => return Err(Problem::usage("no build is named", "see `stoker why --help`")),
     };
-    let told = tell(args, &remotes, sources).await?;
-    let text = if args.json { to_json(&told) } else { text(&told) };
+    let reported = tell(args, &remotes, sources).await?;
+    let text = if args.json { to_json(&reported) } else { text(&reported) };
     Ok(CommandOutcome::yes(text))
 }
 
 /// What is told of a build of the stack, by the checkout in a directory.
-pub(crate) async fn of_build(config: &SdkConfig, id: &str, git: &Path) -> Result<Told, Problem> {
+pub(crate) async fn of_build(config: &SdkConfig, id: &str, git: &Path) -> Result<Reported, Problem> {
     #[derive(clap::Parser)]
     struct CommandLine {
         #[command(flatten)]
@@ -156,7 +156,7 @@ pub(crate) async fn of_build(config: &SdkConfig, id: &str, git: &Path) -> Result
 }
 
 /// Reads the caches, and tells.
-async fn tell(args: &Args, remotes: &Remotes, mut sources: Sources) -> Result<Told, Problem> {
+async fn tell(args: &Args, remotes: &Remotes, mut sources: Sources) -> Result<Reported, Problem> {
     sources.commit = args.commit.clone().unwrap_or(sources.commit);
     let log = Log::read(&sources.log);
     let [.., build] = log.builds.as_slice() else {
@@ -232,7 +232,12 @@ struct Known<'a> {
 }
 
 /// Reads the commits, and tells.
-fn of_checkout(args: &Args, commit: &str, known: &Known<'_>, missing: Vec<String>) -> Result<Told, Problem> {
+fn of_checkout(
+    args: &Args,
+    commit: &str,
+    known: &Known<'_>,
+    missing: Vec<String>,
+) -> Result<Reported, Problem> {
     let repository = Repository::open(&args.git)?;
     let line = repository.first_parents(commit, args.commits as usize + 1)?;
     let Some((head, earlier)) = line.split_first() else {
@@ -300,5 +305,5 @@ fn of_checkout(args: &Args, commit: &str, known: &Known<'_>, missing: Vec<String
     if let Some(problem) = unreadable.into_inner() {
         return Err(problem);
     }
-    Ok(Told { commit: head.id.clone(), commits: past.len(), report, missing })
+    Ok(Reported { commit: head.id.clone(), commits: past.len(), report, missing })
 }

@@ -2,7 +2,7 @@
 
 use cache_misses::{Cause, Miss};
 
-use super::Told;
+use super::Reported;
 use crate::text::{Align, count, plain, plain_whole, table};
 
 /// Names of steps are cut to so many characters.
@@ -10,9 +10,9 @@ const WIDTH: usize = 60;
 /// How many names are written out.
 const NAMES: usize = 3;
 
-pub(crate) fn text(told: &Told) -> String {
-    let report = &told.report;
-    let mut text = format!("commit {}\n", plain(&told.commit));
+pub(crate) fn text(reported: &Reported) -> String {
+    let report = &reported.report;
+    let mut text = format!("commit {}\n", plain(&reported.commit));
     if report.misses.is_empty() {
         return text + &format!("  {} reused; nothing ran\n", count(report.reused, "step"));
     }
@@ -26,7 +26,7 @@ pub(crate) fn text(told: &Told) -> String {
         seconds(report.lost_seconds),
         seconds(report.unavoidable_seconds)
     );
-    for why in &told.missing {
+    for why in &reported.missing {
         text += &format!("not all is known: {}\n", plain_whole(why));
     }
     text

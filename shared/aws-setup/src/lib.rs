@@ -92,7 +92,7 @@ impl Setup {
             }));
         }
         let is_answered = |asked: &&str| decisions.iter().any(|of| of.action.eq_ignore_ascii_case(asked));
-        if !actions.iter().all(|asked| is_answered(&asked)) {
+        if !actions.iter().all(is_answered) {
             let why = "the answer leaves out what was asked".to_owned();
             return Err(CallError::new(operation, role, Failure::Unavailable, why));
         }

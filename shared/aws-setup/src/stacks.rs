@@ -1,4 +1,4 @@
-//! CloudFormation: the stack that Stoker was deployed as.
+//! The stack that Stoker was deployed as, as `CloudFormation` describes it.
 
 use aws_sdk_cloudformation::error::ProvideErrorMetadata as _;
 use aws_sdk_cloudformation::types::StackResourceSummary;

@@ -150,7 +150,7 @@ pub struct LogPlace {
 pub struct Stack {
     /// Its ARN.
     pub id: String,
-    /// Its status, as CloudFormation calls it.
+    /// Its status, such as `UPDATE_COMPLETE`.
     pub status: String,
     /// Its outputs.
     pub outputs: BTreeMap<String, String>,
