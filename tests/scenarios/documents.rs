@@ -329,7 +329,7 @@ fn what_doctor_may_call_is_what_its_code_names() {
         setup.split(" fn ").skip(1).filter_map(|text| Some((text.split_once(['(', '<'])?.0, text))).collect();
     let after = |text: &str, what: &str| -> Vec<String> {
         let parts = text.split(what).skip(1);
-        parts.filter_map(|part| Some(part.split_once(['(', '"', '\n'])?.0.to_owned())).collect()
+        parts.filter_map(|part| part.split(['(', '"', '\n']).next()).map(str::to_owned).collect()
     };
     let mut open = after(&sources("cli/src/doctor"), "setup.");
     assert!(open.len() > 8, "{open:?}");

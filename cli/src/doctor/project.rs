@@ -785,7 +785,7 @@ mod tests {
         };
         assert_eq!(judged(&writes), [("role's border", State::Wrong)]);
         let hooked = |seen: &mut Seen| {
-            seen.described.as_mut().unwrap().as_mut().unwrap().webhook = Some(Webhook::default())
+            seen.described.as_mut().unwrap().as_mut().unwrap().webhook = Some(Webhook::default());
         };
         assert_eq!(judged(&hooked), [("webhook", State::Warn)]);
         let names: Vec<String> =
