@@ -42,7 +42,7 @@ async fn attack_as_many_lines_at_once_as_there_are_of_the_worst_caches() {
                 let config = worst(kind, salt);
                 assert!(config.len() <= IMPORT_LIMIT, "{kind}: {}", config.len());
                 let manifest = manifest_of(&config, salt);
-                let tag = env.told(&build, "STOKER_EXPORT");
+                let tag = env.reported(&build, "STOKER_EXPORT");
                 env.account.push(
                     &env.builds_repository(),
                     &tag,

@@ -128,7 +128,7 @@ impl fmt::Display for Problem {
 mod tests {
     use super::*;
 
-    fn told(reference: &str, failure: Failure, code: u16, words: &str) -> String {
+    fn reported(reference: &str, failure: Failure, code: u16, words: &str) -> String {
         let cause = Status { code, words: words.to_owned() };
         let error = CallError::new("registry:GetManifest", "app at main", failure, cause);
         Problem::call("read", &reference.parse().unwrap(), &error).to_string()
@@ -138,13 +138,13 @@ mod tests {
     fn failures_are_reported_in_a_sentence_with_what_to_do() {
         let json = r#"{"errors":[{"code":"DENIED","message":"not you"}]}"#;
         assert_eq!(
-            told("registry.example/app:main", Failure::Refused, 403, json),
+            reported("registry.example/app:main", Failure::Refused, 403, json),
             "error: cannot read registry.example/app:main: registry.example does not allow it (status 403: not you)\n \
              next: log in with `docker login registry.example`, as somebody who may"
         );
-        let ecr = told("123456789012.dkr.ecr.eu-west-1.amazonaws.com/app:a", Failure::Refused, 401, "");
+        let ecr = reported("123456789012.dkr.ecr.eu-west-1.amazonaws.com/app:a", Failure::Refused, 401, "");
         assert!(ecr.contains("aws sts get-caller-identity"), "{ecr}");
-        let missing = told("registry.example/app:main", Failure::NotFound, 404, "<html>");
+        let missing = reported("registry.example/app:main", Failure::NotFound, 404, "<html>");
         assert!(missing.contains("finds nothing there (status 404: <html>)"), "{missing}");
     }
 }

@@ -2,26 +2,20 @@
 
 use std::collections::BTreeSet;
 
-use aws_sdk_sqs::Client;
-use aws_sdk_sqs::types::{
-    ChangeMessageVisibilityBatchRequestEntry, Message, MessageSystemAttributeName, QueueAttributeName,
-};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use stoker_aws_setup::{Queue, QueuedMessage, Setup};
+use stoker_core::error::CallError;
 use stoker_core::event::{Envelope, Event};
 
 use crate::cache::to_json;
-use crate::deployed::{Missing, missing, resources};
+use crate::deployed::Missing;
 use crate::outcome::CommandOutcome;
 use crate::problem::Problem;
 use crate::retain::config;
 use crate::text::{Align, count, plain, plain_whole, table};
 
-/// For so many seconds a message that is looked at is hidden from others, should this be killed meanwhile.
-const HIDDEN: i32 = 60;
-/// Messages that one request receives or gives back.
-const PER_CALL: usize = 10;
 /// The message group of the promotion queue, as `template.yaml` has it: lines are updated one batch at a time.
 const PROMOTIONS: &str = "promotions";
 
@@ -66,18 +60,6 @@ pub(crate) struct Args {
     /// Print JSON, for programs
     #[arg(long)]
     json: bool,
-}
-
-/// A queue of the stack.
-#[derive(Debug)]
-struct Queue {
-    name: String,
-    url: String,
-    arn: String,
-    is_fifo: bool,
-    messages: u64,
-    /// The ARN of the queue that takes what it gives up.
-    gives_up_to: Option<String>,
 }
 
 /// What became of the queues.
@@ -134,9 +116,8 @@ struct Group {
 }
 
 pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
-    let config = config(None).await?;
-    let sqs = Client::new(&config);
-    let queues = queues(&aws_sdk_cloudformation::Client::new(&config), &sqs, &args.stack).await?;
+    let setup = Setup::new(&config(None).await?);
+    let queues = queues(&setup, &args.stack).await?;
     let mut outcome = Outcome {
         stack: args.stack.clone(),
         at: Timestamp::now(),
@@ -147,15 +128,15 @@ pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
     let mut problem = None;
     for dead in chosen(&queues, args)? {
         let mut done = Done::nothing(dead);
-        let ended = empty(&sqs, dead, &queues, args, &mut done).await;
+        let ended = empty(&setup, dead, &queues, args, &mut done).await;
         outcome.queues.push(done);
-        if let Err(missing) = ended {
-            problem = Some(missing.problem());
+        if let Err(error) = ended {
+            problem = Some(Missing::from(&error).problem());
             break;
         }
     }
     outcome.failed = problem.as_ref().map(|problem| problem.text().to_owned());
-    let text = if args.json { to_json(&outcome) } else { told(&outcome) };
+    let text = if args.json { to_json(&outcome) } else { shown(&outcome) };
     if let Some(problem) = problem {
         // What was sent until then is to be known all the same.
         crate::outcome::print(&text);
@@ -200,12 +181,9 @@ impl Done {
 }
 
 /// The stack's queues.
-async fn queues(
-    cloudformation: &aws_sdk_cloudformation::Client,
-    sqs: &Client,
-    stack: &str,
-) -> Result<Vec<Queue>, Problem> {
-    let resources = resources(cloudformation, stack).await.map_err(|missing| {
+async fn queues(setup: &Setup, stack: &str) -> Result<Vec<Queue>, Problem> {
+    let resources = setup.resources(stack).await.map_err(|error| {
+        let missing = Missing::from(&error);
         if missing.why.contains("does not exist") {
             return Problem::usage(
                 format!("there is no stack {} here", plain(stack)),
@@ -216,33 +194,19 @@ async fn queues(
     })?;
     let mut queues = Vec::new();
     for queue in resources.into_iter().filter(|resource| resource.kind == "AWS::SQS::Queue") {
-        queues.push(described(sqs, queue.name, queue.id).await.map_err(|missing| missing.problem())?);
+        let described = setup.queue(queue.name, queue.id).await;
+        queues.push(described.map_err(|error| Missing::from(&error).problem())?);
     }
     queues.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(queues)
 }
 
-async fn described(sqs: &Client, name: String, url: String) -> Result<Queue, Missing> {
-    let asked = sqs.get_queue_attributes().queue_url(&url).attribute_names(QueueAttributeName::All);
-    let answer = asked.send().await.map_err(|error| missing("sqs:GetQueueAttributes", error))?;
-    let attributes = answer.attributes.unwrap_or_default();
-    let value = |name: &QueueAttributeName| attributes.get(name).map(String::as_str);
-    let redrive = value(&QueueAttributeName::RedrivePolicy);
-    let redrive: Value = redrive.and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default();
-    Ok(Queue {
-        arn: value(&QueueAttributeName::QueueArn).unwrap_or_default().to_owned(),
-        is_fifo: value(&QueueAttributeName::FifoQueue) == Some("true"),
-        messages: value(&QueueAttributeName::ApproximateNumberOfMessages)
-            .and_then(|number| number.parse().ok())
-            .unwrap_or_default(),
-        gives_up_to: redrive["deadLetterTargetArn"].as_str().map(str::to_owned),
-        name,
-        url,
-    })
-}
-
+/// Whether a queue takes what another one gives up.
 fn is_dead(queue: &Queue, queues: &[Queue]) -> bool {
-    queues.iter().any(|other| other.gives_up_to.as_ref() == Some(&queue.arn))
+    queues.iter().filter_map(|other| other.redrive_policy.as_deref()).any(|policy| {
+        let policy: Value = serde_json::from_str(policy).unwrap_or_default();
+        policy["deadLetterTargetArn"] == queue.arn.as_str()
+    })
 }
 
 /// The dead-letter queues that were asked for.
@@ -261,105 +225,64 @@ fn chosen<'q>(queues: &'q [Queue], args: &Args) -> Result<Vec<&'q Queue>, Proble
 
 /// Looks at a queue's messages and, where that was asked for, sends them back. What stays is there again at once.
 async fn empty(
-    sqs: &Client,
+    setup: &Setup,
     dead: &Queue,
     queues: &[Queue],
     args: &Args,
     done: &mut Done,
-) -> Result<(), Missing> {
+) -> Result<(), CallError> {
     let mut kept = Vec::new();
-    let emptied = receive_all(sqs, dead, queues, args, done, &mut kept).await;
-    let given_back = give_back(sqs, dead, kept).await;
+    let emptied = receive_all(setup, dead, queues, args, done, &mut kept).await;
+    let given_back = setup.give_back(dead, &kept).await;
     emptied.and(given_back)?;
     if dead.is_fifo && args.yes && done.seen > 0 {
-        let asked = sqs.start_message_move_task().source_arn(&dead.arn);
-        asked.send().await.map_err(|error| missing("sqs:StartMessageMoveTask", error))?;
+        setup.move_back(dead).await?;
         done.moves_whole = true;
     }
     Ok(())
 }
 
 async fn receive_all(
-    sqs: &Client,
+    setup: &Setup,
     dead: &Queue,
     queues: &[Queue],
     args: &Args,
     done: &mut Done,
     kept: &mut Vec<String>,
-) -> Result<(), Missing> {
+) -> Result<(), CallError> {
     let most = usize::try_from(args.most).unwrap_or(usize::MAX);
     let mut known = BTreeSet::new();
     let mut is_through = false;
     while done.seen < most && !is_through {
-        let number = (most - done.seen).min(PER_CALL);
-        let messages = receive(sqs, dead, number).await?;
+        let messages = setup.receive(dead, most - done.seen).await?;
         if messages.is_empty() {
             break;
         }
         for message in messages {
             // The first are visible again: all the others have been seen.
-            if !known.insert(message.message_id().unwrap_or_default().to_owned()) {
+            if !known.insert(message.id.clone()) {
                 is_through = true;
-                kept.extend(message.receipt_handle().map(str::to_owned));
+                kept.push(message.receipt);
                 continue;
             }
             let way = way(&message, dead, queues);
             done.add(group(&message, way.as_ref()));
-            let receipt = message.receipt_handle().unwrap_or_default().to_owned();
             // Only SQS itself keeps the order of a FIFO queue.
             let Some(to) = way.ok().filter(|_| args.yes && !dead.is_fifo) else {
-                kept.push(receipt);
+                kept.push(message.receipt);
                 continue;
             };
             let by_schedule = ByScheduler::read(&message);
-            let body = by_schedule.as_ref().map(|of| of.body.as_str()).or(message.body());
-            if let Err(missing) = send(sqs, to, body.unwrap_or_default()).await {
-                kept.push(receipt);
-                return Err(missing);
+            let body = by_schedule.as_ref().map_or(&message.body, |of| &of.body);
+            if let Err(error) = setup.send(to, body, to.is_fifo.then_some(PROMOTIONS)).await {
+                kept.push(message.receipt);
+                return Err(error);
             }
             // Should this fail, the message comes twice, which does no harm.
-            let deleted = sqs.delete_message().queue_url(&dead.url).receipt_handle(receipt).send().await;
+            let deleted = setup.delete_message(dead, &message.receipt).await;
             done.sent += 1;
-            deleted.map_err(|error| missing("sqs:DeleteMessage", error))?;
+            deleted?;
         }
-    }
-    Ok(())
-}
-
-async fn receive(sqs: &Client, from: &Queue, most: usize) -> Result<Vec<Message>, Missing> {
-    let asked = sqs
-        .receive_message()
-        .queue_url(&from.url)
-        .max_number_of_messages(i32::try_from(most).unwrap_or(1))
-        .visibility_timeout(HIDDEN)
-        // Otherwise SQS asks some of its servers only.
-        .wait_time_seconds(1)
-        .message_system_attribute_names(MessageSystemAttributeName::All)
-        .message_attribute_names("All");
-    let answer = asked.send().await.map_err(|error| missing("sqs:ReceiveMessage", error))?;
-    Ok(answer.messages.unwrap_or_default())
-}
-
-async fn send(sqs: &Client, to: &Queue, body: &str) -> Result<(), Missing> {
-    let group = to.is_fifo.then(|| PROMOTIONS.to_owned());
-    let asked = sqs.send_message().queue_url(&to.url).message_body(body).set_message_group_id(group);
-    asked.send().await.map(drop).map_err(|error| missing("sqs:SendMessage", error))
-}
-
-/// Makes messages visible that were only looked at.
-async fn give_back(sqs: &Client, queue: &Queue, receipts: Vec<String>) -> Result<(), Missing> {
-    for some in receipts.chunks(PER_CALL) {
-        let entries = some.iter().enumerate().filter_map(|(number, receipt)| {
-            let entry = ChangeMessageVisibilityBatchRequestEntry::builder();
-            entry.id(number.to_string()).receipt_handle(receipt).visibility_timeout(0).build().ok()
-        });
-        let asked = sqs.change_message_visibility_batch().queue_url(&queue.url);
-        // One that is not given back comes back by itself.
-        asked
-            .set_entries(Some(entries.collect()))
-            .send()
-            .await
-            .map_err(|error| missing("sqs:ChangeMessageVisibility", error))?;
     }
     Ok(())
 }
@@ -375,26 +298,25 @@ struct ByScheduler {
 }
 
 impl ByScheduler {
-    fn read(message: &Message) -> Option<Self> {
-        let target = attribute(message, "TARGET_ARN")?;
+    fn read(message: &QueuedMessage) -> Option<Self> {
+        let target = message.attributes.get("TARGET_ARN")?;
         let is_send = target.contains(":scheduler:") && target.ends_with(":aws-sdk:sqs:sendMessage");
-        serde_json::from_str(message.body()?).ok().filter(|_| is_send)
+        serde_json::from_str(&message.body).ok().filter(|_| is_send)
     }
 }
 
 /// The queue that a message was to go to, or why it stays.
-fn way<'q>(message: &Message, dead: &Queue, queues: &'q [Queue]) -> Result<&'q Queue, String> {
+fn way<'q>(message: &QueuedMessage, dead: &Queue, queues: &'q [Queue]) -> Result<&'q Queue, String> {
     let find = |place: &str| {
         let is_there = |queue: &&Queue| queue.arn == place || queue.url == place;
         let found = queues.iter().filter(is_there).find(|queue| !is_dead(queue, queues));
         found.ok_or_else(|| format!("it was to go to {place}, which is no queue of the stack"))
     };
-    let source = MessageSystemAttributeName::DeadLetterQueueSourceArn;
-    if let Some(arn) = message.attributes().and_then(|attributes| attributes.get(&source)) {
+    if let Some(arn) = &message.given_up_by {
         return find(arn);
     }
-    let body: Value = serde_json::from_str(message.body().unwrap_or_default()).unwrap_or_default();
-    let target = attribute(message, "TARGET_ARN");
+    let body: Value = serde_json::from_str(&message.body).unwrap_or_default();
+    let target = message.attributes.get("TARGET_ARN").map(String::as_str);
     // Lambda says itself what it could not do.
     let function = body.pointer("/requestContext/functionArn").and_then(Value::as_str);
     let function = function.or_else(|| target.filter(|arn| arn.contains(":function:")));
@@ -415,24 +337,19 @@ fn way<'q>(message: &Message, dead: &Queue, queues: &'q [Queue]) -> Result<&'q Q
     ))
 }
 
-fn attribute<'m>(message: &'m Message, name: &str) -> Option<&'m str> {
-    message.message_attributes()?.get(name)?.string_value()
-}
-
 /// What a message is about.
-fn group(message: &Message, way: Result<&&Queue, &String>) -> Group {
+fn group(message: &QueuedMessage, way: Result<&&Queue, &String>) -> Group {
     let by_schedule = ByScheduler::read(message);
-    let body = by_schedule.as_ref().map(|of| of.body.as_str()).or(message.body());
-    let mut body: Value = serde_json::from_str(body.unwrap_or_default()).unwrap_or_default();
+    let body = by_schedule.as_ref().map_or(&message.body, |of| &of.body);
+    let mut body: Value = serde_json::from_str(body).unwrap_or_default();
     if let Some(payload) = body.get_mut("requestPayload") {
         body = payload.take();
     }
     let kind = body["detail-type"].as_str().unwrap_or("no event").to_owned();
     let about = Envelope::from_value(body).ok().and_then(|envelope| about(&envelope.event));
-    let sent = message.attributes().and_then(|of| of.get(&MessageSystemAttributeName::SentTimestamp));
-    let sent = sent.and_then(|text| Timestamp::from_millisecond(text.parse().ok()?).ok());
-    let code = attribute(message, "ERROR_CODE");
-    let words = attribute(message, "ERROR_MESSAGE");
+    let sent = message.sent_at;
+    let code = message.attributes.get("ERROR_CODE").map(String::as_str);
+    let words = message.attributes.get("ERROR_MESSAGE").map(String::as_str);
     let error = code.or(words).is_some().then(|| {
         let both: Vec<&str> = code.into_iter().chain(words).collect();
         both.join(": ")
@@ -466,7 +383,7 @@ fn about(event: &Event) -> Option<String> {
     })
 }
 
-fn told(outcome: &Outcome) -> String {
+fn shown(outcome: &Outcome) -> String {
     let mut text = String::new();
     let mut waiting = 0;
     for done in &outcome.queues {

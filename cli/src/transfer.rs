@@ -8,13 +8,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use aws_smithy_types::body::SdkBody;
 use buildkit_cache::{Cache, Descriptor};
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use http_body::{Body, Frame, SizeHint};
 use sha2::{Digest as _, Sha256};
-use stoker_aws::registry::{Mounted, Presence, Status, Upload};
+use stoker_aws::registry::{BlobBody, Mounted, Presence, Status, Upload};
 use stoker_core::error::{CallError, Cause, Failure};
 use stoker_core::names::Digest;
 
@@ -209,7 +208,7 @@ async fn copy_once<'a>(
         sent: Arc::clone(sent),
     };
     let fill =
-        target.registry.fill_upload(&push, &upload, digest, step.blob.size, SdkBody::from_body_1_x(relay));
+        target.registry.fill_upload(&push, &upload, digest, step.blob.size, BlobBody::from_body_1_x(relay));
     tokio::select! {
         filled = fill => filled.map_err(writes),
         () = stalled(sent) => Err(writes(CallError::new(
@@ -237,7 +236,7 @@ async fn stalled(sent: &AtomicU64) {
 
 /// A blob on its way from one registry to the other: neither longer nor other than its digest says.
 struct Relay {
-    source: SdkBody,
+    source: BlobBody,
     hash: Sha256,
     left: u64,
     digest: Digest,

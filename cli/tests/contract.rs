@@ -26,14 +26,14 @@ const SPEC: &str =
 const POLICY: &str = "version: 1\nprojects:\n  - name: other\n    repository: github.com/example/other\n";
 
 /// An AWS of its own, with a directory.
-struct World {
+struct TestEnvironment {
     directory: PathBuf,
     port: u16,
     process: Child,
     config: SdkConfig,
 }
 
-impl World {
+impl TestEnvironment {
     fn start() -> Option<Self> {
         let Some(program) = std::env::var_os("STOKER_TEST_MINISTACK") else {
             println!("SKIPPED: STOKER_TEST_MINISTACK names no program; `cargo xtask test` does");
@@ -173,7 +173,7 @@ impl World {
     }
 }
 
-impl Drop for World {
+impl Drop for TestEnvironment {
     fn drop(&mut self) {
         drop(Command::new("kill").args(["-KILL", "--", &format!("-{}", self.process.id())]).status());
         drop(self.process.wait());
@@ -183,8 +183,8 @@ impl Drop for World {
 
 #[tokio::test]
 async fn an_account_is_as_before_once_what_was_taken_into_service_is_taken_out() {
-    let Some(world) = World::start() else { return };
-    let role = world.deploy().await;
+    let Some(environment) = TestEnvironment::start() else { return };
+    let role = environment.deploy().await;
     let linux = || EnvironmentType::LinuxContainer;
     let of = |commands: &str| SPEC.replace("docker build -t $IMAGE .", commands);
     let projects = [
@@ -200,25 +200,25 @@ async fn an_account_is_as_before_once_what_was_taken_into_service_is_taken_out()
         ("in-source", linux(), "ci/buildspec.yml".to_owned()),
     ];
     for (name, kind, spec) in &projects {
-        world.project(name, kind.clone(), spec, &role).await;
+        environment.project(name, kind.clone(), spec, &role).await;
     }
     let names: Vec<&str> = projects.iter().map(|(name, ..)| *name).collect();
-    let before = world.seen(&names).await;
-    let audit = world.onboard("audit");
+    let before = environment.seen(&names).await;
+    let audit = environment.onboard("audit");
     assert!(audit.contains("10 projects in us-east-1, 3 ready"), "{audit}");
-    world.onboard("plan --policy policy.yaml");
-    assert_eq!(world.seen(&names).await, before, "what only reads changes nothing");
-    world.onboard("apply --policy policy.yaml --project team-* --yes");
-    world.onboard("apply --policy policy.yaml --project app --yes");
-    let applied = world.seen(&names).await;
+    environment.onboard("plan --policy policy.yaml");
+    assert_eq!(environment.seen(&names).await, before, "what only reads changes nothing");
+    environment.onboard("apply --policy policy.yaml --project team-* --yes");
+    environment.onboard("apply --policy policy.yaml --project app --yes");
+    let applied = environment.seen(&names).await;
     let changed: Vec<&String> = applied.keys().filter(|key| applied.get(*key) != before.get(*key)).collect();
     let repositories =
         ["repository stoker/app", "repository stoker/team-a", "repository stoker/team-b", "role"];
     let expected = ["onboard", "policy.yaml", "project app", "project team-a", "project team-b"];
     assert_eq!(changed, [&expected[..], &repositories].concat());
-    world.onboard("apply --policy policy.yaml --project app --yes");
-    assert_eq!(world.seen(&names).await, applied, "once more");
-    world.onboard("undo --project app --yes");
-    world.onboard("undo --project team-* --yes");
-    assert_eq!(world.seen(&names).await, before);
+    environment.onboard("apply --policy policy.yaml --project app --yes");
+    assert_eq!(environment.seen(&names).await, applied, "once more");
+    environment.onboard("undo --project app --yes");
+    environment.onboard("undo --project team-* --yes");
+    assert_eq!(environment.seen(&names).await, before);
 }

@@ -312,17 +312,17 @@ mod tests {
         assert_eq!(build["buildComplete"], false);
         assert_eq!(build["sourceVersion"], "main");
         let ask = json!({"ids": [build["id"], build["arn"], "app:none"]});
-        let told = call(&api, "BatchGetBuilds", &ask).unwrap();
-        assert_eq!(told["builds"], json!([build, build]));
-        assert_eq!(told["buildsNotFound"], json!(["app:none"]));
+        let reported = call(&api, "BatchGetBuilds", &ask).unwrap();
+        assert_eq!(reported["builds"], json!([build, build]));
+        assert_eq!(reported["buildsNotFound"], json!(["app:none"]));
     }
 
     #[test]
     fn projects_are_listed_and_told() {
         let api = api();
         assert_eq!(call(&api, "ListProjects", &json!({})).unwrap(), json!({"projects": ["app"]}));
-        let told = call(&api, "BatchGetProjects", &json!({"names": ["app", "no"]})).unwrap();
-        assert_eq!(told["projects"][0]["source"]["location"], "/srv/app.git");
-        assert_eq!(told["projectsNotFound"], json!(["no"]));
+        let reported = call(&api, "BatchGetProjects", &json!({"names": ["app", "no"]})).unwrap();
+        assert_eq!(reported["projects"][0]["source"]["location"], "/srv/app.git");
+        assert_eq!(reported["projectsNotFound"], json!(["no"]));
     }
 }

@@ -189,7 +189,7 @@ mod tests {
         list.iter().map(|(digest, tags)| (("app".to_owned(), (*digest).to_owned()), image(tags))).collect()
     }
 
-    fn told(before: &[(&str, &[&str])], after: &[(&str, &[&str])]) -> Vec<String> {
+    fn reported(before: &[(&str, &[&str])], after: &[(&str, &[&str])]) -> Vec<String> {
         changes(&images(before), &images(after))
             .iter()
             .map(|c| {
@@ -201,19 +201,19 @@ mod tests {
 
     #[test]
     fn every_new_tag_is_a_push() {
-        assert_eq!(told(&[], &[("a", &["1", "2"]), ("b", &[])]), ["+a 1", "+a 2", "+b untagged"]);
-        assert_eq!(told(&[("a", &["1"])], &[("a", &["1", "2"])]), ["+a 2"]);
+        assert_eq!(reported(&[], &[("a", &["1", "2"]), ("b", &[])]), ["+a 1", "+a 2", "+b untagged"]);
+        assert_eq!(reported(&[("a", &["1"])], &[("a", &["1", "2"])]), ["+a 2"]);
     }
 
     #[test]
     fn a_tag_that_moves_is_a_push_and_no_deletion() {
-        assert_eq!(told(&[("a", &["1"])], &[("a", &[]), ("b", &["1"])]), ["+b 1"]);
-        assert_eq!(told(&[("a", &["1"])], &[("b", &["1"])]), ["+b 1"]);
+        assert_eq!(reported(&[("a", &["1"])], &[("a", &[]), ("b", &["1"])]), ["+b 1"]);
+        assert_eq!(reported(&[("a", &["1"])], &[("b", &["1"])]), ["+b 1"]);
     }
 
     #[test]
     fn what_goes_is_deleted() {
-        assert_eq!(told(&[("a", &["1", "2"]), ("b", &[])], &[("a", &["1"])]), ["-a 2", "-b untagged"]);
-        assert_eq!(told(&[("a", &["1"])], &[]), ["-a 1"]);
+        assert_eq!(reported(&[("a", &["1", "2"]), ("b", &[])], &[("a", &["1"])]), ["-a 2", "-b untagged"]);
+        assert_eq!(reported(&[("a", &["1"])], &[]), ["-a 1"]);
     }
 }

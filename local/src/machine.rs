@@ -286,9 +286,9 @@ impl Machine {
         let (reader, writer) = std::io::pipe().map_err(io("making a pipe"))?;
         let log =
             File::options().create(true).append(true).open(&build.log).map_err(io("opening the log"))?;
-        let (told, mut marks) = mpsc::unbounded_channel();
+        let (reported, mut marks) = mpsc::unbounded_channel();
         let commands = spec.commands.clone();
-        let reading = tokio::task::spawn_blocking(move || copy(reader, log, &token, &commands, &told));
+        let reading = tokio::task::spawn_blocking(move || copy(reader, log, &token, &commands, &reported));
         let mut child = Command::new(&spec.shell)
             .arg(script)
             .current_dir(source)

@@ -157,8 +157,9 @@ async fn a_push_is_built_cold_and_the_next_warm() {
         .await;
     let journal = std::fs::read_to_string(scenario.dir.0.join("state/events.jsonl")).unwrap();
     assert_eq!(journal.lines().count(), 6);
-    let told = |kind: &str| events.as_array().unwrap().iter().filter(|e| e["detail-type"] == kind).count();
-    assert_eq!((told("CodeBuild Build State Change"), told("ECR Image Action")), (4, 2));
+    let reported =
+        |kind: &str| events.as_array().unwrap().iter().filter(|e| e["detail-type"] == kind).count();
+    assert_eq!((reported("CodeBuild Build State Change"), reported("ECR Image Action")), (4, 2));
     let messages = || scenario.fake.store.lock().unwrap().messages.clone();
     scenario.eventually("the deliveries", async || (messages().len() == 4).then_some(())).await;
     let statuses = |messages: &[Value]| -> Vec<Value> {

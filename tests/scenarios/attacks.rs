@@ -41,7 +41,7 @@ async fn malicious_branch(env: &mut TestEnvironment, manifest: Bytes, blobs: Vec
     env.push("evil", &[&head]).await;
     env.settle().await;
     let build = env.running().pop().expect("the branch's build");
-    env.push_cache(&env.told(&build, "STOKER_EXPORT"), manifest, blobs);
+    env.push_cache(&env.reported(&build, "STOKER_EXPORT"), manifest, blobs);
     env.end(&build.id, BuildStatus::Succeeded, &head);
     env.settle().await;
     head
@@ -174,14 +174,14 @@ async fn attack_a_build_that_pushes_over_anothers_export() {
     env.push("feature-a", &[&victim]).await;
     env.settle().await;
     let build = env.running().pop().unwrap();
-    let tag = env.told(&build, "STOKER_EXPORT");
+    let tag = env.reported(&build, "STOKER_EXPORT");
     // Whoever knows the commit does not know the tag: in another test environment the same build has another.
     let mut other = warm_main(ISOLATED).await;
     let same = other.commit([2, 2, 1, 1]);
     assert_eq!(same, victim);
     other.push("feature-a", &[&same]).await;
     other.settle().await;
-    assert_ne!(other.told(&other.running()[0], "STOKER_EXPORT"), tag);
+    assert_ne!(other.reported(&other.running()[0], "STOKER_EXPORT"), tag);
     assert!(tag.len() >= "app.export.".len() + 8 + 1 + 32, "128 bits: {tag}");
     // And who learns it later cannot move it.
     env.run(&build);
@@ -481,7 +481,7 @@ async fn attack_the_same_commit_on_two_branches() {
                 |_| env.account.now(),
                 |key| format!("evil {key}"),
             );
-            env.push_cache(&env.told(&build, "STOKER_EXPORT"), manifest, blobs);
+            env.push_cache(&env.reported(&build, "STOKER_EXPORT"), manifest, blobs);
             env.end(&build.id, BuildStatus::Succeeded, &head);
             env.settle().await;
             if evil_comes_first {
@@ -506,7 +506,7 @@ async fn forged_on_a_branch_of_ones_own(env: &mut TestEnvironment, commit: &Comm
     env.push("evil", &[commit]).await;
     env.settle().await;
     let build = env.running().pop().expect("its build");
-    env.push_cache(&env.told(&build, "STOKER_EXPORT"), manifest, blobs);
+    env.push_cache(&env.reported(&build, "STOKER_EXPORT"), manifest, blobs);
     env.end(&build.id, BuildStatus::Succeeded, commit);
     env.settle().await;
 }
@@ -826,10 +826,13 @@ async fn attack_a_tag_called_main_never_vouches_for_main() {
         env.event(&Envelope { time: None, source: "stoker".to_owned(), event });
         env.settle().await;
         let build = env.running().pop().expect("the tag's build");
-        let told = |variable: &str| env.told(&build, variable);
-        assert_eq!((told("STOKER_LINE").as_str(), told("STOKER_TRUST").as_str()), ("tag/main", "branch"));
-        assert_eq!(told("STOKER_READS"), "main");
-        assert!(!told("STOKER_CACHE_FLAGS").contains("--cache-to"));
+        let reported = |variable: &str| env.reported(&build, variable);
+        assert_eq!(
+            (reported("STOKER_LINE").as_str(), reported("STOKER_TRUST").as_str()),
+            ("tag/main", "branch")
+        );
+        assert_eq!(reported("STOKER_READS"), "main");
+        assert!(!reported("STOKER_CACHE_FLAGS").contains("--cache-to"));
         let environment = env.account.orders.borrow()[&build.id].environment.clone();
         let is_place =
             |name: &str| name == "STOKER_EXPORT" || name == "STOKER_EXPORT_REF" || name == "STOKER_CACHE_TO";
@@ -845,7 +848,8 @@ async fn attack_a_tag_called_main_never_vouches_for_main() {
         // Nor does it pass for main's build of the same commit.
         env.push("main", &[&evil]).await;
         env.settle().await;
-        let lines: Vec<String> = env.running().iter().map(|build| env.told(build, "STOKER_LINE")).collect();
+        let lines: Vec<String> =
+            env.running().iter().map(|build| env.reported(build, "STOKER_LINE")).collect();
         assert_eq!(lines, ["main"]);
     }
 }
@@ -975,14 +979,14 @@ async fn attack_a_line_that_takes_longer_than_the_function_has() {
     env.push("quick", &[&quick]).await;
     env.push("evil", &[&evil]).await;
     env.settle_starts().await;
-    let told = env.running();
-    assert_eq!(told.len(), 2);
+    let reported = env.running();
+    assert_eq!(reported.len(), 2);
     let slow = Fault::Slow(std::time::Duration::from_secs(4));
     env.account.outages.borrow_mut().insert(("promote-cache", "registry:MountBlob"), slow);
-    for build in told {
+    for build in reported {
         if build.inputs.as_ref().is_some_and(|inputs| inputs.line.to_string() == "branch/evil") {
             let (manifest, blobs) = layered(320, 0);
-            env.push_cache(&env.told(&build, "STOKER_EXPORT"), manifest, blobs);
+            env.push_cache(&env.reported(&build, "STOKER_EXPORT"), manifest, blobs);
             env.end(&build.id, BuildStatus::Succeeded, &evil);
         } else {
             env.run(&build);
@@ -993,11 +997,11 @@ async fn attack_a_line_that_takes_longer_than_the_function_has() {
     assert!(env.line("branch/evil").is_none());
     assert_eq!(env.queued().0, 0, "it is let go");
     assert!(env.dead.is_empty());
-    let told = |event: &Event| {
+    let reported = |event: &Event| {
         matches!(event, Event::PromotionFailed(failed) if failed.why.contains("given up \
          half way"))
     };
-    assert!(env.notices.iter().any(told), "with a notice: {:?}", env.notices);
+    assert!(env.notices.iter().any(reported), "with a notice: {:?}", env.notices);
 }
 
 #[tokio::test(start_paused = true)]
@@ -1011,7 +1015,7 @@ async fn attack_a_project_that_takes_the_time_of_all_others() {
         env.settle_starts().await;
         let build = env.running().pop().unwrap();
         let (manifest, blobs) = layered(320, number as usize);
-        env.push_cache(&env.told(&build, "STOKER_EXPORT"), manifest, blobs);
+        env.push_cache(&env.reported(&build, "STOKER_EXPORT"), manifest, blobs);
         env.end(&build.id, BuildStatus::Succeeded, &head);
         triggers.push([PromotionTrigger::Built { build: build.id }]);
     }

@@ -35,8 +35,8 @@ async fn status(method: &str, headers: &[(&str, &str)], body: &[u8]) -> (i64, St
     account.secrets.borrow_mut().push(b"secret".to_vec());
     let response = receive(&account, method, headers, body).await;
     // People are told of a signed webhook that is refused.
-    let told = |event: &&Event| !matches!(event, Event::WebhookRefused(_));
-    let events = account.bus.borrow().iter().filter(told).count();
+    let reported = |event: &&Event| !matches!(event, Event::WebhookRefused(_));
+    let events = account.bus.borrow().iter().filter(reported).count();
     (response.status_code, response.body.unwrap_or_default(), events)
 }
 
@@ -151,7 +151,7 @@ async fn an_export_that_is_no_cache_is_left_alone() {
     env.push("feature-a", &[&a]).await;
     env.settle().await;
     let build = env.running().pop().unwrap();
-    let tag = env.told(&build, "STOKER_EXPORT");
+    let tag = env.reported(&build, "STOKER_EXPORT");
     let repository = env.repository();
     let media_type = buildkit_cache::MANIFEST_MEDIA_TYPE;
     env.account.push(&repository, &tag, media_type, b"{\"schemaVersion\":2}".as_slice().into(), vec![]);
@@ -170,7 +170,7 @@ async fn a_line_that_is_no_cache_is_never_given_to_a_build() {
     let a = env.commit([1, 1, 1, 1]);
     env.push("feature-a", &[&a]).await;
     env.settle().await;
-    assert_eq!(env.told(&env.running()[0], "STOKER_CACHE_FROM"), "");
+    assert_eq!(env.reported(&env.running()[0], "STOKER_CACHE_FROM"), "");
 }
 
 #[tokio::test]
@@ -217,7 +217,7 @@ async fn a_cache_too_large_to_import_is_not_given_to_a_build() {
     let a = env.commit([1, 1, 1, 1]);
     env.push("feature-a", &[&a]).await;
     env.settle().await;
-    assert_eq!(env.told(&env.running()[0], "STOKER_READS"), "");
+    assert_eq!(env.reported(&env.running()[0], "STOKER_READS"), "");
 }
 
 #[tokio::test]
@@ -233,7 +233,7 @@ async fn a_registry_that_does_not_answer_makes_a_build_cold_and_not_absent() {
     let next = env.account.calls.borrow().len();
     env.account.faults.borrow_mut().insert(next + 1, scenarios::account::Fault::Before(Failure::Refused));
     env.settle().await;
-    assert_eq!(env.told(&env.running()[0], "STOKER_CACHE_FROM"), "");
+    assert_eq!(env.reported(&env.running()[0], "STOKER_CACHE_FROM"), "");
 }
 
 #[tokio::test]

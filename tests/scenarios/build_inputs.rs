@@ -32,7 +32,7 @@ async fn push(env: &mut TestEnvironment) -> Build {
 }
 
 fn refs(env: &TestEnvironment, build: &Build) -> Vec<Digest> {
-    let refs = env.told(build, "STOKER_CACHE_REFS");
+    let refs = env.reported(build, "STOKER_CACHE_REFS");
     let digests = refs.split_whitespace().map(|reference| reference.rsplit_once('@').expect("a digest").1);
     digests.map(|digest| Digest::new(digest).unwrap()).collect()
 }
@@ -80,9 +80,9 @@ async fn of_two_lines_a_build_is_given_the_join() {
         assert_eq!(given.len(), 1);
         assert_eq!(BTreeSet::from([given[0].clone()]), joins(&env));
         assert_eq!(cache(&env, &given[0]), Cache::merge([branch, main]));
-        assert_eq!(env.told(&build, "STOKER_READS"), "branch/feature-a main");
+        assert_eq!(env.reported(&build, "STOKER_READS"), "branch/feature-a main");
         let joined = lines.map(|(digest, _)| digest.to_string()).join(" ");
-        assert_eq!(env.told(&build, "STOKER_JOINED"), joined);
+        assert_eq!(env.reported(&build, "STOKER_JOINED"), joined);
         let ran = env.run(&build);
         assert_eq!(ran.ran, ["link"], "only the last step needs both");
     }
@@ -97,7 +97,7 @@ async fn built_anew(env: &mut TestEnvironment, branch: &str) {
     let build = env.running().pop().expect("its build");
     let now = env.account.now();
     let (manifest, blobs) = exported_with(&source, |_| now, |key| format!("{branch} {key}"));
-    env.push_cache(&env.told(&build, "STOKER_EXPORT"), manifest, blobs);
+    env.push_cache(&env.reported(&build, "STOKER_EXPORT"), manifest, blobs);
     env.end(&build.id, BuildStatus::Succeeded, &commit);
     env.settle().await;
     env.wait(SignedDuration::from_mins(10));
@@ -168,7 +168,7 @@ async fn a_build_that_cannot_be_given_the_join_is_given_its_line() {
             env.account.faults.borrow_mut().insert(call, Fault::Before(failure));
             let build = push(&mut env).await;
             assert_eq!(refs(&env, &build), [line], "{} {failure:?}", after[call]);
-            assert_eq!(env.told(&build, "STOKER_READS"), "branch/feature-a main", "it may read both");
+            assert_eq!(env.reported(&build, "STOKER_READS"), "branch/feature-a main", "it may read both");
         }
     }
 }
@@ -204,7 +204,7 @@ async fn a_build_of_main_is_never_given_a_commits_cache_as_it_is() {
         env.push("main", &[&head, &merge]).await;
         env.settle().await;
         let build = env.running().pop().expect("main's build");
-        assert_eq!(env.told(&build, "STOKER_READS"), format!("main commit/{}", head.short()));
+        assert_eq!(env.reported(&build, "STOKER_READS"), format!("main commit/{}", head.short()));
         let given = refs(&env, &build);
         assert_eq!(given.len(), 1);
         if fails {

@@ -335,3 +335,25 @@ fn circles_are_found_however_they_are_written() {
     );
     assert_eq!(circles(&[("a", "use crate::b::B;"), ("b", "use other::a::A;")]), 0);
 }
+
+/// What is not in a manifest's dependencies, no source of that crate can name. Tests may.
+#[test]
+fn only_the_ports_on_aws_depend_on_its_sdk() {
+    let mut found = Vec::new();
+    roots(Path::new(ROOT), &mut found);
+    let mut users = BTreeSet::new();
+    for root in found {
+        let folder = root.parent().and_then(Path::parent).unwrap();
+        let manifest = fs::read_to_string(folder.join("Cargo.toml")).unwrap();
+        let dependencies = manifest.split("\n[").find(|table| table.starts_with("dependencies]"));
+        let is_sdk = |line: &str| {
+            ["aws-sdk-", "aws-smithy-", "aws-config", "aws-types"].iter().any(|name| line.starts_with(name))
+        };
+        if dependencies.unwrap_or_default().lines().any(is_sdk) {
+            users.insert(folder.strip_prefix(ROOT).unwrap().display().to_string());
+        }
+    }
+    // What is tested beside the ports are they themselves, so the tests' own crate is one of these.
+    let ports = ["shared/aws", "shared/aws-setup", "tests"];
+    assert_eq!(users, BTreeSet::from(ports.map(str::to_owned)), "crates that depend on AWS's SDK");
+}

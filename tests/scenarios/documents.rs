@@ -250,15 +250,15 @@ fn the_readmes_buildspecs_build_with_the_flags_and_without() {
 
 #[test]
 fn the_readmes_report_is_what_the_demo_prints() {
-    let [told] = &in_language("README.md", "text")[..] else { panic!("one report") };
+    let [reported] = &in_language("README.md", "text")[..] else { panic!("one report") };
     let report = read("xtask/src/demo/report.rs");
     let columns = ["#", "line", "why it started", "cache from", "steps reused", "seconds"];
-    let header: Vec<&str> = told.lines().next().unwrap().split("  ").map(str::trim).collect();
+    let header: Vec<&str> = reported.lines().next().unwrap().split("  ").map(str::trim).collect();
     let header: Vec<&str> = header.into_iter().filter(|column| !column.is_empty()).collect();
     assert_eq!(header, columns);
     let quoted: Vec<String> = columns.iter().map(|column| format!("\"{column}\"")).collect();
     assert!(report.contains(&quoted.join(", ")), "the demo's columns are others");
-    for line in told.lines().filter(|line| line.ends_with(" s") || line.ends_with("registry")) {
+    for line in reported.lines().filter(|line| line.ends_with(" s") || line.ends_with("registry")) {
         let label = line.trim().split("  ").next().unwrap();
         assert!(report.contains(label), "the demo says nothing of {label:?}");
     }
@@ -266,7 +266,10 @@ fn the_readmes_report_is_what_the_demo_prints() {
     let scenario = read("xtask/src/demo/scenario.rs");
     let letters = scenario.split("report.check(").skip(1).map(|call| call.split('"').nth(1).unwrap());
     let checks = letters.collect::<BTreeSet<_>>().len();
-    assert!(told.contains(&format!("{checks} of {checks} checks hold")), "the scenario has {checks} checks");
+    assert!(
+        reported.contains(&format!("{checks} of {checks} checks hold")),
+        "the scenario has {checks} checks"
+    );
 }
 
 #[test]
@@ -317,22 +320,40 @@ fn what_doctor_may_call_is_what_its_code_names() {
         let files = fs::read_dir(Path::new(ROOT).join(dir)).unwrap().map(|file| file.unwrap().path());
         files.filter(|file| file.is_file()).map(|file| fs::read_to_string(file).unwrap()).collect()
     };
-    let own = sources("cli/src/doctor");
-    let sources = own.clone() + &sources("cli/src") + &sources("shared/aws/src");
-    let told: BTreeSet<&str> =
+    let setup = sources("shared/aws-setup/src");
+    let called = sources("cli/src/doctor") + &sources("cli/src") + &sources("shared/aws/src") + &setup;
+    let allowed: BTreeSet<&str> =
         statement["Action"].as_array().unwrap().iter().map(|action| action.as_str().unwrap()).collect();
-    let lacking = own.split("missing(\"").skip(1).map(|lacked| lacked.split('"').next().unwrap());
-    for action in lacking.filter(|action| action.contains(':')) {
-        assert!(told.contains(action), "doctor says that {action} may lack, and the page does not name it");
+    // Each function of the ports by its name, with its text.
+    let functions: BTreeMap<&str, &str> =
+        setup.split(" fn ").skip(1).filter_map(|text| Some((text.split_once(['(', '<'])?.0, text))).collect();
+    let after = |text: &str, what: &str| -> Vec<String> {
+        let parts = text.split(what).skip(1);
+        parts.filter_map(|part| part.split(['(', '"', '\n']).next()).map(str::to_owned).collect()
+    };
+    let mut open = after(&sources("cli/src/doctor"), "setup.");
+    assert!(open.len() > 8, "{open:?}");
+    let mut seen = BTreeSet::new();
+    while let Some(name) = open.pop() {
+        let Some(text) = functions.get(name.as_str()).filter(|_| seen.insert(name.clone())) else { continue };
+        open.extend(after(text, "self."));
+        for action in after(text, "\"").iter().filter(|text| {
+            text.split_once(':').is_some_and(|(service, _)| service.chars().all(|c| c.is_ascii_lowercase()))
+        }) {
+            assert!(
+                allowed.contains(action.as_str()),
+                "doctor calls {action}, and the page does not name it"
+            );
+        }
     }
-    for action in told {
+    for action in allowed {
         let (_, call) = action.split_once(':').unwrap();
         // As the SDK calls it.
         let snake: String = call
             .chars()
             .flat_map(|c| if c.is_ascii_uppercase() { vec!['_', c.to_ascii_lowercase()] } else { vec![c] })
             .collect();
-        let is_called = sources.contains(action) || sources.contains(&format!(".{}(", &snake[1..]));
+        let is_called = called.contains(action) || called.contains(&format!(".{}(", &snake[1..]));
         assert!(is_called, "doctor calls no {action}");
     }
 }

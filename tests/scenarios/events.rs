@@ -78,8 +78,8 @@ async fn what_is_sent_again_later_is_refused_and_told_once() {
         let response = account.invoke("receive-webhook", None, handled).await.unwrap();
         assert_eq!(response.status_code, 403, "{name}");
     }
-    let told: Vec<_> = account.bus.borrow().iter().map(Event::detail_type).collect();
-    assert_eq!(told, ["WebhookRefused"]);
+    let reported: Vec<_> = account.bus.borrow().iter().map(Event::detail_type).collect();
+    assert_eq!(reported, ["WebhookRefused"]);
 }
 
 /// What explains the events: the page, and the tables of what they lead to.

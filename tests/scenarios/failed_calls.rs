@@ -121,8 +121,8 @@ async fn what_is_refused_for_good_is_reported_and_holds_up_no_other_line() {
     env.account.push(&repository, "app.branch.feature-a", media_type, image.as_slice().into(), vec![]);
     env.build().await;
     assert_eq!(env.account.image(&repository, "app.branch.feature-a").unwrap().manifest, image.as_slice());
-    let told = env.notices.iter().filter(|notice| matches!(notice, Event::PromotionFailed(_))).count();
-    assert_eq!(told, 2, "the event of its build and that of its export: {:?}", env.notices);
+    let reported = env.notices.iter().filter(|notice| matches!(notice, Event::PromotionFailed(_))).count();
+    assert_eq!(reported, 2, "the event of its build and that of its export: {:?}", env.notices);
     assert_eq!(env.waiting(), (0, 0));
     assert!(env.dead.is_empty(), "a message that is tried again holds up all others: {:?}", env.dead);
     assert_eq!(env.holds("branch/feature-b", [2, 2, 2, 2]).len(), 5);

@@ -97,7 +97,7 @@ async fn built(env: &mut TestEnvironment, branch: &str, commit: &Commit, minutes
 }
 
 /// What the promotion of a build tells of it, that is hinted at so often.
-async fn told(env: &TestEnvironment, build: &str, triggers: usize) -> Vec<MeasuredBuild> {
+async fn reported(env: &TestEnvironment, build: &str, triggers: usize) -> Vec<MeasuredBuild> {
     let policy = Policy::parse("the scenario's policy", POLICY).unwrap();
     let triggers = vec![PromotionTrigger::Built { build: build.to_owned() }; triggers];
     let promoted = promote(&env.account, &policy, &triggers, env.account.now());
@@ -118,12 +118,12 @@ async fn a_promotion_tells_once_how_warm_its_build_was() {
     env.settle().await;
     let second = env.commit([1, 2, 1, 1]);
     let build = built(&mut env, "feature-a", &second, 1).await;
-    let warmed = told(&env, &build, 2).await;
+    let warmed = reported(&env, &build, 2).await;
     let [MeasuredBuild { hit_rate, .. }] = &warmed[..] else { panic!("{warmed:?}") };
     let CacheHitRate { steps, reused, reused_bytes, built_bytes } = *hit_rate;
     assert_eq!((steps, reused), (5, 3));
     assert!(reused_bytes > 0 && built_bytes > 0);
-    assert!(told(&env, &build, 1).await.is_empty());
+    assert!(reported(&env, &build, 1).await.is_empty());
 }
 
 #[tokio::test]
@@ -142,7 +142,7 @@ async fn a_warm_build_has_saved_what_it_was_shorter_than_the_newest_cold_one() {
         ("feature-a", 5),
     ]) {
         let build = built(&mut env, branch, commit, minutes).await;
-        let warmed = told(&env, &build, 1).await;
+        let warmed = reported(&env, &build, 1).await;
         saved.extend(warmed.iter().map(|warmed| warmed.saved_seconds));
         env.settle().await;
     }

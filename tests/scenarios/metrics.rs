@@ -58,20 +58,20 @@ fn the_table_of_metrics_is_that_of_the_code() {
     let table = table();
     let senders = senders();
     let known: BTreeSet<&str> = Metric::ALL.iter().map(|metric| metric.name()).collect();
-    let told: BTreeSet<&str> = table.keys().map(String::as_str).collect();
+    let reported: BTreeSet<&str> = table.keys().map(String::as_str).collect();
     let sent: BTreeSet<&str> = senders.keys().map(String::as_str).collect();
-    assert_eq!(told, known, "docs/metrics.md, and the code");
+    assert_eq!(reported, known, "docs/metrics.md, and the code");
     assert_eq!(sent, known, "what functions send, and what there is");
     for metric in Metric::ALL {
         let [unit, fields, metric_of, function, stability] = &table[metric.name()];
         assert_eq!(unit, metric.unit().name(), "{metric:?}");
         assert_eq!(*fields, metric.fields().join(", "), "{metric:?}");
-        let told = match metric.reach() {
+        let reported = match metric.reach() {
             Reach::Log => "",
             Reach::Stack => "stack",
             Reach::Project => "stack, project",
         };
-        assert_eq!(metric_of, told, "{metric:?}");
+        assert_eq!(metric_of, reported, "{metric:?}");
         let sent_by: Vec<&str> = senders[metric.name()].iter().map(String::as_str).collect();
         assert_eq!(sent_by.join(", "), *function, "{metric:?}");
         assert!(matches!(stability.as_str(), "stable" | "may change"), "{metric:?}: {stability}");
@@ -147,8 +147,8 @@ async fn one_query_tells_a_pushs_whole_story() {
 
     let scenario = log.about(a.as_str());
     let step = |message: &str, at: &str, value: &str| {
-        let is_step = |(told, line): &(String, Value)| {
-            told == message && line.pointer(at).and_then(Value::as_str) == Some(value)
+        let is_step = |(reported, line): &(String, Value)| {
+            reported == message && line.pointer(at).and_then(Value::as_str) == Some(value)
         };
         assert!(scenario.iter().any(is_step), "{message} with {value} at {at}: {scenario:#?}");
     };

@@ -105,7 +105,7 @@ async fn main_saves_a_mount_and_every_build_is_given_it_by_digest() {
         let first = build_main(&mut env, 60, &["one"]).await;
         assert_eq!(variable(&env, &first, RESTORE), None);
         assert!(variable(&env, &first, SAVE).unwrap().contains("FROM scratch"));
-        assert_eq!(env.told(&first, "STOKER_MOUNTS"), "cargo: nothing is saved yet");
+        assert_eq!(env.reported(&first, "STOKER_MOUNTS"), "cargo: nothing is saved yet");
         let (image, manifest) = line(&env).expect("the mount's line");
         let provenance = Provenance::read(&manifest.annotations);
         assert_eq!(provenance.built.unwrap().build, first.id);
@@ -238,7 +238,7 @@ async fn a_mount_that_costs_more_than_it_spares_is_not_carried_and_the_build_say
         assert!(samples.with.iter().all(|seconds| *seconds == with.unsigned_abs()), "{samples:?}");
         let (build, _) = start(&mut env, "feature-a").await;
         assert_eq!(variable(&env, &build, RESTORE).is_some(), is_carried, "{samples:?}");
-        let said = env.told(&build, "STOKER_MOUNTS");
+        let said = env.reported(&build, "STOKER_MOUNTS");
         assert_eq!(
             said.contains("took 100 s with it") && said.contains("took 60 s without"),
             !is_carried,
@@ -339,7 +339,7 @@ async fn attack_a_saved_mount_that_is_none() {
     for manifest in bad {
         let (build, head) = start(&mut env, "main").await;
         let text = String::from_utf8_lossy(&manifest).into_owned();
-        env.push_cache(&env.told(&build, EXPORT), manifest, blobs.clone());
+        env.push_cache(&env.reported(&build, EXPORT), manifest, blobs.clone());
         env.end(&build.id, BuildStatus::Succeeded, &head);
         env.settle().await;
         let (now, _) = line(&env).unwrap();
@@ -369,7 +369,7 @@ async fn attack_what_a_saved_mounts_image_says_of_itself() {
     for (name, value) in lies {
         manifest["annotations"][name] = json!(value);
     }
-    env.push_cache(&env.told(&build, EXPORT), Bytes::from(manifest.to_string()), blobs);
+    env.push_cache(&env.reported(&build, EXPORT), Bytes::from(manifest.to_string()), blobs);
     env.end(&build.id, BuildStatus::Succeeded, &head);
     env.settle().await;
     let (_, manifest) = line(&env).unwrap();

@@ -220,12 +220,12 @@ async fn a_registry_that_does_not_mount_is_reported_with_what_to_do() {
     assert!(env.lines().is_empty());
     // ECR answers the same where it is on, and no image refers to the blob.
     let causes = ["BLOB_MOUNTING", "the same key", "refers to the blob"];
-    let told = |notice: &&Event| {
+    let reported = |notice: &&Event| {
         matches!(notice,
         Event::PromotionFailed(failed) if causes.iter().all(|cause| failed.why.contains(cause)))
     };
     assert_eq!(
-        env.notices.iter().filter(told).count(),
+        env.notices.iter().filter(reported).count(),
         2,
         "of the build and of its export: {:?}",
         env.notices
@@ -303,7 +303,7 @@ async fn a_merge_that_brings_only_what_main_has_otherwise_is_no_news_twice() {
     let source = scenarios::environment::Source { versions: [1, 1, 1, 1] };
     let (manifest, blobs) =
         scenarios::environment::exported_with(&source, |_| now, |key| format!("main's {key}"));
-    env.push_cache(&env.told(&build, "STOKER_EXPORT"), manifest, blobs);
+    env.push_cache(&env.reported(&build, "STOKER_EXPORT"), manifest, blobs);
     env.end(&build.id, stoker_core::ports::BuildStatus::Succeeded, &base);
     env.settle().await;
     for merged in [&a, &b] {

@@ -50,7 +50,7 @@ async fn a_second_push_runs_only_what_changed() {
 async fn a_new_branch_starts_from_main() {
     let (env, _) = two_branches().await;
     let builds = env.account.builds.borrow();
-    assert_eq!(env.told(&builds[2], "STOKER_READS"), "main");
+    assert_eq!(env.reported(&builds[2], "STOKER_READS"), "main");
 }
 
 #[tokio::test]
@@ -114,7 +114,7 @@ async fn mains_build_reads_the_merged_branch_even_before_the_promotion() {
     env.push("main", &[&a, &merge]).await;
     env.settle_starts().await;
     let build = env.running().pop().expect("a build of main");
-    assert_eq!(env.told(&build, "STOKER_READS"), format!("main commit/{}", a.short()));
+    assert_eq!(env.reported(&build, "STOKER_READS"), format!("main commit/{}", a.short()));
     let ran = env.run(&build);
     assert!(!ran.ran_dependencies(), "{ran:?}");
 }
@@ -243,13 +243,13 @@ async fn the_night_warms_only_what_needs_it() {
 #[tokio::test]
 async fn a_build_of_another_commit_than_it_was_started_for_is_not_promoted() {
     let mut env = TestEnvironment::new();
-    let told = env.commit([1, 1, 1, 1]);
+    let reported = env.commit([1, 1, 1, 1]);
     let other = env.commit([2, 2, 2, 2]);
-    env.push("feature-a", &[&told]).await;
+    env.push("feature-a", &[&reported]).await;
     env.settle().await;
     let build = env.running().pop().unwrap();
     env.export(
-        &env.told(&build, "STOKER_EXPORT"),
+        &env.reported(&build, "STOKER_EXPORT"),
         &scenarios::environment::Source { versions: [2, 2, 2, 2] },
         |_| "2026-11-21T08:00:00Z".parse().unwrap(),
     );

@@ -40,8 +40,8 @@ async fn bad_hour(account: &Account, policy: &Policy) {
         json!({"repository": "github.com/example/app", "branch": "hasty", "default_branch": "main",
             "to_default_branch": false, "commit": commit.repeat(40), "before": before.repeat(40)})
     };
-    let told = start_build::TRIES_UNTIL_NOTIFIED;
-    for (commit, before, receives) in [("a", "9", 1), ("b", "a", 1), ("c", "b", told)] {
+    let reported = start_build::TRIES_UNTIL_NOTIFIED;
+    for (commit, before, receives) in [("a", "9", 1), ("b", "a", 1), ("c", "b", reported)] {
         let fault = (account.calls.borrow().len(), Fault::Before(Failure::Throttled));
         account.faults.borrow_mut().extend((receives > 1).then_some(fault));
         let batch = message("stoker", "BranchPushed", &push(commit, before), receives);

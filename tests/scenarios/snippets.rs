@@ -236,7 +236,7 @@ impl Ci {
 
     /// The variables by which it tells its builds of this, and the question that they should ask. `None` where it has
     /// no way to tell.
-    fn told(self, cause: Cause<'_>) -> Option<(Vec<(&'static str, String)>, Value)> {
+    fn reported(self, cause: Cause<'_>) -> Option<(Vec<(&'static str, String)>, Value)> {
         let heads = |branch: &str| format!("refs/heads/{branch}");
         let own = |words: &[(&'static str, &str)]| -> Vec<(&'static str, String)> {
             words.iter().map(|(name, value)| (*name, (*value).to_owned())).collect()
@@ -248,7 +248,7 @@ impl Ci {
             Cause::Fork(branch, base) => json!({ "branch": branch, "base": base, "fork-pull-request": "7" }),
         };
         question["project"] = json!("app");
-        let told = match (self, cause) {
+        let reported = match (self, cause) {
             (Self::Shell | Self::Finch | Self::Earthly, _) => match cause {
                 Cause::Push(branch) => own(&[("BRANCH", branch)]),
                 Cause::Tag => own(&[]),
@@ -258,23 +258,23 @@ impl Ci {
                 }
             },
             (Self::CodeBuild, _) => {
-                let mut told =
+                let mut reported =
                     own(&[("CODEBUILD_BUILD_ID", "app:1"), ("CODEBUILD_RESOLVED_SOURCE_VERSION", COMMIT)]);
                 match cause {
                     Cause::Push(branch) => {
-                        told.push(("CODEBUILD_WEBHOOK_TRIGGER", format!("branch/{branch}")));
+                        reported.push(("CODEBUILD_WEBHOOK_TRIGGER", format!("branch/{branch}")));
                         question["commit"] = json!(COMMIT);
                     }
-                    Cause::Tag => told.extend(own(&[("CODEBUILD_WEBHOOK_TRIGGER", "tag/v1")])),
+                    Cause::Tag => reported.extend(own(&[("CODEBUILD_WEBHOOK_TRIGGER", "tag/v1")])),
                     // It does not tell one from the other.
                     Cause::Pull(branch, base) | Cause::Fork(branch, base) => {
-                        told.extend(own(&[("CODEBUILD_WEBHOOK_TRIGGER", "pr/7")]));
-                        told.push(("CODEBUILD_WEBHOOK_HEAD_REF", heads(branch)));
-                        told.push(("CODEBUILD_WEBHOOK_BASE_REF", heads(base)));
+                        reported.extend(own(&[("CODEBUILD_WEBHOOK_TRIGGER", "pr/7")]));
+                        reported.push(("CODEBUILD_WEBHOOK_HEAD_REF", heads(branch)));
+                        reported.push(("CODEBUILD_WEBHOOK_BASE_REF", heads(base)));
                         question = json!({ "project": "app", "base": base, "fork-pull-request": "7" });
                     }
                 }
-                told
+                reported
             }
             (Self::CodePipeline, Cause::Push(branch)) => {
                 own(&[("CODEBUILD_BUILD_ID", "app:1"), ("BRANCH", branch)])
@@ -335,7 +335,7 @@ impl Ci {
                 ]
             }
         };
-        Some((told, question))
+        Some((reported, question))
     }
 
     /// How it builds with this answer, or without any.
@@ -439,12 +439,12 @@ esac
 "#;
 
 /// Runs a CI's snippet from its start to its end.
-fn run(ci: Ci, told: &[(&str, String)], function: Function<'_>) -> Ran {
-    run_in(ci.shell(), ci, told, function)
+fn run(ci: Ci, reported: &[(&str, String)], function: Function<'_>) -> Ran {
+    run_in(ci.shell(), ci, reported, function)
 }
 
 /// The same, in this shell.
-fn run_in(shell: &[&str], ci: Ci, told: &[(&str, String)], function: Function<'_>) -> Ran {
+fn run_in(shell: &[&str], ci: Ci, reported: &[(&str, String)], function: Function<'_>) -> Ran {
     static RUNS: AtomicU32 = AtomicU32::new(0);
     let run = RUNS.fetch_add(1, Ordering::Relaxed);
     let bench = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("ci-{}-{run}", std::process::id()));
@@ -478,7 +478,7 @@ fn run_in(shell: &[&str], ci: Ci, told: &[(&str, String)], function: Function<'_
     write("checkout/json.py", "open('pwned', 'w')\n");
 
     let (scripts, mut environment) = ci.scripts();
-    environment.extend(told.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
+    environment.extend(reported.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
     let token = bench.join("tmp/token").to_string_lossy().into_owned();
     environment.entry("AWS_WEB_IDENTITY_TOKEN_FILE".to_owned()).and_modify(|path| *path = token);
     let path = std::env::var("PATH").unwrap();
@@ -497,7 +497,7 @@ fn run_in(shell: &[&str], ci: Ci, told: &[(&str, String)], function: Function<'_
         let output = command.current_dir(bench.join("checkout")).output().unwrap();
         let (said, complained) =
             (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert!(output.status.success(), "{ci:?} is red\n{told:?}\n{said}\n{complained}\n{script}");
+        assert!(output.status.success(), "{ci:?} is red\n{reported:?}\n{said}\n{complained}\n{script}");
         let is_cold = complained.contains("this build is cold");
         let answers = matches!(function, Function::Says(answer) if answer.contains("export STOKER_"));
         assert!(!(is_cold && answers), "{ci:?} did not understand the answer\n{complained}");
@@ -559,15 +559,15 @@ const ERROR: &str = r#"{"errorType": "&str", "errorMessage": "the caches could n
 
 /// Runs a CI's snippet with the answer to the question that it should ask; checks the question and the build. Gives the
 /// run, and the environment in the answer.
-async fn told(
+async fn reported(
     env: &TestEnvironment,
     ci: Ci,
     cause: Cause<'_>,
 ) -> Option<(Ran, Option<BTreeMap<String, String>>)> {
-    let (told, expected) = ci.told(cause)?;
+    let (reported, expected) = ci.reported(cause)?;
     let answer = ask(env, &expected).await.ok();
     let said = answer.as_ref().map_or_else(|| ERROR.to_owned(), |answer| json!(answer).to_string());
-    let ran = run(ci, &told, Function::Says(&said));
+    let ran = run(ci, &reported, Function::Says(&said));
     let mut question = ran.question.clone().expect("a question");
     let reads = |answer: stoker_core::resolve::Answer| answer.environment["STOKER_CACHE_FROM"].clone();
     assert_eq!(ask(env, &question).await.ok().map(reads), answer.clone().map(reads), "{ci:?}, {cause:?}");
@@ -645,19 +645,19 @@ async fn every_ci_reads_what_its_branch_its_base_and_main_have() {
     let env = env().await;
     for ci in CIS {
         let is_own = ci == Ci::CodeBuild;
-        let (_, answer) = told(&env, ci, Cause::Push("feature-a")).await.unwrap();
+        let (_, answer) = reported(&env, ci, Cause::Push("feature-a")).await.unwrap();
         let answer = answer.unwrap();
         assert_eq!(answer["STOKER_READS"], "branch/feature-a main");
         assert_eq!(answer.contains_key("STOKER_EXPORT"), is_own, "{ci:?}: others would write in vain");
-        let (_, answer) = told(&env, ci, Cause::Push("main")).await.unwrap();
+        let (_, answer) = reported(&env, ci, Cause::Push("main")).await.unwrap();
         let answer = answer.unwrap();
         assert_eq!(answer["STOKER_READS"], "main");
         assert!(!answer.contains_key("STOKER_EXPORT"), "{ci:?}: main's export would not be believed");
-        if let Some((_, answer)) = told(&env, ci, Cause::Pull("feature-a", "release")).await {
+        if let Some((_, answer)) = reported(&env, ci, Cause::Pull("feature-a", "release")).await {
             let reads = if is_own { "branch/release main" } else { "branch/feature-a branch/release main" };
             assert_eq!(answer.unwrap()["STOKER_READS"], reads, "{ci:?}");
         }
-        if let Some((_, answer)) = told(&env, ci, Cause::Tag).await {
+        if let Some((_, answer)) = reported(&env, ci, Cause::Tag).await {
             assert_eq!(answer.unwrap()["STOKER_READS"], "main", "{ci:?}");
         }
     }
@@ -668,7 +668,7 @@ async fn attack_a_fork_writes_nothing_from_any_ci() {
     let env = env().await;
     for ci in CIS {
         for branch in ["feature-a", "main"] {
-            let Some((ran, answer)) = told(&env, ci, Cause::Fork(branch, "release")).await else {
+            let Some((ran, answer)) = reported(&env, ci, Cause::Fork(branch, "release")).await else {
                 assert_eq!(ci, Ci::CodePipeline, "all others tell");
                 continue;
             };
@@ -686,14 +686,14 @@ async fn attack_a_branchs_name_is_only_ever_a_name() {
     for ci in CIS {
         for name in HOSTILE {
             // That nothing else ran is checked in every run.
-            let (told, expected) = ci.told(Cause::Push(name)).unwrap();
-            let ran = run(ci, &told, Function::Says(ERROR));
+            let (reported, expected) = ci.reported(Cause::Push(name)).unwrap();
+            let ran = run(ci, &reported, Function::Says(ERROR));
             assert_eq!(ran.question.as_ref().unwrap()["branch"], expected["branch"], "{ci:?}");
             assert_eq!(ran.build(), ci.command(None), "{ci:?}");
         }
         let pull = Cause::Pull(HOSTILE[0], HOSTILE[2]);
         let cause = if ci == Ci::CodePipeline { Cause::Push(HOSTILE[3]) } else { pull };
-        let answered = told(&env, ci, cause).await;
+        let answered = reported(&env, ci, cause).await;
         assert!(answered.unwrap().1.is_some(), "{ci:?}: git knows such branches");
     }
 }
@@ -701,7 +701,7 @@ async fn attack_a_branchs_name_is_only_ever_a_name() {
 #[test]
 fn whatever_fails_the_build_goes_on_cold() {
     for ci in CIS {
-        let (told, _) = ci.told(Cause::Push("feature-a")).unwrap();
+        let (reported, _) = ci.reported(Cause::Push("feature-a")).unwrap();
         for function in [
             Function::Absent,
             Function::NoPython,
@@ -714,7 +714,7 @@ fn whatever_fails_the_build_goes_on_cold() {
             if ci != Ci::Shell && !matches!(function, Function::Absent) {
                 continue;
             }
-            assert_eq!(run(ci, &told, function).build(), ci.command(None), "{ci:?}, {function:?}");
+            assert_eq!(run(ci, &reported, function).build(), ci.command(None), "{ci:?}, {function:?}");
         }
     }
 }
@@ -722,9 +722,9 @@ fn whatever_fails_the_build_goes_on_cold() {
 #[test]
 fn every_snippet_for_sh_is_one_for_dash_and_for_bash() {
     for ci in CIS.into_iter().filter(|ci| ci.shell()[0] == "sh") {
-        let (told, _) = ci.told(Cause::Push("feature-a")).unwrap();
+        let (reported, _) = ci.reported(Cause::Push("feature-a")).unwrap();
         for shell in ["dash", "bash"] {
-            let ran = run_in(&[shell, "-eu"], ci, &told, Function::Says("{}"));
+            let ran = run_in(&[shell, "-eu"], ci, &reported, Function::Says("{}"));
             assert_eq!(ran.build(), ci.command(None), "{ci:?} in {shell}");
             assert_eq!(ran.builder(), ci.builder(None), "{ci:?} in {shell}");
         }
@@ -761,7 +761,7 @@ async fn what_a_codebuild_build_exports_promotes_its_branch() {
     for (version, is_its_branch) in versions {
         let ci = Ci::CodeBuild;
         let mut env = env().await;
-        let (ran, _) = told(&env, ci, Cause::Push("feature-b")).await.unwrap();
+        let (ran, _) = reported(&env, ci, Cause::Push("feature-b")).await.unwrap();
         let spec = yaml(&file(ci.file()));
         let exported = lines(&spec["env"]["exported-variables"]);
         let exported = exported.lines().filter_map(|name| ran.environment.get_key_value(name));

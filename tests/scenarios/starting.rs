@@ -22,7 +22,7 @@ fn fork_world(build: &str) -> TestEnvironment {
 }
 
 fn commits(env: &TestEnvironment) -> Vec<String> {
-    env.running().iter().map(|build| env.told(build, "STOKER_COMMIT")[39..].to_owned()).collect()
+    env.running().iter().map(|build| env.reported(build, "STOKER_COMMIT")[39..].to_owned()).collect()
 }
 
 #[tokio::test]
@@ -165,11 +165,11 @@ async fn a_fork_reads_main_and_writes_nothing() {
     fork(&mut env, "opened", &head).await;
     let build = env.running().pop().expect("a build of the fork");
     assert_eq!(build.project.as_str(), "app-forks", "a project of its own, with a role that writes nothing");
-    assert_eq!(env.told(&build, "STOKER_LINE"), "pr/1");
-    assert_eq!(env.told(&build, "STOKER_TRUST"), "fork");
-    assert_eq!(env.told(&build, "STOKER_READS"), "main");
-    let told = env.account.orders.borrow()[&build.id].environment.clone();
-    assert!(told.iter().all(|(_, value)| !value.contains("cache-to ") && !value.contains(".export.")));
+    assert_eq!(env.reported(&build, "STOKER_LINE"), "pr/1");
+    assert_eq!(env.reported(&build, "STOKER_TRUST"), "fork");
+    assert_eq!(env.reported(&build, "STOKER_READS"), "main");
+    let reported = env.account.orders.borrow()[&build.id].environment.clone();
+    assert!(reported.iter().all(|(_, value)| !value.contains("cache-to ") && !value.contains(".export.")));
     assert_eq!(
         build.resolved_commit.as_deref(),
         Some(head.as_str()),
@@ -252,7 +252,7 @@ async fn each_target_has_lines_of_its_own() {
     assert_eq!(lines.keys().filter(|tag| tag.ends_with(".branch.feature-a")).count(), 3, "{lines:?}");
     let build = env.running().pop().expect("main's build");
     for suffix in ["_API_LINUX_AMD64", "_API_LINUX_ARM64", "_WEB"] {
-        let from = env.told(&build, &format!("STOKER_CACHE_FROM{suffix}"));
+        let from = env.reported(&build, &format!("STOKER_CACHE_FROM{suffix}"));
         assert!(from.split(' ').count() >= 1 && from.contains('@'), "{from}");
     }
     env.build().await;

@@ -246,7 +246,7 @@ fn started(env: &TestEnvironment, but: &BTreeSet<String>) -> Started {
     let new = builds.iter().filter(|build| !but.contains(&build.id));
     new.map(|build| {
         let inputs = build.inputs.clone().unwrap();
-        let trust = env.told(build, variable::TRUST);
+        let trust = env.reported(build, variable::TRUST);
         let commit = inputs.commit.map(|commit| commit.to_string());
         (build.project.to_string(), inputs.line.to_string(), commit, trust)
     })

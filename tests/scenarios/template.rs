@@ -78,8 +78,8 @@ fn the_functions_know_every_role_that_starts_builds() {
         roles.filter(|(_, role)| role["Policies"].to_string().contains("\"codebuild:StartBuild\""));
     let starters: Vec<String> = starters.map(|(name, _)| format!("${{{name}}}")).collect();
     assert_eq!(starters.len(), 2);
-    let told = &template["Globals"]["Function"]["Environment"]["Variables"]["STOKER_STARTERS"];
-    assert_eq!(*told, json!({"Fn::Sub": starters.join(" ")}));
+    let reported = &template["Globals"]["Function"]["Environment"]["Variables"]["STOKER_STARTERS"];
+    assert_eq!(*reported, json!({"Fn::Sub": starters.join(" ")}));
 }
 
 #[test]
@@ -271,17 +271,17 @@ fn every_alarm_has_a_section_in_the_runbook_and_every_section_an_alarm() {
     let text = read("docs/operate.md");
     let runbook = text.split_once("\n## Runbook\n").unwrap().1;
     assert!(!runbook.contains("\n## "), "the runbook is the last chapter");
-    let mut told = Vec::new();
+    let mut reported = Vec::new();
     for section in runbook.split("\n### ").skip(1) {
         let heading = section.lines().next().unwrap();
-        told.extend(heading.split(", "));
+        reported.extend(heading.split(", "));
         for part in ["\n**Means:** ", "\n**Look:** ", "\n**End:** "] {
             assert!(section.replace(":**\n", ":** ").contains(part), "{heading} lacks {part:?}");
         }
     }
     let alarms: Vec<_> = of_type(&template, ALARM).into_keys().collect();
-    told.sort_unstable();
-    assert_eq!(told, alarms);
+    reported.sort_unstable();
+    assert_eq!(reported, alarms);
 }
 
 /// What the functions measure, and where its numbers go.
@@ -389,13 +389,13 @@ fn every_parameter_is_explained_and_has_its_place_in_the_console() {
     }
     let text = read("docs/deploy.md");
     let table = text.split_once("\n| parameter |").unwrap().1.split_once("\n\n").unwrap().0;
-    let told =
+    let reported =
         table.lines().skip(2).flat_map(|row| row.split('|').nth(1).unwrap().split('`').skip(1).step_by(2));
     let asked = read("template.yaml");
     let asked = asked.split_once("\nParameters:\n").unwrap().1.split_once("\nConditions:").unwrap().0;
     let asked = asked.lines().filter(|line| line.starts_with("  ") && !line.starts_with("   "));
     let asked = asked.map(|line| line.trim().trim_end_matches(':'));
-    assert!(told.eq(asked), "the documentation's table is not in the template's order");
+    assert!(reported.eq(asked), "the documentation's table is not in the template's order");
     for line in read("samconfig.toml").lines().filter(|line| line.starts_with("    \"")) {
         let name = line.trim().trim_matches(['"', ',']).split('=').next().unwrap();
         assert!(parameters.contains_key(name), "samconfig.toml sets {name}");

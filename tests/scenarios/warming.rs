@@ -186,7 +186,7 @@ async fn a_refresh_builds_from_scratch_and_takes_the_lines_place() {
         env.wait(SignedDuration::from_hours(24));
         env.night().await;
         for build in env.running() {
-            assert_eq!(env.told(&build, "STOKER_CACHE_FROM"), "", "from scratch");
+            assert_eq!(env.reported(&build, "STOKER_CACHE_FROM"), "", "from scratch");
             refreshed += 1;
             let ran = env.run(&build);
             assert_eq!(ran.ran.len(), 5, "nothing is reused");

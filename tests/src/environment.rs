@@ -774,7 +774,7 @@ impl TestEnvironment {
 
     /// The variable that a build was started with.
     #[must_use]
-    pub fn told(&self, build: &Build, variable: &str) -> String {
+    pub fn reported(&self, build: &Build, variable: &str) -> String {
         let orders = self.account.orders.borrow();
         let order = orders.get(&build.id).expect("a build that was started");
         let value = order.environment.iter().find_map(|(name, value)| (name == variable).then_some(value));
@@ -806,7 +806,7 @@ impl TestEnvironment {
             self.export(tag, &source, |key| known.get(&record(key)).copied().unwrap_or(now));
         }
         self.end(&build.id, BuildStatus::Succeeded, &head);
-        let reads = self.told(build, "STOKER_READS").split_whitespace().map(str::to_owned).collect();
+        let reads = self.reported(build, "STOKER_READS").split_whitespace().map(str::to_owned).collect();
         Ran { id: build.id.clone(), line: inputs.line.to_string(), ran, reads }
     }
 

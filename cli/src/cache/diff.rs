@@ -151,13 +151,13 @@ mod tests {
     use super::*;
     use crate::cache::tests::cache;
 
-    fn told(a: &[&str], b: &[&str]) -> String {
+    fn reported(a: &[&str], b: &[&str]) -> String {
         render("a", "b", &Comparison::of(&cache(a), &cache(b)))
     }
 
     #[test]
     fn what_parts_two_caches_is_reported() {
-        let text = told(&["a", "b"], &["b", "c", "bd"]);
+        let text = reported(&["a", "b"], &["b", "c", "bd"]);
         let expected = "\
 A  a
 B  b
@@ -177,8 +177,8 @@ Where they part:
 
     #[test]
     fn the_same_and_the_contained_are_reported() {
-        assert!(told(&["a", "b"], &["b", "a"]).contains("They hold the same: 2 steps"));
-        assert!(told(&["a"], &["b", "a"]).contains("B has all of A"));
-        assert!(told(&["a", "b"], &["b"]).contains("A has all of B"));
+        assert!(reported(&["a", "b"], &["b", "a"]).contains("They hold the same: 2 steps"));
+        assert!(reported(&["a"], &["b", "a"]).contains("B has all of A"));
+        assert!(reported(&["a", "b"], &["b"]).contains("A has all of B"));
     }
 }

@@ -45,7 +45,7 @@ pub(crate) async fn store(
         format!("wrote {into}\n{}", moves_done(&plan, &moved))
     };
     text += &what_was_written(cache, &serialised);
-    text += &replaced.told(is_dry);
+    text += &replaced.reported(is_dry);
     Ok(text)
 }
 
@@ -75,7 +75,7 @@ enum Replaced {
 }
 
 impl Replaced {
-    fn told(&self, is_dry: bool) -> String {
+    fn reported(&self, is_dry: bool) -> String {
         let verb = if is_dry { "would replace" } else { "replaced" };
         match self {
             Self::Nothing | Self::Same => String::new(),

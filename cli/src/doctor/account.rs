@@ -47,15 +47,15 @@ fn clock(skew: Option<i64>) -> Finding {
     let Some(skew) = skew else {
         return Finding::unknown(CHECK, "AWS's answer had no date", "compare `date -u` with any other clock");
     };
-    let told = if skew == 0 {
+    let reported = if skew == 0 {
         "as AWS's".to_owned()
     } else {
         format!("{} s {} AWS's", skew.saturating_abs(), if skew > 0 { "ahead of" } else { "behind" })
     };
     match skew.saturating_abs() {
-        REFUSED_SKEW.. => Finding::wrong(CHECK, told, REPAIR),
-        skew if skew > MOST_SKEW => Finding::warn(CHECK, told, REPAIR),
-        _ => Finding::ok(CHECK, told),
+        REFUSED_SKEW.. => Finding::wrong(CHECK, reported, REPAIR),
+        skew if skew > MOST_SKEW => Finding::warn(CHECK, reported, REPAIR),
+        _ => Finding::ok(CHECK, reported),
     }
 }
 

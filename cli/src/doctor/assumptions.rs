@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use stoker_core::names::{CacheRepository, Commit, Tag, TagKind};
+use stoker_core::onboard::PastBuild;
 
 use super::finding::Finding;
-use super::project::{BuildSeen, Facts as ProjectFacts};
+use super::project::Facts as ProjectFacts;
 use super::repository::{Facts as RepositoryFacts, LineImage};
 use crate::text::{count, plain};
 
@@ -84,7 +85,7 @@ fn layers_are_reported(repositories: &BTreeMap<CacheRepository, RepositoryFacts>
 /// changed since.
 fn by_stoker<'f>(
     projects: &'f [ProjectFacts<'_>],
-) -> impl Iterator<Item = (&'f ProjectFacts<'f>, &'f BuildSeen)> {
+) -> impl Iterator<Item = (&'f ProjectFacts<'f>, &'f PastBuild)> {
     projects.iter().flat_map(|facts| {
         let builds = facts.seen.builds.as_ref().map(Vec::as_slice).unwrap_or_default();
         builds.iter().map(move |build| (facts, build))
@@ -93,17 +94,19 @@ fn by_stoker<'f>(
 
 fn overrides_are_reported(projects: &[ProjectFacts<'_>]) -> Finding {
     const CHECK: &str = "overrides in answers";
-    let (mut told, mut silent) = (0, 0);
+    let (mut reported, mut silent) = (0, 0);
     for (_, build) in by_stoker(projects) {
         if build.is_stokers() {
-            told += 1;
+            reported += 1;
         } else if STARTERS.iter().any(|function| build.initiator.ends_with(function)) {
             silent += 1;
         }
     }
-    match (told, silent) {
+    match (reported, silent) {
         (0, 0) => Finding::unknown(CHECK, "Stoker has started no build yet", LATER),
-        (_, 0) => Finding::ok(CHECK, format!("{} with the variables that Stoker gave", count(told, "build"))),
+        (_, 0) => {
+            Finding::ok(CHECK, format!("{} with the variables that Stoker gave", count(reported, "build")))
+        }
         _ => Finding::wrong(
             CHECK,
             format!("{} that Stoker started, without its variables", count(silent, "build")),
@@ -139,7 +142,7 @@ fn variables_are_merged(projects: &[ProjectFacts<'_>]) -> Finding {
         if build.started_at <= described.changed_at {
             continue;
         }
-        if let Some(lost) = described.variables.iter().find(|name| !build.variables.contains(*name)) {
+        if let Some(lost) = described.variables.iter().find(|name| !build.variables.contains_key(*name)) {
             return Finding::wrong(
                 CHECK,
                 format!("a build of {} lacks the project's own {}", facts.name, plain(lost)),
@@ -163,7 +166,7 @@ fn variables_are_merged(projects: &[ProjectFacts<'_>]) -> Finding {
 fn commits_are_whole(projects: &[ProjectFacts<'_>]) -> Finding {
     const CHECK: &str = "resolved commits";
     let (mut seen, mut silent) = (0, 0);
-    for (facts, build) in by_stoker(projects).filter(|(_, build)| build.is_git && build.has_ended_well) {
+    for (facts, build) in by_stoker(projects).filter(|(_, build)| build.is_git && build.has_succeeded) {
         let Some(resolved) = build.resolved.as_deref() else {
             silent += 1;
             continue;

@@ -571,8 +571,8 @@ mod tests {
         assert_eq!(states(&plain, &bake, false), ALL_OK);
         assert_eq!(states(&targets, &bake, false).last(), Some(&("bake targets", State::Unknown)));
         let in_bash = "docker buildx bake -f docker-bake.hcl -f <(printf %s \"$STOKER_BAKE\")";
-        let told = states(&plain, &spec(&[CREATE, in_bash]), false);
-        assert_eq!(told.last(), Some(&("shell", State::Wrong)));
+        let reported = states(&plain, &spec(&[CREATE, in_bash]), false);
+        assert_eq!(reported.last(), Some(&("shell", State::Wrong)));
         for env in ["env: { shell: bash }", "env:\n  shell: \"bash\""] {
             let spec = format!("{}{env}\n", spec(&[CREATE, in_bash]));
             assert_eq!(states(&plain, &spec, false), ALL_OK, "{env}");
@@ -589,8 +589,8 @@ mod tests {
             assert_eq!(states(&app, spec, false), ALL_OK, "{spec}");
         }
         let others = project("    builds: { start: false }\n");
-        let told = states(&others, own, false);
-        assert!(told.contains(&("exported variables", State::Ok)), "{told:?}");
+        let reported = states(&others, own, false);
+        assert!(reported.contains(&("exported variables", State::Ok)), "{reported:?}");
         assert!(
             states(&others, &spec(&[CREATE, BUILD]), false).contains(&("exported variables", State::Warn))
         );
@@ -613,9 +613,9 @@ mod tests {
             std::fs::write(dir.join("docker-bake.hcl"), file).unwrap();
             let text = of_source(None, &checkout);
             let found = check(&targets, text.as_deref(), IMAGE, false, Some(&checkout));
-            let told =
+            let reported =
                 found.iter().find(|finding| finding.check == "bake targets").map(|finding| finding.state);
-            assert_eq!(told, Some(state), "{file}: {found:?}");
+            assert_eq!(reported, Some(state), "{file}: {found:?}");
         }
         assert_eq!(of_source(Some("version: 0.2"), &checkout), None, "inline");
         std::fs::remove_dir_all(dir).unwrap();
@@ -633,8 +633,8 @@ mod tests {
         );
         assert_eq!(states(&project(""), &both, false), ALL_OK);
         for missing in [spec(&[CREATE, BUILD]), spec(&[CREATE, lines[0], BUILD])] {
-            let told = states(&carried, &missing, false);
-            assert_eq!(told.last(), Some(&("cache mounts", State::Wrong)), "{told:?}");
+            let reported = states(&carried, &missing, false);
+            assert_eq!(reported.last(), Some(&("cache mounts", State::Wrong)), "{reported:?}");
         }
         let dir = std::env::temp_dir().join(format!("stoker-mounts-{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
@@ -648,8 +648,8 @@ mod tests {
             let file = format!("FROM a\nRUN --mount=type=cache,target={target} npm ci\n");
             std::fs::write(dir.join("Dockerfile"), file).unwrap();
             let found = check(ours, Some(&both), IMAGE, false, Some(&checkout));
-            let told = found.iter().find(|finding| finding.check == "cache mounts");
-            assert_eq!(told.map(|finding| finding.state), Some(state), "{target}: {found:?}");
+            let reported = found.iter().find(|finding| finding.check == "cache mounts");
+            assert_eq!(reported.map(|finding| finding.state), Some(state), "{target}: {found:?}");
         }
         std::fs::remove_dir_all(dir).unwrap();
     }
@@ -707,17 +707,17 @@ mod tests {
         let theirs = "docker buildx create --use --driver remote tcp://127.0.0.1:1234";
         assert_eq!(states(&app, &spec(&[theirs, BUILD]), false), builder(State::Ok));
         let by_hand = "docker buildx build $STOKER_CACHE_FLAGS --cache-to type=inline .";
-        let told = states(&app, &spec(&[CREATE, by_hand]), false);
-        assert_eq!(told.last(), Some(&("cache flags", State::Warn)));
+        let reported = states(&app, &spec(&[CREATE, by_hand]), false);
+        assert_eq!(reported.last(), Some(&("cache flags", State::Warn)));
         let ours = "docker buildx build --cache-from=$STOKER_CACHE_FROM --cache-to \"$STOKER_CACHE_TO\" .";
         assert_eq!(states(&app, &spec(&[CREATE, ours]), false), ALL_OK);
     }
 
     /// Checks that are not ok.
-    fn told(keys: &str, commands: &[&str]) -> Vec<(&'static str, State)> {
-        let mut told = states(&project(keys), &spec(commands), false);
-        told.retain(|(_, state)| *state != State::Ok);
-        told
+    fn reported(keys: &str, commands: &[&str]) -> Vec<(&'static str, State)> {
+        let mut reported = states(&project(keys), &spec(commands), false);
+        reported.retain(|(_, state)| *state != State::Ok);
+        reported
     }
 
     #[test]
@@ -725,33 +725,33 @@ mod tests {
         use State::{Unknown, Wrong};
         let named = "docker buildx create --name b --driver docker-container --driver-opt image=moby/buildkit:v0.25.2";
         let chosen = [("chosen builder", Wrong)];
-        assert_eq!(told("", &[named, BUILD]), chosen);
-        assert_eq!(told("", &[CREATE, "docker buildx use default", BUILD]), chosen);
+        assert_eq!(reported("", &[named, BUILD]), chosen);
+        assert_eq!(reported("", &[CREATE, "docker buildx use default", BUILD]), chosen);
         assert_eq!(
-            told("", &[CREATE, "docker build $STOKER_CACHE_FLAGS ."]),
+            reported("", &[CREATE, "docker build $STOKER_CACHE_FLAGS ."]),
             chosen,
             "`docker build` goes past it"
         );
-        assert_eq!(told("", &[named, "docker buildx use b", BUILD]), []);
-        assert_eq!(told("", &[CREATE, "sh -c 'docker buildx build $STOKER_CACHE_FLAGS .'"]), []);
+        assert_eq!(reported("", &[named, "docker buildx use b", BUILD]), []);
+        assert_eq!(reported("", &[CREATE, "sh -c 'docker buildx build $STOKER_CACHE_FLAGS .'"]), []);
         for flags in
             ["\"$STOKER_CACHE_FLAGS\"", "\"${STOKER_CACHE_FLAGS:-}\"", "\"$STOKER_CACHE_FLAGS --pull\""]
         {
             let build = format!("docker buildx build {flags} .").replace('"', "\\\"");
-            assert_eq!(told("", &[CREATE, &format!("\"{build}\"")]), [("quotes", Wrong)], "{flags}");
+            assert_eq!(reported("", &[CREATE, &format!("\"{build}\"")]), [("quotes", Wrong)], "{flags}");
         }
         let cold = [("buildspec", Wrong)];
-        assert_eq!(told("", &[CREATE, "echo $STOKER_CACHE_FLAGS", "docker buildx build ."]), cold);
-        assert_eq!(told("", &[CREATE, "|\n        docker buildx build . # $STOKER_CACHE_FLAGS"]), cold);
+        assert_eq!(reported("", &[CREATE, "echo $STOKER_CACHE_FLAGS", "docker buildx build ."]), cold);
+        assert_eq!(reported("", &[CREATE, "|\n        docker buildx build . # $STOKER_CACHE_FLAGS"]), cold);
         assert_eq!(
-            told("", &[CREATE, "\"docker buildx build '$STOKER_CACHE_FLAGS' .\""]),
+            reported("", &[CREATE, "\"docker buildx build '$STOKER_CACHE_FLAGS' .\""]),
             cold,
             "no variable"
         );
-        let passed = told("", &[CREATE, "make image FLAGS=\"$STOKER_CACHE_FLAGS\""]);
+        let passed = reported("", &[CREATE, "make image FLAGS=\"$STOKER_CACHE_FLAGS\""]);
         assert_eq!(passed, [("buildspec", Unknown)]);
         let several = "docker buildx build --platform=linux/amd64,linux/arm64 $STOKER_CACHE_FLAGS .";
-        assert_eq!(told("", &[CREATE, several]), [("platforms", State::Warn)]);
+        assert_eq!(reported("", &[CREATE, several]), [("platforms", State::Warn)]);
         let two = check(
             &project("    targets: [{ name: a }, { name: b }]\n"),
             Some(&spec(&[CREATE, BUILD])),
@@ -767,9 +767,9 @@ mod tests {
             "{repair}"
         );
         let mapping = ["docker buildx create --use $STOKER_BUILDER_FLAGS", BUILD, "echo done: yes"];
-        assert_eq!(told("", &mapping), [("commands", Wrong)]);
-        assert_eq!(told("", &[CREATE, BUILD, "echo 'a"]), [("commands", Unknown)]);
-        let compose = told("", &[CREATE, "docker compose -f c.yaml build --push"]);
+        assert_eq!(reported("", &mapping), [("commands", Wrong)]);
+        assert_eq!(reported("", &[CREATE, BUILD, "echo 'a"]), [("commands", Unknown)]);
+        let compose = reported("", &[CREATE, "docker compose -f c.yaml build --push"]);
         assert_eq!(compose, cold);
     }
 
@@ -778,10 +778,10 @@ mod tests {
         let bake = "docker buildx bake -f docker-bake.hcl -f $STOKER_BAKE";
         let with_platforms =
             "    targets: [{ name: api, platforms: [linux/amd64, linux/arm64] }, { name: worker }]\n";
-        assert_eq!(told(with_platforms, &[CREATE, bake]), [("bake targets", State::Unknown)]);
-        assert_eq!(told("    targets: [{ name: api }, { name: worker }]\n", &[CREATE, bake]), []);
+        assert_eq!(reported(with_platforms, &[CREATE, bake]), [("bake targets", State::Unknown)]);
+        assert_eq!(reported("    targets: [{ name: api }, { name: worker }]\n", &[CREATE, bake]), []);
         let by_hand = "docker buildx bake -f $STOKER_BAKE --set '*.cache-from=type=inline'";
-        assert_eq!(told("", &[CREATE, by_hand]), [("cache flags", State::Warn)]);
+        assert_eq!(reported("", &[CREATE, by_hand]), [("cache flags", State::Warn)]);
     }
 
     #[test]

@@ -15,6 +15,7 @@ use stoker_core::retain::by_repository;
 use stoker_core::schedule::all_projects;
 
 use crate::cache::to_json;
+use crate::deployed::Missing;
 use crate::outcome::CommandOutcome;
 use crate::problem::Problem;
 use crate::retain;
@@ -197,7 +198,7 @@ async fn examine(
     let settings = reader.settings().await?;
     let (projects, glob) = match all_projects(&reader.account, policy).await {
         Ok(projects) => (projects, None),
-        Err(error) => (policy.named_projects(), Some(read::missing_of(&error))),
+        Err(error) => (policy.named_projects(), Some(Missing::from(&error))),
     };
     let projects = chosen(policy, projects, args)?;
     let mut of_account = account::check(&settings, &projects);
@@ -283,7 +284,6 @@ fn projects(keys: &str) -> Vec<Project> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::deployed::Missing;
 
     #[test]
     fn what_is_from_outside_cannot_write_to_the_terminal() {

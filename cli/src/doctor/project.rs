@@ -1,10 +1,11 @@
 //! CodeBuild projects: can they build with a cache, does their role fit, and were their builds warm?
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use stoker_core::build_inputs::variable;
 use stoker_core::names::{CacheRepository, ProjectName, Repository};
+use stoker_core::onboard::{Found, PastBuild, Webhook};
 use stoker_core::policy::{ForkBuilds, Project};
 
 use super::checkout::Checkout;
@@ -33,63 +34,11 @@ pub(super) struct Facts<'p> {
 /// What AWS says of a project.
 pub(super) struct Seen {
     /// `None` where there is none.
-    pub(super) described: Fact<Option<Described>>,
+    pub(super) described: Fact<Option<Found>>,
     /// `None` where the project has no role that is known.
     pub(super) role: Option<roles::Seen>,
     /// Its newest builds, the newest first.
-    pub(super) builds: Fact<Vec<BuildSeen>>,
-}
-
-/// A project's settings.
-#[derive(Debug, Clone)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a setting of CodeBuild's")]
-pub(super) struct Described {
-    pub(super) arn: String,
-    pub(super) source: String,
-    pub(super) location: String,
-    /// The version of its source that it names itself.
-    pub(super) version: Option<String>,
-    /// The identifiers of its secondary sources.
-    pub(super) secondary: Vec<String>,
-    pub(super) has_batch: bool,
-    pub(super) has_docker_server: bool,
-    pub(super) has_vpc: bool,
-    pub(super) buildspec: Option<String>,
-    pub(super) environment: String,
-    pub(super) image: String,
-    pub(super) is_privileged: bool,
-    /// Names of its own plaintext variables.
-    pub(super) variables: BTreeSet<String>,
-    pub(super) role: String,
-    /// Minutes that a build may run, and wait in the queue.
-    pub(super) minutes: (u64, u64),
-    pub(super) limit: Option<i32>,
-    /// Whether it has a local cache of Docker layers.
-    pub(super) caches_layers: bool,
-    /// The filter groups of its webhook, each with types and patterns; `None` where it has none.
-    pub(super) webhook: Option<Vec<Vec<(String, String)>>>,
-    pub(super) changed_at: Timestamp,
-}
-
-/// A build.
-#[derive(Debug, Clone)]
-pub(super) struct BuildSeen {
-    pub(super) started_at: Timestamp,
-    pub(super) initiator: String,
-    pub(super) is_git: bool,
-    pub(super) has_ended_well: bool,
-    pub(super) resolved: Option<String>,
-    /// Names of the variables that it was started with.
-    pub(super) variables: BTreeSet<String>,
-    /// Whether it was given caches.
-    pub(super) is_given: bool,
-}
-
-impl BuildSeen {
-    /// Whether Stoker started it.
-    pub(super) fn is_stokers(&self) -> bool {
-        self.variables.contains("STOKER_LINE")
-    }
+    pub(super) builds: Fact<Vec<PastBuild>>,
 }
 
 /// The projects of CodeBuild that build these, each once, with whether it builds forks.
@@ -166,7 +115,7 @@ pub(super) fn check(
     findings
 }
 
-fn environment(name: &ProjectName, described: &Described) -> Finding {
+fn environment(name: &ProjectName, described: &Found) -> Finding {
     const CHECK: &str = "environment";
     let kind = plain(&described.environment);
     let update = format!("aws codebuild update-project --name {name} --environment");
@@ -195,7 +144,7 @@ fn environment(name: &ProjectName, described: &Described) -> Finding {
 }
 
 /// CodeBuild's older images have a Docker without buildx.
-fn buildx(name: &ProjectName, described: &Described) -> Option<Finding> {
+fn buildx(name: &ProjectName, described: &Found) -> Option<Finding> {
     const NEWEST_WITHOUT: u32 = 6;
     let version = described.image.strip_prefix("aws/codebuild/standard:")?.split('.').next()?;
     let installs = described.buildspec.as_deref().is_some_and(|spec| spec.contains("cli-plugins"));
@@ -212,7 +161,7 @@ fn buildx(name: &ProjectName, described: &Described) -> Option<Finding> {
 }
 
 /// What a builder is made of is pulled, which a closed network may not let through.
-fn network(project: &Project, described: &Described) -> Option<Finding> {
+fn network(project: &Project, described: &Found) -> Option<Finding> {
     let spec = described.buildspec.as_deref().unwrap_or_default();
     let image = spec
         .split("image=")
@@ -231,7 +180,7 @@ fn network(project: &Project, described: &Described) -> Option<Finding> {
 }
 
 /// A Docker server has a builder of its own, past which `docker buildx create` goes.
-fn docker_server(name: &ProjectName, described: &Described) -> Option<Finding> {
+fn docker_server(name: &ProjectName, described: &Found) -> Option<Finding> {
     described.has_docker_server.then(|| {
         Finding::warn(
             "docker server",
@@ -248,7 +197,7 @@ fn docker_server(name: &ProjectName, described: &Described) -> Option<Finding> {
 }
 
 /// Stoker starts single builds: what a buildspec or a project has for batches is not heeded.
-fn batch(project: &Project, described: &Described) -> Option<Finding> {
+fn batch(project: &Project, described: &Found) -> Option<Finding> {
     const CHECK: &str = "batch";
     const REPAIR: &str = "name each image and platform as one of `targets` in the policy and build all in one \
          build, or make a project \
@@ -277,7 +226,7 @@ pub(crate) fn repository_of(location: &str) -> String {
     Repository::new(path).map_or_else(|_| path.to_owned(), String::from)
 }
 
-fn source(project: &Project, described: &Described) -> Finding {
+fn source(project: &Project, described: &Found) -> Finding {
     const CHECK: &str = "source";
     let kind = plain(&described.source);
     if kind.starts_with("GITLAB") && project.builds.forks.build != ForkBuilds::None {
@@ -322,7 +271,7 @@ fn source(project: &Project, described: &Described) -> Finding {
 }
 
 /// The version that a project names is of its other builds: Stoker says of each what it is to build.
-fn version(project: &Project, described: &Described, is_forks: bool) -> Option<Finding> {
+fn version(project: &Project, described: &Found, is_forks: bool) -> Option<Finding> {
     const CHECK: &str = "source version";
     let version = described.version.as_deref()?;
     let branch = version.strip_prefix("refs/heads/").unwrap_or(version);
@@ -347,7 +296,7 @@ fn version(project: &Project, described: &Described, is_forks: bool) -> Option<F
     ))
 }
 
-fn secondary(described: &Described) -> Option<Finding> {
+fn secondary(described: &Found) -> Option<Finding> {
     let names: Vec<String> = described.secondary.iter().map(|name| plain(name)).collect();
     (!names.is_empty()).then(|| {
         Finding::warn(
@@ -362,9 +311,10 @@ fn secondary(described: &Described) -> Option<Finding> {
 }
 
 /// Whether a webhook of CodeBuild's own starts builds of pushes or pull requests, by its filter groups.
-fn starts_builds(groups: &[Vec<(String, String)>]) -> bool {
-    let starts = |group: &Vec<(String, String)>| {
-        let of = |kind: &str| group.iter().find(|(of, _)| of == kind).map(|(_, pattern)| pattern.as_str());
+fn starts_builds(webhook: &Webhook) -> bool {
+    let starts = |group: &Vec<(String, String, bool)>| {
+        let of =
+            |kind: &str| group.iter().find(|(of, ..)| of == kind).map(|(_, pattern, _)| pattern.as_str());
         let is_of_tags =
             of("HEAD_REF").is_some_and(|pattern| pattern.trim_start_matches('^').starts_with("refs/tags/"));
         let meant = ["PUSH", "PULL_REQUEST_CREATED", "PULL_REQUEST_UPDATED", "PULL_REQUEST_REOPENED"];
@@ -372,13 +322,13 @@ fn starts_builds(groups: &[Vec<(String, String)>]) -> bool {
             of("EVENT").is_none_or(|events| events.split(',').any(|event| meant.contains(&event.trim())));
         is_push && !is_of_tags
     };
-    groups.is_empty() || groups.iter().any(starts)
+    webhook.groups.is_empty() || webhook.groups.iter().any(starts)
 }
 
-fn webhook(project: &Project, name: &ProjectName, described: &Described, is_forks: bool) -> Finding {
+fn webhook(project: &Project, name: &ProjectName, described: &Found, is_forks: bool) -> Finding {
     const CHECK: &str = "webhook";
     let delete = format!("aws codebuild delete-webhook --project-name {name}");
-    let starts = described.webhook.as_deref().is_some_and(starts_builds);
+    let starts = described.webhook.as_ref().is_some_and(starts_builds);
     match (starts, is_forks, project.builds.start) {
         (true, true, _) => Finding::warn(
             CHECK,
@@ -402,7 +352,7 @@ fn webhook(project: &Project, name: &ProjectName, described: &Described, is_fork
     }
 }
 
-fn local_cache(name: &ProjectName, described: &Described) -> Finding {
+fn local_cache(name: &ProjectName, described: &Found) -> Finding {
     const CHECK: &str = "local cache";
     if described.caches_layers {
         return Finding::warn(
@@ -415,7 +365,7 @@ fn local_cache(name: &ProjectName, described: &Described) -> Finding {
     Finding::ok(CHECK, "none of Docker's layers")
 }
 
-fn variables(described: &Described) -> Finding {
+fn variables(described: &Found) -> Finding {
     const CHECK: &str = "variables";
     let ours: Vec<String> = described
         .variables
@@ -433,7 +383,7 @@ fn variables(described: &Described) -> Finding {
     )
 }
 
-fn lease(project: &Project, described: &Described) -> Finding {
+fn lease(project: &Project, described: &Found) -> Finding {
     const CHECK: &str = "lease";
     let (run, wait) = described.minutes;
     let longest = run.saturating_add(wait);
@@ -450,7 +400,7 @@ fn lease(project: &Project, described: &Described) -> Finding {
     )
 }
 
-fn concurrency(name: &ProjectName, described: &Described) -> Finding {
+fn concurrency(name: &ProjectName, described: &Found) -> Finding {
     const CHECK: &str = "concurrency";
     match described.limit {
         Some(limit @ 0..=1) => Finding::warn(
@@ -510,7 +460,7 @@ fn is_like(pattern: &str, text: &str) -> bool {
 }
 
 /// A fork's code must not run with the role of the project itself.
-fn own_role(described: &Described, project: &Project, all: &[Facts<'_>]) -> Option<Finding> {
+fn own_role(described: &Found, project: &Project, all: &[Facts<'_>]) -> Option<Finding> {
     const CHECK: &str = "own role";
     let of_project = all.iter().find(|facts| !facts.is_forks && facts.name == project.name)?;
     let of_project = of_project.seen.described.as_ref().ok()?.as_ref()?;
@@ -535,8 +485,8 @@ fn builds(facts: &Facts<'_>, now: Timestamp) -> Finding {
         Ok(builds) => builds,
         Err(missing) => return Finding::missing(CHECK, missing),
     };
-    let ours: Vec<&BuildSeen> = builds.iter().filter(|build| build.is_stokers()).collect();
-    let given = ours.iter().filter(|build| build.is_given).count();
+    let ours: Vec<&PastBuild> = builds.iter().filter(|build| build.is_stokers()).collect();
+    let given = ours.iter().filter(|build| build.is_given()).count();
     if ours.is_empty() && (facts.is_forks || !facts.project.builds.start || builds.is_empty()) {
         return Finding::unknown(
             CHECK,
@@ -597,8 +547,11 @@ fn hit_rate(project: &Project, repositories: &BTreeMap<CacheRepository, Reposito
 #[cfg(test)]
 mod tests {
     use super::super::finding::State;
+    use std::collections::BTreeSet;
+
+    use stoker_aws_setup::Decision;
+
     use super::super::projects;
-    use super::super::roles::Decision;
     use super::*;
     use crate::deployed::Missing;
 
@@ -610,8 +563,9 @@ mod tests {
         projects(keys).remove(0)
     }
 
-    fn described() -> Described {
-        Described {
+    fn described() -> Found {
+        Found {
+            name: ProjectName::new("app").unwrap(),
             arn: "arn:aws:codebuild:eu-west-1:123456789012:project/app".to_owned(),
             source: "GITHUB".to_owned(),
             location: "https://github.com/Example/App.git".to_owned(),
@@ -634,15 +588,21 @@ mod tests {
         }
     }
 
-    fn build(is_given: bool) -> BuildSeen {
-        BuildSeen {
+    fn build(is_given: bool) -> PastBuild {
+        let given = if is_given { "type=registry,ref=stoker/app" } else { "" };
+        let variables = [("IMAGE", "app"), ("STOKER_LINE", "main"), ("STOKER_CACHE_FROM", given)];
+        PastBuild {
+            id: "app:1".to_owned(),
+            seconds: Some(60),
+            phases: BTreeMap::new(),
+            failure: None,
+            log: None,
             started_at: Timestamp::UNIX_EPOCH,
             initiator: "stoker-StartBuildRole-1/stoker-start-build".to_owned(),
             is_git: true,
-            has_ended_well: true,
+            has_succeeded: true,
             resolved: Some("ab".repeat(20)),
-            variables: BTreeSet::from(["IMAGE".to_owned(), "STOKER_LINE".to_owned()]),
-            is_given,
+            variables: variables.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
         }
     }
 
@@ -652,7 +612,7 @@ mod tests {
         roles::Seen { name: "builds".to_owned(), reads: answers(), writes: answers(), border: Ok(Vec::new()) }
     }
 
-    fn seen(described: Described) -> Seen {
+    fn seen(described: Found) -> Seen {
         Seen {
             described: Ok(Some(described)),
             role: Some(role()),
@@ -661,7 +621,7 @@ mod tests {
     }
 
     /// The checks of a project that are not ok.
-    fn told(keys: &str, change: impl FnOnce(&mut Facts<'_>)) -> Vec<(&'static str, State)> {
+    fn reported(keys: &str, change: impl FnOnce(&mut Facts<'_>)) -> Vec<(&'static str, State)> {
         let project = project(keys);
         let mut facts = Facts {
             project: &project,
@@ -676,19 +636,19 @@ mod tests {
         findings.iter().filter(|f| f.state != State::Ok).map(|f| (f.check, f.state)).collect()
     }
 
-    fn settings(keys: &str, change: impl FnOnce(&mut Described)) -> Vec<(&'static str, State)> {
-        told(keys, |facts| change(facts.seen.described.as_mut().unwrap().as_mut().unwrap()))
+    fn settings(keys: &str, change: impl FnOnce(&mut Found)) -> Vec<(&'static str, State)> {
+        reported(keys, |facts| change(facts.seen.described.as_mut().unwrap().as_mut().unwrap()))
     }
 
     #[test]
     fn a_sound_project_is_sound() {
-        assert_eq!(told("", |_| ()), []);
+        assert_eq!(reported("", |_| ()), []);
     }
 
     #[test]
     fn each_defect_is_reported_by_its_own_check() {
         use State::{Unknown, Warn, Wrong};
-        assert_eq!(told("", |facts| facts.seen.described = Ok(None)), [("exists", Wrong)]);
+        assert_eq!(reported("", |facts| facts.seen.described = Ok(None)), [("exists", Wrong)]);
         assert_eq!(settings("", |of| of.is_privileged = false), [("environment", Wrong)]);
         for kind in ["LINUX_LAMBDA_CONTAINER", "WINDOWS_SERVER_2022_CONTAINER", "MAC_ARM"] {
             assert_eq!(settings("", |of| of.environment = kind.to_owned()), [("environment", Wrong)]);
@@ -701,7 +661,7 @@ mod tests {
             "    commands:\n",
             "    commands:\n      - mv buildx ~/.docker/cli-plugins/docker-buildx\n",
         );
-        let with_buildx = |of: &mut Described| {
+        let with_buildx = |of: &mut Found| {
             of.image = "aws/codebuild/standard:6.0".into();
             of.buildspec = Some(installs.clone());
         };
@@ -711,7 +671,7 @@ mod tests {
         let by_policy = format!("    builder: {{ image: \"{in_ecr}\" }}\n");
         assert_eq!(settings(&by_policy, |of| of.has_vpc = true), []);
         let by_hand = SPEC.replace("$STOKER_BUILDER_FLAGS", &format!("--driver-opt image={in_ecr}"));
-        let in_vpc = |of: &mut Described| {
+        let in_vpc = |of: &mut Found| {
             of.has_vpc = true;
             of.buildspec = Some(by_hand.clone());
         };
@@ -747,16 +707,16 @@ mod tests {
         let forks = "    builds: { forks: { build: read-only, project: app-forks } }\n";
         assert_eq!(settings(forks, |of| of.source = "GITLAB_SELF_MANAGED".into()), [("source", Wrong)]);
         assert_eq!(settings("", |of| of.location = "CODEBUILD_DEFAULT".into()), [("source", Unknown)]);
-        assert_eq!(told("", |facts| facts.seen.role = None), [("role", Wrong)]);
+        assert_eq!(reported("", |facts| facts.seen.role = None), [("role", Wrong)]);
         let missing = || Missing { action: "codebuild:X", is_denied: true, why: String::new() };
-        assert_eq!(told("", |facts| facts.seen.described = Err(missing())), [("settings", Unknown)]);
-        assert_eq!(told("", |facts| facts.seen.builds = Err(missing())), [("recent builds", Unknown)]);
+        assert_eq!(reported("", |facts| facts.seen.described = Err(missing())), [("settings", Unknown)]);
+        assert_eq!(reported("", |facts| facts.seen.builds = Err(missing())), [("recent builds", Unknown)]);
     }
 
     #[test]
     fn builds_that_are_given_nothing_are_reported() {
-        let builds = |builds: Vec<BuildSeen>| told("", |facts| facts.seen.builds = Ok(builds));
-        let foreign = || BuildSeen { variables: BTreeSet::new(), ..build(false) };
+        let builds = |builds: Vec<PastBuild>| reported("", |facts| facts.seen.builds = Ok(builds));
+        let foreign = || PastBuild { variables: BTreeMap::new(), ..build(false) };
         assert_eq!(builds(vec![build(false); 2]), [], "two say nothing");
         assert_eq!(builds(vec![build(false); 3]), [("recent builds", State::Warn)]);
         assert_eq!(builds(vec![foreign(); 3]), [("recent builds", State::Warn)]);
@@ -782,9 +742,10 @@ mod tests {
 
     #[test]
     fn a_webhook_of_codebuilds_own_builds_twice() {
-        let filter = |kind: &str, pattern: &str| (kind.to_owned(), pattern.to_owned());
-        let of =
-            |keys: &str, groups: Vec<Vec<(String, String)>>| settings(keys, |of| of.webhook = Some(groups));
+        let filter = |kind: &str, pattern: &str| (kind.to_owned(), pattern.to_owned(), false);
+        let of = |keys: &str, groups| {
+            settings(keys, |of| of.webhook = Some(Webhook { groups, ..Webhook::default() }))
+        };
         let warns = [("webhook", State::Warn)];
         assert_eq!(of("", Vec::new()), warns, "without filters everything is built");
         assert_eq!(of("", vec![vec![filter("EVENT", "PULL_REQUEST_MERGED, PUSH")]]), warns);
@@ -807,7 +768,7 @@ mod tests {
             checkout: None,
         };
         let judged = |change: &dyn Fn(&mut Seen)| {
-            let mut seen = seen(Described { role: "arn:aws:iam::1:role/forks".into(), ..described() });
+            let mut seen = seen(Found { role: "arn:aws:iam::1:role/forks".into(), ..described() });
             change(&mut seen);
             let name = ProjectName::new("app-forks").unwrap();
             let facts = Facts { project: &project, name, is_forks: true, seen, checkout: None };
@@ -823,8 +784,9 @@ mod tests {
             role.border.clone_from(&role.reads);
         };
         assert_eq!(judged(&writes), [("role's border", State::Wrong)]);
-        let hooked =
-            |seen: &mut Seen| seen.described.as_mut().unwrap().as_mut().unwrap().webhook = Some(Vec::new());
+        let hooked = |seen: &mut Seen| {
+            seen.described.as_mut().unwrap().as_mut().unwrap().webhook = Some(Webhook::default());
+        };
         assert_eq!(judged(&hooked), [("webhook", State::Warn)]);
         let names: Vec<String> =
             built_by(std::slice::from_ref(&project)).iter().map(|(_, name, _)| name.to_string()).collect();

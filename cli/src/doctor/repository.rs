@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use buildkit_cache::{IMPORT_LIMIT, Kind, SAFE_SIZE};
 use serde::Deserialize;
+use stoker_aws_setup::RepositorySettings;
 use stoker_core::names::{CacheRepository, Digest, Tag, TagKind};
 use stoker_core::policy::Project;
 use stoker_core::ports::ListedImage;
@@ -30,7 +31,7 @@ pub(super) struct Facts {
 /// What AWS says of a repository.
 pub(super) struct Seen {
     /// `None` where there is none.
-    pub(super) described: Fact<Option<Described>>,
+    pub(super) described: Fact<Option<RepositorySettings>>,
     pub(super) lifecycle: Fact<Option<String>>,
     /// Its own policy: what it allows to others.
     pub(super) access: Fact<Option<String>>,
@@ -39,19 +40,6 @@ pub(super) struct Seen {
     pub(super) lines: Fact<Vec<LineImage>>,
     /// Blobs of theirs that nobody could read.
     pub(super) unavailable: Fact<Vec<Digest>>,
-}
-
-/// A repository's settings.
-#[derive(Debug, Clone)]
-pub(super) struct Described {
-    pub(super) account: String,
-    /// As ECR calls it: `MUTABLE`, `IMMUTABLE_WITH_EXCLUSION` and so on.
-    pub(super) mutability: String,
-    /// Patterns of the tags that are excluded from that.
-    pub(super) excluded: Vec<String>,
-    /// The kind of encryption, and the key.
-    pub(super) encryption: (String, Option<String>),
-    pub(super) scans: bool,
 }
 
 /// The image of a line.
@@ -141,7 +129,7 @@ pub(super) fn check(
 }
 
 /// Whether ECR would let a tag move. For what is excluded from the rule by pattern, `may_match` says how to match.
-fn moves(described: &Described, excluded: impl Fn(&str) -> bool) -> Option<bool> {
+fn moves(described: &RepositorySettings, excluded: impl Fn(&str) -> bool) -> Option<bool> {
     let is_excluded = described.excluded.iter().any(|pattern| excluded(pattern));
     match described.mutability.as_str() {
         "MUTABLE" => Some(true),
@@ -152,7 +140,12 @@ fn moves(described: &Described, excluded: impl Fn(&str) -> bool) -> Option<bool>
     }
 }
 
-fn tags(name: &CacheRepository, described: &Described, holds: Holds, projects: &[Project]) -> Finding {
+fn tags(
+    name: &CacheRepository,
+    described: &RepositorySettings,
+    holds: Holds,
+    projects: &[Project],
+) -> Finding {
     const CHECK: &str = "tags";
     let set = |to: &str| {
         format!("aws ecr put-image-tag-mutability --repository-name {name} --image-tag-mutability {to}")
@@ -191,7 +184,7 @@ fn tags(name: &CacheRepository, described: &Described, holds: Holds, projects: &
     Finding::ok(CHECK, format!("{is}: no build writes over another's export"))
 }
 
-fn scanning(name: &CacheRepository, described: &Described) -> Finding {
+fn scanning(name: &CacheRepository, described: &RepositorySettings) -> Finding {
     const CHECK: &str = "scanning";
     if described.scans {
         return Finding::warn(
@@ -208,7 +201,7 @@ fn scanning(name: &CacheRepository, described: &Described) -> Finding {
 
 /// Layers are mounted only between repositories with one key.
 fn encryption(
-    described: &Described,
+    described: &RepositorySettings,
     holds: Holds,
     projects: &[Project],
     all: &BTreeMap<CacheRepository, Facts>,
@@ -221,18 +214,18 @@ fn encryption(
         let of_lines = all.get(&project.cache_repository)?.seen.described.as_ref().ok()?.as_ref()?;
         (of_lines.encryption != described.encryption).then_some((&project.cache_repository, of_lines))
     });
-    let told = |(kind, key): &(String, Option<String>)| match key {
+    let reported = |(kind, key): &(String, Option<String>)| match key {
         Some(key) => format!("{} with {}", plain(kind), plain(key)),
         None => plain(kind),
     };
     Some(match lines {
-        None => Finding::ok(CHECK, told(&described.encryption)),
+        None => Finding::ok(CHECK, reported(&described.encryption)),
         Some((lines, of_lines)) => Finding::wrong(
             CHECK,
             format!(
                 "{}, and {lines} has {}: ECR mounts no layer from one to the other",
-                told(&described.encryption),
-                told(&of_lines.encryption)
+                reported(&described.encryption),
+                reported(&of_lines.encryption)
             ),
             "make one of them anew with the other's encryption: it cannot be changed afterwards",
         ),
@@ -551,7 +544,7 @@ mod tests {
 
     fn seen(mutability: &str) -> Seen {
         Seen {
-            described: Ok(Some(Described {
+            described: Ok(Some(RepositorySettings {
                 account: "123456789012".to_owned(),
                 mutability: mutability.to_owned(),
                 excluded: Vec::new(),
@@ -566,12 +559,12 @@ mod tests {
         }
     }
 
-    fn settings(seen: &mut Seen) -> &mut Described {
+    fn settings(seen: &mut Seen) -> &mut RepositorySettings {
         seen.described.as_mut().unwrap().as_mut().unwrap()
     }
 
     /// The checks of a repository that are not ok.
-    fn told(repository: &str, keys: &str, change: impl FnOnce(&mut Seen)) -> Vec<(&'static str, State)> {
+    fn reported(repository: &str, keys: &str, change: impl FnOnce(&mut Seen)) -> Vec<(&'static str, State)> {
         let of = |name: &str, seen| {
             (CacheRepository::new(name).unwrap(), Facts { seen, projects: projects(keys) })
         };
@@ -585,7 +578,7 @@ mod tests {
     }
 
     fn simple(change: impl FnOnce(&mut Seen)) -> Vec<(&'static str, State)> {
-        told("stoker/app", SIMPLE, change)
+        reported("stoker/app", SIMPLE, change)
     }
 
     #[test]
@@ -593,7 +586,7 @@ mod tests {
         for (repository, keys) in
             [("stoker/app", SIMPLE), ("stoker/app", ISOLATED), ("stoker-builds/app", ISOLATED)]
         {
-            assert_eq!(told(repository, keys, |_| ()), []);
+            assert_eq!(reported(repository, keys, |_| ()), []);
         }
     }
 
@@ -643,7 +636,7 @@ mod tests {
     #[test]
     fn exclusions_from_mutability_count() {
         let of = |repository: &str, keys: &str, mutability: &str, excluded: &str| {
-            told(repository, keys, |seen| {
+            reported(repository, keys, |seen| {
                 settings(seen).mutability = mutability.to_owned();
                 settings(seen).excluded = vec![excluded.to_owned()];
             })
@@ -663,7 +656,7 @@ mod tests {
     #[test]
     fn layers_are_mounted_under_one_key_only() {
         let key = |seen: &mut Seen| settings(seen).encryption = ("KMS".to_owned(), Some("key".to_owned()));
-        assert_eq!(told("stoker-builds/app", ISOLATED, key), [("encryption", State::Wrong)]);
+        assert_eq!(reported("stoker-builds/app", ISOLATED, key), [("encryption", State::Wrong)]);
         assert_eq!(simple(key), []);
     }
 
@@ -674,8 +667,8 @@ mod tests {
             "Statement": [{"Effect": "Allow", "Principal": principal, "Action": action}]})
         };
         let state = |keys: &str, policy: &Value| {
-            let told = told("stoker/app", keys, |seen| seen.access = Ok(Some(policy.to_string())));
-            told.first().map_or(State::Ok, |(check, state)| {
+            let reported = reported("stoker/app", keys, |seen| seen.access = Ok(Some(policy.to_string())));
+            reported.first().map_or(State::Ok, |(check, state)| {
                 assert_eq!(*check, "access");
                 *state
             })
@@ -699,8 +692,8 @@ mod tests {
         let one = json!({"Statement": {"Effect": "Allow", "Principal": other, "NotAction": "ecr:GetX"}});
         assert_eq!(state(SIMPLE, &one), State::Warn);
         for text in ["", "[", "\u{1b}", "{\"Statement\": 3}", &"[".repeat(LONGEST_POLICY + 1)] {
-            let told = simple(|seen| seen.access = Ok(Some(text.to_owned())));
-            assert_eq!(told, [("access", State::Unknown)]);
+            let reported = simple(|seen| seen.access = Ok(Some(text.to_owned())));
+            assert_eq!(reported, [("access", State::Unknown)]);
         }
     }
 

@@ -1,5 +1,7 @@
 //! What the roles of builds may do, as IAM simulates it.
 
+use stoker_aws_setup::Decision;
+
 use super::finding::{Fact, Finding};
 use super::stack::Stack;
 use crate::text::plain;
@@ -20,15 +22,6 @@ pub(super) const WRITE: [&str; 6] = [
 pub(super) const TRUSTED: [&str; 2] = ["ecr:PutImage", "ecr:BatchDeleteImage"];
 /// What would tell a build the tags of others.
 pub(super) const SECRET: [&str; 3] = ["ecr:DescribeImages", "ecr:ListImages", "ecr:BatchDeleteImage"];
-
-/// IAM's answer to one question.
-#[derive(Debug, Clone)]
-pub(super) struct Decision {
-    pub(super) action: String,
-    /// The repository.
-    pub(super) on: String,
-    pub(super) is_allowed: bool,
-}
 
 /// A project's role, and IAM's answers.
 #[derive(Debug)]

@@ -1,9 +1,9 @@
 //! The stack that Stoker was deployed as.
 
-use std::collections::BTreeMap;
+use stoker_aws_setup::Resource;
+use stoker_core::onboard;
 
 use super::finding::{Fact, Finding};
-use crate::deployed::Resource;
 use crate::text::{count, plain};
 
 const FUNCTION: &str = "AWS::Lambda::Function";
@@ -23,9 +23,7 @@ const MOST_WAITING: u64 = 1000;
 /// A stack as AWS describes it.
 #[derive(Debug)]
 pub(super) struct Stack {
-    pub(super) id: String,
-    pub(super) status: String,
-    pub(super) parameters: BTreeMap<String, String>,
+    pub(super) described: onboard::Stack,
     pub(super) resources: Fact<Vec<Resource>>,
     /// Messages in the queues, by their logical names.
     pub(super) queues: Vec<(String, Fact<u64>)>,
@@ -36,16 +34,17 @@ impl Stack {
     #[cfg(test)]
     pub(super) fn with(parameter: &str, value: &str) -> Self {
         Self {
-            id: String::new(),
-            status: String::new(),
-            parameters: BTreeMap::from([(parameter.to_owned(), value.to_owned())]),
+            described: onboard::Stack {
+                parameters: [(parameter.to_owned(), value.to_owned())].into(),
+                ..onboard::Stack::default()
+            },
             resources: Ok(Vec::new()),
             queues: Vec::new(),
         }
     }
 
     pub(super) fn parameter(&self, name: &str) -> Option<&str> {
-        self.parameters.get(name).map(String::as_str)
+        self.described.parameters.get(name).map(String::as_str)
     }
 
     /// What a resource of the template is in AWS: a name, an ARN or an address.
@@ -75,8 +74,10 @@ pub(super) fn check(name: &str, stack: &Fact<Option<Stack>>) -> Vec<Finding> {
 fn status(name: &str, stack: &Stack) -> Finding {
     const CHECK: &str = "deployed";
     let events = format!("aws cloudformation describe-stack-events --stack-name {name}");
-    match stack.status.as_str() {
-        "CREATE_COMPLETE" | "UPDATE_COMPLETE" | "IMPORT_COMPLETE" => Finding::ok(CHECK, stack.status.clone()),
+    match stack.described.status.as_str() {
+        "CREATE_COMPLETE" | "UPDATE_COMPLETE" | "IMPORT_COMPLETE" => {
+            Finding::ok(CHECK, stack.described.status.clone())
+        }
         "UPDATE_ROLLBACK_COMPLETE" => Finding::warn(
             CHECK,
             "UPDATE_ROLLBACK_COMPLETE: the last deployment failed, and the one before runs",
@@ -163,11 +164,9 @@ mod tests {
 
     fn sound() -> Stack {
         Stack {
-            status: "UPDATE_COMPLETE".to_owned(),
+            described: onboard::Stack { status: "UPDATE_COMPLETE".to_owned(), ..onboard::Stack::default() },
             resources: Ok(FUNCTIONS.map(|name| resource(name, "CREATE_COMPLETE")).to_vec()),
             queues: vec![("DeadLetters".to_owned(), Ok(0)), ("StartQueue".to_owned(), Ok(3))],
-            id: String::new(),
-            parameters: BTreeMap::new(),
         }
     }
 
@@ -185,9 +184,12 @@ mod tests {
         };
         let missing = || Missing { action: "sqs:GetQueueAttributes", is_denied: true, why: String::new() };
         assert_eq!(states(|_| ()), of(Fine, Fine, Fine, Fine));
-        assert_eq!(states(|s| s.status = "ROLLBACK_COMPLETE".into()), of(Wrong, Fine, Fine, Fine));
-        assert_eq!(states(|s| s.status = "UPDATE_ROLLBACK_COMPLETE".into()), of(Warn, Fine, Fine, Fine));
-        assert_eq!(states(|s| s.status = "UPDATE_IN_PROGRESS".into()), of(Warn, Fine, Fine, Fine));
+        assert_eq!(states(|s| s.described.status = "ROLLBACK_COMPLETE".into()), of(Wrong, Fine, Fine, Fine));
+        assert_eq!(
+            states(|s| s.described.status = "UPDATE_ROLLBACK_COMPLETE".into()),
+            of(Warn, Fine, Fine, Fine)
+        );
+        assert_eq!(states(|s| s.described.status = "UPDATE_IN_PROGRESS".into()), of(Warn, Fine, Fine, Fine));
         assert_eq!(states(|s| s.resources = Ok(Vec::new())), of(Fine, Wrong, Fine, Fine));
         assert_eq!(
             states(|s| s.resources.as_mut().unwrap()[1].status = "UPDATE_FAILED".into()),

@@ -206,7 +206,7 @@ mod tests {
     }
 
     /// Pushes as `branch:commit`, in order.
-    fn told(history: &History) -> Vec<String> {
+    fn reported(history: &History) -> Vec<String> {
         let tell = |push: &Push| match &push.line {
             Line::Branch(name) => format!("{}:{}", name.as_str(), push.commit),
             _ => format!("main:{}<{}", push.commit, push.merged.join(",")),
@@ -245,7 +245,7 @@ mod tests {
             commit("x1", &["a"], 1100, "x1"),
         ];
         let history = read(&main, &branch);
-        assert_eq!(told(&history), ["main:a<", "main:b<", "me/topic:x2", "me/topic:y", "main:m<y"]);
+        assert_eq!(reported(&history), ["main:a<", "main:b<", "me/topic:x2", "me/topic:y", "main:m<y"]);
         assert_eq!(history.ways, Ways { merge_commits: 1, squashes: 0, others: 2 });
     }
 
@@ -257,7 +257,7 @@ mod tests {
             commit("a", &[], 0, "Begin"),
         ];
         let branch = [commit("y", &["x", "b"], 1500, "Merge main"), commit("x", &["a"], 100, "x")];
-        assert_eq!(told(&read(&main, &branch)), ["main:a<", "topic:x", "main:b<", "topic:y", "main:m<y"]);
+        assert_eq!(reported(&read(&main, &branch)), ["main:a<", "topic:x", "main:b<", "topic:y", "main:m<y"]);
     }
 
     #[test]
@@ -268,7 +268,7 @@ mod tests {
             commit("a", &[], 1000, "Begin"),
         ];
         let history = read(&main, &[]);
-        assert_eq!(told(&history), ["main:a<", "#12:21c", "main:b<", "main:c12<21c"]);
+        assert_eq!(reported(&history), ["main:a<", "#12:21c", "main:b<", "main:c12<21c"]);
         assert_eq!(history.ways, Ways { merge_commits: 0, squashes: 1, others: 2 });
         // It was made when `a` was the head.
         let [a, b, c] = [2, 1, 0].map(|at: usize| main[at].tree);

@@ -133,10 +133,11 @@ impl Times {
         let steps: Vec<&Step> = plan.nodes.iter().filter_map(|node| node.step.as_ref()).collect();
         let mut measured = HashMap::new();
         let log = Log::read(log);
-        for (vertex, told) in log.builds.iter().flat_map(Build::ran) {
+        for (vertex, reported) in log.builds.iter().flat_map(Build::ran) {
             // A Dockerfile of one stage says no name.
             let is_it = |step: &&&Step| {
-                step.place == told.place && (told.stage().is_empty() || step.stage == told.stage())
+                step.place == reported.place
+                    && (reported.stage().is_empty() || step.stage == reported.stage())
             };
             if let (Some(step), Some(seconds)) = (steps.iter().find(is_it), vertex.seconds) {
                 measured.insert(name(step), seconds);
@@ -148,12 +149,12 @@ impl Times {
     /// Takes the medians of the times that several builds' logs tell of the plan's steps. Other commits may
     /// have been built in them, so a step is known by its text.
     pub(super) fn of_builds(logs: &[String], plan: &Plan) -> Self {
-        let mut told: HashMap<(String, String), Vec<f64>> = HashMap::new();
+        let mut reported: HashMap<(String, String), Vec<f64>> = HashMap::new();
         for log in logs.iter().map(|log| Log::read(log)) {
             for (vertex, name) in log.builds.iter().flat_map(Build::ran) {
                 if let Some(seconds) = vertex.seconds {
                     let step = (name.stage().to_owned(), spaced(name.instruction));
-                    told.entry(step).or_default().push(seconds);
+                    reported.entry(step).or_default().push(seconds);
                 }
             }
         }
@@ -161,9 +162,9 @@ impl Times {
         for step in plan.nodes.iter().filter_map(|node| node.step.as_ref()) {
             let name = name(step);
             let alone = (String::new(), name.1.clone());
-            if let Some(seconds) = told.get_mut(&name) {
+            if let Some(seconds) = reported.get_mut(&name) {
                 measured.insert(name, median(seconds));
-            } else if let Some(seconds) = told.get_mut(&alone) {
+            } else if let Some(seconds) = reported.get_mut(&alone) {
                 measured.insert(name, median(seconds));
             }
         }

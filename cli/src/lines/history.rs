@@ -57,7 +57,7 @@ pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
     let mut caches = read_all(&remotes, &args.repository, &places).await?;
     order(&mut caches);
     let report = Report { repository: args.repository.to_string(), line: args.line.to_string(), caches };
-    Ok(CommandOutcome::yes(if args.json { to_json(&report) } else { told(&report, Timestamp::now()) }))
+    Ok(CommandOutcome::yes(if args.json { to_json(&report) } else { reported(&report, Timestamp::now()) }))
 }
 
 /// A tag's time has whole seconds. Of caches that the line left within one, each names the one that it followed.
@@ -80,7 +80,7 @@ fn order(caches: &mut [Entry]) {
 const FIRST: [Column; 1] =
     [Column { head: "LEFT", align: Align::Left, cell: |entry, now| ago(now, entry.left_at, "is now") }];
 
-fn told(report: &Report, now: Timestamp) -> String {
+fn reported(report: &Report, now: Timestamp) -> String {
     let Report { repository, line, caches } = report;
     format!(
         "{line} in {repository}\n{}\nWhat the line left stays as long as the policy says (`retention.history`). \

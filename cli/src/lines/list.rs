@@ -51,7 +51,7 @@ pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
     places.retain(|place| place.left_at.is_none());
     let lines = read_all(&remotes, &args.repository, &places).await?;
     let report = Report { repository: args.repository.to_string(), lines };
-    Ok(CommandOutcome::yes(if args.json { to_json(&report) } else { told(&report, Timestamp::now()) }))
+    Ok(CommandOutcome::yes(if args.json { to_json(&report) } else { reported(&report, Timestamp::now()) }))
 }
 
 const FIRST: [Column; 3] = [
@@ -70,7 +70,7 @@ const FIRST: [Column; 3] = [
     },
 ];
 
-fn told(report: &Report, now: Timestamp) -> String {
+fn reported(report: &Report, now: Timestamp) -> String {
     let Report { repository, lines } = report;
     if lines.is_empty() {
         return format!("{repository} has no lines\n");

@@ -406,7 +406,7 @@ mod tests {
             "latest",
             "lib.main",
         ]);
-        let told = |project: Option<&str>| -> Vec<String> {
+        let reported = |project: Option<&str>| -> Vec<String> {
             let project = project.map(|name| ProjectName::new(name).unwrap());
             sorted(&tags, project.as_ref()).iter().map(|place| place.tag.to_string()).collect()
         };
@@ -417,9 +417,9 @@ mod tests {
             "app.branch.a",
             "app.history.branch.a.20260102T000000Z-0123abcd",
         ];
-        assert_eq!(told(Some("app")), app);
-        assert_eq!(told(None), [app.as_slice(), &["lib.main"]].concat());
-        assert_eq!(told(Some("other")), Vec::<String>::new());
+        assert_eq!(reported(Some("app")), app);
+        assert_eq!(reported(None), [app.as_slice(), &["lib.main"]].concat());
+        assert_eq!(reported(Some("other")), Vec::<String>::new());
         assert_eq!(Place::read(app[4]).unwrap().digits(), "0123abcd");
     }
 

@@ -161,7 +161,7 @@ pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
         let failed = |error| Problem::call_to(&doing, repository.any(), &error);
         update.apply(&*remotes.of(repository.any()), &lines_of).await.map_err(failed)?;
     }
-    Ok(CommandOutcome::yes(if *json { to_json(&report) } else { told(&report) }))
+    Ok(CommandOutcome::yes(if *json { to_json(&report) } else { reported(&report) }))
 }
 
 async fn plan(remotes: &Remotes, args: &Args) -> Result<Plan, Problem> {
@@ -259,7 +259,7 @@ async fn target(
     }
 }
 
-fn told(report: &Report) -> String {
+fn reported(report: &Report) -> String {
     let Report { repository, line, dry_run, rolled_back_at, from, to, is } = report;
     let (rolled, wrote) = if *dry_run { ("would roll", "would write") } else { ("rolled", "wrote") };
     format!(

@@ -3,9 +3,8 @@
 use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
 
-use aws_config::SdkConfig;
 use stoker_aws::{Aws, AwsSettings};
-use stoker_aws_setup::Setup;
+use stoker_aws_setup::{SdkConfig, Setup};
 use stoker_core::names::ProjectName;
 use stoker_core::onboard::{Found, Stack};
 use stoker_core::ports::{ListProjects as _, ReadSecrets as _};
@@ -29,14 +28,14 @@ pub(crate) struct Which {
 }
 
 /// The account that the SDK's ordinary chain finds.
-pub(super) struct World {
+pub(super) struct Services {
     pub(super) config: SdkConfig,
     pub(super) setup: Setup,
     pub(super) aws: Aws,
     pub(super) region: String,
 }
 
-impl World {
+impl Services {
     pub(super) async fn find() -> Result<Self, Problem> {
         let config = config(None).await?;
         let region = config.region().map(ToString::to_string).unwrap_or_default();

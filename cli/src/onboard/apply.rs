@@ -8,7 +8,7 @@ use stoker_core::names::{CacheRepository, ProjectName};
 use stoker_core::onboard::{Stack, TAG};
 use stoker_core::policy::Policy;
 
-use super::account::{World, confirm};
+use super::account::{Services, confirm};
 use super::forge::Proposal;
 use super::plan::{Options, Planned, make};
 use super::record::{Change, Record, Records, replace};
@@ -58,11 +58,11 @@ pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
     if options.which.projects.is_empty() {
         return Err(Problem::usage("no project is named", "say which with --project, by name or glob"));
     }
-    let world = World::find().await?;
-    let stack = world.stack(&options.stack).await?;
+    let services = Services::find().await?;
+    let stack = services.stack(&options.stack).await?;
     let mut records = Records::open(&options.record)?;
     let mut sources = Sources::open(&options.which)?;
-    let plan = make(&world, &stack, &records, &mut sources, options).await?;
+    let plan = make(&services, &stack, &records, &mut sources, options).await?;
     crate::outcome::print(&plan.render());
     let mut wanted: Vec<Planned> = plan.projects.into_iter().filter(Planned::is_wanted).collect();
     if args.ask {
@@ -84,10 +84,10 @@ pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
     let mut is_whole = true;
     let mut has_rule = false;
     for planned in &wanted {
-        write_down(&mut records, &world, planned)?;
+        write_down(&mut records, &services, planned)?;
         for change in &planned.changes {
             has_rule |= matches!(change, Change::Rule { .. });
-            let made = made(&world, &stack, &sources, planned, change).await?;
+            let made = made(&services, &stack, &sources, planned, change).await?;
             is_whole &= made.is_ok();
             let line = match made {
                 Ok(more) => format!("{}: made {}{more}\n", planned.project, change.words()),
@@ -105,10 +105,10 @@ pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
 }
 
 /// Writes the record before anything is made, with all that was made before.
-fn write_down(records: &mut Records, world: &World, planned: &Planned) -> Result<(), Problem> {
+fn write_down(records: &mut Records, services: &Services, planned: &Planned) -> Result<(), Problem> {
     let mut record = records.of(&planned.project).cloned().unwrap_or_else(|| Record {
         project: planned.project.to_string(),
-        region: world.region.clone(),
+        region: services.region.clone(),
         account: planned.found.arn.split(':').nth(4).unwrap_or_default().to_owned(),
         at: Timestamp::now(),
         changes: Vec::new(),
@@ -125,7 +125,7 @@ fn write_down(records: &mut Records, world: &World, planned: &Planned) -> Result
 
 /// Makes one thing. What is to be said of it; or why it was not made, where the rest may go on.
 async fn made(
-    world: &World,
+    services: &Services,
     stack: &Stack,
     sources: &Sources,
     planned: &Planned,
@@ -143,18 +143,19 @@ async fn made(
             })?;
             let days = stack.parameters.get("SafetyNetDays").and_then(|days| days.parse().ok()).unwrap_or(30);
             let tag = Some((TAG, name.as_str()));
-            world.aws.create_repository(&repository, *is_immutable, tag).await.map_err(failed)?;
-            world.aws.put_safety_net(&repository, days).await.map_err(failed)?;
+            services.aws.create_repository(&repository, *is_immutable, tag).await.map_err(failed)?;
+            services.aws.put_safety_net(&repository, days).await.map_err(failed)?;
             Ok(String::new())
         }
         Change::Role { role, policy } => {
-            world.setup.attach(role, policy).await.map_err(failed)?;
+            services.setup.attach(role, policy).await.map_err(failed)?;
             Ok(String::new())
         }
         Change::Rule { file, text, at } => rule(file, text, *at, name),
-        Change::Webhook { url, .. } => webhook(world, stack, sources, planned, url).await?,
+        Change::Webhook { url, .. } => webhook(services, stack, sources, planned, url).await?,
         Change::Inline { before, after } => {
-            let is_set = world.setup.set_buildspec(name, Some(before), Some(after)).await.map_err(failed)?;
+            let is_set =
+                services.setup.set_buildspec(name, Some(before), Some(after)).await.map_err(failed)?;
             if is_set {
                 Ok(String::new())
             } else {
@@ -170,7 +171,7 @@ async fn made(
             }
         },
         Change::TakeOver { .. } => {
-            world.setup.delete_webhook(name).await.map_err(failed)?;
+            services.setup.delete_webhook(name).await.map_err(failed)?;
             Ok(String::new())
         }
     })
@@ -194,7 +195,7 @@ fn rule(file: &Path, text: &str, at: usize, name: &ProjectName) -> Result<String
 }
 
 async fn webhook(
-    world: &World,
+    services: &Services,
     stack: &Stack,
     sources: &Sources,
     planned: &Planned,
@@ -208,7 +209,7 @@ async fn webhook(
     let Some(id) = stack.outputs.get("WebhookSecret") else {
         return Ok(Err("the stack has no output WebhookSecret".to_owned()));
     };
-    let secret = world.webhook_secret(id).await?;
+    let secret = services.webhook_secret(id).await?;
     let hook = match forge.hook(url).await.map_err(failed)? {
         Some(hook) => hook,
         None => forge.make_hook(url, &secret).await.map_err(failed)?,

@@ -10,7 +10,7 @@ use stoker_core::names::ProjectName;
 use stoker_core::onboard::{Found, PastBuild};
 use stoker_core::policy::{Policy, Project};
 
-use super::account::{Which, World, registry_of};
+use super::account::{Services, Which, registry_of};
 use super::buildspec;
 use super::source::{Buildspec, Sources};
 use crate::cache::to_json;
@@ -113,12 +113,12 @@ struct Report {
 }
 
 pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
-    let world = World::find().await?;
+    let services = Services::find().await?;
     let mut sources = Sources::open(&args.which)?;
-    let found = world.projects(&args.which.projects).await?;
+    let found = services.projects(&args.which.projects).await?;
     let now = Timestamp::now();
     let since = now - SignedDuration::from_hours(24 * DAYS);
-    let builds = stream::iter(&found).map(|found| world.setup.builds(&found.name, since, MOST_BUILDS));
+    let builds = stream::iter(&found).map(|found| services.setup.builds(&found.name, since, MOST_BUILDS));
     let builds: Vec<_> = builds.buffered(AT_A_TIME).collect().await;
     let mut projects = Vec::new();
     for (found, builds) in found.iter().zip(builds) {
@@ -127,7 +127,7 @@ pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
         projects.push(audited(found, &buildspec, &builds));
     }
     projects.sort_by(|a, b| (b.at_stake, a.verdict, &a.project).cmp(&(a.at_stake, b.verdict, &b.project)));
-    let report = Report { at: now, region: world.region, days: DAYS, projects };
+    let report = Report { at: now, region: services.region, days: DAYS, projects };
     if let Some(file) = &args.html {
         std::fs::write(file, page(&report)).map_err(|error| {
             Problem::failed(
@@ -136,7 +136,7 @@ pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
             )
         })?;
     }
-    Ok(CommandOutcome::yes(if args.json { to_json(&report) } else { told(&report) }))
+    Ok(CommandOutcome::yes(if args.json { to_json(&report) } else { reported(&report) }))
 }
 
 /// A project as a rule for it alone would have it.
@@ -330,7 +330,7 @@ const HEAD: [&str; 9] = [
     "WEBHOOK",
 ];
 
-fn told(report: &Report) -> String {
+fn reported(report: &Report) -> String {
     let [left, right] = [Align::Left, Align::Right];
     let align = [left, left, right, right, right, right, left, left, left];
     let rows: Vec<Vec<String>> = std::iter::once(HEAD.map(str::to_owned))

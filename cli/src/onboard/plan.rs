@@ -8,7 +8,7 @@ use stoker_core::names::{Branch, CacheRepository, ProjectName, Repository, slug}
 use stoker_core::onboard::{Found, Stack, TAG, filters, rules};
 use stoker_core::policy::{Policy, Project};
 
-use super::account::{Which, World, registry_of};
+use super::account::{Services, Which, registry_of};
 use super::audit::{Verdict, alone, judged};
 use super::forge::Kind;
 use super::record::{Change, Records, inserted};
@@ -109,11 +109,11 @@ pub(super) struct Plan {
 }
 
 pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
-    let world = World::find().await?;
-    let stack = world.stack(&args.options.stack).await?;
+    let services = Services::find().await?;
+    let stack = services.stack(&args.options.stack).await?;
     let records = Records::open(&args.options.record)?;
     let mut sources = Sources::open(&args.options.which)?;
-    let plan = make(&world, &stack, &records, &mut sources, &args.options).await?;
+    let plan = make(&services, &stack, &records, &mut sources, &args.options).await?;
     let text = if args.json { to_json(&plan) } else { plan.render() };
     Ok(CommandOutcome::yes(text))
 }
@@ -151,13 +151,13 @@ impl Plan {
 
 /// Plans for the projects that are asked for.
 pub(super) async fn make(
-    world: &World,
+    services: &Services,
     stack: &Stack,
     records: &Records,
     sources: &mut Sources,
     options: &Options,
 ) -> Result<Plan, Problem> {
-    let found = world.projects(&options.which.projects).await?;
+    let found = services.projects(&options.which.projects).await?;
     let text = std::fs::read_to_string(&options.policy).map_err(|error| {
         Problem::usage(
             format!("the policy {} cannot be read: {error}", plain(&options.policy.display().to_string())),
@@ -223,12 +223,12 @@ pub(super) async fn make(
             Some((_, Err(why))) => planned.by_hand.push(format!("write its rule into the policy: {why}")),
         }
         if let Some(project) = policy.project(&planned.project) {
-            things(world, stack, records, sources, options, &mut planned, &project, &buildspec).await?;
+            things(services, stack, records, sources, options, &mut planned, &project, &buildspec).await?;
         }
         planned.changes.sort_by_key(Change::step);
         projects.push(planned);
     }
-    Ok(Plan { region: world.region.clone(), policy: policy_diff, projects })
+    Ok(Plan { region: services.region.clone(), policy: policy_diff, projects })
 }
 
 /// A project as the policy's defaults would have it.
@@ -357,7 +357,7 @@ fn serves(policy: &str, text: &str, project: &ProjectName) -> bool {
 /// What there is to make for a project, beside its rule.
 #[expect(clippy::too_many_arguments, reason = "all that is known goes in here")]
 async fn things(
-    world: &World,
+    services: &Services,
     stack: &Stack,
     records: &Records,
     sources: &mut Sources,
@@ -377,7 +377,7 @@ async fn things(
             name: repository.to_string(),
             is_immutable: project.builds_repository.as_ref() == Some(repository),
         };
-        match repository_state(world, repository).await? {
+        match repository_state(services, repository).await? {
             None => planned.changes.push(change),
             Some(false) if is_ours(&change) => planned.changes.push(change),
             Some(_) => {}
@@ -386,7 +386,7 @@ async fn things(
     let role = planned.found.role.rsplit('/').next().unwrap_or_default().to_owned();
     let policies: Vec<&String> =
         ["BuildPolicy", "ProjectBuildPolicy"].iter().filter_map(|name| stack.outputs.get(*name)).collect();
-    match (policies.first(), world.setup.attached(&role).await.map_err(|error| call_problem(&error))?) {
+    match (policies.first(), services.setup.attached(&role).await.map_err(|error| call_problem(&error))?) {
         (None, _) => {
             planned
                 .by_hand
@@ -407,17 +407,25 @@ async fn things(
     }
     webhook(stack, records, sources, planned, &is_ours).await?;
     patched(stack, sources, planned, project, buildspec).await;
-    take_over(world, records, options, planned, project.builds.start).await
+    take_over(services, records, options, planned, project.builds.start).await
 }
 
 /// Whether a repository has its safety net, or somebody else cares for it; `None` where there is none of that name.
-async fn repository_state(world: &World, repository: &CacheRepository) -> Result<Option<bool>, Problem> {
-    let tags = world.setup.repository_tags(repository).await.map_err(|error| call_problem(&error))?;
+async fn repository_state(
+    services: &Services,
+    repository: &CacheRepository,
+) -> Result<Option<bool>, Problem> {
+    let tags = services.setup.repository_tags(repository).await.map_err(|error| call_problem(&error))?;
     let Some(tags) = tags else { return Ok(None) };
     if !tags.contains_key(TAG) {
         return Ok(Some(true));
     }
-    world.setup.has_lifecycle(repository).await.map(Some).map_err(|error| call_problem(&error))
+    services
+        .setup
+        .lifecycle(repository)
+        .await
+        .map(|policy| Some(policy.is_some()))
+        .map_err(|error| call_problem(&error))
 }
 
 async fn webhook(
@@ -509,7 +517,7 @@ async fn patched(
 
 /// CodeBuild's own webhook goes last: once it is seen that webhook, policy and start-build work together.
 async fn take_over(
-    world: &World,
+    services: &Services,
     records: &Records,
     options: &Options,
     planned: &mut Planned,
@@ -539,7 +547,7 @@ async fn take_over(
     let since = records
         .of(&planned.project)
         .map_or_else(|| Timestamp::now() - SignedDuration::from_hours(24 * 7), |record| record.at);
-    let builds = world.setup.builds(&planned.project, since, MOST_BUILDS).await;
+    let builds = services.setup.builds(&planned.project, since, MOST_BUILDS).await;
     let builds = builds.map_err(|error| call_problem(&error))?;
     let starter = format!("/{}-start-build", options.stack);
     if builds.iter().any(|build| build.initiator.ends_with(&starter)) {

@@ -7,7 +7,7 @@ use stoker_core::names::{CacheRepository, ProjectName};
 use stoker_core::onboard::{Found, TAG};
 use wildmatch::WildMatch;
 
-use super::account::{Which, World, confirm};
+use super::account::{Services, Which, confirm};
 use super::record::{Change, Records, replace};
 use super::source::Sources;
 use crate::outcome::CommandOutcome;
@@ -49,17 +49,17 @@ pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
              what was there before",
         ));
     }
-    let world = World::find().await?;
+    let services = Services::find().await?;
     let sources = Sources::open(&args.which)?;
     let mut plans = Vec::new();
     for name in names {
         let Some(record) = records.of(&name).cloned() else { continue };
-        if record.region != world.region {
+        if record.region != services.region {
             return Err(Problem::usage(
                 format!(
                     "{name} was taken into service in {}, and this is {}",
                     plain(&record.region),
-                    world.region
+                    services.region
                 ),
                 "set AWS_REGION",
             ));
@@ -82,7 +82,7 @@ pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
         return Err(Problem::no("not confirmed: nothing was changed", "say --yes to what is shown"));
     }
     let names: Vec<ProjectName> = plans.iter().map(|(name, _)| name.clone()).collect();
-    let found = world.setup.projects(&names).await.map_err(|error| call_problem(&error))?;
+    let found = services.setup.projects(&names).await.map_err(|error| call_problem(&error))?;
     let mut is_whole = true;
     for (name, mut record) in plans {
         let found = found.iter().find(|found| found.name == name);
@@ -91,7 +91,7 @@ pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
             if records.has_elsewhere(&name, change) {
                 continue;
             }
-            match taken_back(&world, &sources, &name, found, change).await? {
+            match taken_back(&services, &sources, &name, found, change).await? {
                 Ok(more) => crate::outcome::print(&format!("{name}: took back {}{more}\n", change.words())),
                 Err(why) => {
                     crate::outcome::print(&format!("{name}: left {}: {why}\n", change.words()));
@@ -112,7 +112,7 @@ pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
 
 /// Takes one thing back. What is to be said of it; or why it was left.
 async fn taken_back(
-    world: &World,
+    services: &Services,
     sources: &Sources,
     name: &ProjectName,
     found: Option<&Found>,
@@ -124,7 +124,7 @@ async fn taken_back(
         Change::TakeOver { webhook } => {
             let Some(found) = found else { return gone() };
             if found.webhook.is_none() {
-                world.setup.create_webhook(name, webhook).await.map_err(failed)?;
+                services.setup.create_webhook(name, webhook).await.map_err(failed)?;
             }
             Ok(": its address at CodeBuild is a new one".to_owned())
         }
@@ -132,7 +132,8 @@ async fn taken_back(
             if found.is_none() {
                 return gone();
             }
-            let is_set = world.setup.set_buildspec(name, Some(after), Some(before)).await.map_err(failed)?;
+            let is_set =
+                services.setup.set_buildspec(name, Some(after), Some(before)).await.map_err(failed)?;
             if is_set { Ok(String::new()) } else { Err("somebody has changed it since".to_owned()) }
         }
         Change::Proposal { branch, base, file, after, .. } => {
@@ -160,17 +161,17 @@ async fn taken_back(
         }
         Change::Rule { file, text, .. } => rule(file, text),
         Change::Role { role, policy } => {
-            world.setup.detach(role, policy).await.map_err(failed)?;
+            services.setup.detach(role, policy).await.map_err(failed)?;
             Ok(String::new())
         }
         Change::Repository { name: repository, .. } => {
             let Ok(repository) = CacheRepository::new(repository.as_str()) else {
                 return Ok(Err("it is no name of a repository".to_owned()));
             };
-            match world.setup.repository_tags(&repository).await.map_err(failed)? {
+            match services.setup.repository_tags(&repository).await.map_err(failed)? {
                 None => Ok(String::new()),
                 Some(tags) if tags.contains_key(TAG) => {
-                    world.setup.delete_repository(&repository).await.map_err(failed)?;
+                    services.setup.delete_repository(&repository).await.map_err(failed)?;
                     Ok(String::new())
                 }
                 Some(_) => Err(format!("it does not carry the tag {TAG}")),

@@ -10,7 +10,7 @@ use stoker_core::policy::Project;
 use stoker_core::ports::ReadImages as _;
 use stoker_core::provenance::Provenance;
 
-use super::account::{Which, World};
+use super::account::{Services, Which};
 use super::source::Sources;
 use crate::doctor;
 use crate::outcome::CommandOutcome;
@@ -56,7 +56,7 @@ pub(crate) struct Args {
 
 /// Where it stands.
 struct Watch<'w> {
-    world: &'w World,
+    services: &'w Services,
     project: &'w Project,
     starter: String,
     since: Timestamp,
@@ -71,9 +71,9 @@ pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
             "stoker onboard apply writes its rule",
         )
     })?;
-    let world = World::find().await?;
+    let services = Services::find().await?;
     let starter = format!("/{}-start-build", args.stack);
-    let watch = Watch { world: &world, project: &project, starter, since: Timestamp::now(), args };
+    let watch = Watch { services: &services, project: &project, starter, since: Timestamp::now(), args };
     say("waiting for a push of a branch ...");
     let mut seen: Vec<String> = Vec::new();
     for is_second in [false, true] {
@@ -149,10 +149,10 @@ impl Watch<'_> {
         const BEHIND: &str = "see the webhook's recent deliveries at the forge, that the policy is deployed, \
              and what keeps the \
                               push out: stoker simulate";
-        let stack = self.world.stack(&self.args.stack).await?;
+        let stack = self.services.stack(&self.args.stack).await?;
         let which = Which { projects: Vec::new(), checkout: None, forge_url: self.args.forge_url.clone() };
         let names = std::slice::from_ref(&self.args.project);
-        let found = self.world.setup.projects(names).await.map_err(|error| call_problem(&error))?;
+        let found = self.services.setup.projects(names).await.map_err(|error| call_problem(&error))?;
         let forge = found
             .first()
             .map(|found| Sources::open(&which).map(|sources| sources.forge(found)))
@@ -170,7 +170,7 @@ impl Watch<'_> {
     }
 
     async fn builds(&self) -> Result<Vec<PastBuild>, Problem> {
-        let builds = self.world.setup.builds(&self.args.project, self.since, MOST_BUILDS).await;
+        let builds = self.services.setup.builds(&self.args.project, self.since, MOST_BUILDS).await;
         builds.map_err(|error| call_problem(&error))
     }
 
@@ -191,7 +191,7 @@ impl Watch<'_> {
     async fn promoted(&self, line: &Line, id: &str) -> Result<Option<u8>, Problem> {
         let Some(scope) = self.project.scopes().next() else { return Ok(None) };
         let tags = [Tag::line(scope, line)];
-        let images = self.world.aws.images(&self.project.cache_repository, &tags).await;
+        let images = self.services.aws.images(&self.project.cache_repository, &tags).await;
         let images = images.map_err(|error| call_problem(&error))?;
         let manifest = images.into_iter().flatten().next().map(|image| image.manifest);
         let provenance = manifest.and_then(|bytes| Provenance::of_manifest(&bytes));

@@ -177,7 +177,7 @@ async fn read(args: &Args, now: Timestamp) -> Result<Report, Problem> {
                 }
             }
         }
-        report.lost_time.push(lost::lost(project, ended.len(), told.iter().map(why::Told::report)));
+        report.lost_time.push(lost::lost(project, ended.len(), told.iter().map(why::Reported::report)));
     }
     Ok(report)
 }

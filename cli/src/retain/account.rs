@@ -3,15 +3,11 @@
 
 use std::cell::RefCell;
 use std::sync::Arc;
-use std::time::Duration;
 
-use aws_config::retry::RetryConfig;
-use aws_config::timeout::TimeoutConfig;
-use aws_config::{AppName, BehaviorVersion, Region, SdkConfig};
-use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
 use bytes::Bytes;
 use jiff::Timestamp;
 use stoker_aws::{Aws, AwsSettings};
+use stoker_aws_setup::SdkConfig;
 use stoker_core::error::{CallError, Failure, chain};
 use stoker_core::names::{CacheRepository, Digest, ProjectName};
 use stoker_core::ports::{
@@ -22,31 +18,10 @@ use crate::problem::Problem;
 use crate::progress::{Progress, Unit};
 use crate::text::plain;
 
-/// A command may wait longer than a Lambda: throttling ends. `AWS_MAX_ATTEMPTS` says otherwise.
-const ATTEMPTS: u32 = 6;
-
 /// Region, credentials and everything else as the SDK's ordinary chain finds them: environment, profile,
 /// single sign-on and so on.
 pub(crate) async fn config(region: Option<&str>) -> Result<SdkConfig, Problem> {
-    let http = aws_smithy_http_client::Builder::new()
-        .tls_provider(tls::Provider::Rustls(CryptoMode::Ring))
-        .build_https();
-    let timeouts = TimeoutConfig::builder()
-        .connect_timeout(Duration::from_secs(5))
-        .operation_attempt_timeout(Duration::from_secs(30))
-        .build();
-    let mut config =
-        aws_config::defaults(BehaviorVersion::latest()).http_client(http).timeout_config(timeouts);
-    if std::env::var_os("AWS_MAX_ATTEMPTS").is_none() {
-        config = config.retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS));
-    }
-    if let Some(region) = region {
-        config = config.region(Region::new(region.to_owned()));
-    }
-    if let Ok(name) = AppName::new("stoker") {
-        config = config.app_name(name);
-    }
-    let config = config.load().await;
+    let config = stoker_aws_setup::config(region).await;
     if config.region().is_none() {
         return Err(Problem::usage(
             "no AWS region is set",

@@ -124,7 +124,7 @@ pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
         }
     }
     outcome.failed = problem.as_ref().map(|problem| problem.text().to_owned());
-    let text = if args.json { to_json(&outcome) } else { told(&outcome) };
+    let text = if args.json { to_json(&outcome) } else { reported(&outcome) };
     if let Some(problem) = problem {
         // What was deleted is to be known all the same.
         crate::outcome::print(&text);
@@ -204,7 +204,7 @@ async fn carry_out(account: &Account, planned: Planned, args: &Args) -> (Done, O
     }
 }
 
-fn told(outcome: &Outcome) -> String {
+fn reported(outcome: &Outcome) -> String {
     let mut text = String::new();
     for done in &outcome.repositories {
         text += &of_repository(done);

@@ -72,7 +72,7 @@ pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
     let (report, text) = match Policy::load(&args.path) {
         Ok(served) => {
             let report = served_by(policy, &served);
-            let text = told(&report);
+            let text = reported(&report);
             (report, text)
         }
         Err(LoadError::Mistakes(mistakes)) => {
@@ -108,7 +108,7 @@ fn served_by(policy: String, served: &Policy) -> Report {
     Report { policy, sound: true, mistakes: Vec::new(), projects: projects.collect(), globs }
 }
 
-fn told(report: &Report) -> String {
+fn reported(report: &Report) -> String {
     let head = ["PROJECT", "REPOSITORY", "CACHES", "BUILDS WRITE TO", "TARGETS", "RETENTION"];
     let rows = report.projects.iter().map(|served| {
         let writes_to = served.builds_repository.as_ref().unwrap_or(&served.cache_repository);

@@ -221,7 +221,7 @@ pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
         if let Some(image) = one(&args.image, &planned.inventory)? {
             let image = image.clone();
             let life = life(&account, &planned, &image, now).await?;
-            return Ok(CommandOutcome::yes(if args.json { to_json(&life) } else { told(&life, now) }));
+            return Ok(CommandOutcome::yes(if args.json { to_json(&life) } else { reported(&life, now) }));
         }
         searched.push(repository.to_string());
     }
@@ -378,7 +378,7 @@ fn shares(inventory: &Inventory, digest: &Digest) -> (Shares, u64) {
     (shares, alone)
 }
 
-fn told(life: &Life, now: Timestamp) -> String {
+fn reported(life: &Life, now: Timestamp) -> String {
     let Life { repository, verdict, .. } = life;
     let since = |at: Timestamp| format!("{} ({at})", ago(now, Some(at), "at an unknown time"));
     let mut rows = vec![

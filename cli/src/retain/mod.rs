@@ -60,8 +60,8 @@ fn project_name(text: &str) -> Result<ProjectName, InvalidName> {
 
 pub(crate) fn load(path: &Path) -> Result<Policy, Problem> {
     Policy::load(path).map_err(|error| {
-        let told: Vec<String> = chain(&error).lines().map(plain_whole).collect();
-        Problem::usage(told.join("\n"), "correct it, or name another policy with --policy")
+        let reported: Vec<String> = chain(&error).lines().map(plain_whole).collect();
+        Problem::usage(reported.join("\n"), "correct it, or name another policy with --policy")
     })
 }
 

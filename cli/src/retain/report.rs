@@ -150,7 +150,7 @@ impl OfRepository {
             images,
             frees,
         });
-        let told = plan.verdicts.iter().filter(|verdict| all || verdict.action != Action::Keep);
+        let reported = plan.verdicts.iter().filter(|verdict| all || verdict.action != Action::Keep);
         Self {
             repository: plan.repository.to_string(),
             projects: planned.projects.iter().map(|project| project.name.clone()).collect(),
@@ -160,7 +160,7 @@ impl OfRepository {
             refused: plan.refused.clone(),
             notes: plan.notes.clone(),
             rules: rules.collect(),
-            verdicts: told.map(|verdict| Judged::new(planned, verdict)).collect(),
+            verdicts: reported.map(|verdict| Judged::new(planned, verdict)).collect(),
         }
     }
 }

@@ -291,9 +291,9 @@ fn batch(json: &Value) -> Read {
             ));
         };
         let body = serde_json::from_str(body).map_err(|error| not_known(&name, &error.to_string()))?;
-        let told = envelope(body, &name)?;
+        let reported = envelope(body, &name)?;
         let sent = record["attributes"]["SentTimestamp"].as_str().and_then(schedule::sent_at);
-        envelopes.push(Envelope { time: told.time.or(sent), ..told });
+        envelopes.push(Envelope { time: reported.time.or(sent), ..reported });
     }
     if envelopes.is_empty() {
         return Ok((given("queue"), Asked::Ignored("a batch of no messages".to_owned())));

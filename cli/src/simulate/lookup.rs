@@ -213,7 +213,7 @@ pub(super) async fn inputs(
     let environment = BuildInputs::of(project, request, reads).environment(registry.name(), project);
     let names = project.scopes().flat_map(|scope| wanted.tags(scope));
     let names: BTreeMap<Tag, String> = names.map(|(name, tag)| (tag, name)).collect();
-    let told = told(images, project, &names, environment.into_iter().collect());
+    let reported = reported(images, project, &names, environment.into_iter().collect());
     Ok(GivenInputs {
         commit: match &request.subject {
             Subject::Commit(commit) => Some(commit.to_string()),
@@ -222,7 +222,7 @@ pub(super) async fn inputs(
         trust: request.trust.to_string(),
         run_by: Some(request.built_by.clone()),
         reference: request.reference.clone(),
-        ..told
+        ..reported
     })
 }
 
@@ -251,8 +251,8 @@ pub(super) async fn answered(
         (Err(error), _) => return Err(wrong(plain_whole(&stoker_core::error::chain(&error)))),
         (Ok(_), None) => return Err(wrong("it names no project".to_owned())),
     };
-    let told = told(images, &project, &BTreeMap::new(), answer.environment);
-    Ok((project, told))
+    let reported = reported(images, &project, &BTreeMap::new(), answer.environment);
+    Ok((project, reported))
 }
 
 fn not_looked_up(images: &Images<'_>, project: &Project, error: &CallError) -> Problem {
@@ -263,7 +263,7 @@ fn not_looked_up(images: &Images<'_>, project: &Project, error: &CallError) -> P
     }
 }
 
-fn told(
+fn reported(
     images: Images<'_>,
     project: &Project,
     names: &BTreeMap<Tag, String>,

@@ -23,7 +23,7 @@ mod sender;
 pub(crate) use args::Args;
 use input::Asked;
 use lookup::{GivenInputs, Registry};
-use report::{Choice, Report, Told};
+use report::{Choice, Report, Reported};
 
 pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
     let registry = match (&args.registry, args.offline) {
@@ -55,15 +55,15 @@ pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
             report.ignored = Some(why);
         }
         Asked::Question(question) => {
-            let told = answer(&registry, &remotes, &policy, question).await?;
-            report.summary.clone_from(&told.summary);
-            report.events.push(told);
+            let reported = answer(&registry, &remotes, &policy, question).await?;
+            report.summary.clone_from(&reported.summary);
+            report.events.push(reported);
         }
         Asked::Events(envelopes) => {
             for envelope in &envelopes {
                 report.events.push(simulate_event(&registry, &remotes, &policy, envelope, now).await?);
             }
-            let all: Vec<&str> = report.events.iter().map(|told| told.summary.as_str()).collect();
+            let all: Vec<&str> = report.events.iter().map(|reported| reported.summary.as_str()).collect();
             report.summary = all.join(" + ");
         }
     }
@@ -72,8 +72,8 @@ pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
 
 fn policy(args: &Args) -> Result<Policy, Problem> {
     Policy::load(&args.policy).map_err(|error| {
-        let told: Vec<String> = chain(&error).lines().map(plain_whole).collect();
-        Problem::usage(told.join("\n"), "correct it, or name another policy with --policy")
+        let reported: Vec<String> = chain(&error).lines().map(plain_whole).collect();
+        Problem::usage(reported.join("\n"), "correct it, or name another policy with --policy")
     })
 }
 
@@ -84,7 +84,7 @@ async fn simulate_event(
     policy: &Policy,
     envelope: &Envelope,
     now: Timestamp,
-) -> Result<Told, Problem> {
+) -> Result<Reported, Problem> {
     let decisions = simulate(policy, envelope, now);
     let summary = brief(&decisions);
     let mut entries = Vec::new();
@@ -97,7 +97,7 @@ async fn simulate_event(
         };
         entries.push(entry(policy, &decision, build));
     }
-    Ok(Told {
+    Ok(Reported {
         kind: envelope.event.detail_type().to_owned(),
         repository: envelope.event.repository().map(ToString::to_string),
         summary,
@@ -125,7 +125,7 @@ async fn answer(
     remotes: &Remotes,
     policy: &Policy,
     question: serde_json::Value,
-) -> Result<Told, Problem> {
+) -> Result<Reported, Problem> {
     let (project, build) = lookup::answered(registry, remotes, policy, question.clone()).await?;
     let mut text =
         "tells a build that somebody else starts which caches to read and where to export".to_owned();
@@ -145,5 +145,5 @@ async fn answer(
         build: Some(build),
     };
     let repository = Some(project.repository.to_string());
-    Ok(Told { kind: "question".to_owned(), repository, summary, decisions: vec![entry] })
+    Ok(Reported { kind: "question".to_owned(), repository, summary, decisions: vec![entry] })
 }

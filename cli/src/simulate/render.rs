@@ -3,7 +3,7 @@
 use stoker_core::build_inputs::variable;
 
 use super::lookup::{GivenInputs, Look, Looked};
-use super::report::{Report, Told};
+use super::report::{Report, Reported};
 use crate::text::{Align, plain, plain_whole, table};
 
 const LEFT: [Align; 6] = [Align::Left; 6];
@@ -18,17 +18,17 @@ pub(super) fn render(report: &Report) -> String {
         text += &format!("  note: {note}\n");
     }
     if ignored.is_none() {
-        for told in events {
-            text += &event(told, report.offline);
+        for reported in events {
+            text += &event(reported, report.offline);
         }
     }
     text + &format!("In short: {}\n", plain_whole(&report.summary))
 }
 
-fn event(told: &Told, offline: bool) -> String {
-    let of = told.repository.as_ref().map(|name| format!(" of {}", plain(name))).unwrap_or_default();
+fn event(reported: &Reported, offline: bool) -> String {
+    let of = reported.repository.as_ref().map(|name| format!(" of {}", plain(name))).unwrap_or_default();
     let head = ["FUNCTION", "PROJECT", "DECISION", "RULE", "ENTRY", "WHY"].map(str::to_owned).to_vec();
-    let rows = told.decisions.iter().map(|entry| {
+    let rows = reported.decisions.iter().map(|entry| {
         let none = || "-".to_owned();
         vec![
             entry.function.to_owned(),
@@ -41,8 +41,8 @@ fn event(told: &Told, offline: bool) -> String {
         ]
     });
     let rows: Vec<Vec<String>> = std::iter::once(head).chain(rows).collect();
-    let mut text = format!("{}{of}\n{}", plain(&told.kind), table("  ", &LEFT, &rows));
-    for build in told.decisions.iter().filter_map(|entry| entry.build.as_ref()) {
+    let mut text = format!("{}{of}\n{}", plain(&reported.kind), table("  ", &LEFT, &rows));
+    for build in reported.decisions.iter().filter_map(|entry| entry.build.as_ref()) {
         text += &inputs(build, offline);
     }
     text

@@ -19,13 +19,13 @@ pub(super) struct Report {
     pub(super) ignored: Option<String>,
     /// Whether the registry was asked.
     pub(super) offline: bool,
-    pub(super) events: Vec<Told>,
+    pub(super) events: Vec<Reported>,
 }
 
 /// An event, and what it leads to.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Told {
+pub(super) struct Reported {
     pub(super) kind: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) repository: Option<String>,

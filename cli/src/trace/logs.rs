@@ -1,21 +1,16 @@
 //! The lines of the functions' logs that name a commit, by the query of `docs/metrics.md`.
 
-use std::time::Duration;
+use std::collections::BTreeMap;
 
-use aws_config::SdkConfig;
-use aws_sdk_cloudwatchlogs::Client;
-use aws_sdk_cloudwatchlogs::types::{QueryStatus, ResultField};
 use jiff::Timestamp;
 use serde_json::Value;
+use stoker_aws_setup::{SdkConfig, Setup};
 
 use super::report::Step;
-use crate::deployed::{missing, resources};
+use crate::deployed::Missing;
 
 /// Lines that one query answers at most.
 const MOST: usize = 1000;
-/// How often the answer is looked for, and how long between.
-const LOOKS: u32 = 120;
-const PAUSE: Duration = Duration::from_millis(500);
 /// Fields of a line that say more than its message, in the order in which people want them.
 const FIELDS: [&str; 11] = [
     "event.kind",
@@ -31,8 +26,8 @@ const FIELDS: [&str; 11] = [
     "error",
 ];
 
-/// What the logs tell.
-pub(super) struct Told {
+/// What is in the logs.
+pub(super) struct Logged {
     pub(super) steps: Vec<Step>,
     /// Why it is not all.
     pub(super) cut: Option<String>,
@@ -46,9 +41,10 @@ pub(super) async fn read(
     builds: &[&str],
     since: Timestamp,
     until: Timestamp,
-) -> Result<Told, String> {
-    let resources = resources(&aws_sdk_cloudformation::Client::new(config), stack).await;
-    let resources = resources.map_err(|missing| {
+) -> Result<Logged, String> {
+    let setup = Setup::new(config);
+    let resources = setup.resources(stack).await.map_err(|error| {
+        let missing = Missing::from(&error);
         if missing.why.contains("does not exist") {
             format!("there is no stack {stack} here; name it with --stack")
         } else {
@@ -60,27 +56,10 @@ pub(super) async fn read(
     if groups.is_empty() {
         return Err(format!("the stack {stack} has no log groups"));
     }
-    let client = Client::new(config);
-    let asked = client.start_query().set_log_group_names(Some(groups)).query_string(query(commit, builds));
-    let asked = asked.start_time(since.as_second()).end_time(until.as_second() + 1);
-    let started = asked.send().await.map_err(|error| missing("logs:StartQuery", error).text())?;
-    let id = started.query_id().unwrap_or_default();
-    for _ in 0..LOOKS {
-        let answer = client.get_query_results().query_id(id).send().await;
-        let answer = answer.map_err(|error| missing("logs:GetQueryResults", error).text())?;
-        match answer.status() {
-            Some(QueryStatus::Complete) => {
-                let lines = answer.results();
-                let cut = (lines.len() >= MOST).then(|| format!("only the first {MOST} lines were read"));
-                return Ok(Told { steps: lines.iter().filter_map(|line| step(line)).collect(), cut });
-            }
-            Some(QueryStatus::Scheduled | QueryStatus::Running) => tokio::time::sleep(PAUSE).await,
-            other => {
-                return Err(format!("the query ended as {}", other.map_or("unknown", QueryStatus::as_str)));
-            }
-        }
-    }
-    Err("the query did not end within a minute; --days with fewer days reads less".to_owned())
+    let lines = setup.query_logs(groups, query(commit, builds), since, until).await;
+    let lines = lines.map_err(|error| Missing::from(&error).text())?;
+    let cut = (lines.len() >= MOST).then(|| format!("only the first {MOST} lines were read"));
+    Ok(Logged { steps: lines.iter().filter_map(step).collect(), cut })
 }
 
 /// The query: all lines with the commit's hash, and those that know only its builds.
@@ -96,8 +75,8 @@ fn query(commit: &str, builds: &[&str]) -> String {
 }
 
 /// What a line tells. What is no line of Stoker's, such as Lambda's own, tells nothing.
-fn step(line: &[ResultField]) -> Option<Step> {
-    let field = |name: &str| line.iter().find(|field| field.field() == Some(name))?.value();
+fn step(line: &BTreeMap<String, String>) -> Option<Step> {
+    let field = |name: &str| line.get(name).map(String::as_str);
     let json: Value = serde_json::from_str(field("@message")?).ok()?;
     let at: Timestamp = json["timestamp"].as_str()?.parse().ok()?;
     let message = json["message"].as_str()?;
@@ -130,16 +109,16 @@ mod tests {
 
     #[test]
     fn a_line_tells_what_it_is_about() {
-        let field = |name: &str, value: &str| ResultField::builder().field(name).value(value).build();
         let line = |message: &str| {
-            vec![field("@message", message), field("@log", "1:/aws/lambda/stoker-start-build")]
+            let fields = [("@message", message), ("@log", "1:/aws/lambda/stoker-start-build")];
+            BTreeMap::from(fields.map(|(name, value)| (name.to_owned(), value.to_owned())))
         };
         let json = r#"{"timestamp":"2026-11-21T08:00:00.5Z","level":"INFO","message":"build started","line":"main",
             "project.name":"app","reads":"","span":{"event.kind":"BranchPushed","git.commit":"ab"}}"#;
-        let told = step(&line(json)).unwrap();
-        assert_eq!(told.source, "log stoker-start-build");
-        assert_eq!(told.project.as_deref(), Some("app"));
-        assert_eq!(told.what, "build started: event.kind=BranchPushed, line=main");
+        let reported = step(&line(json)).unwrap();
+        assert_eq!(reported.source, "log stoker-start-build");
+        assert_eq!(reported.project.as_deref(), Some("app"));
+        assert_eq!(reported.what, "build started: event.kind=BranchPushed, line=main");
         assert_eq!(step(&line("START RequestId: ab")), None);
         assert_eq!(step(&line("{}")), None);
     }

@@ -29,7 +29,7 @@ mod logs;
 mod render;
 mod report;
 
-use report::{Cache, Silent, Source, Step, Told, Trace};
+use report::{Cache, Reported, Silent, Source, Step, Trace};
 
 /// Manifests are read up to this size, which is more than ECR takes.
 const LARGEST_MANIFEST: usize = 8 << 20;
@@ -130,19 +130,19 @@ pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
         let ids: Vec<&str> =
             trace.builds.iter().filter(|build| build.role == "of").map(|build| build.id.as_str()).collect();
         match logs::read(&config, &args.stack, &trace.commit, &ids, since, now).await {
-            Ok(told) => {
-                trace.steps.extend(told.steps);
-                trace.missing.extend(told.cut.map(|why| Silent { source: "logs", why }));
+            Ok(reported) => {
+                trace.steps.extend(reported.steps);
+                trace.missing.extend(reported.cut.map(|why| Silent { source: "logs", why }));
             }
             Err(why) => trace.missing.push(Silent { source: "logs", why }),
         }
     }
     if let Some(checkout) = &args.why {
-        let ended = |build: &&Told| build.role == "of" && build.ended_at.is_some();
+        let ended = |build: &&Reported| build.role == "of" && build.ended_at.is_some();
         let ids: Vec<String> = trace.builds.iter().filter(ended).map(|build| build.id.clone()).collect();
         for id in ids {
             match why::of_build(&config, &id, checkout).await {
-                Ok(told) => drop(trace.misses.insert(id, told)),
+                Ok(reported) => drop(trace.misses.insert(id, reported)),
                 Err(problem) => {
                     trace.missing.push(Silent { source: "misses", why: problem.text().to_owned() });
                 }
@@ -234,8 +234,8 @@ fn resolved(build: &Build) -> Option<Commit> {
 fn the_one(asked: &Revision, builds: &[Arc<Build>], images: &[Known]) -> Result<Option<Commit>, Problem> {
     let of_builds = builds.iter().flat_map(|build| {
         let inputs = build.inputs.iter();
-        let told = inputs.flat_map(|inputs| inputs.commit.iter().chain(&inputs.merged).cloned());
-        resolved(build).into_iter().chain(told).collect::<Vec<_>>()
+        let reported = inputs.flat_map(|inputs| inputs.commit.iter().chain(&inputs.merged).cloned());
+        resolved(build).into_iter().chain(reported).collect::<Vec<_>>()
     });
     let of_images = images.iter().flat_map(|known| {
         let built = known.says.built.as_ref().map(|built| built.commit.clone());
@@ -261,7 +261,7 @@ fn trace(asked: &Revision, builds: &[Arc<Build>], images: &[Known], now: Timesta
             images.iter().filter(|known| known.says.built.as_ref().is_some_and(|built| built.build == build));
         of.find_map(|known| known.says.reused_percent)
     };
-    let told = builds.iter().filter_map(|build| {
+    let reported = builds.iter().filter_map(|build| {
         let inputs = build.inputs.as_ref();
         let role = role(asked, build, inputs, &own)?;
         // A join is told by what it was joined from.
@@ -275,7 +275,7 @@ fn trace(asked: &Revision, builds: &[Arc<Build>], images: &[Known], now: Timesta
                 line: lines.get(digest).map(|known| name_of(known)),
             })
         });
-        Some(Told {
+        Some(Reported {
             id: build.id.clone(),
             project: build.project.clone(),
             line: inputs.map_or_else(|| "no line of Stoker's".to_owned(), |inputs| inputs.line.to_string()),
@@ -290,7 +290,7 @@ fn trace(asked: &Revision, builds: &[Arc<Build>], images: &[Known], now: Timesta
             reused_percent: hit_rate(&build.id),
         })
     });
-    let mut builds: Vec<Told> = told.collect();
+    let mut builds: Vec<Reported> = reported.collect();
     builds.sort_by(|a, b| (a.started_at, &a.id).cmp(&(b.started_at, &b.id)));
     let mut steps: Vec<Step> = builds.iter().flat_map(steps_of_build).collect();
     steps.extend(images.iter().flat_map(|known| steps_of_image(asked, known)));
@@ -363,8 +363,8 @@ fn cache(asked: &Revision, known: &Known) -> Option<Cache> {
     })
 }
 
-fn steps_of_build(build: &Told) -> Vec<Step> {
-    let Told { id, line, role, reason, status, seconds, given, reused_percent, .. } = build;
+fn steps_of_build(build: &Reported) -> Vec<Step> {
+    let Reported { id, line, role, reason, status, seconds, given, reused_percent, .. } = build;
     let step = |at: Timestamp, what: String| Step {
         at,
         source: "codebuild".to_owned(),

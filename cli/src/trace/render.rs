@@ -24,8 +24,8 @@ pub(super) fn text(trace: &Trace, days: usize) -> String {
             text += &format!("  {}\n", of_cache(cache));
         }
     }
-    for (build, told) in &trace.misses {
-        text += &format!("build {}\n{}", plain(build), crate::why::text(told));
+    for (build, reported) in &trace.misses {
+        text += &format!("build {}\n{}", plain(build), crate::why::text(reported));
     }
     for Silent { source, why } in &trace.missing {
         text += &format!("not all is known, {source}: {}\n", plain_whole(why));

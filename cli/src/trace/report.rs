@@ -16,12 +16,12 @@ pub(super) struct Trace {
     pub(super) at: Timestamp,
     /// All that is known, by time.
     pub(super) steps: Vec<Step>,
-    pub(super) builds: Vec<Told>,
+    pub(super) builds: Vec<Reported>,
     /// Caches that are there.
     pub(super) caches: Vec<Cache>,
     /// Why steps of its builds ran, by the builds' ids.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub(super) misses: BTreeMap<String, why::Told>,
+    pub(super) misses: BTreeMap<String, why::Reported>,
     /// Sources that tell nothing, and why.
     pub(super) missing: Vec<Silent>,
 }
@@ -41,7 +41,7 @@ pub(super) struct Step {
 /// A build that has to do with the commit.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Told {
+pub(super) struct Reported {
     pub(super) id: String,
     pub(super) project: ProjectName,
     pub(super) line: String,

@@ -7,13 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use aws_config::SdkConfig;
 use buildkit_cache::IMPORT_LIMIT;
 use cache_misses::{Build, Elsewhere, Evidence, Given, Llb, Log, Past, Relation, Report, explain};
 use clap::Parser as _;
 use dockerfile_keys::{Memory, Options, Plan, normal};
 use jiff::Timestamp;
 use serde::Serialize;
+use stoker_aws_setup::SdkConfig;
 use stoker_core::names::{Platform, ProjectName};
 
 use crate::cache::to_json;
@@ -111,7 +111,7 @@ pub(crate) struct Args {
 /// What is told of a build.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Told {
+pub(crate) struct Reported {
     commit: String,
     /// How many commits before it were looked at.
     commits: usize,
@@ -124,7 +124,7 @@ pub(crate) struct Told {
     missing: Vec<String>,
 }
 
-impl Told {
+impl Reported {
     /// The causes.
     pub(crate) fn report(&self) -> &Report {
         &self.report
@@ -145,13 +145,13 @@ pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
         (None, Some(log)) => of_arguments(args, log)?,
         (None, None) => return Err(Problem::usage("no build is named", "see `stoker why --help`")),
     };
-    let told = tell(args, &remotes, sources).await?;
-    let text = if args.json { to_json(&told) } else { text(&told) };
+    let reported = tell(args, &remotes, sources).await?;
+    let text = if args.json { to_json(&reported) } else { text(&reported) };
     Ok(CommandOutcome::yes(text))
 }
 
 /// What is told of a build of the stack, by the checkout in a directory.
-pub(crate) async fn of_build(config: &SdkConfig, id: &str, git: &Path) -> Result<Told, Problem> {
+pub(crate) async fn of_build(config: &SdkConfig, id: &str, git: &Path) -> Result<Reported, Problem> {
     #[derive(clap::Parser)]
     struct CommandLine {
         #[command(flatten)]
@@ -166,7 +166,7 @@ pub(crate) async fn of_build(config: &SdkConfig, id: &str, git: &Path) -> Result
 }
 
 /// Reads the caches, and tells.
-async fn tell(args: &Args, remotes: &Remotes, mut sources: Sources) -> Result<Told, Problem> {
+async fn tell(args: &Args, remotes: &Remotes, mut sources: Sources) -> Result<Reported, Problem> {
     sources.commit = args.commit.clone().unwrap_or(sources.commit);
     let log = Log::read(&sources.log);
     let [.., build] = log.builds.as_slice() else {
@@ -242,7 +242,12 @@ struct Known<'a> {
 }
 
 /// Reads the commits, and tells.
-fn of_checkout(args: &Args, commit: &str, known: &Known<'_>, missing: Vec<String>) -> Result<Told, Problem> {
+fn of_checkout(
+    args: &Args,
+    commit: &str,
+    known: &Known<'_>,
+    missing: Vec<String>,
+) -> Result<Reported, Problem> {
     let repository = Repository::open(&args.git)?;
     let line = repository.first_parents(commit, args.commits as usize + 1)?;
     let Some((head, earlier)) = line.split_first() else {
@@ -311,7 +316,7 @@ fn of_checkout(args: &Args, commit: &str, known: &Known<'_>, missing: Vec<String
         return Err(problem);
     }
     let pull_requests = pull_requests(&report, &line);
-    Ok(Told { commit: head.id.clone(), commits: past.len(), report, pull_requests, missing })
+    Ok(Reported { commit: head.id.clone(), commits: past.len(), report, pull_requests, missing })
 }
 
 /// The pull requests of the commits that a report names.
@@ -357,7 +362,8 @@ mod tests {
         });
         let report = Report { misses: misses.to_vec(), ..Report::default() };
         let pull_requests = pull_requests(&report, &line);
-        let told = Told { commit: "a".repeat(40), commits: 3, report, pull_requests, missing: Vec::new() };
+        let told =
+            Reported { commit: "a".repeat(40), commits: 3, report, pull_requests, missing: Vec::new() };
         let text = text(&told);
         for expected in [
             "new in bbbbbbb (pull request #812)\n",

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use cache_misses::{Cause, Miss};
 
-use super::Told;
+use super::Reported;
 use crate::text::{Align, count, plain, plain_whole, table};
 
 /// Names of steps are cut to so many characters.
@@ -12,14 +12,14 @@ const WIDTH: usize = 60;
 /// How many names are written out.
 const NAMES: usize = 3;
 
-pub(crate) fn text(told: &Told) -> String {
-    let report = &told.report;
-    let mut text = format!("commit {}\n", plain(&told.commit));
+pub(crate) fn text(reported: &Reported) -> String {
+    let report = &reported.report;
+    let mut text = format!("commit {}\n", plain(&reported.commit));
     if report.misses.is_empty() {
         return text + &format!("  {} reused; nothing ran\n", count(report.reused, "step"));
     }
     let mut rows = vec![["STEP", "TIME", "WHY"].map(str::to_owned).to_vec()];
-    rows.extend(report.misses.iter().map(|miss| row(miss, &told.pull_requests)));
+    rows.extend(report.misses.iter().map(|miss| row(miss, &reported.pull_requests)));
     text += &table("  ", &[Align::Left, Align::Right, Align::Left], &rows);
     text += &format!(
         "{} ran, {} reused; lost to misses {}, unavoidable {}\n",
@@ -28,7 +28,7 @@ pub(crate) fn text(told: &Told) -> String {
         seconds(report.lost_seconds),
         seconds(report.unavoidable_seconds)
     );
-    for why in &told.missing {
+    for why in &reported.missing {
         text += &format!("not all is known: {}\n", plain_whole(why));
     }
     text

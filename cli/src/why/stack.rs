@@ -1,15 +1,13 @@
 //! A build of the stack: CodeBuild says what it was given and where its log is, the registry what lines hold and held.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use aws_config::SdkConfig;
-use aws_sdk_codebuild::types::Build;
 use cache_misses::Relation;
 use jiff::{SignedDuration, Timestamp};
+use stoker_aws_setup::{SdkConfig, Setup};
 use stoker_core::build_inputs::{GivenInputs, variable};
-use stoker_core::error::chain;
 use stoker_core::names::{Digest, Line, ProjectName, Revision, Tag};
+use stoker_core::onboard::PastBuild;
 use stoker_core::ports::ReadBuilds as _;
 use stoker_core::provenance::Provenance;
 
@@ -18,7 +16,7 @@ use crate::lines;
 use crate::problem::Problem;
 use crate::reference::{Reference, Version};
 use crate::remote::{self, Remotes};
-use crate::retain::{Account, call_problem, call_words};
+use crate::retain::{Account, call_problem};
 use crate::text::plain;
 
 /// Caches that a line left, and other lines, that are looked into at most, the nearest first.
@@ -56,21 +54,20 @@ pub(super) async fn newest(config: &SdkConfig, project: &ProjectName, of: &str) 
 
 /// Finds what is known of a build.
 pub(super) async fn find(config: &SdkConfig, remotes: &Remotes, id: &str) -> Result<Sources, Problem> {
-    let asked = aws_sdk_codebuild::Client::new(config).batch_get_builds().ids(id).send().await;
-    let asked = asked.map_err(|error| failed("codebuild:BatchGetBuilds", &error))?;
-    let Some(build) = asked.builds().first() else {
+    let setup = Setup::new(config);
+    let builds = setup.builds_of(vec![id.to_owned()]).await.map_err(|error| call_problem(&error))?;
+    let Some(PastBuild { variables, resolved, log, started_at, .. }) = builds.into_iter().next() else {
         return Err(Problem::usage(
             format!("CodeBuild knows no build {}", plain(id)),
             "name it as CodeBuild does, PROJECT:UUID; `stoker trace COMMIT` lists those of a commit",
         ));
     };
-    let variables: BTreeMap<&str, &str> = build
-        .environment()
-        .map(aws_sdk_codebuild::types::ProjectEnvironment::environment_variables)
-        .unwrap_or_default()
-        .iter()
-        .map(|variable| (variable.name(), variable.value()))
-        .collect();
+    let log = log.ok_or_else(|| {
+        Problem::failed(
+            "the build has no log in CloudWatch Logs".to_owned(),
+            "name a file with --log; a project whose logs go elsewhere, or nowhere, has none here",
+        )
+    })?;
     // Of several targets each has variables of its own, with a suffix.
     let references = |name: &str| -> Vec<Reference> {
         let of = variables.iter().filter(|(known, _)| known.starts_with(name));
@@ -78,8 +75,7 @@ pub(super) async fn find(config: &SdkConfig, remotes: &Remotes, id: &str) -> Res
     };
     let from = references(variable::REFS);
     let mut exports = references(variable::EXPORT_REF);
-    let commit = variables.get(variable::COMMIT).map(|commit| (*commit).to_owned());
-    let commit = commit.or_else(|| build.resolved_source_version().map(str::to_owned));
+    let commit = variables.get(variable::COMMIT).cloned().or(resolved);
     let commit = commit.ok_or_else(|| {
         Problem::failed(
             format!("nothing says which commit {} built", plain(id)),
@@ -87,7 +83,7 @@ pub(super) async fn find(config: &SdkConfig, remotes: &Remotes, id: &str) -> Res
         )
     })?;
     let mut sources = Sources {
-        log: log(config, build).await?,
+        log: setup.log(&log, LARGEST_LOG.into()).await.map_err(|error| call_problem(&error))?,
         from,
         export: exports.pop(),
         elsewhere: Vec::new(),
@@ -100,8 +96,7 @@ pub(super) async fn find(config: &SdkConfig, remotes: &Remotes, id: &str) -> Res
             .push("the build has several targets: --log, --from and --export tell of one".to_owned());
     }
     let line = variables.get(variable::LINE).and_then(|line| Line::parse(line).ok());
-    let started = build.start_time().and_then(|time| Timestamp::from_second(time.secs()).ok());
-    match around(remotes, &sources, line.as_ref(), started).await {
+    match around(remotes, &sources, line.as_ref(), started_at).await {
         Ok(places) => sources.elsewhere = places,
         Err(problem) => sources.missing.push(problem.text().to_owned()),
     }
@@ -113,7 +108,7 @@ async fn around(
     remotes: &Remotes,
     sources: &Sources,
     line: Option<&Line>,
-    started: Option<Timestamp>,
+    started: Timestamp,
 ) -> Result<Vec<Place>, Problem> {
     let Some(given) = sources.from.first().or(sources.export.as_ref()) else { return Ok(Vec::new()) };
     let repository = given.whole_repository();
@@ -135,7 +130,7 @@ async fn around(
         match place.left_at {
             // What it left after the build began, it may have been given.
             Some(at) if is_own || place.line.is_main() => {
-                let is_before = started.is_none_or(|started| at <= started);
+                let is_before = at <= started;
                 let is_rollback = rolled_back.is_some_and(|back| at.duration_since(back).abs() <= AROUND);
                 if is_before && earlier.len() < EARLIER {
                     let relation = if is_rollback { Relation::RolledBack } else { Relation::Before };
@@ -161,40 +156,4 @@ fn digest(reference: &Reference) -> Option<&Digest> {
         Version::Digest(digest) => Some(digest),
         Version::Tag(_) => None,
     }
-}
-
-/// Reads a build's log from CloudWatch Logs.
-async fn log(config: &SdkConfig, build: &Build) -> Result<String, Problem> {
-    let place = build.logs().and_then(|logs| Some((logs.group_name()?, logs.stream_name()?)));
-    let (group, stream) = place.ok_or_else(|| {
-        Problem::failed(
-            "the build has no log in CloudWatch Logs".to_owned(),
-            "name a file with --log; a project whose logs go elsewhere, or nowhere, has none here",
-        )
-    })?;
-    let client = aws_sdk_cloudwatchlogs::Client::new(config);
-    let (mut text, mut token) = (String::new(), None::<String>);
-    loop {
-        let page =
-            client.get_log_events().log_group_name(group).log_stream_name(stream).start_from_head(true);
-        let page = page.set_next_token(token.clone()).send().await;
-        let page = page.map_err(|error| failed("logs:GetLogEvents", &error))?;
-        for event in page.events() {
-            let message = event.message().unwrap_or_default();
-            text.push_str(message);
-            text.push_str(if message.ends_with('\n') { "" } else { "\n" });
-        }
-        let next = page.next_forward_token().map(str::to_owned);
-        // At the end the token stays the same.
-        if next.is_none() || next == token || text.len() > LARGEST_LOG as usize {
-            return Ok(text);
-        }
-        token = next;
-    }
-}
-
-fn failed(call: &str, error: &(dyn std::error::Error + 'static)) -> Problem {
-    let next = "check `aws sts get-caller-identity`, AWS_REGION, and that this identity may do that; cli/README.md has \
-                the permissions";
-    Problem::failed(format!("{call}: {}", call_words(&chain(error))), next)
 }

@@ -144,7 +144,7 @@ fn json_of(ran: &Ran, code: i32) -> Value {
 }
 
 /// What is not ok: the thing, the check and its state.
-fn told(report: &Value) -> Vec<String> {
+fn reported(report: &Value) -> Vec<String> {
     let groups = report["groups"].as_array().unwrap();
     let checks = groups
         .iter()
@@ -163,14 +163,14 @@ fn told(report: &Value) -> Vec<String> {
 }
 
 async fn examined(account: &Account, code: i32) -> Vec<String> {
-    told(&json_of(&account.stoker(POLICY, "doctor --policy POLICY --json").await, code))
+    reported(&json_of(&account.stoker(POLICY, "doctor --policy POLICY --json").await, code))
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sound_account_is_sound_and_left_as_it_is() {
     let account = sound().await;
     let report = json_of(&account.stoker(POLICY, "doctor --policy POLICY --json").await, 0);
-    assert_eq!(told(&report), [""; 0]);
+    assert_eq!(reported(&report), [""; 0]);
     assert_eq!(report["counts"]["wrong"], 0);
     assert_eq!(
         report["counts"]["ok"].as_u64().unwrap(),
@@ -345,8 +345,8 @@ async fn each_defect_of_projects_is_reported_by_its_own_check_alone() {
     assert_eq!(examined(&account, 1).await, [format!("{forks}: exists wrong")]);
     let account = sound().await;
     account.env().codebuild[1]["serviceRole"] = json!(role("builds"));
-    let told = examined(&account, 1).await;
-    assert_eq!(told, [format!("{forks}: own role wrong"), format!("{forks}: role's border wrong")]);
+    let reported = examined(&account, 1).await;
+    assert_eq!(reported, [format!("{forks}: own role wrong"), format!("{forks}: role's border wrong")]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -354,12 +354,12 @@ async fn defects_of_lines_are_reported() {
     let account = sound().await;
     let digest = account.digests(LINES).remove(0);
     account.env().archived.push(digest);
-    let told = examined(&account, 1).await;
-    assert!(told.contains(&"repository stoker/app: archived wrong".to_owned()), "{told:?}");
+    let reported = examined(&account, 1).await;
+    assert!(reported.contains(&"repository stoker/app: archived wrong".to_owned()), "{reported:?}");
     let account = sound().await;
     account.env().missing_layers.push(Digest::of(b"base").to_string());
-    let told = examined(&account, 1).await;
-    assert_eq!(told, ["repository stoker/app: layers wrong", "assumptions: layer availability unknown"]);
+    let reported = examined(&account, 1).await;
+    assert_eq!(reported, ["repository stoker/app: layers wrong", "assumptions: layer availability unknown"]);
     let account = sound().await;
     let cold = cache(
         "cold",
@@ -374,8 +374,8 @@ async fn defects_of_lines_are_reported() {
         ["repository stoker/app: other tags warn", "project app: cache hit rate warn"]
     );
     account.env().repositories.remove(LINES);
-    let told = examined(&account, 1).await;
-    assert!(told.contains(&"repository stoker/app: exists wrong".to_owned()), "{told:?}");
+    let reported = examined(&account, 1).await;
+    assert!(reported.contains(&"repository stoker/app: exists wrong".to_owned()), "{reported:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -429,9 +429,9 @@ async fn what_may_not_be_looked_at_is_unknown_and_says_why() {
         let account = sound().await;
         account.env().failing.push((call.to_owned(), 99, "AccessDeniedException"));
         let report = json_of(&account.stoker(POLICY, "doctor --policy POLICY --json").await, 0);
-        let told = told(&report);
-        assert!(told.contains(&expected.to_owned()), "{call}: {told:?}");
-        assert!(told.iter().all(|told| told.ends_with(" unknown")), "{call}: {told:?}");
+        let reported = reported(&report);
+        assert!(reported.contains(&expected.to_owned()), "{call}: {reported:?}");
+        assert!(reported.iter().all(|reported| reported.ends_with(" unknown")), "{call}: {reported:?}");
         assert!(
             report.to_string().contains(&format!("allow {action} to whoever runs this")),
             "{call}: {report}"
@@ -517,5 +517,5 @@ async fn one_project_or_repository_can_be_chosen() {
     let globs = two.replace("name: web", "name: \"web*\"").replace("example/web", "example/{project}");
     account.env().failing.push(("ListProjects".to_owned(), 99, "AccessDeniedException"));
     let report = json_of(&account.stoker(&globs, "doctor --policy POLICY --json").await, 0);
-    assert_eq!(told(&report), ["account: projects of globs unknown"]);
+    assert_eq!(reported(&report), ["account: projects of globs unknown"]);
 }

@@ -399,14 +399,14 @@ async fn each_kind_of_advice_is_told_where_it_saves_something() {
         repository.commit("Change", 2000, &[begin], &[("Dockerfile", after), (path, "2")]);
         repository.write();
         let forecast = repository.json(&[]).await;
-        let told: Vec<(&str, Option<u64>)> = forecast["advice"]
+        let reported: Vec<(&str, Option<u64>)> = forecast["advice"]
             .as_array()
             .unwrap()
             .iter()
             .map(|advice| (advice["kind"].as_str().unwrap(), advice["line"].as_u64()))
             .collect();
         let expected: Vec<_> = if kind.is_empty() { vec![] } else { vec![(kind, line)] };
-        assert_eq!(told, expected, "{before}");
+        assert_eq!(reported, expected, "{before}");
     }
 }
 

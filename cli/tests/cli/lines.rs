@@ -213,10 +213,10 @@ async fn history_is_reported_the_newest_first() {
     assert!(ran.out.contains("stays as long as the policy says (`retention.history`)"), "{}", ran.out);
     let json = json_of(&stoker(&format!("history {}/app main --json", fake.address)).await.out);
     assert_eq!((&json["line"], json["caches"].as_array().unwrap().len()), (&json!("main"), 3));
-    let told: Vec<(&Value, &Value)> =
+    let reported: Vec<(&Value, &Value)> =
         json["caches"].as_array().unwrap().iter().map(|cache| (&cache["tag"], &cache["leftAt"])).collect();
     assert_eq!(
-        told,
+        reported,
         [
             (&json!("app.main"), &Value::Null),
             (&json!(newer), &json!("2026-01-03T10:00:00Z")),

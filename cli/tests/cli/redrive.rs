@@ -165,11 +165,11 @@ async fn with_yes_everything_goes_back_where_it_was_to_go() {
     assert_eq!(of_queue(&account, "WarmQueue").0, [(tick(), None)]);
     assert_eq!(of_queue(&account, DEAD).1, ["4", "6", "7", "8"]);
     assert_eq!(account.count(&format!("moves {}", arn("PromotionDeadLetters"))), 1);
-    let told: Value = serde_json::from_str(&ran.out).unwrap();
-    assert_eq!(told["applied"], true);
-    assert_eq!((&told["queues"][0]["seen"], &told["queues"][0]["sent"]), (&json!(8), &json!(4)));
-    assert_eq!(told["queues"][1]["movesWhole"], true);
-    let group = &told["queues"][0]["groups"][0];
+    let reported: Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!(reported["applied"], true);
+    assert_eq!((&reported["queues"][0]["seen"], &reported["queues"][0]["sent"]), (&json!(8), &json!(4)));
+    assert_eq!(reported["queues"][1]["movesWhole"], true);
+    let group = &reported["queues"][0]["groups"][0];
     assert_eq!(
         (&group["times"], &group["to"], &group["oldest"]),
         (&json!(2), &json!("StartQueue"), &json!("2026-11-18T11:06:40Z"))

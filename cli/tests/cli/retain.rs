@@ -124,8 +124,8 @@ async fn a_mixed_repository_is_planned_and_left_as_it_is() {
     assert_eq!((&of("idle")["line"], &of("idle")["project"]), (&json!("branch/idle"), &json!("app")));
     assert_eq!(of("living")["line"], "branch.living", "a name that is not the tag's is a lie");
 
-    let told = json_of(&account.stoker(&policy(""), "plan --policy POLICY --json").await, 0);
-    assert_eq!(said(&told, &images).len(), 5, "what is kept is summed up");
+    let reported = json_of(&account.stoker(&policy(""), "plan --policy POLICY --json").await, 0);
+    assert_eq!(said(&reported, &images).len(), 5, "what is kept is summed up");
     let ran = account.stoker(&policy(""), "plan --policy POLICY").await;
     assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{}", ran.err);
     for line in [
@@ -511,9 +511,9 @@ async fn a_policy_is_checked() {
         ran.out
     );
     assert!(ran.out.contains("  app      github.com/example/app  stoker/app"), "{}", ran.out);
-    let told = json_of(&check(&sound, &["--json"]).await, 0);
+    let reported = json_of(&check(&sound, &["--json"]).await, 0);
     assert_eq!(
-        (&told["sound"], &told["globs"], &told["projects"][0]["mode"]),
+        (&reported["sound"], &reported["globs"], &reported["projects"][0]["mode"]),
         (&json!(true), &json!(["team-*"]), &json!("apply"))
     );
     let wrong = "version: 1\nprojects:\n  - nam: app\n    repository: here\n  - name: b\n    repository: \
@@ -522,8 +522,11 @@ async fn a_policy_is_checked() {
     assert_eq!(ran.code, 1, "{}", ran.err);
     assert!(ran.out.contains("policy.yaml:3:") && ran.out.contains("policy.yaml:7:"), "{}", ran.out);
     assert!(!ran.out.contains('\u{202e}'));
-    let told = json_of(&check(wrong, &["--json"]).await, 1);
-    assert!(told["mistakes"].as_array().unwrap().len() >= 3 && told["mistakes"][0]["line"] == 3, "{told}");
+    let reported = json_of(&check(wrong, &["--json"]).await, 1);
+    assert!(
+        reported["mistakes"].as_array().unwrap().len() >= 3 && reported["mistakes"][0]["line"] == 3,
+        "{reported}"
+    );
     let ran = home.stoker("policy check /nowhere/policy.yaml").await;
     assert_eq!(ran.code, 2, "{}", ran.err);
 }

@@ -112,16 +112,16 @@ async fn a_payload_alone_is_read_with_its_forge_and_event() {
         (&bitbucket, "bitbucket", "repo:push", "receive-webhook-bitbucket-push"),
     ] {
         let words = ["--json", "--forge", forge, "--event", event];
-        let told = json_of(&simulate(policy, &words, &payload(name)).await);
-        assert_eq!(told["summary"], "build branch/feature-a", "{forge}");
+        let reported = json_of(&simulate(policy, &words, &payload(name)).await);
+        assert_eq!(reported["summary"], "build branch/feature-a", "{forge}");
         assert_eq!(
-            (&told["input"], &told["forge"], &told["event"]),
+            (&reported["input"], &reported["forge"], &reported["event"]),
             (&json!("payload"), &json!(forge), &json!(event))
         );
     }
     let event = read("receive-codecommit-branch-created").to_string();
-    let told = json_of(&simulate(&codecommit, &["--json", "--forge", "codecommit", "-"], &event).await);
-    assert_eq!(told["summary"], "build branch/feature-a");
+    let reported = json_of(&simulate(&codecommit, &["--json", "--forge", "codecommit", "-"], &event).await);
+    assert_eq!(reported["summary"], "build branch/feature-a");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -186,9 +186,10 @@ async fn what_is_not_understood_says_what_to_do() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_would_be_refused_is_said_and_decided_all_the_same() {
     let notes = async |request: &Value, at: &str| {
-        let told = json_of(&simulate_at(POLICY, &["--offline", "--json", at], &request.to_string()).await);
-        assert_eq!(told["summary"], "build branch/feature-a");
-        told["notes"]
+        let reported =
+            json_of(&simulate_at(POLICY, &["--offline", "--json", at], &request.to_string()).await);
+        assert_eq!(reported["summary"], "build branch/feature-a");
+        reported["notes"]
             .as_array()
             .unwrap()
             .iter()
@@ -212,17 +213,17 @@ async fn the_time_of_a_tick_is_that_of_the_command_line_unless_it_has_one() {
             r#"{{"source":"stoker","detail-type":"NightlyWarm",{time}"detail":{{"slots":2,"every_minutes":1}}}}"#
         )
     };
-    let told = async |tick: &str, at: &str| {
+    let reported = async |tick: &str, at: &str| {
         let ran = simulate_at(POLICY, &["--offline", "--json", &format!("--at={at}")], tick).await;
         json_of(&ran)["summary"].as_str().unwrap().to_owned()
     };
     let (even, odd) = ("2026-11-21T02:00:00Z", "2026-11-21T02:01:00Z");
-    let mut summaries = [told(&tick(""), even).await, told(&tick(""), odd).await];
-    let own = told(&tick(&format!(r#""time":"{even}","#)), odd).await;
+    let mut summaries = [reported(&tick(""), even).await, reported(&tick(""), odd).await];
+    let own = reported(&tick(&format!(r#""time":"{even}","#)), odd).await;
     assert_eq!(own, summaries[0]);
     let sent = even.parse::<jiff::Timestamp>().unwrap().as_millisecond().to_string();
     let queued = json!({"Records": [{"body": tick(""), "attributes": {"SentTimestamp": sent}}]}).to_string();
-    assert_eq!(told(&queued, odd).await, summaries[0]);
+    assert_eq!(reported(&queued, odd).await, summaries[0]);
     summaries.sort();
     assert_eq!(summaries, ["no warming: event", "warm main"]);
 }
@@ -242,8 +243,8 @@ async fn what_a_build_would_be_given_is_looked_up() {
     fake.put("stoker/app", &format!("app.commit.{}", "5".repeat(40)), "five");
     let words = ["--registry", &registry, AT];
     let push = file("receive-webhook-push-first");
-    let told = json_of(&simulate_at(POLICY, &[&words[..], &["--json", &push]].concat(), "").await);
-    let build = &told["events"][0]["decisions"][0]["build"];
+    let reported = json_of(&simulate_at(POLICY, &[&words[..], &["--json", &push]].concat(), "").await);
+    let build = &reported["events"][0]["decisions"][0]["build"];
     let looks = |build: &Value| -> Vec<(String, Value, String)> {
         let looks = build["targets"][0]["looksAt"].as_array().unwrap();
         let look = |look: &Value| {
@@ -283,9 +284,9 @@ async fn what_a_build_would_be_given_is_looked_up() {
         env.tags.insert(("stoker/app".to_owned(), "app.branch.feature-a".to_owned()), digest);
     }
     for example in ["receive-webhook-push", "resolve-cache"] {
-        let told =
+        let reported =
             json_of(&simulate_at(POLICY, &[&words[..], &["--json", &file(example)]].concat(), "").await);
-        let looks = looks(&told["events"][0]["decisions"][0]["build"]);
+        let looks = looks(&reported["events"][0]["decisions"][0]["build"]);
         assert_eq!((&looks[0].1, &looks[1].1), (&json!(false), &json!(true)), "{looks:?}");
         assert!(!looks[0].2.is_empty() && looks[0].0.starts_with("branch"), "{looks:?}");
     }
@@ -296,8 +297,8 @@ async fn what_a_build_would_be_given_is_looked_up() {
 
     // A repository that is not there yet is as good as empty; a registry that does not answer is a failure.
     let elsewhere = POLICY.to_owned() + "    cache-repository: stoker/elsewhere\n";
-    let told = json_of(&simulate_at(&elsewhere, &[&words[..], &["--json", &push]].concat(), "").await);
-    assert_eq!(looks(&told["events"][0]["decisions"][0]["build"])[0].2, "nothing is there");
+    let reported = json_of(&simulate_at(&elsewhere, &[&words[..], &["--json", &push]].concat(), "").await);
+    assert_eq!(looks(&reported["events"][0]["decisions"][0]["build"])[0].2, "nothing is there");
     fake.env().status = Some(axum::http::StatusCode::SERVICE_UNAVAILABLE);
     let ran = simulate_at(POLICY, &[&words[..], &[&push]].concat(), "").await;
     assert_eq!((ran.code, ran.err.contains("cannot look up the caches of app")), (3, true), "{}", ran.err);
@@ -314,8 +315,8 @@ async fn what_is_too_large_for_a_variable_is_said() {
     let push = file("receive-webhook-push");
     let ran = simulate_at(&policy, &[AT, "--offline", &push], "").await;
     assert!(ran.out.contains("  left out    STOKER_BAKE: "), "{}{}", ran.out, ran.err);
-    let told = json_of(&simulate_at(&policy, &[AT, "--offline", "--json", &push], "").await);
-    let build = &told["events"][0]["decisions"][0]["build"];
+    let reported = json_of(&simulate_at(&policy, &[AT, "--offline", "--json", &push], "").await);
+    let build = &reported["events"][0]["decisions"][0]["build"];
     assert!(build["leftOut"].is_string() && build["environment"].get("STOKER_BAKE").is_none());
 }
 
@@ -341,8 +342,8 @@ async fn why_a_new_branch_builds_all_of_a_monorepo_is_said() {
     };
     let words = ["--forge", "github", "--event", "push", "--json"];
     let texts = async |created: bool| {
-        let told = json_of(&simulate(&policy, &words, &push(created)).await);
-        let decisions = told["events"][0]["decisions"].as_array().unwrap().iter();
+        let reported = json_of(&simulate(&policy, &words, &push(created)).await);
+        let decisions = reported["events"][0]["decisions"].as_array().unwrap().iter();
         let of = |entry: &Value| {
             (entry["rule"].as_str().unwrap().to_owned(), entry["text"].as_str().unwrap().to_owned())
         };
@@ -364,10 +365,13 @@ async fn json_is_for_programs() {
     let policy = POLICY.to_owned()
         + "    targets: [{ name: api, platforms: [linux/amd64, linux/arm64] }, { name: worker }]\n";
     let words = ["--json", "--registry", "registry.example"];
-    let told =
+    let reported =
         json_of(&simulate(&policy, &[&words[..], &[&file("receive-webhook-push")]].concat(), "").await);
-    assert_eq!(keys(&told), ["event", "events", "forge", "input", "notes", "offline", "policy", "summary"]);
-    let event = &told["events"][0];
+    assert_eq!(
+        keys(&reported),
+        ["event", "events", "forge", "input", "notes", "offline", "policy", "summary"]
+    );
+    let event = &reported["events"][0];
     assert_eq!(keys(event), ["decisions", "kind", "repository", "summary"]);
     let decision = &event["decisions"][0];
     let expected =
@@ -402,12 +406,12 @@ async fn json_is_for_programs() {
             target["flags"].as_str().unwrap().contains(&format!("ref=registry.example/stoker/app:{tag},"))
         );
     }
-    let told = json_of(&simulate(POLICY, &["--json", &file("receive-webhook-ping")], "").await);
-    assert_eq!((&told["ignored"], &told["events"]), (&json!("pong"), &json!([])));
+    let reported = json_of(&simulate(POLICY, &["--json", &file("receive-webhook-ping")], "").await);
+    assert_eq!((&reported["ignored"], &reported["events"]), (&json!("pong"), &json!([])));
     let forks = POLICY.to_owned() + "    builds: { forks: { build: read-only, project: app-forks } }\n";
-    let told =
+    let reported =
         json_of(&simulate(&forks, &["--json", &file("receive-webhook-pull-request-from-fork")], "").await);
-    let build = &told["events"][0]["decisions"][0]["build"];
+    let build = &reported["events"][0]["decisions"][0]["build"];
     assert_eq!(
         (&build["trust"], &build["runBy"], &build["reference"]),
         (&json!("fork"), &json!("app-forks"), &json!("refs/pull/7/head"))

@@ -131,22 +131,22 @@ async fn programs_read_the_same() {
     let account = merged().await;
     let ran = trace(&account, &format!("{} --project app --json", commit())).await;
     assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{}", ran.out);
-    let told: Value = serde_json::from_str(&ran.out).unwrap();
+    let reported: Value = serde_json::from_str(&ran.out).unwrap();
     let roles: Vec<&str> =
-        told["builds"].as_array().unwrap().iter().map(|of| of["role"].as_str().unwrap()).collect();
+        reported["builds"].as_array().unwrap().iter().map(|of| of["role"].as_str().unwrap()).collect();
     assert_eq!(roles, ["of", "brings"]);
     assert_eq!(
-        (&told["builds"][0]["seconds"], &told["builds"][0]["reusedPercent"]),
+        (&reported["builds"][0]["seconds"], &reported["builds"][0]["reusedPercent"]),
         (&json!(90), &json!(80))
     );
-    assert_eq!(told["builds"][0]["given"][0]["line"], "main");
+    assert_eq!(reported["builds"][0]["given"][0]["line"], "main");
     let holds: Vec<&str> =
-        told["caches"].as_array().unwrap().iter().map(|of| of["holds"].as_str().unwrap()).collect();
+        reported["caches"].as_array().unwrap().iter().map(|of| of["holds"].as_str().unwrap()).collect();
     assert_eq!(holds.iter().filter(|holds| **holds == "built").count(), 1, "{holds:?}");
     assert_eq!(holds.len(), 2, "{holds:?}");
-    assert_eq!(told["missing"], json!([]));
+    assert_eq!(reported["missing"], json!([]));
     let times: Vec<&str> =
-        told["steps"].as_array().unwrap().iter().map(|of| of["at"].as_str().unwrap()).collect();
+        reported["steps"].as_array().unwrap().iter().map(|of| of["at"].as_str().unwrap()).collect();
     assert!(times.is_sorted(), "{times:?}");
 }
 

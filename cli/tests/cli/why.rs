@@ -47,11 +47,14 @@ async fn what_no_commit_had_before_is_unavoidable() {
     let repository = repository();
     let ran = why(&repository, WARM, &["--json"]).await;
     assert_eq!(ran.code, 0, "{}", ran.err);
-    let told: Value = serde_json::from_str(&ran.out).unwrap();
+    let reported: Value = serde_json::from_str(&ran.out).unwrap();
     let kinds: Vec<&Value> =
-        told["misses"].as_array().unwrap().iter().map(|miss| &miss["cause"]["kind"]).collect();
-    assert_eq!(kinds, ["not-given", "not-given"], "{told}");
-    assert_eq!((told["lostSeconds"].as_f64(), told["unavoidableSeconds"].as_f64()), (Some(0.0), Some(48.5)));
+        reported["misses"].as_array().unwrap().iter().map(|miss| &miss["cause"]["kind"]).collect();
+    assert_eq!(kinds, ["not-given", "not-given"], "{reported}");
+    assert_eq!(
+        (reported["lostSeconds"].as_f64(), reported["unavoidableSeconds"].as_f64()),
+        (Some(0.0), Some(48.5))
+    );
     // Of a cache that was imported and that nobody can read any more nothing is said.
     let ran = why(&repository, WARM, &["--from", "127.0.0.1:1/app:main"]).await;
     assert!(ran.out.contains("unknown; what would tell: the cache that this build exported"), "{}", ran.out);
@@ -108,10 +111,15 @@ async fn of_a_build_of_the_stack_log_caches_and_commit_are_found() {
     let line = format!("why app:1 --git {directory} --json");
     let ran = account.stoker_in("", &line, &[("PATH", &path)]).await;
     assert_eq!(ran.code, 0, "{}", ran.err);
-    let told: Value = serde_json::from_str(&ran.out).unwrap();
-    assert_eq!((&told["commit"], &told["missing"]), (&json!(commit.trim()), &json!([])), "{told}");
-    let causes: Vec<&Value> = told["misses"].as_array().unwrap().iter().map(|miss| &miss["cause"]).collect();
-    assert_eq!(causes.len(), 2, "{told}");
+    let reported: Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!(
+        (&reported["commit"], &reported["missing"]),
+        (&json!(commit.trim()), &json!([])),
+        "{reported}"
+    );
+    let causes: Vec<&Value> =
+        reported["misses"].as_array().unwrap().iter().map(|miss| &miss["cause"]).collect();
+    assert_eq!(causes.len(), 2, "{reported}");
     assert_eq!(*causes[0], json!({"kind": "not-imported", "cache": given, "error": "not found"}));
     // The given cache, the export, what main was before, and another line; each is a manifest and a config.
     assert_eq!((account.count("BatchGetBuilds"), account.count("StartQuery")), (1, 0));

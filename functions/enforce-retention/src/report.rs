@@ -117,9 +117,9 @@ mod tests {
     #[test]
     fn what_was_deleted_is_measured() {
         let all = numbers(&applied());
-        let told =
+        let reported =
             ["CacheBytes", "CacheImages", "CachesDeleted", "CachesEvicted", "BytesFreed", "RetentionRefused"];
-        assert_eq!(told.map(|name| all[name]), [3889, 1, 4, 2, 1111, 0]);
+        assert_eq!(reported.map(|name| all[name]), [3889, 1, 4, 2, 1111, 0]);
     }
 
     #[test]

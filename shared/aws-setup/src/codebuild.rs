@@ -2,14 +2,14 @@
 
 use aws_sdk_codebuild::types::{
     self, ProjectEnvironment, PullRequestBuildApproverRole, PullRequestBuildCommentApproval,
-    PullRequestBuildPolicy, StatusType, WebhookBuildType, WebhookFilter, WebhookFilterType,
+    PullRequestBuildPolicy, SourceType, StatusType, WebhookBuildType, WebhookFilter, WebhookFilterType,
 };
 use aws_smithy_types::DateTime;
 use jiff::Timestamp;
 use stoker_aws::call_error;
 use stoker_core::error::{CallError, Failure};
 use stoker_core::names::ProjectName;
-use stoker_core::onboard::{Found, PastBuild, Webhook};
+use stoker_core::onboard::{Found, LogPlace, PastBuild, Webhook};
 
 use super::Setup;
 
@@ -54,9 +54,7 @@ impl Setup {
             if page.ids().is_empty() {
                 break;
             }
-            let answer = self.codebuild.batch_get_builds().set_ids(page.ids).send().await;
-            let answer = answer.map_err(|error| call_error("codebuild:BatchGetBuilds", project, error))?;
-            let mut of_page: Vec<PastBuild> = answer.builds().iter().map(build).collect();
+            let mut of_page = self.builds_of(page.ids.unwrap_or_default()).await?;
             of_page.sort_by_key(|build| std::cmp::Reverse(build.started_at));
             let reaches = of_page.last().is_some_and(|oldest| oldest.started_at < since);
             builds.extend(of_page.into_iter().filter(|build| build.started_at >= since));
@@ -66,6 +64,30 @@ impl Setup {
         }
         builds.truncate(most);
         Ok(builds)
+    }
+
+    /// A project's newest builds, the newest first: as many as one call takes.
+    pub async fn newest_builds(&self, project: &ProjectName) -> Result<Vec<PastBuild>, CallError> {
+        let listed = self.codebuild.list_builds_for_project().project_name(project.as_str()).send().await;
+        let ids = match listed.map_err(|error| call_error("codebuild:ListBuildsForProject", project, error)) {
+            Ok(answer) => answer.ids.unwrap_or_default(),
+            Err(error) if error.failure == Failure::NotFound => Vec::new(),
+            Err(error) => return Err(error),
+        };
+        let mut builds = self.builds_of(ids).await?;
+        builds.sort_by_key(|build| std::cmp::Reverse(build.started_at));
+        Ok(builds)
+    }
+
+    /// The builds of these ids that there are.
+    pub async fn builds_of(&self, ids: Vec<String>) -> Result<Vec<PastBuild>, CallError> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let subject = ids.join(" ");
+        let answer = self.codebuild.batch_get_builds().set_ids(Some(ids)).send().await;
+        let answer = answer.map_err(|error| call_error("codebuild:BatchGetBuilds", subject, error))?;
+        Ok(answer.builds().iter().map(build).collect())
     }
 
     /// Gives a project another inline buildspec, if it has the one that is expected, or already has the new one.
@@ -141,12 +163,19 @@ impl Setup {
 fn project(project: &types::Project) -> Option<Found> {
     let source = project.source();
     let environment = project.environment();
+    let variables = environment.map(ProjectEnvironment::environment_variables).unwrap_or_default();
     Some(Found {
         name: ProjectName::new(project.name()?).ok()?,
         arn: project.arn().unwrap_or_default().to_owned(),
         source: source.map(|source| source.r#type().as_str().to_owned()).unwrap_or_default(),
         location: source.and_then(|source| source.location()).unwrap_or_default().to_owned(),
         version: project.source_version().filter(|version| !version.is_empty()).map(str::to_owned),
+        secondary: project
+            .secondary_sources()
+            .iter()
+            .filter_map(|of| of.source_identifier())
+            .map(str::to_owned)
+            .collect(),
         buildspec: source.and_then(|source| source.buildspec()).map(str::to_owned),
         environment: environment.map(|of| of.r#type().as_str().to_owned()).unwrap_or_default(),
         image: environment.map(|of| of.image().to_owned()).unwrap_or_default(),
@@ -154,8 +183,18 @@ fn project(project: &types::Project) -> Option<Found> {
         has_docker_server: environment.is_some_and(|of| of.docker_server().is_some()),
         has_batch: project.build_batch_config().is_some(),
         has_vpc: project.vpc_config().is_some_and(|vpc| vpc.vpc_id().is_some_and(|id| !id.is_empty())),
+        variables: variables.iter().map(|variable| variable.name().to_owned()).collect(),
         role: project.service_role().unwrap_or_default().to_owned(),
+        minutes: (
+            minutes(project.timeout_in_minutes(), 60),
+            minutes(project.queued_timeout_in_minutes(), 480),
+        ),
+        limit: project.concurrent_build_limit(),
+        caches_layers: project
+            .cache()
+            .is_some_and(|cache| cache.modes().contains(&types::CacheMode::LocalDockerLayerCache)),
         webhook: project.webhook().map(webhook),
+        changed_at: time(project.last_modified()),
     })
 }
 
@@ -195,7 +234,12 @@ fn build(build: &types::Build) -> PastBuild {
         format!("{name}: {}", why.join(" ")).trim().to_owned()
     });
     let variables = build.environment().map(ProjectEnvironment::environment_variables).unwrap_or_default();
-    let ours = variables.iter().filter(|variable| variable.name().starts_with("STOKER_"));
+    let variables =
+        variables.iter().map(|variable| (variable.name().to_owned(), variable.value().to_owned()));
+    let is_git = |source: &types::ProjectSource| {
+        !matches!(source.r#type(), SourceType::S3 | SourceType::NoSource | SourceType::Codepipeline)
+    };
+    let log = build.logs().and_then(|logs| Some((logs.group_name()?, logs.stream_name()?)));
     PastBuild {
         id: build.id().unwrap_or_default().to_owned(),
         started_at,
@@ -203,7 +247,10 @@ fn build(build: &types::Build) -> PastBuild {
         has_succeeded: build.build_status() == Some(&StatusType::Succeeded),
         initiator: build.initiator().unwrap_or_default().to_owned(),
         phases: phases.collect(),
-        variables: ours.map(|variable| (variable.name().to_owned(), variable.value().to_owned())).collect(),
+        variables: variables.collect(),
+        resolved: build.resolved_source_version().filter(|commit| !commit.is_empty()).map(str::to_owned),
+        is_git: build.source().is_some_and(is_git),
+        log: log.map(|(group, stream)| LogPlace { group: group.to_owned(), stream: stream.to_owned() }),
         failure,
     }
 }
@@ -211,4 +258,8 @@ fn build(build: &types::Build) -> PastBuild {
 fn time(time: Option<&DateTime>) -> Timestamp {
     let known = time.and_then(|time| Timestamp::from_millisecond(time.to_millis().ok()?).ok());
     known.unwrap_or_default()
+}
+
+fn minutes(number: Option<i32>, default: u64) -> u64 {
+    number.and_then(|number| u64::try_from(number).ok()).unwrap_or(default)
 }

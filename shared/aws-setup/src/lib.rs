@@ -1,16 +1,35 @@
-//! What setting up an account asks and changes, beside what functions do. SDK types stay in here. Every change is one
-//! that can be made twice: it looks whether it is already made, or AWS does.
+//! What the command line asks of an account and changes in it, beside what functions do. SDK types stay in here. Every
+//! change of settings is one that can be made twice: it looks whether it is already made, or AWS does.
 
 mod codebuild;
+mod config;
 mod ecr;
+mod logs;
+mod queues;
+mod stacks;
 
 use std::collections::BTreeMap;
 
-use aws_config::SdkConfig;
-use aws_sdk_cloudformation::error::ProvideErrorMetadata as _;
+use aws_sdk_iam::types::PolicyEvaluationDecisionType;
 use stoker_aws::call_error;
 use stoker_core::error::{CallError, Failure};
-use stoker_core::onboard::Stack;
+
+pub use aws_config::SdkConfig;
+pub use config::config;
+pub use ecr::{BlobMounting, RepositorySettings, registry_password};
+pub use queues::{Queue, QueuedMessage};
+pub use stacks::Resource;
+
+/// IAM's answer to one question.
+#[derive(Debug, Clone)]
+pub struct Decision {
+    /// What would be done.
+    pub action: String,
+    /// To which repository.
+    pub on: String,
+    /// Whether it may be done.
+    pub is_allowed: bool,
+}
 
 /// An account and region.
 pub struct Setup {
@@ -18,6 +37,8 @@ pub struct Setup {
     ecr: aws_sdk_ecr::Client,
     iam: aws_sdk_iam::Client,
     cloudformation: aws_sdk_cloudformation::Client,
+    logs: aws_sdk_cloudwatchlogs::Client,
+    sqs: aws_sdk_sqs::Client,
 }
 
 impl Setup {
@@ -29,22 +50,9 @@ impl Setup {
             ecr: aws_sdk_ecr::Client::new(config),
             iam: aws_sdk_iam::Client::new(config),
             cloudformation: aws_sdk_cloudformation::Client::new(config),
+            logs: aws_sdk_cloudwatchlogs::Client::new(config),
+            sqs: aws_sdk_sqs::Client::new(config),
         }
-    }
-
-    /// A stack; `None` where there is none of that name.
-    pub async fn stack(&self, name: &str) -> Result<Option<Stack>, CallError> {
-        let answer = match self.cloudformation.describe_stacks().stack_name(name).send().await {
-            Ok(answer) => answer,
-            Err(error) if error.message().is_some_and(|message| message.contains("does not exist")) => {
-                return Ok(None);
-            }
-            Err(error) => return Err(call_error("cloudformation:DescribeStacks", name, error)),
-        };
-        Ok(answer.stacks().first().map(|stack| Stack {
-            outputs: pairs(stack.outputs().iter().map(|output| (output.output_key(), output.output_value()))),
-            parameters: pairs(stack.parameters().iter().map(|of| (of.parameter_key(), of.parameter_value()))),
-        }))
     }
 
     /// The ARNs of the managed policies that a role has; `None` where there is no such role.
@@ -60,6 +68,35 @@ impl Setup {
             }
         }
         Ok(Some(arns))
+    }
+
+    /// What IAM would decide if a role did these at a resource, which is called `on`.
+    pub async fn decisions(
+        &self,
+        role: &str,
+        actions: &[&str],
+        resource: &str,
+        on: &str,
+    ) -> Result<Vec<Decision>, CallError> {
+        let operation = "iam:SimulatePrincipalPolicy";
+        let asked = self.iam.simulate_principal_policy().policy_source_arn(role).resource_arns(resource);
+        let asked = asked.set_action_names(Some(actions.iter().map(|action| (*action).to_owned()).collect()));
+        let mut pages = asked.into_paginator().send();
+        let mut decisions = Vec::new();
+        while let Some(page) = pages.next().await {
+            let page = page.map_err(|error| call_error(operation, role, error))?;
+            decisions.extend(page.evaluation_results().iter().map(|result| Decision {
+                action: result.eval_action_name().to_owned(),
+                on: on.to_owned(),
+                is_allowed: *result.eval_decision() == PolicyEvaluationDecisionType::Allowed,
+            }));
+        }
+        let is_answered = |asked: &&str| decisions.iter().any(|of| of.action.eq_ignore_ascii_case(asked));
+        if !actions.iter().all(is_answered) {
+            let why = "the answer leaves out what was asked".to_owned();
+            return Err(CallError::new(operation, role, Failure::Unavailable, why));
+        }
+        Ok(decisions)
     }
 
     /// Attaches a managed policy to a role. AWS takes it for done where it is.

@@ -738,8 +738,8 @@ fn counterpart(plan: &Plan, node: usize, earlier: &Plan) -> Option<usize> {
 
 /// What kept a build from importing a cache.
 fn not_imported(build: &Build, given: &Given) -> Option<String> {
-    let told = build.vertices.iter().find(|vertex| vertex.import() == Some(given.name.as_str()));
-    match told {
+    let reported = build.vertices.iter().find(|vertex| vertex.import() == Some(given.name.as_str()));
+    match reported {
         Some(vertex) => vertex.error.clone().or_else(|| given.problem.clone()),
         None => Some("the log tells of no import of it".to_owned()),
     }

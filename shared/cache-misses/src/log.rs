@@ -264,8 +264,8 @@ struct JsonReader {
 impl JsonReader {
     fn read(&mut self, part: &Value) {
         let list = |name: &str| part[name].as_array().map_or(&[][..], Vec::as_slice);
-        for told in list("vertexes") {
-            self.vertex(told);
+        for reported in list("vertexes") {
+            self.vertex(reported);
         }
         for status in list("statuses") {
             let id = status["id"].as_str().unwrap_or_default();
@@ -286,15 +286,15 @@ impl JsonReader {
         self.build.vertices.get_mut(*place)
     }
 
-    fn vertex(&mut self, told: &Value) {
-        let Some(digest) = told["digest"].as_str() else { return };
+    fn vertex(&mut self, reported: &Value) {
+        let Some(digest) = reported["digest"].as_str() else { return };
         let place = match self.places.get(digest) {
             Some(place) => *place,
             None if self.build.vertices.len() >= MOST_VERTICES => return,
             None => {
                 let place = self.build.vertices.len();
                 self.places.insert(digest.to_owned(), place);
-                let name = told["name"].as_str().unwrap_or_default();
+                let name = reported["name"].as_str().unwrap_or_default();
                 self.build.vertices.push(Vertex {
                     name: name.chars().take(LONGEST_NAME).collect(),
                     digest: Some(digest.to_owned()),
@@ -305,12 +305,12 @@ impl JsonReader {
             }
         };
         let Some(vertex) = self.build.vertices.get_mut(place) else { return };
-        vertex.has_inputs |= told["inputs"].as_array().is_some_and(|inputs| !inputs.is_empty());
-        vertex.found |= told["cached"] == true;
-        let time = |name: &str| told[name].as_str().and_then(|text| text.parse::<Timestamp>().ok());
+        vertex.has_inputs |= reported["inputs"].as_array().is_some_and(|inputs| !inputs.is_empty());
+        vertex.found |= reported["cached"] == true;
+        let time = |name: &str| reported[name].as_str().and_then(|text| text.parse::<Timestamp>().ok());
         let (started, completed) = (time("started"), time("completed"));
         vertex.done |= completed.is_some();
-        if let Some(error) = told["error"].as_str().filter(|error| !error.is_empty()) {
+        if let Some(error) = reported["error"].as_str().filter(|error| !error.is_empty()) {
             vertex.error = Some(error.chars().take(LONGEST_NAME).collect());
         }
         let Some(started) = started else { return };
@@ -515,8 +515,8 @@ mod tests {
 ";
         let log = Log::read(LOG);
         let ran = log.builds[0].ran().into_iter();
-        let told: Vec<_> = ran.map(|(vertex, name)| (name.stage(), name.place, vertex.seconds)).collect();
-        assert_eq!(told, [("build", 2, Some(0.2)), ("build", 4, Some(61.5)), ("stage-1", 2, Some(0.3))]);
+        let reported: Vec<_> = ran.map(|(vertex, name)| (name.stage(), name.place, vertex.seconds)).collect();
+        assert_eq!(reported, [("build", 2, Some(0.2)), ("build", 4, Some(61.5)), ("stage-1", 2, Some(0.3))]);
         let base = log.builds[0].vertices.iter().find_map(|vertex| vertex.step()?.image());
         assert_eq!(base, Some("docker.io/library/node:20"));
     }

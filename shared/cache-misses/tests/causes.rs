@@ -62,7 +62,7 @@ struct Build<'a> {
 /// The first cache was made at 07:35:36.
 const TIMES: [&str; 3] = ["07:36:20", "07:36:10", "07:35:00"];
 
-fn told(build: &Build<'_>, commits: &[u8]) -> Report {
+fn reported(build: &Build<'_>, commits: &[u8]) -> Report {
     told_at(build, commits, TIMES)
 }
 
@@ -133,7 +133,7 @@ const SECOND: Build<'_> =
 #[test]
 fn the_first_miss_is_told_apart_from_what_follows() {
     // A commit that changed nothing lies between.
-    let report = told(&SECOND, &[2, 2, 1]);
+    let report = reported(&SECOND, &[2, 2, 1]);
     let content = Cause::Content {
         commit: Some("earlier-1".to_owned()),
         files: vec!["earlier-2..earlier-1".to_owned()],
@@ -150,7 +150,7 @@ fn the_first_miss_is_told_apart_from_what_follows() {
     assert_eq!((first, report.reused), (vec![true, false, false, false], 3));
     // The commit between may have been built: a cache could have had all of it.
     assert!(report.unavoidable_seconds <= 0.0);
-    let report = told(&SECOND, &[2, 1]);
+    let report = reported(&SECOND, &[2, 1]);
     assert!(report.lost_seconds <= 0.0);
     assert!(report.misses.iter().all(|miss| miss.is_unavoidable == Some(true)));
 }
@@ -161,10 +161,10 @@ fn without_a_commit_that_changed_anything_it_is_what_no_commit_holds() {
     assert_eq!(untracked.misses[0].cause, Cause::Untracked);
     let nobody_knows = Cause::Content { commit: None, files: Vec::new(), count: 0 };
     // The cache may be of a commit before those that were looked at, or of one that came after the change.
-    assert_eq!(told(&SECOND, &[2, 2]).misses[0].cause, nobody_knows);
+    assert_eq!(reported(&SECOND, &[2, 2]).misses[0].cause, nobody_knows);
     let late = told_at(&SECOND, &[2, 1], ["07:35:30", "07:35:00", "07:35:00"]);
     assert_eq!(late.misses[0].cause, nobody_knows);
-    let report = told(&SECOND, &[2]);
+    let report = reported(&SECOND, &[2]);
     assert_eq!((&report.misses[0].cause, report.misses[0].is_unavoidable), (&nobody_knows, None));
 }
 
@@ -172,7 +172,7 @@ fn without_a_commit_that_changed_anything_it_is_what_no_commit_holds() {
 fn what_an_earlier_cache_had_was_dropped() {
     let build = Build { before: &["second"], ..SECOND };
     // What the build itself made is newer than what it looked for.
-    assert!(matches!(told(&build, &[2, 1]).misses[0].cause, Cause::Content { .. }));
+    assert!(matches!(reported(&build, &[2, 1]).misses[0].cause, Cause::Content { .. }));
     let build = Build {
         log: "no-cache.log",
         export: Some("no-cache"),
@@ -180,7 +180,7 @@ fn what_an_earlier_cache_had_was_dropped() {
         before: &["second"],
         provenance: None,
     };
-    let report = told(&build, &[2, 1]);
+    let report = reported(&build, &[2, 1]);
     assert!(
         matches!(&report.misses[0].cause, Cause::Dropped { cache, .. } if cache == "second"),
         "{report:?}"
@@ -190,7 +190,7 @@ fn what_an_earlier_cache_had_was_dropped() {
 #[test]
 fn what_was_there_was_not_looked_for() {
     let build = Build { log: "no-cache.log", export: Some("no-cache"), given: &["second"], ..SECOND };
-    let report = told(&build, &[2, 1]);
+    let report = reported(&build, &[2, 1]);
     assert_eq!(report.misses.len(), 6);
     let is_it = |cause: &Cause| matches!(cause, Cause::NotUsed { all: true, .. });
     assert!(report.misses.iter().all(|miss| is_it(&miss.cause)), "{report:?}");
@@ -201,7 +201,7 @@ fn what_was_there_was_not_looked_for() {
 #[test]
 fn another_network_is_proved_by_provenance_alone() {
     let build = Build { log: "host-network.log", export: Some("host-network"), given: &["second"], ..SECOND };
-    let report = told(&build, &[2, 1]);
+    let report = reported(&build, &[2, 1]);
     for (step, cause) in causes(&report) {
         let is_first = ["[deps 4/4", "[stage-2 3/3"].contains(&step);
         let is_unproved = matches!(cause, Cause::Unknown { .. });
@@ -212,7 +212,7 @@ fn another_network_is_proved_by_provenance_alone() {
         );
     }
     let build = Build { provenance: Some("host-network.provenance.json"), ..build };
-    let report = told(&build, &[2, 1]);
+    let report = reported(&build, &[2, 1]);
     let network = Cause::Network { before: "default".to_owned(), now: "host".to_owned() };
     let proved: Vec<&str> =
         causes(&report).iter().filter(|(_, cause)| **cause == network).map(|(step, _)| *step).collect();
@@ -223,9 +223,9 @@ fn another_network_is_proved_by_provenance_alone() {
 #[test]
 fn without_the_export_nothing_is_guessed() {
     let build = Build { export: None, ..SECOND };
-    let report = told(&build, &[2, 1]);
+    let report = reported(&build, &[2, 1]);
     assert!(report.misses.iter().all(|miss| matches!(miss.cause, Cause::Unknown { .. })), "{report:?}");
     let build = Build { given: &[], ..build };
-    let report = told(&build, &[2, 1]);
+    let report = reported(&build, &[2, 1]);
     assert!(report.misses.iter().all(|miss| matches!(miss.cause, Cause::NotGiven { .. })), "{report:?}");
 }

@@ -20,7 +20,7 @@ pub fn of_line<'a>(
 #[must_use]
 pub fn build_of<'a>(builds: &'a [Arc<Build>], line: &Line, commit: &Commit) -> Option<&'a Build> {
     let is_of = |(build, inputs): &(&Build, &GivenInputs)| match &inputs.commit {
-        Some(told) => told == commit,
+        Some(reported) => reported == commit,
         None => build.resolved_commit.as_deref() == Some(commit.as_str()),
     };
     of_line(builds, line).find(is_of).map(|(build, _)| build)

@@ -312,7 +312,7 @@ fn start(project: &Project, event: &Event) -> Decision {
         }
         Ok(request) => {
             let mut text =
-                format!("builds {} unless that has been built: {}", told(&request), request.reason);
+                format!("builds {} unless that has been built: {}", reported(&request), request.reason);
             if tells_no_files(project, event) {
                 text += "; the forge does not tell its files, as of every new branch, so `paths` holds nothing back \
                          (`builds.paths-unknown: skip` would)";
@@ -353,7 +353,7 @@ fn merged(project: &Project, line: &Line, commits: usize) -> Decision {
 }
 
 /// What a request builds, for people.
-fn told(request: &Request) -> String {
+fn reported(request: &Request) -> String {
     let line = &request.wanted.line;
     match &request.subject {
         Subject::Commit(commit) => format!("{} of {line}", commit.short()),

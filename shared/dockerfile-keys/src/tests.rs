@@ -414,8 +414,8 @@ fn what_is_not_understood_is_named_and_never_cached() {
         let builder = Builder::default();
         let files = Files::new(&[("a", "1")]);
         let plan = builder.plan(file, &files);
-        let told: Vec<_> = plan.unknown.iter().map(|u| (u.line, u.problem.as_str())).collect();
-        assert_eq!(told, [(line, problem)], "{file}");
+        let reported: Vec<_> = plan.unknown.iter().map(|u| (u.line, u.problem.as_str())).collect();
+        assert_eq!(reported, [(line, problem)], "{file}");
         builder.build(file, &files);
         let ran = builder.build(file, &files);
         assert!(!ran.is_empty(), "{file}");

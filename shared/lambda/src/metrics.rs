@@ -235,8 +235,8 @@ fn record_in(
         let published: Vec<_> = published
             .map(|(metric, _)| json!({"Name": metric.name(), "Unit": metric.unit().name()}))
             .collect();
-        let told = json!({"Namespace": NAMESPACE, "Dimensions": [dimensions], "Metrics": published});
-        (!published.is_empty()).then_some(told)
+        let reported = json!({"Namespace": NAMESPACE, "Dimensions": [dimensions], "Metrics": published});
+        (!published.is_empty()).then_some(reported)
     };
     let mut directives: Vec<Value> = directive(Reach::Stack, of_stack(None)).into_iter().collect();
     if by_project {
@@ -244,8 +244,8 @@ fn record_in(
     }
     let mut fields = Map::new();
     if !directives.is_empty() {
-        let told = json!({"Timestamp": now.as_millisecond(), "CloudWatchMetrics": directives});
-        fields.insert("_aws".to_owned(), told);
+        let reported = json!({"Timestamp": now.as_millisecond(), "CloudWatchMetrics": directives});
+        fields.insert("_aws".to_owned(), reported);
     }
     fields.extend(stack.map(|stack| (STACK.to_owned(), json!(stack))));
     fields.extend(names.iter().zip(values).map(|(name, value)| ((*name).to_owned(), json!(value))));
@@ -294,10 +294,10 @@ mod tests {
 
     #[test]
     fn what_no_alarm_and_no_trend_needs_is_only_in_the_log() {
-        let told =
+        let reported =
             read(Some("stoker"), true, &["stoker/app"], &[(Metric::CacheBytes, 5), (Metric::CacheImages, 1)]);
         assert_eq!(
-            told,
+            reported,
             json!({"Stack": "stoker", "Repository": "stoker/app", "CacheBytes": 5, "CacheImages": 1})
         );
     }
@@ -306,8 +306,8 @@ mod tests {
     fn a_project_has_two_metrics_where_they_are_wanted() {
         let all: Vec<(Metric, u64)> = Metric::ALL.iter().map(|metric| (*metric, 1)).collect();
         let names = |stack: Option<&str>, by_project| {
-            let told = read(stack, by_project, &[], &all);
-            let directives = told["_aws"]["CloudWatchMetrics"].as_array().unwrap().iter();
+            let reported = read(stack, by_project, &[], &all);
+            let directives = reported["_aws"]["CloudWatchMetrics"].as_array().unwrap().iter();
             directives
                 .map(|of| (of["Dimensions"].to_string(), of["Metrics"].as_array().unwrap().len()))
                 .collect::<Vec<_>>()

@@ -143,7 +143,7 @@ fn floor() -> Value {
 
 fn child(role: &str) -> ExitCode {
     let began = Instant::now();
-    let mut told = match role {
+    let mut reported = match role {
         "account" => {
             account::serve(&single_threaded(), |port| println!("{port}"));
             return ExitCode::SUCCESS;
@@ -151,22 +151,22 @@ fn child(role: &str) -> ExitCode {
         "report" | "apply" => run(role),
         _ => floor(),
     };
-    told["cpu_ms"] = cpu_ms().into();
-    told["memory_kib"] = peak_memory().into();
-    told["wall_ms"] = u64::try_from(began.elapsed().as_millis()).unwrap().into();
-    println!("{told}");
+    reported["cpu_ms"] = cpu_ms().into();
+    reported["memory_kib"] = peak_memory().into();
+    reported["wall_ms"] = u64::try_from(began.elapsed().as_millis()).unwrap().into();
+    println!("{reported}");
     ExitCode::SUCCESS
 }
 
 /// What a process told of itself, and the requests that it made.
 struct Measured {
-    told: Value,
+    reported: Value,
     requests: BTreeMap<String, u64>,
 }
 
 impl Measured {
     fn number(&self, name: &str) -> u64 {
-        self.told[name].as_u64().unwrap_or_default()
+        self.reported[name].as_u64().unwrap_or_default()
     }
 
     fn of(&self, operation: &str) -> u64 {
@@ -234,8 +234,8 @@ impl Account {
             .output()
             .unwrap();
         assert!(output.status.success(), "a process that was measured failed");
-        let told = serde_json::from_slice(&output.stdout).unwrap();
-        Measured { told, requests: serde_json::from_str(&self.ask("requests")).unwrap() }
+        let reported = serde_json::from_slice(&output.stdout).unwrap();
+        Measured { reported, requests: serde_json::from_str(&self.ask("requests")).unwrap() }
     }
 
     fn own(&self, role: &str, now: Timestamp) -> Measured {
@@ -322,7 +322,7 @@ fn judge([floor, report, apply, cleaner, filled]: &[&Measured; 5], deleted: &Val
             format!("{name}: {mib} MiB of memory, at most {LEAST_MEMORY_MIB}"),
         ));
         bounds.push((seen == images, format!("{name}: {seen} of {images} images are judged")));
-        let planned = &run.told["planned"]["count"];
+        let planned = &run.reported["planned"]["count"];
         bounds.push((*planned == goes, format!("{name}: {planned} of {goes} that nothing needs are to go")));
     }
     let ratio = ratio(report, floor);
@@ -341,7 +341,7 @@ fn judge([floor, report, apply, cleaner, filled]: &[&Measured; 5], deleted: &Val
         );
         bounds.push((made == (describe, get, delete), text));
     }
-    let is_as_planned = apply.told["planned"] == *deleted && apply.number("deleted") == goes;
+    let is_as_planned = apply.reported["planned"] == *deleted && apply.number("deleted") == goes;
     bounds
         .push((is_as_planned, format!("{} images were deleted, exactly the planned ones", deleted["count"])));
     let by_cleaner = cleaner.number("deleted");

@@ -18,7 +18,7 @@ use serde_json::Value;
 
 use crate::demo::{self, Stage};
 use crate::{aws, stack, tools};
-use read::Told;
+use read::Reported;
 use table::{STACK, Way};
 
 /// Whether `cargo xtask` understands a command.
@@ -41,20 +41,20 @@ struct Place {
 /// Runs them all; answers what did not hold.
 pub(crate) fn check(stage: &mut Stage, is_task: IsTask) -> anyhow::Result<Vec<String>> {
     let started = Instant::now();
-    let told = read::all()?;
+    let reported = read::all()?;
     let mut ways = Vec::new();
     let mut failed = Vec::new();
-    for told in &told {
-        match table::way(&told.document, &told.text) {
-            Some((_, way)) => ways.push((told, way)),
-            None => failed.push(format!("{}: no way to run it", name(told))),
+    for reported in &reported {
+        match table::way(&reported.document, &reported.text) {
+            Some((_, way)) => ways.push((reported, way)),
+            None => failed.push(format!("{}: no way to run it", name(reported))),
         }
     }
     let place = Place::make(stage)?;
     let fresh = stage.site.setup.start_another_aws("fresh")?;
-    let stack = |told: &&(&Told, Way)| told.1 == Way::Stack;
-    let others = || ways.iter().filter(|told| !stack(told));
-    let mut documents: Vec<&str> = others().map(|(told, _)| told.document.as_str()).collect();
+    let stack = |reported: &&(&Reported, Way)| reported.1 == Way::Stack;
+    let others = || ways.iter().filter(|reported| !stack(reported));
+    let mut documents: Vec<&str> = others().map(|(reported, _)| reported.document.as_str()).collect();
     documents.dedup();
     // The stack's lifecycle waits for AWS, and the rest for processors.
     let results: Vec<anyhow::Result<String>> = thread::scope(|scope| {
@@ -64,10 +64,12 @@ pub(crate) fn check(stage: &mut Stage, is_task: IsTask) -> anyhow::Result<Vec<St
             let sessions: Vec<_> = pair
                 .iter()
                 .map(|document| {
-                    let of_it =
-                        others().filter(|(told, way)| told.document == **document && way.is_in_session());
-                    let commands: Vec<(&Told, Way)> =
-                        of_it.map(|(told, way)| (*told, *way)).filter(|(told, _)| can_be_run(told)).collect();
+                    let of_it = others()
+                        .filter(|(reported, way)| reported.document == **document && way.is_in_session());
+                    let commands: Vec<(&Reported, Way)> = of_it
+                        .map(|(reported, way)| (*reported, *way))
+                        .filter(|(reported, _)| can_be_run(reported))
+                        .collect();
                     let place = &place;
                     scope.spawn(move || place.session(document, &commands))
                 })
@@ -84,15 +86,15 @@ pub(crate) fn check(stage: &mut Stage, is_task: IsTask) -> anyhow::Result<Vec<St
             Err(error) => failed.push(format!("{error:#}")),
         }
     }
-    for (told, way) in others() {
+    for (reported, way) in others() {
         let result = match way {
-            Way::Named => place.is_named(&told.text),
-            Way::Task => is_task(&told.text),
-            Way::Target => is_target(&told.text),
+            Way::Named => place.is_named(&reported.text),
+            Way::Task => is_task(&reported.text),
+            Way::Target => is_target(&reported.text),
             Way::Elsewhere(file, words) => is_elsewhere(file, words),
             _ => Ok(()),
         };
-        failed.extend(result.err().map(|error| format!("{}: {error:#}", name(told))));
+        failed.extend(result.err().map(|error| format!("{}: {error:#}", name(reported))));
     }
     for (what, way) in [
         ("names of commands, which their help knows", Way::Named),
@@ -101,15 +103,15 @@ pub(crate) fn check(stage: &mut Stage, is_task: IsTask) -> anyhow::Result<Vec<St
     ] {
         println!("  ok   {} {what}", others().filter(|(_, of)| *of == way).count());
     }
-    for (told, way) in others() {
+    for (reported, way) in others() {
         if let Way::Elsewhere(file, _) = way {
-            println!("  ok   run elsewhere, {file}: {}", name(told));
+            println!("  ok   run elsewhere, {file}: {}", name(reported));
         }
     }
     for what in &failed {
         println!("  FAIL {what}");
     }
-    println!("   {} commands, {} s", told.len(), started.elapsed().as_secs());
+    println!("   {} commands, {} s", reported.len(), started.elapsed().as_secs());
     Ok(failed.into_iter().map(|what| what.lines().next().unwrap_or_default().to_owned()).collect())
 }
 
@@ -118,20 +120,20 @@ fn join(session: thread::Result<anyhow::Result<String>>) -> anyhow::Result<Strin
 }
 
 /// Whether what the examples pipe into is here: `jq`, which nothing installs.
-fn can_be_run(told: &Told) -> bool {
-    let needs = told.text.contains("| jq") || told.text.contains("--to 1f2e3d4c");
+fn can_be_run(reported: &Reported) -> bool {
+    let needs = reported.text.contains("| jq") || reported.text.contains("--to 1f2e3d4c");
     let is_there = || Command::new("jq").arg("--version").output().is_ok();
     if needs && !is_there() {
-        println!("  SKIPPED {}: there is no jq here", name(told));
+        println!("  SKIPPED {}: there is no jq here", name(reported));
         return false;
     }
     true
 }
 
 /// Where a command stands, and how it begins.
-fn name(told: &Told) -> String {
-    let first = told.text.lines().next().unwrap_or_default();
-    format!("{}:{} `{first}`", told.document, told.line)
+fn name(reported: &Reported) -> String {
+    let first = reported.text.lines().next().unwrap_or_default();
+    format!("{}:{} `{first}`", reported.document, reported.line)
 }
 
 impl Place {
@@ -199,17 +201,17 @@ impl Place {
     }
 
     /// A document's commands, one after the other in one shell.
-    fn session(&self, document: &str, commands: &[(&Told, Way)]) -> anyhow::Result<String> {
+    fn session(&self, document: &str, commands: &[(&Reported, Way)]) -> anyhow::Result<String> {
         if commands.is_empty() {
             return Ok(String::new());
         }
         let started = Instant::now();
         let mut script = PRELUDE.to_owned();
-        if commands.iter().any(|(told, _)| told.text.starts_with("stoker cache ")) {
+        if commands.iter().any(|(reported, _)| reported.text.starts_with("stoker cache ")) {
             script.push_str("caches >/dev/null\n");
         }
-        for (nth, (told, way)) in commands.iter().enumerate() {
-            script.push_str(&step(nth, &in_shell(told, *way)?));
+        for (nth, (reported, way)) in commands.iter().enumerate() {
+            script.push_str(&step(nth, &in_shell(reported, *way)?));
         }
         let mut command = self.bash(&self.checkout(document)?, &script)?;
         let output = command.stdin(Stdio::null()).output().context("cannot run bash")?;
@@ -351,11 +353,11 @@ fn step(nth: usize, command: &str) -> String {
 }
 
 /// A command as its session runs it.
-fn in_shell(told: &Told, way: Way) -> anyhow::Result<String> {
+fn in_shell(reported: &Reported, way: Way) -> anyhow::Result<String> {
     let with = |given: &[(&str, &str)]| {
-        let mut text = told.text.clone();
+        let mut text = reported.text.clone();
         for (from, to) in given {
-            ensure!(text.contains(from), "{}: there is no {from:?} in it", name(told));
+            ensure!(text.contains(from), "{}: there is no {from:?} in it", name(reported));
             text = text.replace(from, to);
         }
         Ok(text)
@@ -373,7 +375,7 @@ fn in_shell(told: &Told, way: Way) -> anyhow::Result<String> {
                  {text} --generate-cli-skeleton output"
             ))
         }
-        _ => Ok(told.text.clone()),
+        _ => Ok(reported.text.clone()),
     }
 }
 
@@ -480,14 +482,14 @@ mod tests {
 
     #[test]
     fn what_is_answered_is_what_the_documentation_says() {
-        let told = fs::read_to_string(crate::paths::root().join("docs/deploy.md")).unwrap();
-        let told = told.split_whitespace().collect::<Vec<_>>().join(" ");
+        let reported = fs::read_to_string(crate::paths::root().join("docs/deploy.md")).unwrap();
+        let reported = reported.split_whitespace().collect::<Vec<_>>().join(" ");
         for words in [
             "Answer *y* when it says that `ReceiveWebhook` has no authentication",
             "*y* to \"Deploy this changeset?\"",
             "`sam delete --stack-name stoker`, and *y* to what it asks",
         ] {
-            assert!(told.contains(words), "{words}");
+            assert!(reported.contains(words), "{words}");
         }
     }
 }

@@ -16,7 +16,7 @@ const SHELLS: [&str; 3] = ["bash", "console", "sh"];
 
 /// A command of a document.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Told {
+pub(super) struct Reported {
     /// The document, by its path in the checkout.
     pub(super) document: String,
     /// Its line there.
@@ -26,7 +26,7 @@ pub(super) struct Told {
 }
 
 /// Every command of every document; within a document each once.
-pub(super) fn all() -> anyhow::Result<Vec<Told>> {
+pub(super) fn all() -> anyhow::Result<Vec<Reported>> {
     let mut documents = DOCUMENTS.map(str::to_owned).to_vec();
     for entry in fs::read_dir(crate::paths::root().join("docs"))? {
         let name = entry?.file_name().to_string_lossy().into_owned();
@@ -35,24 +35,24 @@ pub(super) fn all() -> anyhow::Result<Vec<Told>> {
         }
     }
     documents[DOCUMENTS.len()..].sort();
-    let mut told = Vec::new();
+    let mut reported = Vec::new();
     for document in documents {
         let text = fs::read_to_string(crate::paths::root().join(&document))
             .with_context(|| format!("cannot read {document}"))?;
-        told.extend(of(&document, &text)?);
+        reported.extend(of(&document, &text)?);
     }
-    Ok(told)
+    Ok(reported)
 }
 
-fn of(document: &str, text: &str) -> anyhow::Result<Vec<Told>> {
-    let mut told: Vec<Told> = Vec::new();
+fn of(document: &str, text: &str) -> anyhow::Result<Vec<Reported>> {
+    let mut reported: Vec<Reported> = Vec::new();
     // The language of the block that is open, its line, and what is in it.
     let mut open: Option<(String, usize, String)> = None;
     let line_of = |place: usize| text[..place].matches('\n').count() + 1;
     let mut tell = |line: usize, command: &str| {
-        let is_known = told.iter().any(|told| told.text == command);
+        let is_known = reported.iter().any(|reported| reported.text == command);
         if !is_known {
-            told.push(Told { document: document.to_owned(), line, text: command.to_owned() });
+            reported.push(Reported { document: document.to_owned(), line, text: command.to_owned() });
         }
     };
     for (event, place) in Parser::new_ext(text, Options::ENABLE_TABLES).into_offset_iter() {
@@ -79,7 +79,7 @@ fn of(document: &str, text: &str) -> anyhow::Result<Vec<Told>> {
         }
     }
     ensure!(open.is_none(), "{document} ends within a block");
-    Ok(told)
+    Ok(reported)
 }
 
 /// Whether it is a tool with something after it, and not only the tool's name.
@@ -101,8 +101,9 @@ mod tests {
                     ```console\n$ git pull # now\n$ sam build\n```\n\n1. So:\n\n   ```sh\n   f() \
                     {\n     g\n   }\n   ```\n\n\
                     ```json\n{}\n```\n";
-        let told = of("page", text).unwrap();
-        let told: Vec<(usize, &str)> = told.iter().map(|told| (told.line, told.text.as_str())).collect();
+        let reported = of("page", text).unwrap();
+        let reported: Vec<(usize, &str)> =
+            reported.iter().map(|reported| (reported.line, reported.text.as_str())).collect();
         let expected = [
             (1, "aws s3 ls"),
             (4, "stoker a|b"),
@@ -111,7 +112,7 @@ mod tests {
             (10, "sam build"),
             (16, "f() {\n  g\n}"),
         ];
-        assert_eq!(told, expected);
+        assert_eq!(reported, expected);
         assert!(of("page", "```console\n$ a\nb\n```\n").is_err());
     }
 }

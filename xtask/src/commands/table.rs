@@ -162,12 +162,13 @@ mod tests {
     #[test]
     fn every_command_of_the_documents_has_its_way_and_every_row_a_command() {
         let mut used = BTreeSet::new();
-        for told in read::all().unwrap() {
-            let (row, way) = way(&told.document, &told.text)
-                .unwrap_or_else(|| panic!("{}:{}: who runs {:?}?", told.document, told.line, told.text));
+        for reported in read::all().unwrap() {
+            let (row, way) = way(&reported.document, &reported.text).unwrap_or_else(|| {
+                panic!("{}:{}: who runs {:?}?", reported.document, reported.line, reported.text)
+            });
             used.insert(row);
             if way == Stack {
-                assert!(STACK.iter().any(|(command, _)| *command == told.text), "{}", told.text);
+                assert!(STACK.iter().any(|(command, _)| *command == reported.text), "{}", reported.text);
             }
         }
         let unused: Vec<_> = (0..ROWS.len()).filter(|row| !used.contains(row)).map(|row| ROWS[row]).collect();

@@ -352,7 +352,7 @@ impl Scenario<'_> {
 
     fn wait<T>(&self, what: &str, mut look: impl FnMut() -> anyhow::Result<Option<T>>) -> anyhow::Result<T> {
         let started = Instant::now();
-        let mut told = Instant::now();
+        let mut reported = Instant::now();
         loop {
             if let Some(found) = look()? {
                 return Ok(found);
@@ -367,9 +367,9 @@ impl Scenario<'_> {
                     logs.display()
                 );
             }
-            if told.elapsed() > Duration::from_secs(10) {
+            if reported.elapsed() > Duration::from_secs(10) {
                 println!("       ... waiting for {what}, {} s", started.elapsed().as_secs());
-                told = Instant::now();
+                reported = Instant::now();
             }
             thread::sleep(POLL);
         }

@@ -20,6 +20,7 @@ use aws_smithy_http_client::proxy::ProxyConfig;
 use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
 use aws_smithy_runtime_api::client::http::HttpConnectorSettings;
 
+pub use aws_smithy_types::body::SdkBody as BlobBody;
 pub use blobs::{Mounted, OpenBlob, Presence, Upload};
 pub use http::Status;
 pub use manifests::FetchedManifest;

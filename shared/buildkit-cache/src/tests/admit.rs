@@ -35,7 +35,7 @@ impl Rng<'_> {
 /// Steps that somebody could build. Whatever two of them have in common by BuildKit's keys, they result in
 /// the same files.
 #[derive(Debug)]
-struct World {
+struct Graph {
     vertices: Vec<Vertex>,
     /// What files each results in: a number.
     contents: Vec<usize>,
@@ -45,12 +45,12 @@ fn content(files: usize, selector: &str) -> String {
     digest(&format!("content {files} {selector}"))
 }
 
-impl World {
+impl Graph {
     fn any(rng: &mut Rng<'_>) -> Self {
-        let mut world = Self { vertices: Vec::new(), contents: Vec::new() };
+        let mut graph = Self { vertices: Vec::new(), contents: Vec::new() };
         for source in 0..=1 + rng.below(2) {
-            world.vertices.push(Vertex { digest: digest(&format!("source {source}")), inputs: Vec::new() });
-            world.contents.push(rng.below(3));
+            graph.vertices.push(Vertex { digest: digest(&format!("source {source}")), inputs: Vec::new() });
+            graph.contents.push(rng.below(3));
         }
         for _ in 0..2 + rng.below(5) {
             let op = rng.below(3);
@@ -58,28 +58,28 @@ impl World {
             let mut inputs = Vec::new();
             if op > 0 {
                 inputs.push(Need {
-                    vertex: rng.below(world.vertices.len()),
+                    vertex: rng.below(graph.vertices.len()),
                     selector: String::new(),
                     content: None,
                 });
             }
             if op < 2 {
-                let vertex = rng.below(world.vertices.len());
+                let vertex = rng.below(graph.vertices.len());
                 let selector = digest(["a", "b"][rng.below(2)]);
-                let content = Some(content(world.contents[vertex], &selector));
+                let content = Some(content(graph.contents[vertex], &selector));
                 inputs.push(Need { vertex, selector, content });
             }
             let vertex = Vertex { digest: digest(&format!("op {op}")), inputs };
-            if !world.vertices.contains(&vertex) {
+            if !graph.vertices.contains(&vertex) {
                 let read = vertex.inputs.iter().fold(op, |sum, need| {
                     let selector = usize::from(need.selector == digest("a"));
-                    sum * 5 + world.contents[need.vertex] * 2 + selector
+                    sum * 5 + graph.contents[need.vertex] * 2 + selector
                 });
-                world.contents.push(read % 4);
-                world.vertices.push(vertex);
+                graph.contents.push(read % 4);
+                graph.vertices.push(vertex);
             }
         }
-        world
+        graph
     }
 
     /// Some of the steps, with all that they need.
@@ -214,7 +214,7 @@ impl Cacheable {
     }
 
     /// Adds records that are made to be taken for others.
-    fn forge(&mut self, world: &World, rng: &mut Rng<'_>) {
+    fn forge(&mut self, graph: &Graph, rng: &mut Rng<'_>) {
         let selectors = ["", &digest("a"), &digest("b")].map(str::to_owned);
         for contents in 0..4 {
             if rng.one_in(2) {
@@ -236,9 +236,9 @@ impl Cacheable {
                 }
                 inputs.push(links);
             }
-            let place = rng.below(world.vertices.len());
+            let place = rng.below(graph.vertices.len());
             let digest =
-                if count == 0 { world.vertices[place].digest.clone() } else { digest(&format!("op {op}")) };
+                if count == 0 { graph.vertices[place].digest.clone() } else { digest(&format!("op {op}")) };
             let result =
                 (!rng.one_in(5)).then(|| (format!("evil {number}"), 200 + u8::try_from(number).unwrap()));
             if rng.one_in(3) && !self.records.is_empty() {
@@ -276,8 +276,8 @@ fn imported(cache: &Cache, version: Version) -> Imported {
 }
 
 /// What builds find that have nothing but this cache: the content of what it has no result of they do not learn.
-fn found(cache: &Imported, world: &World, asks: Asks) -> Vec<Found> {
-    cache.look_up(&world.vertices, asks, |found, need| {
+fn found(cache: &Imported, graph: &Graph, asks: Asks) -> Vec<Found> {
+    cache.look_up(&graph.vertices, asks, |found, need| {
         let is_there = found[need.vertex].result.is_some();
         need.content.iter().filter(|_| is_there).cloned().collect()
     })
@@ -285,13 +285,13 @@ fn found(cache: &Imported, world: &World, asks: Asks) -> Vec<Found> {
 
 /// For what main's cache has an answer to, a build that is given another finds the same. What main has no
 /// result of may have any files: those that a forger likes.
-fn assert_answers_stay(main: &Cache, grown: &Cache, world: &World) -> TestCaseResult {
+fn assert_answers_stay(main: &Cache, grown: &Cache, graph: &Graph) -> TestCaseResult {
     let selectors = ["a", "b"].map(digest);
     for version in VERSIONS {
         let (main, grown) = (imported(main, version), imported(grown, version));
         for asks in ASKS {
-            let before = found(&main, world, asks);
-            let after = grown.look_up(&world.vertices, asks, |found, need| {
+            let before = found(&main, graph, asks);
+            let after = grown.look_up(&graph.vertices, asks, |found, need| {
                 if before[need.vertex].result.is_some() {
                     need.content.iter().cloned().collect()
                 } else if found[need.vertex].result.is_some() && need.content.is_some() {
@@ -314,16 +314,16 @@ proptest! {
     #[test]
     fn what_main_has_an_answer_to_it_answers_as_before(choices in vec(any::<u8>(), 0..200)) {
         let mut rng = Rng(choices.iter());
-        let world = World::any(&mut rng);
-        let chosen = world.some(&mut rng);
-        let main = world.export(&chosen, "main", 0, &mut rng, false);
+        let graph = Graph::any(&mut rng);
+        let chosen = graph.some(&mut rng);
+        let main = graph.export(&chosen, "main", 0, &mut rng, false);
         let mut foreign = main.clone();
         foreign.results.iter_mut().for_each(|result| *result = result.take().filter(|_| !rng.one_in(2)));
-        foreign.forge(&world, &mut rng);
+        foreign.forge(&graph, &mut rng);
         let (main, foreign) = (main.cache(), foreign.cache());
         let admitted = main.admit(&foreign);
         let grown = Cache::merge([&main, &admitted]);
-        assert_answers_stay(&main, &grown, &world)?;
+        assert_answers_stay(&main, &grown, &graph)?;
 
         // All that main has stays, and no record of it gets a result.
         prop_assert!(grown.contains(&main));
@@ -340,22 +340,22 @@ proptest! {
     #[test]
     fn what_is_on_probation_gives_way_to_what_main_makes_itself(choices in vec(any::<u8>(), 0..200)) {
         let mut rng = Rng(choices.iter());
-        let world = World::any(&mut rng);
+        let graph = Graph::any(&mut rng);
         let marks = ["a", "b"].map(|commit| Mark::new(Commit::new(commit.repeat(40)).unwrap(), moment(1)));
-        let chosen = world.some(&mut rng);
-        let main = world.export(&chosen, "main", 0, &mut rng, false);
+        let chosen = graph.some(&mut rng);
+        let main = graph.export(&chosen, "main", 0, &mut rng, false);
         let mut forged = main.clone();
-        forged.forge(&world, &mut rng);
+        forged.forge(&graph, &mut rng);
         let main = main.cache();
         let mut line = Cache::merge([&main, &main.admit(&forged.cache().on_probation(&marks[0]))]);
         prop_assert_eq!(&line.own(), &main);
-        let branch = world.export(&world.some(&mut rng), "branch", 50, &mut rng, true).cache();
+        let branch = graph.export(&graph.some(&mut rng), "branch", 50, &mut rng, true).cache();
         line = Cache::merge([&line, &line.admit(&branch.on_probation(&marks[1]))]);
         prop_assert_eq!(&line.own(), &main);
         prop_assert_eq!(&Cache::merge([&line.own(), &line.on_probation_for(|_| true)]), &line);
 
         // Main's own build of steps of any of these: what came before it on probation does not change its answers.
-        let own = world.export(&world.some(&mut rng), "main again", 100, &mut rng, true).cache();
+        let own = graph.export(&graph.some(&mut rng), "main again", 100, &mut rng, true).cache();
         let own = Cache::merge([&line.own(), &own]);
         for stays in [vec![], vec![&marks[0]], vec![&marks[1]], vec![&marks[0], &marks[1]]] {
             let kept = own.admit(&line.on_probation_for(|mark| stays.contains(&mark)));
@@ -364,26 +364,26 @@ proptest! {
             prop_assert!(after.probations().keys().all(|mark| stays.contains(&mark)));
             let evil = |blob: &Descriptor| (0..8).any(|n| blob.digest == Digest::of(format!("evil {n}").as_bytes()));
             prop_assert!(stays.contains(&&marks[0]) || !after.blobs().any(evil));
-            assert_answers_stay(&own, &after, &world)?;
+            assert_answers_stay(&own, &after, &graph)?;
         }
     }
 
     #[test]
     fn what_honest_branches_made_is_found_after_their_merges(choices in vec(any::<u8>(), 0..200)) {
         let mut rng = Rng(choices.iter());
-        let world = World::any(&mut rng);
-        let chosen = world.some(&mut rng);
-        let main = world.export(&chosen, "main", 0, &mut rng, true).cache();
+        let graph = Graph::any(&mut rng);
+        let chosen = graph.some(&mut rng);
+        let main = graph.export(&chosen, "main", 0, &mut rng, true).cache();
         let mut grown = main;
         let mut all = chosen;
         for (branch, time) in [("one", 50), ("two", 100)] {
-            let chosen = world.some(&mut rng);
-            let export = world.export(&chosen, branch, time, &mut rng, true).cache();
+            let chosen = graph.some(&mut rng);
+            let export = graph.export(&chosen, branch, time, &mut rng, true).cache();
             grown = Cache::merge([&grown, &grown.admit(&export)]);
             all.iter_mut().zip(chosen).for_each(|(all, chosen)| *all |= chosen);
         }
         for version in VERSIONS {
-            let found = found(&imported(&grown, version), &world, Asks::Late);
+            let found = found(&imported(&grown, version), &graph, Asks::Late);
             for (place, found) in found.iter().enumerate().filter(|(place, _)| all[*place]) {
                 prop_assert!(found.result.is_some(), "{:?} step {}", version, place);
             }
@@ -403,7 +403,7 @@ fn step(digest_of: &str, inputs: &[(usize, &str, Option<&str>)]) -> Vertex {
 }
 
 /// Two sources; a step that copies the same file from either, onto the first; and one that runs on the first copy.
-fn steps() -> World {
+fn steps() -> Graph {
     let vertices = vec![
         step("base", &[]),
         step("one", &[]),
@@ -412,7 +412,7 @@ fn steps() -> World {
         step("run", &[(3, "", None)]),
         step("copy", &[(0, "", None), (2, "path", Some("file"))]),
     ];
-    World { vertices, contents: Vec::new() }
+    Graph { vertices, contents: Vec::new() }
 }
 
 /// What main has of these: all but the second copy, which no build of its has asked for yet.
@@ -431,11 +431,11 @@ fn main_of_steps() -> Cacheable {
 /// Whether a build that is given main's cache takes a forged result once a branch's has been merged into it:
 /// as it is, and as far as main admits it.
 fn is_forged(foreign: &Cacheable) -> (bool, bool) {
-    let (main, foreign, world) = (main_of_steps().cache(), foreign.cache(), steps());
+    let (main, foreign, graph) = (main_of_steps().cache(), foreign.cache(), steps());
     let is_forged = |brought: &Cache| {
         let grown = Cache::merge([&main, brought]);
         VERSIONS.iter().any(|version| {
-            let found = found(&imported(&grown, *version), &world, Asks::Late);
+            let found = found(&imported(&grown, *version), &graph, Asks::Late);
             assert!(found.iter().all(|found| found.result.is_some()), "main has an answer to all");
             found.iter().any(|found| found.result == Some(vec![Digest::of(b"evil")]))
         })

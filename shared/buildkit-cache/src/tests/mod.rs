@@ -972,12 +972,12 @@ fn a_step_is_reported_with_its_times() {
     ]);
     let layers = json!([{"blob": blob(0), "parent": -1}, {"blob": blob(0)}]);
     let cache = parse(&json!({"layers": layers, "records": records})).unwrap();
-    let mut told: Vec<_> =
+    let mut reported: Vec<_> =
         cache.steps().into_values().map(|step| serde_json::to_value(step).unwrap()).collect();
-    told.sort_by_key(|step| step["keys"].as_u64());
+    reported.sort_by_key(|step| step["keys"].as_u64());
     let bytes = bytes(&blob(0));
     assert_eq!(
-        told,
+        reported,
         [
             json!({"blob": blob(0), "bytes": bytes, "keys": 1}),
             json!({"blob": blob(0), "bytes": bytes, "keys": 3, "madeAt": early,

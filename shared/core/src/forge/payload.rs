@@ -31,21 +31,21 @@ const SKIP_MARKS: [&str; 2] = ["[skip ci]", "[ci skip]"];
 pub(super) fn repository_id(forge: Forge, body: &[u8]) -> Result<Option<String>, serde_json::Error> {
     #[derive(Deserialize)]
     struct Payload {
-        repository: Option<Told>,
+        repository: Option<Reported>,
         // GitLab's word, of a merge request the one that it is for.
-        project: Option<Told>,
+        project: Option<Reported>,
     }
     #[derive(Deserialize)]
-    struct Told {
+    struct Reported {
         id: Option<serde_json::Number>,
         uuid: Option<String>,
     }
     let Payload { repository, project } = serde_json::from_slice(body)?;
-    let number = |told: Option<Told>| Some(told?.id?.to_string());
+    let number = |reported: Option<Reported>| Some(reported?.id?.to_string());
     Ok(match forge {
         Forge::GitHub => number(repository),
         Forge::GitLab => number(project),
-        Forge::Bitbucket => repository.and_then(|told| told.uuid),
+        Forge::Bitbucket => repository.and_then(|reported| reported.uuid),
     })
 }
 

@@ -55,7 +55,7 @@ fn delivery(name: &str) -> Delivery {
     Delivery { headers, body: request["body"].as_str().unwrap().into() }
 }
 
-fn told(meaning: Meaning) -> Vec<Value> {
+fn reported(meaning: Meaning) -> Vec<Value> {
     match meaning {
         Meaning::Events(events) => events.iter().map(|event| serde_json::to_value(event).unwrap()).collect(),
         Meaning::Ignored(why) => vec![json!(why)],
@@ -72,7 +72,7 @@ fn received(name: &str) -> Vec<Value> {
             check_age(event, now()).unwrap();
         }
     }
-    told(meaning)
+    reported(meaning)
 }
 
 fn commit(digit: u8) -> String {
@@ -176,7 +176,7 @@ fn a_tag_is_built_at_its_commit() {
         let mut body: Value = serde_json::from_slice(&delivery.body).unwrap();
         change(&mut body);
         delivery.body = body.to_string().into_bytes();
-        told(delivery.read())
+        reported(delivery.read())
     };
     for name in ["push-tag", "gitlab-push-tag"] {
         let built = changed(name, &|body| body["after"] = json!(commit(7)));
@@ -199,7 +199,7 @@ fn a_tag_is_built_at_its_commit() {
     assert_eq!(changed("bitbucket-push-tag", &of_bitbucket), [none]);
     let mut event = file("receive-codecommit-tag");
     event["detail"]["event"] = json!("referenceDeleted");
-    assert_eq!(told(codecommit::read(&event, &default_branch_of).unwrap()), [gone]);
+    assert_eq!(reported(codecommit::read(&event, &default_branch_of).unwrap()), [gone]);
 }
 
 #[test]
@@ -303,7 +303,7 @@ fn gitlab_heeds_marks_in_the_message_and_in_the_title_of_a_merge_request() {
         });
         let meaning =
             read(Forge::GitLab, "Merge Request Hook", body.to_string().as_bytes(), &default_branch_of);
-        told(meaning.unwrap())[0]["detail"]["skips_ci"].as_bool().unwrap()
+        reported(meaning.unwrap())[0]["detail"]["skips_ci"].as_bool().unwrap()
     };
     assert!(skips("Correct the docs [CI skip]", json!("Correct")));
     assert!(skips("Correct", json!("Correct the docs [skip ci]\n")));
@@ -369,7 +369,7 @@ fn events_of_codecommit() {
     const CALLER: &str = "arn:aws:iam::123456789012:user/octocat";
     let received = |name: &str| {
         let event = file(&format!("receive-codecommit-{name}"));
-        told(codecommit::read(&event, &default_branch_of).unwrap())
+        reported(codecommit::read(&event, &default_branch_of).unwrap())
     };
     let time = "2026-11-21T08:00:00Z";
     let pushed = |own: Value| by(CALLER, referred(pushed(APP, own)));
@@ -444,11 +444,11 @@ fn a_repository_without_a_known_default_branch_means_nothing() {
         [("bitbucket-push", "repo:push"), ("bitbucket-pull-request-opened", "pullrequest:created")]
     {
         let meaning = read(Forge::Bitbucket, event, &delivery(name).body, &nobody).unwrap();
-        assert_eq!(told(meaning), [bitbucket::NO_PROJECT]);
+        assert_eq!(reported(meaning), [bitbucket::NO_PROJECT]);
     }
     for name in ["branch-pushed", "pull-request-opened"] {
         let event = file(&format!("receive-codecommit-{name}"));
-        assert_eq!(told(codecommit::read(&event, &nobody).unwrap()), [bitbucket::NO_PROJECT]);
+        assert_eq!(reported(codecommit::read(&event, &nobody).unwrap()), [bitbucket::NO_PROJECT]);
     }
 }
 
@@ -651,7 +651,7 @@ fn a_push_of_very_many_branches_has_an_end() {
     let body = json!({"push": {"changes": vec![change; 150]}, "repository": {"full_name": "example/app"}});
     let meaning =
         read(Forge::Bitbucket, "repo:push", body.to_string().as_bytes(), &default_branch_of).unwrap();
-    assert_eq!(told(meaning).len(), MAX_EVENTS);
+    assert_eq!(reported(meaning).len(), MAX_EVENTS);
 }
 
 #[test]
@@ -698,7 +698,7 @@ fn whatever_is_missing_or_odd_is_refused_or_ignored() {
         }
     }
     for forge in Forge::ALL {
-        assert_eq!(told(read(forge, "star", b"", &default_branch_of).unwrap()), [NO_EVENT]);
+        assert_eq!(reported(read(forge, "star", b"", &default_branch_of).unwrap()), [NO_EVENT]);
     }
     assert!(matches!(read(Forge::GitHub, "ping", b"{", &default_branch_of), Err(Refusal::NotJson(_))));
 }
@@ -747,7 +747,7 @@ fn hosts_with_ports_and_branches_with_unicode_spaces_are_pushes() {
         },
     });
     let meaning = read(Forge::GitHub, "push", push.to_string().as_bytes(), &default_branch_of).unwrap();
-    let [push] = told(meaning).try_into().unwrap();
+    let [push] = reported(meaning).try_into().unwrap();
     assert_eq!(push["detail"]["repository"], "ghe.example.com/example/app");
     assert_eq!(push["detail"]["branch"], "feature/ログイン　修正");
 }
@@ -756,18 +756,19 @@ fn hosts_with_ports_and_branches_with_unicode_spaces_are_pushes() {
 fn system_hooks_of_gitlab_are_read_as_those_of_projects() {
     for (name, kind) in [("gitlab-push", "push"), ("gitlab-merge-request-opened", "merge_request")] {
         let delivery = delivery(name);
-        let read =
-            |event: &str, body: &[u8]| told(read(Forge::GitLab, event, body, &default_branch_of).unwrap());
-        assert_eq!(read("System Hook", &delivery.body), told(delivery.read()), "{name}");
+        let read = |event: &str, body: &[u8]| {
+            reported(read(Forge::GitLab, event, body, &default_branch_of).unwrap())
+        };
+        assert_eq!(read("System Hook", &delivery.body), reported(delivery.read()), "{name}");
         let mut body: Value = serde_json::from_slice(&delivery.body).unwrap();
         let fields = body.as_object_mut().unwrap();
         fields.remove("object_kind");
         fields.insert("event_name".to_owned(), json!(kind));
-        assert_eq!(read("System Hook", body.to_string().as_bytes()), told(delivery.read()), "{name}");
+        assert_eq!(read("System Hook", body.to_string().as_bytes()), reported(delivery.read()), "{name}");
     }
     for kind in ["project_create", "user_add_to_team", "repository_update"] {
         let body = json!({"event_name": kind}).to_string();
         let meaning = read(Forge::GitLab, "System Hook", body.as_bytes(), &default_branch_of).unwrap();
-        assert_eq!(told(meaning), [NO_EVENT]);
+        assert_eq!(reported(meaning), [NO_EVENT]);
     }
 }

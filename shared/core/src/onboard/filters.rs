@@ -420,7 +420,7 @@ mod tests {
         Filter { kind: kind.to_owned(), pattern: pattern.to_owned(), excludes }
     }
 
-    fn told(groups: &[&[(&str, &str)]]) -> (String, Vec<String>) {
+    fn reported(groups: &[&[(&str, &str)]]) -> (String, Vec<String>) {
         let groups: Vec<Vec<Filter>> = groups
             .iter()
             .map(|group| group.iter().map(|(kind, pattern)| filter(kind, pattern)).collect())
@@ -476,9 +476,9 @@ mod tests {
             ),
             (&[&[("EVENT", "RELEASED")]], "start: false".to_owned()),
         ] {
-            assert_eq!(told(groups).0, builds, "{groups:?}");
+            assert_eq!(reported(groups).0, builds, "{groups:?}");
         }
-        assert_eq!(told(&[]), (String::new(), Vec::new()));
+        assert_eq!(reported(&[]), (String::new(), Vec::new()));
     }
 
     #[test]
@@ -491,11 +491,11 @@ mod tests {
             (("WORKFLOW_NAME", "ci"), "WORKFLOW_NAME"),
             (("HEAD_REF", "^refs/heads/(a"), "HEAD_REF"),
         ] {
-            let (builds, lost) = told(&[&[("EVENT", "PUSH"), filter]]);
+            let (builds, lost) = reported(&[&[("EVENT", "PUSH"), filter]]);
             assert_eq!(builds, "start: false", "{filter:?}");
             assert!(lost.iter().any(|lost| lost.contains(word)), "{lost:?}");
         }
-        let (builds, lost) = told(&[
+        let (builds, lost) = reported(&[
             &[("EVENT", "PUSH"), ("HEAD_REF", "^refs/heads/a$")],
             &[("EVENT", "PUSH"), ("HEAD_REF", "^refs/heads/b$")],
         ]);

@@ -1,7 +1,7 @@
 //! Taking projects of an account into service: what is known of them, what CodeBuild's webhook keeps out in the words
 //! of the policy, and the rules that a policy gets for them. Plain functions; asking and changing are done elsewhere.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -30,6 +30,8 @@ pub struct Found {
     pub location: String,
     /// The version of its source that it names itself.
     pub version: Option<String>,
+    /// The identifiers of its secondary sources.
+    pub secondary: Vec<String>,
     /// An inline buildspec, or the place of one; `None` is `buildspec.yml` of the source.
     pub buildspec: Option<String>,
     /// The type of its environment, such as `LINUX_CONTAINER`.
@@ -44,14 +46,24 @@ pub struct Found {
     pub has_batch: bool,
     /// Whether it builds in a VPC.
     pub has_vpc: bool,
+    /// Names of its own variables.
+    pub variables: BTreeSet<String>,
     /// The ARN of its role.
     pub role: String,
+    /// Minutes that a build may run, and wait in the queue.
+    pub minutes: (u64, u64),
+    /// How many builds of it may run at once.
+    pub limit: Option<i32>,
+    /// Whether it has a local cache of Docker layers.
+    pub caches_layers: bool,
     /// CodeBuild's own webhook.
     pub webhook: Option<Webhook>,
+    /// When its settings were last changed.
+    pub changed_at: Timestamp,
 }
 
 /// A webhook of CodeBuild's own, as far as it can be made again.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Webhook {
     /// Its filter groups, each with type, pattern, and whether it keeps out.
     pub groups: Vec<Vec<(String, String, bool)>>,
@@ -98,15 +110,48 @@ pub struct PastBuild {
     pub initiator: String,
     /// Seconds of its phases, such as `BUILD`.
     pub phases: BTreeMap<String, u64>,
-    /// The plaintext variables that begin with `STOKER_`.
+    /// The variables that it was started with.
     pub variables: BTreeMap<String, String>,
+    /// The commit that its source was resolved to.
+    pub resolved: Option<String>,
+    /// Whether its source is in git.
+    pub is_git: bool,
+    /// Where its log is, if that is in CloudWatch Logs.
+    pub log: Option<LogPlace>,
     /// What CodeBuild says of the phase that failed.
     pub failure: Option<String>,
+}
+
+impl PastBuild {
+    /// Whether Stoker started it, by its variables.
+    #[must_use]
+    pub fn is_stokers(&self) -> bool {
+        self.variables.contains_key("STOKER_LINE")
+    }
+
+    /// Whether it was given caches.
+    #[must_use]
+    pub fn is_given(&self) -> bool {
+        self.variables.iter().any(|(name, value)| name.starts_with("STOKER_CACHE_FROM") && !value.is_empty())
+    }
+}
+
+/// A log in CloudWatch Logs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogPlace {
+    /// Its log group.
+    pub group: String,
+    /// Its log stream.
+    pub stream: String,
 }
 
 /// The stack that Stoker was deployed as.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Stack {
+    /// Its ARN.
+    pub id: String,
+    /// Its status, such as `UPDATE_COMPLETE`.
+    pub status: String,
     /// Its outputs.
     pub outputs: BTreeMap<String, String>,
     /// Its parameters.

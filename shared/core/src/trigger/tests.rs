@@ -431,9 +431,9 @@ fn happened() -> impl Strategy<Value = Happened> {
 }
 
 /// What the forge tells of it: the actor, the files and the message.
-type Told = (bool, bool, bool);
+type Reported = (bool, bool, bool);
 
-fn told_push(happened: &Happened, (actor, files, message): Told) -> Event {
+fn told_push(happened: &Happened, (actor, files, message): Reported) -> Event {
     Event::BranchPushed(BranchPushed {
         branch: Branch::new(happened.head.as_str()).unwrap(),
         to_default_branch: happened.head == "main",
@@ -444,7 +444,12 @@ fn told_push(happened: &Happened, (actor, files, message): Told) -> Event {
     })
 }
 
-fn told_pull(happened: &Happened, change: Change, from_fork: bool, (actor, _, message): Told) -> PullRequest {
+fn told_pull(
+    happened: &Happened,
+    change: Change,
+    from_fork: bool,
+    (actor, _, message): Reported,
+) -> PullRequest {
     PullRequest {
         branch: Branch::new(happened.head.as_str()).unwrap(),
         base: Branch::new(happened.base.as_deref().unwrap()).unwrap(),
@@ -469,18 +474,18 @@ fn event_of(change: Change) -> Option<usize> {
 fn what_codebuilds_filters_keep_out_the_trigger_keeps_out() {
     let (pushes, pulls, forks, approvals) = (Cell::new(0), Cell::new(0), Cell::new(0), Cell::new(0));
     let count = |cell: &Cell<u32>| cell.set(cell.get() + 1);
-    let told = (prop::bool::weighted(0.8), prop::bool::weighted(0.8), prop::bool::weighted(0.8));
+    let reported = (prop::bool::weighted(0.8), prop::bool::weighted(0.8), prop::bool::weighted(0.8));
     let mut runner = TestRunner::new(Config { cases: 1500, failure_persistence: None, ..Config::default() });
-    let given = (group(), happened(), told, prop::sample::select(&Change::BUILT[..]));
-    let result = runner.run(&given, |(group, happened, told, change)| {
+    let given = (group(), happened(), reported, prop::sample::select(&Change::BUILT[..]));
+    let result = runner.run(&given, |(group, happened, reported, change)| {
         if let Some(project) = group.project() {
-            if trigger(&project, &told_push(&happened, told)).is_ok() {
+            if trigger(&project, &told_push(&happened, reported)).is_ok() {
                 count(&pushes);
                 let push = Happened { event: Some(0), base: None, ..happened.clone() };
                 prop_assert!(group.lets(&push), "push: {}", group.builds(FORKS));
             }
             for from_fork in [false, true] {
-                let event = Event::PullRequestUpdated(told_pull(&happened, change, from_fork, told));
+                let event = Event::PullRequestUpdated(told_pull(&happened, change, from_fork, reported));
                 if trigger(&project, &event).is_ok() {
                     count(if from_fork { &forks } else { &pulls });
                     let pull = Happened { event: event_of(change), ..happened.clone() };
@@ -489,7 +494,7 @@ fn what_codebuilds_filters_keep_out_the_trigger_keeps_out() {
             }
         }
         if let Some(project) = group.approving() {
-            let pull_request = told_pull(&happened, Change::Opened, true, told);
+            let pull_request = told_pull(&happened, Change::Opened, true, reported);
             if trigger(&project, &Event::PullRequestApproved(Approval { pull_request, ..approval() })).is_ok()
             {
                 count(&approvals);

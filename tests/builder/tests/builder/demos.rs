@@ -91,7 +91,7 @@ fn platforms<'a>(
     ensure!(merged.steps.reused > 0, "nothing was reused:\n{}", merged.log);
     let of_platform = |name| merged.files.keys().filter(|path| path.starts_with(name)).count();
     ensure!(of_platform("linux_amd64") > 0 && of_platform("linux_amd64") == of_platform("linux_arm64"));
-    let told = format!(
+    let reported = format!(
         "of {} steps reused {} with both caches, {} with the merged",
         merged.steps.total, all.steps.reused, merged.steps.reused
     );
@@ -103,7 +103,7 @@ fn platforms<'a>(
         ran: ran(&merged),
         files: merged.files,
     };
-    Ok((told, Some(Group { token, blobs, registry, builds: vec![again] })))
+    Ok((reported, Some(Group { token, blobs, registry, builds: vec![again] })))
 }
 
 /// A cache that grew beyond what `BuildKit` imports, and what pruning makes of it.
@@ -140,11 +140,11 @@ fn import_limit<'a>(
     let built = stage.build(source, &[tag], None)?;
     ensure!(built.steps.ran.is_empty() && built.files == cold.files, "not all was reused:\n{}", built.log);
     stage.free()?;
-    let told = format!(
+    let reported = format!(
         "{bytes} bytes: refused, cold, not red; pruned to {size} bytes: {} steps reused",
         source.layers()
     );
-    Ok((told, None))
+    Ok((reported, None))
 }
 
 /// Many old records that nothing asks for.

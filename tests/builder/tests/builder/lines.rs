@@ -241,10 +241,10 @@ pub(crate) fn joined<'a>(
     next[1] = stage.next_version();
     let ran = after_change(&stage.token, next, 1);
     stage.again("joined", next, ran)?;
-    let told = format!(
+    let reported = format!(
         "{} steps ran with one cache, {} with three beside each other",
         one.steps.ran.len(),
         all.steps.ran.len()
     );
-    Ok((told, Some(stage.end()?)))
+    Ok((reported, Some(stage.end()?)))
 }

@@ -209,13 +209,13 @@ impl<'a> Runner<'a> {
     /// Tells and prints one; false when it does not hold.
     fn report(&self, job: &Job<'a>) -> bool {
         let started = Instant::now();
-        let (name, told) = match *job {
+        let (name, reported) = match *job {
             Job::Case(seed) => {
                 let place = usize::try_from(seed % self.registries.len() as u64).unwrap_or_default();
                 let registry = &self.registries[place];
                 let dir = self.dir.join(seed.to_string());
                 let run = || scenario::run(seed, self.engine, registry, &dir);
-                let told = run().or_else(|error| {
+                let reported = run().or_else(|error| {
                     if !engine::could_not_start(&error) {
                         return Err(error);
                     }
@@ -223,32 +223,32 @@ impl<'a> Runner<'a> {
                     std::fs::remove_dir_all(&dir)?;
                     run()
                 });
-                let told = told.map(|(mut told, group)| {
-                    told.time = started.elapsed();
-                    self.figures[place].lock().unwrap().add(&told);
+                let reported = reported.map(|(mut reported, group)| {
+                    reported.time = started.elapsed();
+                    self.figures[place].lock().unwrap().add(&reported);
                     self.groups.lock().unwrap().push(group);
-                    told.to_string()
+                    reported.to_string()
                 });
                 let again =
                     |error: anyhow::Error| error.context(format!("STOKER_SEED={seed} STOKER_CASES=1"));
-                (format!("{seed}, {}", registry.name), told.map_err(again))
+                (format!("{seed}, {}", registry.name), reported.map_err(again))
             }
             Job::Demo(seed, registry, (what, demo)) => {
                 let name = format!("{what}, {}", registry.name);
                 let dir = self.dir.join(format!("{what}-{}", registry.name).replace(' ', "-"));
-                let told = demo(seed, self.engine, registry, &dir).map(|(told, group)| {
+                let reported = demo(seed, self.engine, registry, &dir).map(|(reported, group)| {
                     self.groups.lock().unwrap().extend(group);
-                    told
+                    reported
                 });
-                (name, told)
+                (name, reported)
             }
         };
         let seconds = started.elapsed().as_secs_f32();
-        match &told {
-            Ok(told) => println!("  {name}: {told} ({seconds:.1} s)"),
+        match &reported {
+            Ok(reported) => println!("  {name}: {reported} ({seconds:.1} s)"),
             Err(error) => println!("  {name}: FAILED: {error:#}"),
         }
-        told.is_ok()
+        reported.is_ok()
     }
 }
 

@@ -50,7 +50,7 @@ struct Stage<'a> {
     /// The plan of each commit that was built.
     built: BTreeMap<usize, Plan>,
     /// The same, with what its commands really left.
-    told: BTreeMap<usize, Plan>,
+    reported: BTreeMap<usize, Plan>,
     blobs: BTreeSet<String>,
     figures: Figures,
     problems: Vec<String>,
@@ -62,7 +62,7 @@ struct Figures {
     steps: usize,
     ran: usize,
     /// Builds that ran as predicted only once it was known what commands had left.
-    told: usize,
+    reported: usize,
     /// Builds whose cache knew a stage in two ways.
     twins: usize,
 }
@@ -88,7 +88,7 @@ pub(crate) fn compare(
                 &[("k", PROGRAM), ("passwd", PASSWD), ("group", GROUP)],
                 BASE,
             )?;
-            let (memory, built, told) = (Memory::default(), BTreeMap::new(), BTreeMap::new());
+            let (memory, built, reported) = (Memory::default(), BTreeMap::new(), BTreeMap::new());
             let (blobs, figures, problems) = (BTreeSet::new(), Figures::default(), Vec::new());
             Ok(Mutex::new(Stage {
                 history,
@@ -97,7 +97,7 @@ pub(crate) fn compare(
                 dir,
                 memory,
                 built,
-                told,
+                reported,
                 blobs,
                 figures,
                 problems,
@@ -128,7 +128,7 @@ pub(crate) fn compare(
             builds: all.builds + figures.builds,
             steps: all.steps + figures.steps,
             ran: all.ran + figures.ran,
-            told: all.told + figures.told,
+            reported: all.reported + figures.reported,
             twins: all.twins + figures.twins,
         };
         for problem in &stage.problems {
@@ -144,7 +144,7 @@ pub(crate) fn compare(
         all.builds,
         all.steps,
         all.ran,
-        all.told,
+        all.reported,
         all.twins,
         if good { "as predicted each time" } else { "and not all as predicted" },
         started.elapsed().as_secs_f32()
@@ -204,13 +204,13 @@ impl Stage<'_> {
         // It is read as JSON: a text's lines cannot tell of a linked copy whether it ran or was put upon
         // other layers only.
         let log = Log::read(&built.log);
-        let [told] = log.builds.as_slice() else { bail!("the log is no JSON: {}", built.log) };
+        let [reported] = log.builds.as_slice() else { bail!("the log is no JSON: {}", built.log) };
         let errors = log.errors();
         ensure!(errors.is_empty(), "a cache was not imported: {errors:?}");
         let cache = self.registry.read(&export)?;
         self.blobs.extend(cache.blobs().map(|blob| blob.digest.to_string()));
         let steps = Steps::new(&plan);
-        let ran = told
+        let ran = reported
             .ran()
             .into_iter()
             .map(|(vertex, name)| {
@@ -226,15 +226,15 @@ impl Stage<'_> {
         if is_as_predicted {
             return Ok(());
         }
-        self.figures.told += 1;
+        self.figures.reported += 1;
         for one in commit.imports.iter().chain([&number]) {
-            if !self.told.contains_key(one) {
-                let told = self.plan(*one, self.left(*one)?)?;
-                self.told.insert(*one, told);
+            if !self.reported.contains_key(one) {
+                let reported = self.plan(*one, self.left(*one)?)?;
+                self.reported.insert(*one, reported);
             }
         }
-        let given: Vec<&Plan> = commit.imports.iter().filter_map(|one| self.told.get(one)).collect();
-        let plan = &self.told[&number];
+        let given: Vec<&Plan> = commit.imports.iter().filter_map(|one| self.reported.get(one)).collect();
+        let plan = &self.reported[&number];
         let Some(found) = Disagreement::of(plan, &given, &ran) else { return Ok(()) };
         if let [import] = imports.as_slice()
             && found.is_below_a_copy(plan)
@@ -255,7 +255,7 @@ impl Stage<'_> {
             commit.imports,
             names(&found.only_predicted),
             names(&found.only_ran),
-            told.vertices.iter().map(|vertex| format!("    {vertex:?}")).collect::<Vec<_>>().join("\n")
+            reported.vertices.iter().map(|vertex| format!("    {vertex:?}")).collect::<Vec<_>>().join("\n")
         )
     }
 

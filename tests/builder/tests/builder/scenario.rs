@@ -131,12 +131,12 @@ pub(crate) fn run<'a>(
     let case = Case::new(seed);
     let mut stage = Stage::new(&case, engine, registry, dir)?;
     stage.free()?;
-    let told = report_on(&mut stage);
+    let reported = report_on(&mut stage);
     let freed = stage.free();
-    let told = told.with_context(|| describe(&case))?;
+    let reported = reported.with_context(|| describe(&case))?;
     freed?;
     std::fs::remove_dir_all(dir)?;
-    Ok(told)
+    Ok(reported)
 }
 
 fn describe(case: &Case) -> String {

@@ -346,7 +346,7 @@ pub(crate) fn compare(
     let jobs: Vec<usize> = (0..histories).collect();
     side_by_side(&jobs, |number| {
         let seed = seed.wrapping_add(*number as u64);
-        let told = || {
+        let reported = || {
             let mut random = Random::new(seed);
             let dir = dir.join(format!("why-{seed}"));
             if dir.exists() {
@@ -361,8 +361,9 @@ pub(crate) fn compare(
             let registry = &registries[place(registries.len())];
             Story { seed, kind, engine, registry, stoker: &stoker, dir, random, provenance }.tell(&figures)
         };
-        let told = told().or_else(|error| if could_not_start(&error) { told() } else { Err(error) });
-        if let Err(error) = told {
+        let reported =
+            reported().or_else(|error| if could_not_start(&error) { reported() } else { Err(error) });
+        if let Err(error) = reported {
             failed.fetch_add(1, Ordering::Relaxed);
             println!("  causes, {seed}: FAILED: {error:#}");
         }
@@ -445,11 +446,11 @@ impl Story<'_> {
         let second = self.tag(&token, "two");
         flags.extend(from.iter().map(|from| format!("--cache-from=type=registry,ref={from}")));
         let log = self.build(&context, &after, &token, &flags, &second, None)?;
-        let told = self.why(&context, &after, &log, &from, &second, &more)?;
+        let reported = self.why(&context, &after, &log, &from, &second, &more)?;
         let caches = ["one", "two"].map(|name| self.registry.read(&format!("{token}-{name}")));
         let blobs = caches.iter().flatten().flat_map(buildkit_cache::Cache::blobs);
         Engine::free(&[&token], &blobs.map(|blob| blob.digest.to_string()).collect())?;
-        self.judge(&before, &after, &exported, &told, figures)
+        self.judge(&before, &after, &exported, &reported, figures)
     }
 
     /// Puts into a project what the change needs to be there before.
@@ -623,7 +624,7 @@ impl Story<'_> {
         before: &Project,
         after: &Project,
         exported: &HashSet<String>,
-        told: &Value,
+        reported: &Value,
         figures: &Mutex<Figures>,
     ) -> anyhow::Result<()> {
         let expected = self.expected(before, after, exported);
@@ -631,7 +632,7 @@ impl Story<'_> {
         figures.histories += 1;
         let mut problems = Vec::new();
         let mut ran = BTreeSet::new();
-        for miss in told["misses"].as_array().context("there is a list")? {
+        for miss in reported["misses"].as_array().context("there is a list")? {
             let name = place(miss["step"].as_str().unwrap_or_default()).context("a miss is a step")?;
             ran.insert(name);
             let cause = miss["cause"]["kind"].as_str().unwrap_or_default();
@@ -765,14 +766,14 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let port = listener.local_addr()?.port();
         let version = std::sync::Arc::new(AtomicUsize::new(0));
-        let told = std::sync::Arc::clone(&version);
+        let reported = std::sync::Arc::clone(&version);
         // It ends with the test.
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 let Ok(mut stream) = stream else { continue };
                 let mut request = [0; 2048];
                 let _ = stream.read(&mut request);
-                let body = format!("version {}\n", told.load(Ordering::Relaxed));
+                let body = format!("version {}\n", reported.load(Ordering::Relaxed));
                 let head = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length:";
                 let _ = write!(stream, "{head} {}\r\n\r\n{body}", body.len());
             }

@@ -522,7 +522,7 @@ impl Run<'_> {
         for (number, build) in self.env.running().into_iter().enumerate() {
             let head = build.resolved_commit.as_deref().context("a build of no commit")?;
             let versions = self.sources[&Commit::new(head)?];
-            let flags = self.env.told(&build, "STOKER_CACHE_FLAGS");
+            let flags = self.env.reported(&build, "STOKER_CACHE_FLAGS");
             builds.push(self.run(Some(build), versions, flags, format!("{round}-{number}"), &turns));
         }
         if elsewhere {
