@@ -128,6 +128,12 @@ pub(crate) fn table(indent: &str, align: &[Align], rows: &[Vec<String>]) -> Stri
     text
 }
 
+/// Reads a price in dollars.
+pub(crate) fn price(text: &str) -> Result<f64, String> {
+    let price = text.parse::<f64>().ok().filter(|price| (0.0..=1000.0).contains(price));
+    price.ok_or_else(|| format!("`{text}` is no price: write it like 0.005"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -116,7 +116,7 @@ pub(crate) struct Args {
     #[arg(long)]
     no_git_directory: bool,
     /// What a minute of a build costs; unless given, general1.small on Linux
-    #[arg(long, value_name = "DOLLARS", default_value = "0.005", value_parser = crate::report::price)]
+    #[arg(long, value_name = "DOLLARS", default_value = "0.005", value_parser = crate::text::price)]
     dollars_per_minute: f64,
     /// Write a page with charts to this file, too: one file that needs no network
     #[arg(long, value_name = "FILE")]

@@ -51,7 +51,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE", default_value = "stoker-report.html")]
     out: PathBuf,
     /// What a minute of a build costs; unless given, general1.small on Linux
-    #[arg(long, value_name = "DOLLARS", default_value = "0.005", value_parser = price)]
+    #[arg(long, value_name = "DOLLARS", default_value = "0.005", value_parser = crate::text::price)]
     dollars_per_minute: f64,
     /// Also say what misses cost, by the checkout of a project; of its newest builds that ended well
     #[arg(long, value_name = "PROJECT=DIRECTORY", value_parser = checkout)]
@@ -65,12 +65,6 @@ pub(crate) struct Args {
 fn checkout(text: &str) -> Result<(ProjectName, PathBuf), String> {
     let (project, directory) = text.split_once('=').ok_or("write PROJECT=DIRECTORY")?;
     Ok((ProjectName::new(project).map_err(|error| error.to_string())?, directory.into()))
-}
-
-/// Reads a price in dollars.
-pub(crate) fn price(text: &str) -> Result<f64, String> {
-    let price = text.parse::<f64>().ok().filter(|price| (0.0..=1000.0).contains(price));
-    price.ok_or_else(|| format!("`{text}` is no price: write it like 0.005"))
 }
 
 pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
