@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::Value;
 use stoker_core::names::ProjectName;
 
-/// How many causes are told of a project.
+/// How many causes are reported of a project.
 const MOST: usize = 10;
 
 /// What a project's builds lost to misses.
@@ -79,6 +79,6 @@ pub(crate) fn lost<'a>(
 }
 
 fn kind(cause: &Cause) -> String {
-    let told = serde_json::to_value(cause).unwrap_or(Value::Null);
-    told["kind"].as_str().unwrap_or_default().to_owned()
+    let reported = serde_json::to_value(cause).unwrap_or(Value::Null);
+    reported["kind"].as_str().unwrap_or_default().to_owned()
 }

@@ -162,16 +162,16 @@ async fn read(args: &Args, now: Timestamp) -> Result<Report, Problem> {
             .filter(|build| build.status == BuildStatus::Succeeded && build.inputs.is_some())
             .collect();
         ended.sort_by_key(|build| std::cmp::Reverse(build.started_at));
-        let mut told = Vec::new();
+        let mut reported = Vec::new();
         for build in ended.iter().take(LOGS) {
             match why::of_build(&config, &build.id, checkout).await {
-                Ok(of_build) => told.push(of_build),
+                Ok(of_build) => reported.push(of_build),
                 Err(problem) => {
                     report.notes.push(format!("why steps of {} ran: {}", build.id, problem.text()));
                 }
             }
         }
-        report.lost_time.push(lost::lost(project, ended.len(), told.iter().map(why::Reported::report)));
+        report.lost_time.push(lost::lost(project, ended.len(), reported.iter().map(why::Reported::report)));
     }
     Ok(report)
 }

@@ -362,9 +362,9 @@ mod tests {
         });
         let report = Report { misses: misses.to_vec(), ..Report::default() };
         let pull_requests = pull_requests(&report, &line);
-        let told =
+        let reported =
             Reported { commit: "a".repeat(40), commits: 3, report, pull_requests, missing: Vec::new() };
-        let text = text(&told);
+        let text = text(&reported);
         for expected in [
             "new in bbbbbbb (pull request #812)\n",
             "new in ccccccc\n",
@@ -372,7 +372,7 @@ mod tests {
         ] {
             assert!(text.contains(expected), "{text}");
         }
-        let told = serde_json::to_value(&told).unwrap();
-        assert_eq!(told["pullRequests"], json!({"a".repeat(40): 7, "b".repeat(40): 812}));
+        let reported = serde_json::to_value(&reported).unwrap();
+        assert_eq!(reported["pullRequests"], json!({"a".repeat(40): 7, "b".repeat(40): 812}));
     }
 }

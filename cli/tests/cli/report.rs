@@ -133,11 +133,11 @@ async fn what_misses_cost_is_told_of_a_checkout_by_the_step_that_missed_first() 
     let ran = run(format!("report --policy POLICY --json {why}")).await;
     assert_eq!(ran.code, 0, "{}", ran.err);
     let report: Value = serde_json::from_str(&ran.out).unwrap();
-    let told = &report["lostTime"][0];
-    let figures = ["builds", "buildsRead", "lostMinutes"].map(|name| told[name].as_f64().unwrap());
-    assert_eq!(figures, [22.0, 20.0, 22.0], "{told} {}", report["notes"]);
+    let reported = &report["lostTime"][0];
+    let figures = ["builds", "buildsRead", "lostMinutes"].map(|name| reported[name].as_f64().unwrap());
+    assert_eq!(figures, [22.0, 20.0, 22.0], "{reported} {}", report["notes"]);
     let first = json!({"step": "[3/4] RUN npm ci", "kind": "not-given", "builds": 20, "minutes": 16.0});
-    assert_eq!(told["causes"][0], first, "{told}");
+    assert_eq!(reported["causes"][0], first, "{reported}");
     // No more logs are read than that, each once.
     assert_eq!(account.count("GetLogEvents"), 20 * (log.lines().count() + 1));
 

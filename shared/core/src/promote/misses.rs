@@ -85,7 +85,7 @@ mod tests {
     /// A cache of records: name, the places of their inputs, and when their results were made.
     fn cache(records: &[(&str, &[usize], Option<&str>)]) -> Cache {
         let (mut layers, mut descriptors) = (Vec::new(), Vec::new());
-        let mut told = Vec::new();
+        let mut reported = Vec::new();
         for (name, inputs, made) in records {
             let inputs: Vec<Value> = inputs.iter().map(|input| json!([{"link": input}])).collect();
             let mut record = json!({"digest": name, "inputs": inputs});
@@ -96,9 +96,9 @@ mod tests {
                 let media_type = "application/vnd.oci.image.layer.v1.tar+gzip";
                 descriptors.push(json!({"mediaType": media_type, "digest": blob, "size": 9}));
             }
-            told.push(record);
+            reported.push(record);
         }
-        let config = json!({"layers": layers, "records": told}).to_string();
+        let config = json!({"layers": layers, "records": reported}).to_string();
         let manifest = json!({
             "schemaVersion": 2,
             "mediaType": buildkit_cache::MANIFEST_MEDIA_TYPE,
@@ -110,7 +110,7 @@ mod tests {
         Cache::parse(&manifest, config.as_bytes()).unwrap()
     }
 
-    fn told(export: &Cache, line: Option<&Cache>, is_refresh: bool) -> Vec<(String, MissCause)> {
+    fn reported(export: &Cache, line: Option<&Cache>, is_refresh: bool) -> Vec<(String, MissCause)> {
         let first = first_misses(export, STARTED.parse().unwrap(), line, is_refresh);
         first.into_iter().map(|miss| (miss.record, miss.cause)).collect()
     }
@@ -135,24 +135,24 @@ mod tests {
         ]);
         let expected =
             [("copy", MissCause::OtherInputs), ("new", MissCause::NotInLine), ("tools", MissCause::InLine)];
-        assert_eq!(told(&export, Some(&line), false), expected.map(|(name, it)| (name.to_owned(), it)));
+        assert_eq!(reported(&export, Some(&line), false), expected.map(|(name, it)| (name.to_owned(), it)));
         let all = |cause| ["copy", "new", "tools"].map(|name| (name.to_owned(), cause));
-        assert_eq!(told(&export, Some(&line), true), all(MissCause::Refresh));
-        assert_eq!(told(&export, None, false), all(MissCause::NoLine));
-        assert_eq!(told(&line, Some(&export), false), [], "nothing ran");
+        assert_eq!(reported(&export, Some(&line), true), all(MissCause::Refresh));
+        assert_eq!(reported(&export, None, false), all(MissCause::NoLine));
+        assert_eq!(reported(&line, Some(&export), false), [], "nothing ran");
     }
 
     #[test]
     fn what_the_line_got_while_the_build_ran_was_not_there_for_it() {
         let export = cache(&[("image", &[], Some(BEFORE)), ("run", &[0], Some(AFTER))]);
-        assert_eq!(told(&export, Some(&export), false), [("run".to_owned(), MissCause::TooLate)]);
+        assert_eq!(reported(&export, Some(&export), false), [("run".to_owned(), MissCause::TooLate)]);
     }
 
     #[test]
     fn a_notice_stays_small_whatever_a_build_exports() {
         let names: Vec<String> = (0..50).map(|number| format!("{number}{}", "x".repeat(5000))).collect();
         let records: Vec<_> = names.iter().map(|name| (name.as_str(), &[][..], Some(AFTER))).collect();
-        let first = told(&cache(&records), None, false);
+        let first = reported(&cache(&records), None, false);
         assert_eq!(first.len(), MOST);
         assert!(first.iter().all(|(name, _)| name.len() == LONGEST));
     }
