@@ -144,6 +144,17 @@ impl Repository {
         self.log(&arguments)
     }
 
+    /// The message of a commit.
+    pub(crate) fn message(&self, commit: &str) -> Option<String> {
+        let arguments = ["log", "--no-walk", "--no-show-signature", "--format=%B", "--end-of-options", commit];
+        git(&self.directory, &arguments).ok()
+    }
+
+    /// Where it was cloned from.
+    pub(crate) fn origin(&self) -> Option<String> {
+        git(&self.directory, &["remote", "get-url", "origin"]).ok().map(|url| url.trim().to_owned())
+    }
+
     fn log(&self, arguments: &[&str]) -> Result<Vec<Commit>, Problem> {
         let format = "--format=%H%x1f%T%x1f%P%x1f%ct%x1f%at%x1f%s";
         let all: Vec<&str> =

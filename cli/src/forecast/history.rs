@@ -151,25 +151,10 @@ fn pushed<'a>(
 }
 
 /// The number in a subject such as `Fix it (#123)`.
-fn pull_request(subject: &str) -> Option<&str> {
+pub(crate) fn pull_request(subject: &str) -> Option<&str> {
     let (_, number) = subject.trim_end().strip_suffix(')')?.rsplit_once("(#")?;
     let is_number = !number.is_empty() && number.chars().all(|c| c.is_ascii_digit());
     is_number.then_some(number)
-}
-
-/// The pull request that brought a commit, as the subject tells: that of a squash or of a merge on GitHub, or
-/// `Merged in name (pull request #1)` on Bitbucket.
-pub(crate) fn merged_in(subject: &str) -> Option<u64> {
-    let merged = subject
-        .strip_prefix("Merge pull request #")
-        .and_then(|rest| rest.split_once(" from "))
-        .map(|(number, _)| number);
-    let bitbucket = || {
-        let (_, number) = subject.strip_prefix("Merged in ")?.rsplit_once(" (pull request #")?;
-        number.trim_end().strip_suffix(')')
-    };
-    let number = merged.or_else(bitbucket).or_else(|| pull_request(subject))?;
-    number.bytes().all(|byte| byte.is_ascii_digit()).then(|| number.parse().ok()).flatten()
 }
 
 /// The branch in `Merge pull request #1 from owner/name` or `Merge branch 'name' into main`.
@@ -212,23 +197,6 @@ mod tests {
             _ => format!("main:{}<{}", push.commit, push.merged.join(",")),
         };
         history.pushes.iter().map(tell).collect()
-    }
-
-    #[test]
-    fn a_subject_tells_the_pull_request_only_as_forges_write_it() {
-        for (subject, number) in [
-            ("Fix it (#812)", Some(812)),
-            ("Merge pull request #7 from me/topic", Some(7)),
-            ("Merged in topic (pull request #5)", Some(5)),
-            ("Merge pull request #7 of old", None),
-            ("Merge pull request #+7 from me/topic", None),
-            ("Fix #812", None),
-            ("Fix (#812) again", None),
-            ("Fix (#)", None),
-            ("Fix (#99999999999999999999)", None),
-        ] {
-            assert_eq!(merged_in(subject), number, "{subject}");
-        }
     }
 
     #[test]

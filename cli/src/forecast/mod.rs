@@ -33,7 +33,7 @@ use advice::{Advice, Candidate, candidates};
 use figures::{Figures, Often, Range, figures, often};
 pub(crate) use git::{Commit, Repository};
 use history::History;
-pub(crate) use history::merged_in;
+pub(crate) use history::pull_request;
 use kept::Kept;
 pub(crate) use replay::{Image, Planner, Setup, Skip};
 use replay::{Planned, replay};

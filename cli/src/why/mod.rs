@@ -25,11 +25,13 @@ use crate::remote::{self, Remotes};
 use crate::retain::config;
 use crate::text::plain;
 
+mod merged;
 mod provenance;
 mod render;
 mod sources;
 mod stack;
 
+use merged::PullRequest;
 pub(crate) use render::text;
 use sources::{Place, Sources, read_file};
 
@@ -119,7 +121,7 @@ pub(crate) struct Reported {
     report: Report,
     /// The pull requests that brought the commits which causes name.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pull_requests: BTreeMap<String, u64>,
+    pull_requests: BTreeMap<String, PullRequest>,
     /// What could not be looked at, and why.
     missing: Vec<String>,
 }
@@ -315,15 +317,16 @@ fn of_checkout(
     if let Some(problem) = unreadable.into_inner() {
         return Err(problem);
     }
-    let pull_requests = pull_requests(&report, &line);
+    let pull_requests = pull_requests(&report, &repository);
     Ok(Reported { commit: head.id.clone(), commits: past.len(), report, pull_requests, missing })
 }
 
 /// The pull requests of the commits that a report names.
-fn pull_requests(report: &Report, line: &[Commit]) -> BTreeMap<String, u64> {
+fn pull_requests(report: &Report, repository: &Repository) -> BTreeMap<String, PullRequest> {
     let named: BTreeSet<&str> = report.misses.iter().filter_map(|miss| miss.cause.commit()).collect();
-    let named = line.iter().filter(|commit| named.contains(commit.id.as_str()));
-    named.filter_map(|commit| Some((commit.id.clone(), forecast::merged_in(&commit.subject)?))).collect()
+    let origin = repository.origin();
+    let merged = |commit: &str| merged::merged_in(&repository.message(commit)?, origin.as_deref());
+    named.into_iter().filter_map(|commit| Some((commit.to_owned(), merged(commit)?))).collect()
 }
 
 #[cfg(test)]
@@ -335,20 +338,6 @@ mod tests {
 
     #[test]
     fn a_cause_names_the_pull_request_that_brought_its_commit() {
-        let commit = |digit: &str, subject: &str| Commit {
-            id: digit.repeat(40),
-            tree: Default::default(),
-            parents: Vec::new(),
-            committed: 0,
-            authored: 0,
-            subject: subject.to_owned(),
-        };
-        let line = [
-            commit("a", "Merge pull request #7 from me/topic"),
-            commit("b", "Use another compiler (#812)"),
-            commit("c", "Fix #5"),
-            commit("d", "Not named by a cause (#9)"),
-        ];
         let new = |digit: &str| Cause::New { commit: digit.repeat(40) };
         let steps = vec!["[1/3] RUN a".to_owned()];
         let causes = [new("b"), new("c"), Cause::Follows { steps, also: Some(Box::new(new("a"))) }];
@@ -361,14 +350,15 @@ mod tests {
             is_unavoidable: None,
         });
         let report = Report { misses: misses.to_vec(), ..Report::default() };
-        let pull_requests = pull_requests(&report, &line);
+        let numbers = [("a", PullRequest::Merge(7)), ("b", PullRequest::Pull(812))];
+        let pull_requests = numbers.map(|(digit, number)| (digit.repeat(40), number)).into();
         let reported =
             Reported { commit: "a".repeat(40), commits: 3, report, pull_requests, missing: Vec::new() };
         let text = text(&reported);
         for expected in [
             "new in bbbbbbb (pull request #812)\n",
             "new in ccccccc\n",
-            "new in aaaaaaa (pull request #7), too\n",
+            "new in aaaaaaa (merge request !7), too\n",
         ] {
             assert!(text.contains(expected), "{text}");
         }

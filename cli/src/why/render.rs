@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use cache_misses::{Cause, Miss};
 
 use super::Reported;
+use super::merged::PullRequest;
 use crate::text::{Align, count, plain, plain_whole, table};
 
 /// Names of steps are cut to so many characters.
@@ -34,7 +35,7 @@ pub(crate) fn text(reported: &Reported) -> String {
     text
 }
 
-fn row(miss: &Miss, pull_requests: &BTreeMap<String, u64>) -> Vec<String> {
+fn row(miss: &Miss, pull_requests: &BTreeMap<String, PullRequest>) -> Vec<String> {
     let exact = if miss.is_exact { " (exact)" } else { "" };
     let first = if miss.is_first { "first miss: " } else { "" };
     let time = miss.seconds.map(seconds).unwrap_or_default();
@@ -56,13 +57,13 @@ fn seconds(seconds: f64) -> String {
 }
 
 /// A commit, and the pull request that brought it.
-fn short(commit: &str, pull_requests: &BTreeMap<String, u64>) -> String {
-    let of = pull_requests.get(commit).map(|number| format!(" (pull request #{number})"));
+fn short(commit: &str, pull_requests: &BTreeMap<String, PullRequest>) -> String {
+    let of = pull_requests.get(commit).map(|number| format!(" ({number})"));
     plain(commit.get(..7).unwrap_or(commit)) + &of.unwrap_or_default()
 }
 
 /// A cause in one sentence.
-fn cause(cause: &Cause, pull_requests: &BTreeMap<String, u64>) -> String {
+fn cause(cause: &Cause, pull_requests: &BTreeMap<String, PullRequest>) -> String {
     let short = |commit: &str| short(commit, pull_requests);
     match cause {
         Cause::Content { commit, files, count } => {
