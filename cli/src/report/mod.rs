@@ -165,7 +165,11 @@ async fn read(args: &Args, now: Timestamp) -> Result<Report, Problem> {
         let mut reported = Vec::new();
         for build in ended.iter().take(LOGS) {
             match why::of_build(&config, &build.id, checkout).await {
-                Ok(of_build) => reported.push(of_build),
+                Ok(of_build) => {
+                    let missing = of_build.missing().first();
+                    report.notes.extend(missing.map(|why| format!("not all is known of {}: {why}", build.id)));
+                    reported.push(of_build);
+                }
                 Err(problem) => {
                     report.notes.push(format!("why steps of {} ran: {}", build.id, problem.text()));
                 }

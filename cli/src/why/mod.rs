@@ -131,6 +131,11 @@ impl Reported {
     pub(crate) fn report(&self) -> &Report {
         &self.report
     }
+
+    /// What could not be looked at, and why.
+    pub(crate) fn missing(&self) -> &[String] {
+        &self.missing
+    }
 }
 
 pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::aws::{Account, cache};
+use crate::aws::{Account, TestEnvironment, cache};
 use crate::forecast::Repository;
 use crate::run::Home;
 
@@ -103,29 +103,75 @@ async fn a_page_goes_where_it_is_sent_or_nowhere() {
     assert!(ran.err.contains("codebuild:ListBuildsForProject"), "{}", ran.err);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_misses_cost_is_told_of_a_checkout_by_the_step_that_missed_first() {
+/// A checkout, and a build of it that left a log.
+fn checkout() -> (Repository, impl Fn(i64) -> Value) {
     let mut repository = Repository::new();
     let dockerfile = "FROM node\nCOPY a /\nRUN npm ci\nRUN npm run\u{1b}[2J build\n";
     let begin = repository.commit("Begin", 1000, &[], &[("Dockerfile", dockerfile), ("a", "1"), ("b", "1")]);
     repository.commit("Next", 2000, &[begin], &[("b", "2")]);
     repository.write();
-    let commit = repository.git(&["rev-parse", "HEAD"], "");
-    let account = account().await;
-    let log = "\
-#6 [2/4] COPY a /\n#6 DONE 6.0s\n#7 [3/4] RUN npm ci\n#7 DONE 48.0s\n\
-#8 [4/4] RUN npm run\u{1b}[2J build\n#8 DONE 12.0s\n";
-    let of = |number: i64| {
+    let commit = repository.git(&["rev-parse", "HEAD"], "").trim().to_owned();
+    let of = move |number: i64| {
         let mut build = build(number, 10, "");
-        build["logs"] = json!({"groupName": "/aws/codebuild/app", "streamName": "1"});
+        build["logs"] = json!({"groupName": "/aws/codebuild/app", "streamName": number.to_string()});
         let variables = build["environment"]["environmentVariables"].as_array_mut().unwrap();
-        variables.push(json!({"name": "STOKER_COMMIT", "value": commit.trim(), "type": "PLAINTEXT"}));
+        variables.push(json!({"name": "STOKER_COMMIT", "value": commit, "type": "PLAINTEXT"}));
         build
     };
+    (repository, of)
+}
+
+const LOG: &str = "\
+#6 [2/4] COPY a /\n#6 DONE 6.0s\n#7 [3/4] RUN npm ci\n#7 DONE 48.0s\n\
+#8 [4/4] RUN npm run\u{1b}[2J build\n#8 DONE 12.0s\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_refused_of_a_build_costs_the_report_that_build_and_is_noted() {
+    let (repository, of) = checkout();
+    let account = account().await;
+    {
+        let mut env = account.env();
+        env.builds = (1..=5).rev().map(of).collect();
+        let given = json!({"name": "STOKER_CACHE_REFS", "value": "127.0.0.1:1/app:main", "type": "PLAINTEXT"});
+        env.builds[3]["environment"]["environmentVariables"].as_array_mut().unwrap().push(given);
+        env.build_log = LOG.to_owned();
+        env.build_logs.insert("3".to_owned(), vec!["no build".to_owned()]);
+        let refuse = |env: &mut TestEnvironment| {
+            for call in ["GetLogEvents", "BatchGetBuilds"] {
+                env.failing.push((call.to_owned(), 1, "AccessDeniedException"));
+            }
+        };
+        env.meanwhile = Some(("GetLogEvents".to_owned(), Box::new(refuse)));
+    }
+    let path = std::env::var("PATH").unwrap();
+    let line = format!("report --policy POLICY --json --why app={}", repository.home.path().display());
+    let ran = account.stoker_in(POLICY, &line, &[("PATH", &path)]).await;
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    let report: Value = serde_json::from_str(&ran.out).unwrap();
+    let reported = &report["lostTime"][0];
+    assert_eq!((&reported["builds"], &reported["buildsRead"]), (&json!(5), &json!(2)), "{reported}");
+    let notes: Vec<&str> =
+        report["notes"].as_array().unwrap().iter().map(|note| note.as_str().unwrap()).collect();
+    for (build, expected) in [
+        ("app:5", "logs:GetLogEvents"),
+        ("app:4", "codebuild:BatchGetBuilds"),
+        ("app:3", "the log holds no build"),
+        ("app:2", "127.0.0.1:1/app: no usable answer"),
+    ] {
+        let of_build: Vec<&&str> = notes.iter().filter(|note| note.contains(build)).collect();
+        assert!(matches!(of_build[..], [note] if note.contains(expected)), "{build}: {notes:?}");
+    }
+    assert!(!notes.iter().any(|note| note.contains("app:1")), "{notes:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_misses_cost_is_told_of_a_checkout_by_the_step_that_missed_first() {
+    let (repository, of) = checkout();
+    let account = account().await;
     {
         let mut env = account.env();
         env.builds = (1..=22).rev().map(of).collect();
-        env.build_log = log.to_owned();
+        env.build_log = LOG.to_owned();
     }
     let path = std::env::var("PATH").unwrap();
     let why = format!("--why app={}", repository.home.path().display());
@@ -139,7 +185,7 @@ async fn what_misses_cost_is_told_of_a_checkout_by_the_step_that_missed_first() 
     let first = json!({"step": "[3/4] RUN npm ci", "kind": "not-given", "builds": 20, "minutes": 16.0});
     assert_eq!(reported["causes"][0], first, "{reported}");
     // No more logs are read than that, each once.
-    assert_eq!(account.count("GetLogEvents"), 20 * (log.lines().count() + 1));
+    assert_eq!(account.count("GetLogEvents"), 20 * (LOG.lines().count() + 1));
 
     let page = repository.home.path().join("report.html");
     let ran = run(format!("report --policy POLICY --out {} {why}", page.display())).await;
