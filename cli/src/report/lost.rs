@@ -52,7 +52,7 @@ pub(crate) fn lost<'a>(
             let mut first = miss;
             // Names may repeat: a chain is no longer than the build.
             for _ in &report.misses {
-                let Cause::Follows { steps, .. } = &first.cause else { break };
+                let Some(steps) = first.cause.follows() else { break };
                 let below = report.misses.iter().find(|other| steps.contains(&other.step));
                 let Some(below) = below else { break };
                 first = below;

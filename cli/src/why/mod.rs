@@ -15,6 +15,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use stoker_aws_setup::SdkConfig;
 use stoker_core::names::{Platform, ProjectName};
+use stoker_core::provenance::Provenance;
 
 use crate::cache::to_json;
 use crate::forecast::{self, Commit, Image, Planner, Repository, Setup};
@@ -33,7 +34,7 @@ mod stack;
 
 use merged::PullRequest;
 pub(crate) use render::text;
-use sources::{Place, Sources, read_file};
+use sources::{Place, Sources, how_left, read_file};
 
 /// Says of each step of a build that ran why it was not cached
 #[derive(Debug, clap::Args)]
@@ -65,6 +66,9 @@ pub(crate) struct Args {
     /// The build's log: --progress=plain, or rawjson, which tells times exactly
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
+    /// The log of an earlier build, which tells the digest that a base image had
+    #[arg(long, value_name = "FILE", conflicts_with = "build")]
+    log_before: Option<PathBuf>,
     /// A cache that the build was given: --cache-from
     #[arg(long, value_name = "REF")]
     from: Vec<Reference>,
@@ -187,10 +191,11 @@ async fn tell(args: &Args, remotes: &Remotes, mut sources: Sources) -> Result<Re
         None => None,
     };
     let mut missing = std::mem::take(&mut sources.missing);
-    let mut given = Vec::new();
+    let (mut given, mut provenances) = (Vec::new(), Vec::new());
     for reference in &sources.from {
         let (cache, problem) = match remote::read(remotes, reference).await {
             Ok(held) => {
+                provenances.push(Provenance::read(&held.annotations));
                 let size = held.config_size.max(held.manifest_size);
                 let problem = (size > IMPORT_LIMIT as u64)
                     .then(|| format!("it has {size} bytes; BuildKit imports at most {IMPORT_LIMIT}"));
@@ -204,23 +209,44 @@ async fn tell(args: &Args, remotes: &Remotes, mut sources: Sources) -> Result<Re
         given.push(Given { name: reference.to_string(), cache, problem });
     }
     let mut read = async |reference: &Reference| match remote::read(remotes, reference).await {
-        Ok(held) => Some(held.cache),
+        Ok(held) => Some(held),
         Err(problem) => {
             missing.push(problem.text().to_owned());
             None
         }
     };
-    let mut elsewhere = Vec::new();
+    let (mut elsewhere, mut digests) = (Vec::new(), Vec::new());
     for Place { reference, relation, note } in std::mem::take(&mut sources.elsewhere) {
-        let cache = read(&reference).await;
-        elsewhere.extend(cache.map(|cache| Elsewhere { name: reference.to_string(), relation, note, cache }));
+        let Some(held) = read(&reference).await else { continue };
+        let provenance = Provenance::read(&held.annotations);
+        digests.push((held.digest, provenance.clone()));
+        provenances.push(provenance);
+        elsewhere.push(Elsewhere { name: reference.to_string(), relation, note, cache: held.cache });
+    }
+    for (elsewhere, (digest, provenance)) in elsewhere.iter_mut().zip(&digests) {
+        if elsewhere.relation == Relation::Before {
+            elsewhere.relation = how_left(digest, provenance, &provenances);
+        }
     }
     let export = match &sources.export {
-        Some(reference) => read(reference).await,
+        Some(reference) => read(reference).await.map(|held| held.cache),
         None => None,
     };
     let known = Known { build, given, elsewhere, export, llb };
-    of_checkout(args, &sources.commit, &known, missing)
+    let mut reported = of_checkout(args, &sources.commit, &known, missing)?;
+    if reported.report.lacks_old_base() {
+        let mut logs = args.log_before.iter().map(|path| read_file(path)).collect::<Result<Vec<_>, _>>()?;
+        if let Some(setup) = &sources.setup {
+            let (found, missing) = stack::logs(setup, &provenances).await;
+            logs.extend(found);
+            reported.missing.extend(missing);
+        }
+        let builds: Vec<Build> = logs.iter().flat_map(|log| Log::read(log).builds).collect();
+        let images = builds.iter().flat_map(Build::images);
+        let images: Vec<_> = images.map(|(name, digest)| (name.to_owned(), digest.to_owned())).collect();
+        reported.report.name_old_bases(&images, &known.given, args.platform.as_str());
+    }
+    Ok(reported)
 }
 
 /// What the command line says of a build.
@@ -235,6 +261,7 @@ fn of_arguments(args: &Args, log: &Path) -> Result<Sources, Problem> {
         export: args.export.clone(),
         elsewhere: before.chain(args.other.iter().map(place(Relation::Other))).collect(),
         commit: "HEAD".to_owned(),
+        setup: None,
         missing: Vec::new(),
     })
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use cache_misses::{Cause, Miss};
+use cache_misses::{Cause, Miss, Rule};
 
 use super::Reported;
 use super::merged::PullRequest;
@@ -105,17 +105,21 @@ fn cause(cause: &Cause, pull_requests: &BTreeMap<String, PullRequest>) -> String
         Cause::Network { before, now } => {
             format!("the network is {} and was {}", plain(now), plain(before))
         }
-        Cause::Base { image } => format!("the base image moved: it is {}", plain(image)),
+        Cause::Base { image, before } => {
+            let was = before.as_ref().map(|before| format!(" and was {}", plain(before))).unwrap_or_default();
+            format!("the base image moved: it is {}{was}", plain(image))
+        }
+        Cause::OtherBytes { steps } => format!("{} ran again and left other bytes", places(steps)),
         Cause::Follows { steps, also } => {
-            let names: Vec<String> = steps.iter().take(NAMES).map(|step| place(step)).collect();
             let also = also
                 .as_ref()
                 .map(|also| format!("; {}, too", self::cause(also, pull_requests)))
                 .unwrap_or_default();
-            format!("follows from {}{also}", names.join(", "))
+            format!("follows from {}{also}", places(steps))
         }
-        Cause::Dropped { cache, note } => {
-            with_note(&format!("it was in {} and is no more", plain(cache)), note)
+        Cause::Dropped { cache, note, rule } => {
+            let text = with_note(&format!("it was in {} and is no more", plain(cache)), note);
+            text + &rule.as_ref().map(|rule| format!("; {}", by(rule, &short))).unwrap_or_default()
         }
         Cause::RolledBack { cache, note } => {
             with_note(&format!("it left with a rollback of {}", plain(cache)), note)
@@ -138,6 +142,23 @@ fn cause(cause: &Cause, pull_requests: &BTreeMap<String, PullRequest>) -> String
 
 fn with_note(text: &str, note: &str) -> String {
     if note.is_empty() { text.to_owned() } else { format!("{text}: {}", plain_whole(note)) }
+}
+
+/// The rule by which a line lost something.
+fn by(rule: &Rule, short: &impl Fn(&str) -> String) -> String {
+    match rule {
+        Rule::Refreshed => "a build from scratch took the line's place".to_owned(),
+        Rule::Probation { commit } => format!("its probation for the merge of {} ended", short(commit)),
+        Rule::Limits { last_used } => {
+            let used = last_used.map(|at| format!(", last used at {at:.0}")).unwrap_or_default();
+            format!("the line's limits left no room for it{used}, or its layers were lost")
+        }
+    }
+}
+
+/// The parts of some steps' names in brackets.
+fn places(steps: &[String]) -> String {
+    steps.iter().take(NAMES).map(|step| place(step)).collect::<Vec<_>>().join(", ")
 }
 
 /// The part of a step's name in brackets.

@@ -1,12 +1,13 @@
 //! A build of the stack: CodeBuild says what it was given and where its log is, the registry what lines hold and held.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cache_misses::Relation;
 use jiff::{SignedDuration, Timestamp};
 use stoker_aws_setup::{SdkConfig, Setup};
 use stoker_core::build_inputs::{GivenInputs, variable};
-use stoker_core::names::{Digest, Line, ProjectName, Revision, Tag};
+use stoker_core::names::{Digest, Line, LineKey, ProjectName, Revision, Tag};
 use stoker_core::onboard::PastBuild;
 use stoker_core::ports::ReadBuilds as _;
 use stoker_core::provenance::Provenance;
@@ -19,15 +20,15 @@ use crate::remote::{self, Remotes};
 use crate::retain::{Account, call_problem};
 use crate::text::plain;
 
-/// Caches that a line left, and other lines, that are looked into at most, the nearest first.
+/// Caches that one line left, and other lines, that are looked into at most, the nearest first.
 const EARLIER: usize = 5;
 const OTHERS: usize = 8;
 /// How far back the newest build of a line or a commit is looked for.
 const DAYS: SignedDuration = SignedDuration::from_hours(14 * 24);
 /// Fewer digits name too many commits.
 const FEWEST_DIGITS: usize = 7;
-/// The history's tag is written moments after the rollback's own note.
-const AROUND: SignedDuration = SignedDuration::from_secs(60);
+/// Builds whose logs are read at most for the base images that they had.
+const LOGS: usize = 2;
 
 /// The id of the newest build of a line, or of a commit, that has ended.
 pub(super) async fn newest(config: &SdkConfig, project: &ProjectName, of: &str) -> Result<String, Problem> {
@@ -88,6 +89,7 @@ pub(super) async fn find(config: &SdkConfig, remotes: &Remotes, id: &str) -> Res
         export: exports.pop(),
         elsewhere: Vec::new(),
         commit,
+        setup: None,
         missing: Vec::new(),
     };
     if !exports.is_empty() {
@@ -100,10 +102,11 @@ pub(super) async fn find(config: &SdkConfig, remotes: &Remotes, id: &str) -> Res
         Ok(places) => sources.elsewhere = places,
         Err(problem) => sources.missing.push(problem.text().to_owned()),
     }
+    sources.setup = Some(setup);
     Ok(sources)
 }
 
-/// The caches that the build's line held before, and those of other lines.
+/// The caches that the build's line and main held when it started and before, and those of other lines.
 async fn around(
     remotes: &Remotes,
     sources: &Sources,
@@ -113,32 +116,30 @@ async fn around(
     let Some(given) = sources.from.first().or(sources.export.as_ref()) else { return Ok(Vec::new()) };
     let repository = given.whole_repository();
     let tags = remote::tags(remotes, &repository).await?;
-    let rolled_back = match remote::read(remotes, given).await {
-        Ok(held) => Provenance::read(&held.annotations).rolled_back,
-        Err(_) => None,
-    };
     let scope = sources.export.as_ref().and_then(Reference::tag).and_then(Tag::known);
     let scope = scope.as_ref().and_then(|tag| Tag::parse(tag.as_str())).map(|(scope, _)| scope);
     let own = line.map(Line::key);
-    let (mut earlier, mut others) = (Vec::new(), Vec::new());
+    let (mut held, mut earlier, mut others) = (BTreeMap::new(), Vec::new(), Vec::new());
+    let mut counts: BTreeMap<LineKey, usize> = BTreeMap::new();
     for place in lines::sorted(&tags, None) {
         if scope.as_ref().is_some_and(|scope| place.scope != *scope) {
             continue;
         }
         let reference = repository.at(&place.tag);
-        let is_own = own.as_ref() == Some(&place.line);
+        let is_near = own.as_ref() == Some(&place.line) || place.line.is_main();
+        let count = counts.entry(place.line.clone()).or_default();
         match place.left_at {
-            // What it left after the build began, it may have been given.
-            Some(at) if is_own || place.line.is_main() => {
-                let is_before = at <= started;
-                let is_rollback = rolled_back.is_some_and(|back| at.duration_since(back).abs() <= AROUND);
-                if is_before && earlier.len() < EARLIER {
-                    let relation = if is_rollback { Relation::RolledBack } else { Relation::Before };
-                    let note = format!("{} left it at {at:.0}", place.line);
-                    earlier.push(Place { reference, relation, note });
-                }
+            // The newest come first: the last of these is what the line held then.
+            Some(at) if is_near && at > started => {
+                let note = format!("it was {}'s when the build started", place.line);
+                held.insert(place.line, Place { reference, relation: Relation::Other, note });
             }
-            None if others.len() < OTHERS => {
+            Some(at) if is_near && *count < EARLIER => {
+                *count += 1;
+                let note = format!("{} left it at {at:.0}", place.line);
+                earlier.push(Place { reference, relation: Relation::Before, note });
+            }
+            None if is_near || others.len() < OTHERS => {
                 let note = format!("it is {}'s", place.line);
                 others.push(Place { reference, relation: Relation::Other, note });
             }
@@ -146,9 +147,34 @@ async fn around(
         }
     }
     let given: Vec<&Digest> = sources.from.iter().filter_map(digest).collect();
-    earlier.extend(others);
-    earlier.retain(|place| !digest(&place.reference).is_some_and(|digest| given.contains(&digest)));
-    Ok(earlier)
+    let mut places: Vec<Place> = held.into_values().chain(earlier).chain(others).collect();
+    places.retain(|place| !digest(&place.reference).is_some_and(|digest| given.contains(&digest)));
+    Ok(places)
+}
+
+/// The logs of the builds that the first of some caches are of; with them what could not be read.
+pub(super) async fn logs(setup: &Setup, caches: &[Provenance]) -> (Vec<String>, Vec<String>) {
+    let mut ids: Vec<String> = Vec::new();
+    for built in caches.iter().filter_map(|cache| cache.built.as_ref()) {
+        if ids.len() < LOGS && !ids.contains(&built.build) {
+            ids.push(built.build.clone());
+        }
+    }
+    let (mut logs, mut missing) = (Vec::new(), Vec::new());
+    if ids.is_empty() {
+        return (logs, missing);
+    }
+    let builds = setup.builds_of(ids).await.unwrap_or_else(|error| {
+        missing.push(call_problem(&error).text().to_owned());
+        Vec::new()
+    });
+    for log in builds.iter().filter_map(|build| build.log.as_ref()) {
+        match setup.log(log, LARGEST_LOG.into()).await {
+            Ok(log) => logs.push(log),
+            Err(error) => missing.push(call_problem(&error).text().to_owned()),
+        }
+    }
+    (logs, missing)
 }
 
 fn digest(reference: &Reference) -> Option<&Digest> {

@@ -100,14 +100,23 @@ impl Fake {
                                 "layers": [{"layer": n, "createdAt": made}]}));
             env.blobs.insert((repository.to_owned(), digest), bytes);
         }
-        let config = Bytes::from(json!({"layers": layers, "records": records}).to_string());
+        drop(env);
+        let config = json!({"layers": layers, "records": records}).to_string();
         let manifest = json!({
             "schemaVersion": 2,
             "mediaType": "application/vnd.oci.image.manifest.v1+json",
-            "config": {"mediaType": "application/vnd.buildkit.cacheconfig.v0", "digest": Digest::of(&config),
-                       "size": config.len()},
+            "config": {"mediaType": "application/vnd.buildkit.cacheconfig.v0"},
             "layers": descriptors,
         });
+        self.put_cache(repository, tag, manifest, config)
+    }
+
+    /// Puts a cache of this config under a tag.
+    pub(crate) fn put_cache(&self, repository: &str, tag: &str, mut manifest: Value, config: String) -> String {
+        let config = Bytes::from(config);
+        manifest["config"]["digest"] = json!(Digest::of(&config));
+        manifest["config"]["size"] = json!(config.len());
+        let mut env = self.env();
         env.blobs.insert((repository.to_owned(), Digest::of(&config)), config);
         let manifest = Bytes::from(manifest.to_string());
         env.tags.insert((repository.to_owned(), tag.to_owned()), Digest::of(&manifest));

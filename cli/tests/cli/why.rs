@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::aws::Account;
+use crate::aws::{Account, TestEnvironment};
 use crate::forecast::Repository;
 use crate::registry::Fake;
 use crate::run::Ran;
@@ -168,10 +168,113 @@ async fn one_build_costs_few_calls_and_less_than_two_seconds() {
     // This account's pages have one line, and the last one is empty.
     assert_eq!((account.count("BatchGetBuilds"), pages), (1, WARM.lines().count() + 1));
     assert_eq!(aws.len(), 1 + pages, "{aws:?}");
-    // The tags, and manifest and config of the given cache, twice, of the export, of five that main held, of eight of
-    // other lines.
-    assert_eq!(asked, 1 + 2 * (2 + 1 + 5 + 8));
+    // The tags, and manifest and config of the given cache, of the export, of five that main held, of eight of other
+    // lines.
+    assert_eq!(asked, 1 + 2 * (1 + 1 + 5 + 8));
     assert!(took < std::time::Duration::from_secs(2), "{took:.2?}");
+}
+
+/// A file that a builder wrote, for the tests of the crate that finds causes.
+fn fixture(name: &str) -> String {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/cache-misses/tests/fixtures/");
+    std::fs::read_to_string(format!("{folder}{name}")).unwrap()
+}
+
+const BASE: &str = "sha256:11b5623d458e729cea7101d66d884c425f89b8750b63bf239fc81ab653b37746";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_line_lost_is_told_with_the_rule_and_a_base_with_its_old_digest() {
+    let mut repository = Repository::new();
+    let dockerfile = fixture("Dockerfile");
+    let files = [("Dockerfile", dockerfile.as_str()), ("package.json", "1"), ("src/a", "1"), ("b", "1")];
+    let begin = repository.commit("Begin", 1000, &[], &files);
+    repository.commit("Next", 2000, &[begin], &[("b", "2")]);
+    repository.write();
+    let (account, fake) = (Account::start().await, Fake::start().await);
+    let put = |tag: &str, name: &str, change: &dyn Fn(String) -> String| {
+        let manifest = serde_json::from_str(&fixture(&format!("{name}.manifest.json"))).unwrap();
+        fake.put_cache("app", tag, manifest, change(fixture(&format!("{name}.config.json"))))
+    };
+    // The builds before stood on another image of the same name.
+    let old = format!("sha256:{}", "0d".repeat(32));
+    let old_record = dockerfile_keys::image_record(&old, "linux/amd64").unwrap();
+    let record = dockerfile_keys::image_record(BASE, "linux/amd64").unwrap();
+    let on_old = |config: String| {
+        // An image has a record by its digest and others by its layers.
+        let config = config.replace(&record, &old_record);
+        config.replace("sha256:99c2", "sha256:0d0d").replace("3fbmuforzfp0ls", "another")
+    };
+    let export = put("app.export.1", "no-cache", &|config| config);
+    let given = put("app.given.1", "second", &on_old);
+    put("app.main", "second", &on_old);
+    let built = json!({"stoker.build": "app:0", "stoker.commit": "ab".repeat(20),
+        "stoker.built-at": "2026-11-01T00:00:00Z", "stoker.line": "main"});
+    fake.annotate("app", "app.given.1", &built);
+    let commit = repository.git(&["rev-parse", "HEAD"], "");
+    let log = fixture("no-cache.log").replace("127.0.0.1:5977/t:two", &given).replace("CACHED", "DONE 0.0s");
+    stack_build(&account, &given, &export, commit.trim(), log);
+    {
+        let mut env = account.env();
+        let mut before = env.builds[0].clone();
+        before["id"] = json!("app:0");
+        before["logs"]["streamName"] = json!("0");
+        env.builds.push(before);
+        let from = format!("#5 [deps 1/4] FROM localhost/base:1@{old}");
+        env.build_logs.insert("0".to_owned(), vec![from, "#5 DONE 0.0s".to_owned()]);
+    }
+    let directory = repository.home.path().to_str().unwrap().to_owned();
+    let path = std::env::var("PATH").unwrap();
+    let first = async || {
+        let line = format!("why app:1 --git {directory} --json");
+        let ran = account.stoker_in("", &line, &[("PATH", &path)]).await;
+        assert_eq!(ran.code, 0, "{}", ran.err);
+        let reported: Value = serde_json::from_str(&ran.out).unwrap();
+        (reported["misses"][0]["cause"].clone(), reported["missing"].clone())
+    };
+    let image = format!("localhost/base:1@{BASE}");
+    let (cause, missing) = first().await;
+    assert_eq!(cause, json!({"kind": "base", "image": image, "before": old}), "{missing}");
+    let line = format!("why app:1 --git {directory}");
+    let ran = account.stoker_in("", &line, &[("PATH", &path)]).await;
+    assert!(ran.out.contains(&format!("the base image moved: it is {image} and was {old}")), "{}", ran.out);
+    // What the log of the build before cannot tell is left open.
+    account.env().build_logs.insert("0".to_owned(), Vec::new());
+    assert_eq!(first().await, (json!({"kind": "base", "image": image}), json!([])));
+    let refuse = |env: &mut TestEnvironment| {
+        env.failing.push(("BatchGetBuilds".to_owned(), 1, "AccessDeniedException"));
+    };
+    account.env().meanwhile = Some(("GetLogEvents".to_owned(), Box::new(refuse)));
+    let (cause, missing) = first().await;
+    assert_eq!(cause, json!({"kind": "base", "image": image}));
+    assert!(missing[0].as_str().unwrap().contains("codebuild:BatchGetBuilds of app:0 was refused"), "{missing}");
+
+    let earlier = |config: String| config.replace("2026-11-30T", "2026-11-29T");
+    put("app.history.main.20260102T030405Z-aaaaaaaa", "second", &earlier);
+    let history = fake.annotate("app", "app.history.main.20260102T030405Z-aaaaaaaa", &json!({}));
+    let cache = fake.reference("app", "app.history.main.20260102T030405Z-aaaaaaaa");
+    let note = "main left it at 2026-01-02T03:04:05Z";
+    let time = "2026-01-02T03:04:04Z";
+    for (annotations, expected) in [
+        (json!({}), json!({"kind": "dropped", "cache": cache, "note": note})),
+        (
+            json!({"stoker.parent": history}),
+            json!({"kind": "dropped", "cache": cache, "note": note,
+                "rule": {"kind": "limits", "lastUsed": "2026-11-29T07:35:35.485655812Z"}}),
+        ),
+        (
+            json!({"stoker.parent": history, "stoker.refreshed-at": time}),
+            json!({"kind": "dropped", "cache": cache, "note": note, "rule": {"kind": "refreshed"}}),
+        ),
+        (
+            json!({"stoker.parent": history, "stoker.rolled-back-at": time, "stoker.refreshed-at": time}),
+            json!({"kind": "rolled-back", "cache": cache, "note": note}),
+        ),
+    ] {
+        fake.annotate("app", "app.main", &annotations);
+        assert_eq!(first().await.0, expected, "{annotations}");
+    }
+    let ran = account.stoker_in("", &line, &[("PATH", &path)]).await;
+    assert!(ran.out.contains("it left with a rollback of"), "{}", ran.out);
 }
 
 /// The account has one build, of main.

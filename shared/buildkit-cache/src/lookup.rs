@@ -4,6 +4,7 @@ use jiff::Timestamp;
 
 use super::admit::Matching;
 use super::graph::Cache;
+use super::mark::Mark;
 
 /// A record as BuildKit looks it up.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +17,10 @@ pub struct Lookup {
     pub has_result: bool,
     /// When its newest result was made, as far as that is known.
     pub made_at: Option<Timestamp>,
+    /// When a build last used it, as far as that is known.
+    pub last_used: Option<Timestamp>,
+    /// The last merge that its results are on probation for, where all of them are.
+    pub probation: Option<Mark>,
 }
 
 /// One alternative of an input.
@@ -40,7 +45,18 @@ impl Cache {
             }
             let times = record.steps().filter_map(|(_, at)| at.known());
             let has_result = record.has_result();
-            Lookup { digest: record.digest.to_string(), inputs, has_result, made_at: times.max() }
+            let results = record.results.iter().map(|made| &made.probation);
+            let marks: Option<Vec<_>> =
+                results.chain(record.chains.iter().map(|made| &made.probation)).cloned().collect();
+            let marks = marks.into_iter().flatten().max();
+            Lookup {
+                digest: record.digest.to_string(),
+                inputs,
+                has_result,
+                made_at: times.max(),
+                last_used: record.last_used(),
+                probation: marks.map(|mark| Mark::clone(&mark)),
+            }
         };
         self.records.iter().map(lookup).collect()
     }

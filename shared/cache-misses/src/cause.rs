@@ -1,9 +1,9 @@
 //! What is asked of a build, and what is answered.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use buildkit_cache::Cache;
-use dockerfile_keys::Plan;
+use dockerfile_keys::{Plan, image_record};
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -73,6 +73,10 @@ pub enum Relation {
     Before,
     /// One of those was this before it was rolled back.
     RolledBack,
+    /// One of those was this before a build from scratch took its place.
+    Refreshed,
+    /// One of those was this before a promotion took its place.
+    Promoted,
     /// None: it is of another line.
     Other,
 }
@@ -143,6 +147,14 @@ pub enum Cause {
     Base {
         /// The image as the log has it, with its digest.
         image: String,
+        /// The digest before, if it is known.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        before: Option<String>,
+    },
+    /// Steps whose files it takes ran again, though a given cache has their keys, and left other bytes.
+    OtherBytes {
+        /// The steps.
+        steps: Vec<String>,
     },
     /// A step that it rests on ran and left something else.
     Follows {
@@ -156,8 +168,11 @@ pub enum Cause {
     Dropped {
         /// As what.
         cache: String,
-        /// When, and by which rule.
+        /// When.
         note: String,
+        /// By which rule, if it is known.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        rule: Option<Rule>,
     },
     /// One of the given caches had it before it was rolled back.
     RolledBack {
@@ -199,7 +214,35 @@ pub enum Cause {
     },
 }
 
+/// The rule by which a line lost something.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", rename_all_fields = "camelCase")]
+pub enum Rule {
+    /// A build from scratch took the line's place.
+    Refreshed,
+    /// It was on probation for a merge, and main's own build did not make it main's own.
+    Probation {
+        /// The commit that was merged.
+        commit: String,
+    },
+    /// The line was to stay within its limits, and other things were used later; or layers of it were lost.
+    Limits {
+        /// When a build last used it, if that is known.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        last_used: Option<Timestamp>,
+    },
+}
+
 impl Cause {
+    /// The steps that it follows from.
+    #[must_use]
+    pub fn follows(&self) -> Option<&[String]> {
+        match self {
+            Self::Follows { steps, .. } | Self::OtherBytes { steps } => Some(steps),
+            _ => None,
+        }
+    }
+
     /// The commit that it names.
     #[must_use]
     pub fn commit(&self) -> Option<&str> {
@@ -246,4 +289,27 @@ pub struct Report {
     pub lost_seconds: f64,
     /// Seconds of steps that no cache could have had.
     pub unavoidable_seconds: f64,
+}
+
+impl Report {
+    /// Whether it says of a base image that it moved, and not from where.
+    #[must_use]
+    pub fn lacks_old_base(&self) -> bool {
+        self.misses.iter().any(|miss| matches!(miss.cause, Cause::Base { before: None, .. }))
+    }
+
+    /// Names the digests that base images had before: of these images, each a name and a digest, those on which given
+    /// caches stand.
+    pub fn name_old_bases(&mut self, images: &[(String, String)], given: &[Given], platform: &str) {
+        let lookups = given.iter().filter_map(|given| given.cache.as_ref()).flat_map(Cache::lookups);
+        let records: HashSet<String> = lookups.map(|lookup| lookup.digest).collect();
+        let is_given =
+            |digest: &str| image_record(digest, platform).is_some_and(|record| records.contains(&record));
+        for miss in &mut self.misses {
+            let Cause::Base { image, before: before @ None } = &mut miss.cause else { continue };
+            let Some((name, now)) = image.split_once('@') else { continue };
+            let of_name = images.iter().filter(|(of, digest)| of == name && digest != now);
+            *before = of_name.map(|(_, digest)| digest).find(|digest| is_given(digest)).cloned();
+        }
+    }
 }

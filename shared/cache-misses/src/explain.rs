@@ -12,7 +12,7 @@ use dockerfile_keys::{Key, Node, Plan, StepKind, image_record};
 use jiff::Timestamp;
 
 use crate::align::{Known, align};
-use crate::cause::{Cause, Evidence, Given, Miss, Relation, Report};
+use crate::cause::{Cause, Evidence, Given, Miss, Relation, Report, Rule};
 use crate::llb::Command;
 use crate::log::{Build, StepName, Vertex};
 
@@ -136,7 +136,7 @@ impl<'a> Explainer<'a> {
         let elsewhere = evidence.elsewhere.iter().map(|it| Side::new(whole, &it.cache)).collect();
         let commands = commands(evidence, &ran);
         let mut known = vec![Known::default(); plan.nodes.len()];
-        let images = images(build);
+        let images = build.images();
         for (number, (node, known)) in plan.nodes.iter().zip(&mut known).enumerate() {
             known.digest.clone_from(&node.record);
             if let Some(command) = commands.get(&number) {
@@ -206,7 +206,7 @@ impl<'a> Explainer<'a> {
         };
         let Some(node) = node else { return miss };
         miss.cause = self.cause(node);
-        miss.is_first = !matches!(miss.cause, Cause::Follows { .. });
+        miss.is_first = miss.cause.follows().is_none();
         miss.is_exact = self.known.get(node).is_some_and(|known| known.is_exact);
         let is_known = !self.evidence.past.is_empty() && self.is_understood(node);
         miss.is_unavoidable = is_known.then(|| !self.is_in_past(node) && !self.is_anywhere(node));
@@ -373,7 +373,7 @@ impl<'a> Explainer<'a> {
             return self.following(node, follows);
         }
         match self.base(of) {
-            Some(image) if !parent_is_there => self.changed_base(node, made).unwrap_or(Cause::Base { image }),
+            Some(image) if !parent_is_there => self.changed_base(node, made).unwrap_or(Cause::Base { image, before: None }),
             // The parent was there, and it stood elsewhere: what was between them is gone, or came.
             _ if parent_is_there => Cause::Order {
                 commit: self.order_change(node).filter(|commit| self.came_after(commit, made)),
@@ -391,7 +391,7 @@ impl<'a> Explainer<'a> {
                 .get(*record)
                 .is_some_and(|it| !it.inputs.is_empty() && digests.contains(it.digest.as_str()))
         });
-        if has_some { Cause::Base { image } } else { unknown("caches that hold this Dockerfile's steps") }
+        if has_some { Cause::Base { image, before: None } } else { unknown("caches that hold this Dockerfile's steps") }
     }
 
     /// A commit that names another base image.
@@ -425,7 +425,7 @@ impl<'a> Explainer<'a> {
         let mut below = of.parent;
         while let Some(node) = below.and_then(|below| self.node(below)) {
             if let Some(reference) = node.image() {
-                let named = images(self.evidence.build);
+                let named = self.evidence.build.images();
                 let found = named.into_iter().find(|(name, _)| is_image(name, reference));
                 return Some(
                     found.map_or_else(|| reference.to_owned(), |(name, digest)| format!("{name}@{digest}")),
@@ -456,11 +456,27 @@ impl<'a> Explainer<'a> {
             Some(step) if is_remote(step) => {
                 Cause::Uncacheable { what: "what lies at its address changed".to_owned() }
             }
-            _ if !of.inputs.is_empty() => unknown("the export of the build that filled the caches"),
+            _ if !of.inputs.is_empty() => match self.ran_again(of) {
+                steps if steps.is_empty() => unknown("the export of the build that filled the caches"),
+                steps => Cause::OtherBytes { steps },
+            },
             // What the caches have may be older than all commits looked at.
             _ if oldest.is_none_or(|oldest| made.is_empty() || self.is_older(oldest, made)) => nobody_knows(),
             _ => Cause::Untracked,
         }
+    }
+
+    /// The steps whose files one takes that ran, though a given cache has their keys: what they left is not what they
+    /// left before.
+    fn ran_again(&self, of: &Node) -> Vec<String> {
+        let is_given = |record: usize| {
+            let readable = self.given.iter().filter(|(_, error)| error.is_none());
+            readable.filter_map(|(side, _)| side.as_ref()).any(|side| side.has_result(record))
+        };
+        let is_again =
+            |node: &&usize| self.records.get(**node).copied().flatten().is_some_and(is_given);
+        let again = of.inputs.iter().filter(is_again).filter_map(|node| self.ran.get(node));
+        again.map(|vertex| vertex.name.clone()).collect()
     }
 
     fn content(&self, node: usize, change: &Change) -> Cause {
@@ -597,17 +613,20 @@ impl<'a> Explainer<'a> {
     fn elsewhere(&self, record: usize, lookup: &Lookup) -> Option<Cause> {
         for (elsewhere, side) in self.evidence.elsewhere.iter().zip(&self.elsewhere) {
             // What was made when, or after, this build made its own was not there for it.
-            let is_older = |other: &&usize| {
-                side.records.get(**other).is_some_and(|it| it.has_result && it.made_at < lookup.made_at)
+            let mut there = side.matching(record).iter().filter_map(|other| side.records.get(*other));
+            let Some(theirs) = there.find(|it| it.has_result && it.made_at < lookup.made_at) else {
+                continue;
             };
-            if side.matching(record).iter().any(|other| is_older(&other)) {
-                let (cache, note) = (elsewhere.name.clone(), elsewhere.note.clone());
-                return Some(match elsewhere.relation {
-                    Relation::Before => Cause::Dropped { cache, note },
-                    Relation::RolledBack => Cause::RolledBack { cache, note },
-                    Relation::Other => Cause::NotGiven { cache, note },
-                });
-            }
+            let (cache, note) = (elsewhere.name.clone(), elsewhere.note.clone());
+            let rule = match (elsewhere.relation, &theirs.probation) {
+                (Relation::Before, _) => None,
+                (Relation::Refreshed, _) => Some(Rule::Refreshed),
+                (Relation::Promoted, Some(mark)) => Some(Rule::Probation { commit: mark.commit().to_string() }),
+                (Relation::Promoted, None) => Some(Rule::Limits { last_used: theirs.last_used }),
+                (Relation::RolledBack, _) => return Some(Cause::RolledBack { cache, note }),
+                (Relation::Other, _) => return Some(Cause::NotGiven { cache, note }),
+            };
+            return Some(Cause::Dropped { cache, note, rule });
         }
         None
     }
@@ -743,12 +762,6 @@ fn not_imported(build: &Build, given: &Given) -> Option<String> {
         Some(vertex) => vertex.error.clone().or_else(|| given.problem.clone()),
         None => Some("the log tells of no import of it".to_owned()),
     }
-}
-
-/// The base images that a log names, each with its digest.
-fn images(build: &Build) -> Vec<(&str, &str)> {
-    let names = build.vertices.iter().filter_map(|vertex| vertex.step()?.image());
-    names.filter_map(|name| name.split_once('@')).collect()
 }
 
 /// Whether the name that a log has for an image is that of a Dockerfile.

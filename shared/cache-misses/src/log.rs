@@ -339,6 +339,13 @@ pub struct Steps {
 }
 
 impl Build {
+    /// The base images that it names, each with its digest.
+    #[must_use]
+    pub fn images(&self) -> Vec<(&str, &str)> {
+        let names = self.vertices.iter().filter_map(|vertex| vertex.step()?.image());
+        names.filter_map(|name| name.split_once('@')).collect()
+    }
+
     /// The steps that ran, in the order of the log; two vertices of one name count once.
     #[must_use]
     pub fn ran(&self) -> Vec<(&Vertex, StepName<'_>)> {

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::rc::Rc;
 
-use buildkit_cache::{Cache, Kind, classify};
-use cache_misses::{Cause, Elsewhere, Evidence, Given, Llb, Log, Past, Relation, Report, explain};
+use buildkit_cache::{Cache, Commit, Kind, Mark, classify};
+use cache_misses::{Cause, Elsewhere, Evidence, Given, Llb, Log, Miss, Past, Relation, Report, Rule, explain};
 use dockerfile_keys::{Context, Entry, Id, Ignore, Key, Memory, Options, Plan, Tree, TreeError, parse, plan};
 
 fn fixture(name: &str) -> String {
@@ -185,6 +185,79 @@ fn what_an_earlier_cache_had_was_dropped() {
         matches!(&report.misses[0].cause, Cause::Dropped { cache, .. } if cache == "second"),
         "{report:?}"
     );
+}
+
+#[test]
+fn what_a_promotion_dropped_is_told_with_its_rule() {
+    let log = Log::read(&fixture("no-cache.log"));
+    let export = cache("no-cache");
+    let (head, before) = (planned(2), planned(1));
+    let commit = Commit::new("4f".repeat(20)).unwrap();
+    let rule = |relation, cache: Cache| {
+        let elsewhere = [Elsewhere { name: "main".to_owned(), relation, note: String::new(), cache }];
+        let report = explain(&Evidence {
+            build: log.builds.last().unwrap(),
+            commit: "head",
+            plan: &head,
+            platform: "linux/amd64",
+            arguments: &BTreeMap::new(),
+            export: Some(&export),
+            given: &[],
+            elsewhere: &elsewhere,
+            past: &[Past { commit: "before".to_owned(), plan: &before }],
+            committed: &BTreeMap::new(),
+            llb: None,
+            files: &|_, _, _| Vec::new(),
+        });
+        match &report.misses[0].cause {
+            Cause::Dropped { rule, .. } => rule.clone(),
+            cause => panic!("{cause:?}"),
+        }
+    };
+    let time: jiff::Timestamp = "2026-11-30T07:36:30Z".parse().unwrap();
+    let marked = cache("second").on_probation(&Mark::new(commit.clone(), time));
+    assert_eq!(rule(Relation::Before, marked.clone()), None);
+    assert_eq!(rule(Relation::Refreshed, marked.clone()), Some(Rule::Refreshed));
+    assert_eq!(
+        rule(Relation::Promoted, marked),
+        Some(Rule::Probation { commit: commit.to_string() })
+    );
+    let used = cache("second").used_at(time);
+    assert_eq!(rule(Relation::Promoted, used), Some(Rule::Limits { last_used: Some(time) }));
+}
+
+#[test]
+fn an_old_digest_is_named_only_where_a_given_cache_stands_on_it() {
+    let image = |hex: &str| format!("sha256:{}", hex.repeat(32));
+    let base = "sha256:11b5623d458e729cea7101d66d884c425f89b8750b63bf239fc81ab653b37746".to_owned();
+    let given = [Given { name: "given".to_owned(), cache: Some(cache("first")), problem: None }];
+    let before = |now: &str, images: &[(&str, &str)]| {
+        let cause = Cause::Base { image: format!("localhost/base:1@{now}"), before: None };
+        let miss = Miss {
+            step: "[1/2] RUN a".to_owned(),
+            seconds: None,
+            is_first: true,
+            cause,
+            is_exact: false,
+            is_unavoidable: None,
+        };
+        let mut report = Report { misses: vec![miss], ..Report::default() };
+        assert!(report.lacks_old_base());
+        let images: Vec<_> =
+            images.iter().map(|(name, digest)| ((*name).to_owned(), (*digest).to_owned())).collect();
+        report.name_old_bases(&images, &given, "linux/amd64");
+        match &report.misses[0].cause {
+            Cause::Base { before, .. } => before.clone(),
+            cause => panic!("{cause:?}"),
+        }
+    };
+    let (now, third) = (image("22"), image("33"));
+    let name = "localhost/base:1";
+    assert_eq!(before(&now, &[(name, &third), (name, &base)]), Some(base.clone()));
+    assert_eq!(before(&now, &[("localhost/base:2", &base), (name, &third)]), None);
+    assert_eq!(before(&base, &[(name, &base)]), None);
+    let log = Log::read(&fixture("no-cache.log"));
+    assert_eq!(log.builds[0].images(), [(name, base.as_str())]);
 }
 
 #[test]
