@@ -66,6 +66,7 @@ fuzz_target!(|text: &str| {
             elsewhere: &elsewhere.collect::<Vec<_>>(),
             committed: &BTreeMap::from([("head".to_owned(), jiff::Timestamp::UNIX_EPOCH)]),
             past: &[Past { commit: "before".to_owned(), plan: &before }],
+            mounts: &[("/c".to_owned(), "none".to_owned())],
             llb: llb.as_ref(),
             files: &|_, _, sources| sources.to_vec(),
         });

@@ -232,7 +232,8 @@ async fn tell(args: &Args, remotes: &Remotes, mut sources: Sources) -> Result<Re
         Some(reference) => read(reference).await.map(|held| held.cache),
         None => None,
     };
-    let known = Known { build, given, elsewhere, export, llb };
+    let mounts = std::mem::take(&mut sources.mounts);
+    let known = Known { build, given, elsewhere, export, llb, mounts };
     let mut reported = of_checkout(args, &sources.commit, &known, missing)?;
     if reported.report.lacks_old_base() {
         let mut logs = args.log_before.iter().map(|path| read_file(path)).collect::<Result<Vec<_>, _>>()?;
@@ -261,6 +262,7 @@ fn of_arguments(args: &Args, log: &Path) -> Result<Sources, Problem> {
         export: args.export.clone(),
         elsewhere: before.chain(args.other.iter().map(place(Relation::Other))).collect(),
         commit: "HEAD".to_owned(),
+        mounts: Vec::new(),
         setup: None,
         missing: Vec::new(),
     })
@@ -273,6 +275,7 @@ struct Known<'a> {
     elsewhere: Vec<Elsewhere>,
     export: Option<buildkit_cache::Cache>,
     llb: Option<Llb>,
+    mounts: Vec<(String, String)>,
 }
 
 /// Reads the commits, and tells.
@@ -343,6 +346,7 @@ fn of_checkout(
         elsewhere: &known.elsewhere,
         past: &past,
         committed: &committed,
+        mounts: &known.mounts,
         llb: known.llb.as_ref(),
         files: &files,
     });
@@ -363,7 +367,7 @@ fn pull_requests(report: &Report, repository: &Repository) -> BTreeMap<String, P
 
 #[cfg(test)]
 mod tests {
-    use cache_misses::{Cause, Miss};
+    use cache_misses::{Cause, EmptyMount, Miss};
     use serde_json::json;
 
     use super::*;
@@ -378,6 +382,7 @@ mod tests {
             seconds: None,
             is_first: false,
             cause,
+            empty_mounts: vec![EmptyMount { id: "cargo".to_owned(), why: "nothing is saved yet".to_owned() }],
             is_exact: false,
             is_unavoidable: None,
         });
@@ -388,9 +393,9 @@ mod tests {
             Reported { commit: "a".repeat(40), commits: 3, report, pull_requests, missing: Vec::new() };
         let text = text(&reported);
         for expected in [
-            "new in bbbbbbb (pull request #812)\n",
-            "new in ccccccc\n",
-            "new in aaaaaaa (merge request !7), too\n",
+            "new in bbbbbbb (pull request #812); its cache mount cargo was empty: nothing is saved yet\n",
+            "new in ccccccc; its",
+            "new in aaaaaaa (merge request !7), too; its",
         ] {
             assert!(text.contains(expected), "{text}");
         }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use cache_misses::{Cause, Miss, Rule};
+use cache_misses::{Cause, EmptyMount, Miss, Rule};
 
 use super::Reported;
 use super::merged::PullRequest;
@@ -39,7 +39,11 @@ fn row(miss: &Miss, pull_requests: &BTreeMap<String, PullRequest>) -> Vec<String
     let exact = if miss.is_exact { " (exact)" } else { "" };
     let first = if miss.is_first { "first miss: " } else { "" };
     let time = miss.seconds.map(seconds).unwrap_or_default();
-    vec![clipped(&miss.step), time, format!("{first}{}{exact}", cause(&miss.cause, pull_requests))]
+    let mut why = format!("{first}{}{exact}", cause(&miss.cause, pull_requests));
+    for EmptyMount { id, why: reason } in &miss.empty_mounts {
+        why += &format!("; its cache mount {} was empty: {}", plain(id), plain_whole(reason));
+    }
+    vec![clipped(&miss.step), time, why]
 }
 
 fn clipped(step: &str) -> String {

@@ -22,6 +22,8 @@ pub(super) struct Sources {
     pub(super) export: Option<Reference>,
     pub(super) elsewhere: Vec<Place>,
     pub(super) commit: String,
+    /// Cache mounts that the build was not given, each with the reason.
+    pub(super) mounts: Vec<(String, String)>,
     /// The account that holds logs of earlier builds.
     pub(super) setup: Option<Setup>,
     /// What is not known, and why.

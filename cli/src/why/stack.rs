@@ -7,6 +7,7 @@ use cache_misses::Relation;
 use jiff::{SignedDuration, Timestamp};
 use stoker_aws_setup::{SdkConfig, Setup};
 use stoker_core::build_inputs::{GivenInputs, variable};
+use stoker_core::mounts::input::read_not_given;
 use stoker_core::names::{Digest, Line, LineKey, ProjectName, Revision, Tag};
 use stoker_core::onboard::PastBuild;
 use stoker_core::ports::ReadBuilds as _;
@@ -83,12 +84,14 @@ pub(super) async fn find(config: &SdkConfig, remotes: &Remotes, id: &str) -> Res
             "name it with --commit and --log",
         )
     })?;
+    let mounts = read_not_given(variables.get(variable::MOUNTS).map_or("", String::as_str));
     let mut sources = Sources {
         log: setup.log(&log, LARGEST_LOG.into()).await.map_err(|error| call_problem(&error))?,
         from,
         export: exports.pop(),
         elsewhere: Vec::new(),
         commit,
+        mounts: mounts.into_iter().map(|(id, why)| (id.to_string(), why)).collect(),
         setup: None,
         missing: Vec::new(),
     };

@@ -7,7 +7,8 @@ use crate::forecast::Repository;
 use crate::registry::Fake;
 use crate::run::Ran;
 
-const DOCKERFILE: &str = "FROM node\nCOPY package.json /\nRUN npm ci\nCOPY src /src\nRUN npm run build\n";
+const DOCKERFILE: &str = "FROM node\nCOPY package.json /\nRUN npm ci\nCOPY src /src\n\
+    RUN --mount=type=cache,target=/root/.npm --mount=type=cache,id=npm,target=/n npm run build\n";
 
 /// A repository in which `src/a` changed last.
 fn repository() -> Repository {
@@ -121,7 +122,10 @@ async fn of_a_build_of_the_stack_log_caches_and_commit_are_found() {
         reported["misses"].as_array().unwrap().iter().map(|miss| &miss["cause"]).collect();
     assert_eq!(causes.len(), 2, "{reported}");
     assert_eq!(*causes[0], json!({"kind": "not-imported", "cache": given, "error": "not found"}));
-    // The given cache, the export, what main was before, and another line; each is a manifest and a config.
+    let mounts = json!([{"id": "/root/.npm", "why": "the build before failed\u{1b}[2J"}]);
+    let reported: Vec<&Value> =
+        reported["misses"].as_array().unwrap().iter().map(|miss| &miss["emptyMounts"]).collect();
+    assert_eq!(reported, [&Value::Null, &mounts]);
     assert_eq!((account.count("BatchGetBuilds"), account.count("StartQuery")), (1, 0));
     let ran = account.stoker_in("", &format!("why app:2 --git {directory}"), &[("PATH", &path)]).await;
     assert_eq!((ran.code, ran.err.contains("CodeBuild knows no build app:2")), (2, true), "{}", ran.err);
@@ -130,6 +134,8 @@ async fn of_a_build_of_the_stack_log_caches_and_commit_are_found() {
         let line = format!("why {newest} --project app --git {directory}");
         let ran = account.stoker_in("", &line, &[("PATH", &path)]).await;
         assert!(ran.out.contains("could not be imported: not found"), "{}{}", ran.out, ran.err);
+        let expected = "; its cache mount /root/.npm was empty: the build before failed\\u{1b}[2J\n";
+        assert!(ran.out.contains(expected), "{}", ran.out);
     }
     let ran = account.stoker_in("", "why branch/none --project app", &[("PATH", &path)]).await;
     assert_eq!((ran.code, ran.err.contains("no build of branch/none")), (1, true), "{}", ran.err);
@@ -285,6 +291,7 @@ fn stack_build(account: &Account, given: &str, export: &str, commit: &str, log: 
         variable("STOKER_EXPORT_REF", export),
         variable("STOKER_COMMIT", commit),
         variable("STOKER_LINE", "main"),
+        variable("STOKER_MOUNTS", "npm: given 0123abcd; /root/.npm: the build before failed\u{1b}[2J"),
     ];
     let now = jiff::Timestamp::now().as_second();
     let build = json!({"id": "app:1", "projectName": "app", "buildStatus": "SUCCEEDED",

@@ -33,6 +33,8 @@ pub struct Evidence<'a> {
     /// When each of these commits was made, its own among them. A cause names a commit only if what the
     /// caches hold is older.
     pub committed: &'a BTreeMap<String, Timestamp>,
+    /// Ids of cache mounts that it was not given, each with the reason.
+    pub mounts: &'a [(String, String)],
     /// Its provenance.
     pub llb: Option<&'a Llb>,
     /// Names the files that sources take and that differ between two commits.
@@ -270,11 +272,24 @@ pub struct Miss {
     pub is_first: bool,
     /// Why it ran.
     pub cause: Cause,
+    /// Its cache mounts that were empty. They cost time, and let no step run.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub empty_mounts: Vec<EmptyMount>,
     /// Whether provenance proves what it looked for; else the log and the caches do.
     pub is_exact: bool,
     /// Whether neither a commit before this one nor a cache looked at had the step. Unknown without commits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub is_unavoidable: Option<bool>,
+}
+
+/// A cache mount that a build was not given.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EmptyMount {
+    /// Its id.
+    pub id: String,
+    /// Why not.
+    pub why: String,
 }
 
 /// What became of the steps of a build.

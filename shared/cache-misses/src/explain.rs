@@ -8,11 +8,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use buildkit_cache::{Cache, Lookup};
-use dockerfile_keys::{Key, Node, Plan, StepKind, image_record};
+use dockerfile_keys::{Key, Node, Plan, StepKind, cache_mounts, image_record, parse};
 use jiff::Timestamp;
 
 use crate::align::{Known, align};
-use crate::cause::{Cause, Evidence, Given, Miss, Relation, Report, Rule};
+use crate::cause::{Cause, EmptyMount, Evidence, Given, Miss, Relation, Report, Rule};
 use crate::llb::Command;
 use crate::log::{Build, StepName, Vertex};
 
@@ -201,16 +201,31 @@ impl<'a> Explainer<'a> {
             seconds: vertex.seconds,
             is_first: true,
             cause: Cause::Unknown { would_tell: "the Dockerfile of the commit that was built".to_owned() },
+            empty_mounts: Vec::new(),
             is_exact: false,
             is_unavoidable: None,
         };
         let Some(node) = node else { return miss };
         miss.cause = self.cause(node);
+        miss.empty_mounts = self.empty_mounts(node);
         miss.is_first = miss.cause.follows().is_none();
         miss.is_exact = self.known.get(node).is_some_and(|known| known.is_exact);
         let is_known = !self.evidence.past.is_empty() && self.is_understood(node);
         miss.is_unavoidable = is_known.then(|| !self.is_in_past(node) && !self.is_anywhere(node));
         miss
+    }
+
+    /// The cache mounts of a command that the build was not given.
+    fn empty_mounts(&self, node: usize) -> Vec<EmptyMount> {
+        let step = self.node(node).and_then(|node| node.step.as_ref());
+        let Some(step) = step.filter(|step| step.kind == StepKind::Run && !self.evidence.mounts.is_empty())
+        else {
+            return Vec::new();
+        };
+        let alone = parse(&format!("FROM scratch\n{}\n", step.text));
+        let mounts = alone.map(|file| cache_mounts(&file)).unwrap_or_default();
+        let reason = |id: &str| self.evidence.mounts.iter().find(|(of, _)| of == id).map(|(_, why)| why.clone());
+        mounts.into_iter().filter_map(|it| Some(EmptyMount { why: reason(&it.id)?, id: it.id })).collect()
     }
 
     fn cause(&self, node: usize) -> Cause {

@@ -11,7 +11,7 @@ mod explain;
 mod llb;
 mod log;
 
-pub use cause::{Cause, Elsewhere, Evidence, Files, Given, Miss, Past, Relation, Report, Rule};
+pub use cause::{Cause, Elsewhere, EmptyMount, Evidence, Files, Given, Miss, Past, Relation, Report, Rule};
 pub use explain::explain;
 pub use llb::Llb;
 pub use log::{Build, Log, StepName, Steps, Vertex};

@@ -112,6 +112,7 @@ fn told_at(build: &Build<'_>, commits: &[u8], times: [&str; 3]) -> Report {
         elsewhere: &elsewhere,
         past: &past,
         committed: &committed,
+        mounts: &[],
         llb: llb.as_ref(),
         files: &|before, after, _| vec![format!("{before}..{after}")],
     })
@@ -206,6 +207,7 @@ fn what_a_promotion_dropped_is_told_with_its_rule() {
             elsewhere: &elsewhere,
             past: &[Past { commit: "before".to_owned(), plan: &before }],
             committed: &BTreeMap::new(),
+            mounts: &[],
             llb: None,
             files: &|_, _, _| Vec::new(),
         });
@@ -238,6 +240,7 @@ fn an_old_digest_is_named_only_where_a_given_cache_stands_on_it() {
             seconds: None,
             is_first: true,
             cause,
+            empty_mounts: Vec::new(),
             is_exact: false,
             is_unavoidable: None,
         };

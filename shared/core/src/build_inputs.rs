@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::error::chain;
 use crate::event::MAX_COMMITS;
-use crate::mounts::input::{MountInput, PartMounts, bake_files, save};
+use crate::mounts::input::{bake_files, MountInput, notes, PartMounts, save};
 use crate::names::{Commit, Digest, Line, Scope, Tag};
 use crate::policy::{CacheMode, Compression, ExportBuilds, Project, Target};
 use crate::request::{Request, Subject, Trust};
@@ -232,8 +232,6 @@ impl BuildInputs {
         let merged: Vec<&str> =
             self.merged.iter().rev().take(MAX_COMMITS).rev().map(Commit::as_str).collect();
         let mounts = || self.parts.iter().flat_map(|part| part.target.mounts.iter().zip(&part.reads.mounts));
-        let notes: Vec<String> =
-            mounts().map(|(mount, input)| format!("{}: {}", mount.id, input.note)).collect();
         let restored = mounts().filter_map(|(mount, input)| Some((&mount.scope, input.image.as_ref()?)));
         let restored: Vec<String> = restored.map(|(scope, digest)| format!("{scope}@{digest}")).collect();
         let saved: Vec<&str> =
@@ -253,7 +251,7 @@ impl BuildInputs {
         } else {
             tracing::warn!(project = %project.name, "the build gets no mounts: they are more than a variable may hold");
         }
-        say(variable::MOUNTS, (!notes.is_empty()).then(|| notes.join("; ")));
+        say(variable::MOUNTS, notes(mounts()));
         say(variable::BUILDER, Some(builder_flags(project)));
         say(variable::LINE, Some(self.line.to_string()));
         say(variable::TRUST, Some(Trust::of(&self.line).to_string()));

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 pub use self::image::{ID, LONGEST_CONFIG, MountImage, MountManifest, mount_of};
-use self::input::MountInput;
+use self::input::{GIVEN, MountInput};
 pub use self::measure::{Carrying, Samples};
 use crate::build_inputs::Reads;
 use crate::error::chain;
@@ -87,7 +87,7 @@ fn found(
         Carrying::No(note) => MountInput { note, ..MountInput::default() },
         // Where the newest build has saved nothing that could be used, what it built upon may be lost.
         Carrying::Yes => MountInput {
-            note: format!("given {}", digest.short()),
+            note: format!("{GIVEN}{}", digest.short()),
             extends: manifest.is_extendable() && newest == built.as_ref().map(|built| built.build.as_str()),
             image: Some(digest),
             is_carried: true,

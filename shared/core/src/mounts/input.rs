@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::image::ID;
-use crate::names::{Commit, Digest, Scope, Tag};
+use crate::names::{Commit, Digest, MountId, Scope, Tag};
 use crate::policy::{Mount, Project};
 
 /// What a build is given of one mount.
@@ -32,6 +32,35 @@ pub struct PartMounts<'a> {
     pub inputs: &'a [MountInput],
     /// Where the part's cache is exported to.
     pub export: Option<&'a Tag>,
+}
+
+/// How a note begins of what is given.
+pub(super) const GIVEN: &str = "given ";
+
+/// What a build's environment says of its mounts, for people: [`read_not_given`] reads it.
+pub(crate) fn notes<'a>(mounts: impl Iterator<Item = (&'a Mount, &'a MountInput)>) -> Option<String> {
+    let notes: Vec<String> = mounts.map(|(mount, input)| format!("{}: {}", mount.id, input.note)).collect();
+    (!notes.is_empty()).then(|| notes.join("; "))
+}
+
+/// The mounts that a build was not given, by what its environment says, each with the reason.
+#[must_use]
+pub fn read_not_given(notes: &str) -> Vec<(MountId, String)> {
+    let mut found: Vec<(MountId, String)> = Vec::new();
+    for part in notes.split("; ") {
+        match part.split_once(": ").and_then(|(id, why)| Some((MountId::new(id).ok()?, why))) {
+            Some((id, why)) => found.push((id, why.to_owned())),
+            // A reason may hold what parts two of them.
+            None => {
+                if let Some((_, why)) = found.last_mut() {
+                    why.push_str("; ");
+                    why.push_str(part);
+                }
+            }
+        }
+    }
+    found.retain(|(_, why)| !why.starts_with(GIVEN));
+    found
 }
 
 /// Has a build of main save these mounts, each to a tag of its own. One that was not asked about, as the

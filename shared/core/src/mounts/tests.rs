@@ -6,7 +6,7 @@ use super::input::save;
 use super::*;
 use crate::build_inputs::{BuildInputs, Part, variable};
 use crate::names::{Commit, ProjectName};
-use crate::policy::Policy;
+use crate::policy::{Mount, Policy};
 use buildkit_cache::MANIFEST_MEDIA_TYPE;
 
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
@@ -207,4 +207,23 @@ fn a_build_counts_once_and_reads_back() {
     assert_eq!(samples.with, [0, 2, 4, 6, 8, 10, 12, 14, 16, 18]);
     assert_eq!(Samples::read(&samples.annotations()), samples);
     assert_eq!(Samples::read(&BTreeMap::new()), Samples::default());
+}
+
+#[test]
+fn what_a_build_was_not_given_is_read_back() {
+    let project = project();
+    let input = |note: &str| MountInput { note: note.to_owned(), ..MountInput::default() };
+    let mounts: Vec<Mount> =
+        project.targets.iter().flat_map(|target| &target.mounts).cloned().collect();
+    let reported = |note: &str| {
+        let inputs = vec![input(note); mounts.len()];
+        input::read_not_given(&input::notes(mounts.iter().zip(&inputs)).unwrap_or_default())
+    };
+    assert!(!mounts.is_empty());
+    let why = "the manifest is none; 3 problems; of 4: one";
+    let expected: Vec<_> = mounts.iter().map(|mount| (mount.id.clone(), why.to_owned())).collect();
+    assert_eq!(reported(why), expected);
+    assert_eq!(reported("given 0123abcd"), []);
+    assert_eq!(input::read_not_given(""), []);
+    assert_eq!(input::read_not_given("no id: a; also; none"), []);
 }

@@ -45,9 +45,10 @@ enum Kind {
     NotImported,
     NoCache,
     NoCacheFilter,
+    OtherBytes,
 }
 
-const KINDS: [Kind; 17] = [
+const KINDS: [Kind; 18] = [
     Kind::Content,
     Kind::Untracked,
     Kind::Instruction,
@@ -65,6 +66,7 @@ const KINDS: [Kind; 17] = [
     Kind::NotImported,
     Kind::NoCache,
     Kind::NoCacheFilter,
+    Kind::OtherBytes,
 ];
 
 #[derive(Debug, Clone)]
@@ -95,6 +97,8 @@ enum Line {
     Copy { id: usize, file: String },
     CopyFrom { id: usize, stage: usize, made: usize },
     Run { id: usize, salt: u64 },
+    /// It leaves something else each time.
+    Dice(usize),
     Env { id: usize, value: u64 },
     Arg { name: String },
     Add { id: usize },
@@ -107,6 +111,7 @@ impl Line {
             | Self::Copy { id, .. }
             | Self::CopyFrom { id, .. }
             | Self::Run { id, .. }
+            | Self::Dice(id)
             | Self::Add { id } => Some(*id),
             Self::Env { .. } | Self::Arg { .. } => None,
         }
@@ -180,7 +185,8 @@ impl Project {
 
     /// What the last command of a stage makes.
     fn last_made(&self, stage: usize) -> usize {
-        let made = self.stages[stage].lines.iter().filter(|line| matches!(line, Line::Run { .. }));
+        let lines = self.stages[stage].lines.iter();
+        let made = lines.filter(|line| matches!(line, Line::Run { .. } | Line::Dice(_)));
         made.filter_map(Line::id).next_back().unwrap_or_default()
     }
 
@@ -202,6 +208,9 @@ impl Project {
                      sha256sum > /w/{}",
                     mark(*id)
                 )
+            }
+            Line::Dice(id) => {
+                format!("RUN mkdir -p /w; cat /proc/sys/kernel/random/uuid > /w/{}", mark(*id))
             }
             Line::Env { id, value } => format!("ENV E{id}={value}"),
             Line::Arg { name } => format!("ARG {name}"),
@@ -252,7 +261,7 @@ impl Project {
                     Line::CopyFrom { stage, made, .. } => ends[*stage].3[made].clone(),
                     Line::Add { .. } => self.address_version.to_string(),
                     Line::Run { .. } => format!("{settings} {:?}", self.network),
-                    Line::Directory(_) => String::new(),
+                    Line::Directory(_) | Line::Dice(_) => String::new(),
                 };
                 place += 1;
                 let parent = key.clone();
@@ -294,6 +303,11 @@ impl Project {
         Ok(std::fs::write(directory.join("Dockerfile"), self.dockerfile())?)
     }
 
+    /// The line that leaves something else each time.
+    fn dice(&self) -> Option<(usize, usize)> {
+        self.lines(|line| matches!(line, Line::Dice(_))).first().copied()
+    }
+
     /// The lines of a kind.
     fn lines(&self, is_it: impl Fn(&Line) -> bool) -> Vec<(usize, usize)> {
         let stages = self.stages.iter().enumerate();
@@ -314,6 +328,8 @@ struct Story<'a> {
     dir: PathBuf,
     random: Random,
     provenance: bool,
+    /// The digest of the base image that moves.
+    old_base: Option<String>,
 }
 
 #[derive(Debug, Default)]
@@ -359,7 +375,7 @@ pub(crate) fn compare(
             let needs = [Kind::Argument, Kind::CommitArgument, Kind::Network].contains(&kind);
             let provenance = needs || random.chance(50);
             let registry = &registries[place(registries.len())];
-            Story { seed, kind, engine, registry, stoker: &stoker, dir, random, provenance }.tell(&figures)
+            Story { seed, kind, engine, registry, stoker: &stoker, dir, random, provenance, old_base: None }.tell(&figures)
         };
         let reported =
             reported().or_else(|error| if could_not_start(&error) { reported() } else { Err(error) });
@@ -405,10 +421,17 @@ impl Story<'_> {
         let (first, given) = (self.tag(&token, "one"), self.tag(&token, "given"));
         self.arguments(&mut before, &context)?;
         let mut exported: HashSet<String> = before.model().into_iter().map(|step| step.key).collect();
-        self.build(&context, &before, &token, &[], &first, None)?;
+        let log = self.build(&context, &before, &token, &[], &first, None)?;
         let mut from = vec![first.clone()];
         let mut flags: Vec<String> = Vec::new();
         let mut more: Vec<String> = Vec::new();
+        if self.kind == Kind::Base {
+            let file = self.dir.join("before.log");
+            std::fs::write(&file, &log)?;
+            more.extend(["--log-before".to_owned(), file.display().to_string()]);
+            let (_, digest) = log.split_once(&format!("{}@", before.base)).context("the log names the base")?;
+            self.old_base = digest.get(..71).map(str::to_owned);
+        }
         if matches!(self.kind, Kind::Dropped | Kind::NotGiven) {
             // What a build of a part leaves is a cache that has lost the rest.
             let target = self.random.below(before.stages.len() - 1);
@@ -467,6 +490,16 @@ impl Story<'_> {
             Kind::Untracked => Line::Copy { id: 902, file: "untracked".to_owned() },
             Kind::Removed => Line::Run { id: 903, salt: 0 },
             Kind::Content => Line::Copy { id: 904, file: format!("d{stage}/f1") },
+            Kind::OtherBytes => {
+                let stage = self.random.below(project.stages.len() - 1);
+                let made = project.last_made(stage);
+                for line in &mut project.stages[stage].lines {
+                    if line.id() == Some(made) {
+                        *line = Line::Dice(made);
+                    }
+                }
+                return;
+            }
             _ => return,
         };
         if self.kind == Kind::Untracked {
@@ -544,6 +577,10 @@ impl Story<'_> {
             Kind::NotImported => *from = vec![self.tag(&project.token, "nowhere")],
             Kind::NoCaches => from.clear(),
             Kind::NoCache => flags.push("--no-cache".to_owned()),
+            Kind::OtherBytes => {
+                let (stage, _) = project.dice().context("a stage leaves something else each time")?;
+                flags.push(format!("--no-cache-filter=s{stage}"));
+            }
             Kind::NoCacheFilter => {
                 flags.push(format!("--no-cache-filter=s{stage}"));
             }
@@ -637,7 +674,8 @@ impl Story<'_> {
             ran.insert(name);
             let cause = miss["cause"]["kind"].as_str().unwrap_or_default();
             let kind = format!("{:?}", self.kind);
-            let is_right = expected.get(&name).is_some_and(|expected| *expected == cause);
+            let is_right = expected.get(&name).is_some_and(|expected| *expected == cause)
+                && (cause != "base" || miss["cause"]["before"].as_str() == self.old_base.as_deref());
             let place = if is_right { 0 } else { 1 + usize::from(cause != "unknown") };
             figures.by_kind.entry(kind).or_default()[place] += 1;
             match place {
@@ -658,7 +696,7 @@ impl Story<'_> {
             }
         }
         let missed: Vec<_> = expected.keys().filter(|name| !ran.contains(*name)).collect();
-        let all_run = !matches!(self.kind, Kind::NoCache | Kind::NoCacheFilter);
+        let all_run = !matches!(self.kind, Kind::NoCache | Kind::NoCacheFilter | Kind::OtherBytes);
         if all_run && !missed.is_empty() {
             problems.push(format!("did not run: {missed:?}"));
         }
@@ -683,6 +721,9 @@ impl Story<'_> {
         exported: &HashSet<String>,
     ) -> BTreeMap<(usize, usize), &'static str> {
         let model = after.model();
+        if let Some((again, _)) = after.dice() {
+            return other_bytes(&model, again, after.stages.len() - 1);
+        }
         let cold = matches!(self.kind, Kind::NotImported | Kind::NoCaches);
         let had: BTreeMap<String, String> =
             before.model().into_iter().map(|it| (it.name_in(before), it.content)).collect();
@@ -728,6 +769,22 @@ impl Story<'_> {
         }
         expected
     }
+}
+
+/// The causes where a stage runs again, and leaves something else for the last one.
+fn other_bytes(model: &[Modelled], again: usize, last: usize) -> BTreeMap<(usize, usize), &'static str> {
+    let mut expected = BTreeMap::new();
+    let mut follows = false;
+    for step in model {
+        let is_copy = matches!(step.line, Line::CopyFrom { stage, .. } if stage == again);
+        if step.name.0 == again {
+            expected.insert(step.name, "not-used");
+        } else if step.name.0 == last && (follows || is_copy) {
+            expected.insert(step.name, if follows { "follows" } else { "other-bytes" });
+            follows = true;
+        }
+    }
+    expected
 }
 
 impl Modelled {
