@@ -9,7 +9,7 @@ pub(crate) mod apply;
 pub(crate) mod audit;
 mod buildspec;
 mod diff;
-mod forge;
+pub(crate) mod forge;
 pub(crate) mod plan;
 mod record;
 mod source;

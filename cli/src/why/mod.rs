@@ -19,7 +19,8 @@ use stoker_core::provenance::Provenance;
 
 use crate::cache::to_json;
 use crate::forecast::{self, Commit, Image, Planner, Repository, Setup};
-use crate::outcome::CommandOutcome;
+use crate::onboard::forge::Kind;
+use crate::outcome::{self, CommandOutcome};
 use crate::problem::Problem;
 use crate::reference::Reference;
 use crate::remote::{self, Remotes};
@@ -31,6 +32,7 @@ mod provenance;
 mod render;
 mod sources;
 mod stack;
+mod status;
 
 use merged::PullRequest;
 pub(crate) use render::text;
@@ -47,6 +49,7 @@ Examples:
   stoker why --log build.log --from REF --export REF2 --commit 4f1c02e --build-arg VERSION=1.2
   stoker why --log build.log --from REF --export REF2 --provenance provenance.json   # exact for commands
   stoker why --log build.log --from REF --export REF2 --before OLD --other MAIN --json | jq '.misses[]'
+  stoker why --log build.log --from REF --export REF2 --status github    # also as a status of the commit
 
 The cache that the build exported says what each step was looked for by; the caches that it was given, what \
 there was; the \
@@ -55,7 +58,7 @@ cause is `exact` where provenance of --provenance=mode=max says what a command w
 `unknown`, with what would tell.
 
 Time of a step that no commit before this one had is unavoidable: no cache could have held it. The rest is lost.
-It starts, writes and deletes nothing.")]
+Without --status it writes nothing; it starts and deletes nothing.")]
 pub(crate) struct Args {
     /// A build in CodeBuild that Stoker started, by its id; with --project a line or a commit, for its newest build
     #[arg(value_name = "BUILD-ID", required_unless_present = "log", conflicts_with_all = ["log", "from", "export"])]
@@ -109,6 +112,16 @@ pub(crate) struct Args {
     /// A build argument that the build was given
     #[arg(long, value_name = "NAME=VALUE", value_parser = forecast::argument)]
     build_arg: Vec<(String, String)>,
+    /// Also give the commit a status of one line at its forge: github, gitlab or bitbucket. The token is in
+    /// GITHUB_TOKEN, GITLAB_TOKEN or BITBUCKET_TOKEN
+    #[arg(long, value_name = "FORGE", value_parser = Kind::named)]
+    status: Option<Kind>,
+    /// The repository at the forge, such as github.com/example/app; the checkout's origin unless given
+    #[arg(long, value_name = "HOST/PATH", requires = "status")]
+    repository: Option<String>,
+    /// The address of the forge's API, unless it is where the host says
+    #[arg(long, value_name = "URL", requires = "status")]
+    forge_url: Option<String>,
     /// Print JSON, for programs
     #[arg(long)]
     json: bool,
@@ -158,7 +171,10 @@ pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
     };
     let reported = tell(args, &remotes, sources).await?;
     let text = if args.json { to_json(&reported) } else { text(&reported) };
-    Ok(CommandOutcome::yes(text))
+    let Some(kind) = args.status else { return Ok(CommandOutcome::yes(text)) };
+    // Where the forge refuses, people have read it here.
+    outcome::print(&text);
+    status::write(args, kind, &reported).await.map(|()| CommandOutcome::yes(String::new()))
 }
 
 /// What is told of a build of the stack, by the checkout in a directory.

@@ -10,6 +10,8 @@ use crate::text::{Align, count, plain, plain_whole, table};
 
 /// Names of steps are cut to so many characters.
 const WIDTH: usize = 60;
+/// GitHub takes no longer text of a commit's status.
+const LINE: usize = 140;
 /// How many names are written out.
 const NAMES: usize = 3;
 
@@ -35,6 +37,19 @@ pub(crate) fn text(reported: &Reported) -> String {
     text
 }
 
+/// The outcome in a line that every forge takes: what was lost, and the first miss that cost most.
+pub(super) fn line(reported: &Reported) -> String {
+    let report = &reported.report;
+    let ran = count(report.misses.len(), "step");
+    let mut text = format!("{ran} ran, {} reused; lost {}", report.reused, seconds(report.lost_seconds));
+    let lost = report.misses.iter().filter(|miss| miss.is_first && miss.is_unavoidable != Some(true));
+    let cost = |miss: &&Miss| miss.seconds.unwrap_or_default();
+    if let Some(miss) = lost.max_by(|a, b| cost(a).total_cmp(&cost(b))) {
+        text += &format!("; {}: {}", place(&miss.step), cause(&miss.cause, &reported.pull_requests));
+    }
+    cut(&text, LINE)
+}
+
 fn row(miss: &Miss, pull_requests: &BTreeMap<String, PullRequest>) -> Vec<String> {
     let exact = if miss.is_exact { " (exact)" } else { "" };
     let first = if miss.is_first { "first miss: " } else { "" };
@@ -48,11 +63,14 @@ fn row(miss: &Miss, pull_requests: &BTreeMap<String, PullRequest>) -> Vec<String
 
 fn clipped(step: &str) -> String {
     let step: String = step.split_whitespace().collect::<Vec<_>>().join(" ");
-    let text = plain_whole(&step);
-    if text.chars().count() <= WIDTH {
-        text
+    cut(&plain_whole(&step), WIDTH)
+}
+
+fn cut(text: &str, width: usize) -> String {
+    if text.chars().count() <= width {
+        text.to_owned()
     } else {
-        text.chars().take(WIDTH - 3).chain("...".chars()).collect()
+        text.chars().take(width - 3).chain("...".chars()).collect()
     }
 }
 

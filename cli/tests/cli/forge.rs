@@ -34,6 +34,8 @@ pub(crate) struct Kept {
     pub(crate) repository: Repository,
     /// Whether pings reach Stoker.
     pub(crate) is_deaf: bool,
+    /// The statuses of commits, by the commit and what they are called.
+    pub(crate) statuses: BTreeMap<(String, String), String>,
     pinged: Vec<u64>,
     pub(crate) fuse: Option<Arc<Fuse>>,
     /// Method and path of what was asked.
@@ -128,6 +130,19 @@ fn sha(text: &str) -> String {
 
 fn head(state: &Kept, branch: &str) -> String {
     sha(&format!("{:?}", state.repository.branches[branch]))
+}
+
+/// Keeps a commit's status; each forge names the name and the state its own way.
+fn status(state: &mut Kept, asked: &Value, commit: &str, name: &str, good: &str) -> Answer {
+    let text = |field: &str| asked[field].as_str().unwrap_or_default().to_owned();
+    if commit.len() != 40 || text("state") != good {
+        return refused(422, "No commit found for SHA, or a state that is none");
+    }
+    if text("description").chars().count() > 140 || text(name).len() > 40 {
+        return refused(422, "description is too long (maximum is 140 characters)");
+    }
+    state.statuses.insert((commit.to_owned(), text(name)), text("description"));
+    Ok(json!({}))
 }
 
 /// Fields that have to be there, of these kinds.
@@ -273,6 +288,10 @@ fn github(state: &mut Kept, method: &Method, path: &str, query: &str, body: &[u8
             Some(_) => Ok(Value::Null),
             None => refused(404, "Not Found"),
         },
+        ("POST", ["statuses", commit]) => {
+            required(&asked, &["state"])?;
+            status(state, &asked, commit, "context", "success")
+        }
         _ => panic!("nobody may call {method} {path}"),
     }
 }
@@ -359,6 +378,10 @@ fn gitlab(state: &mut Kept, method: &Method, path: &str, query: &str, body: &[u8
         ("DELETE", ["hooks", id]) => {
             state.repository.hooks.remove(&id.parse().unwrap());
             Ok(Value::Null)
+        }
+        ("POST", ["statuses", commit]) => {
+            required(&asked, &["state"])?;
+            status(state, &asked, commit, "name", "success")
         }
         _ => panic!("nobody may call {method} {path}"),
     }
@@ -450,6 +473,10 @@ fn bitbucket(state: &mut Kept, method: &Method, path: &str, query: &str, body: &
         ("DELETE", ["hooks", "{42}"]) => {
             state.repository.hooks.remove(&42);
             Ok(Value::Null)
+        }
+        ("POST", ["commit", commit, "statuses", "build"]) => {
+            required(&asked, &["key", "state", "url"])?;
+            status(state, &asked, commit, "key", "SUCCESSFUL")
         }
         _ => panic!("nobody may call {method} {path}"),
     }

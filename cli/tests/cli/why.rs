@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use crate::aws::{Account, TestEnvironment};
 use crate::forecast::Repository;
+use crate::forge::{Forge, TOKEN};
 use crate::registry::Fake;
 use crate::run::Ran;
 
@@ -178,6 +179,71 @@ async fn one_build_costs_few_calls_and_less_than_two_seconds() {
     // lines.
     assert_eq!(asked, 1 + 2 * (1 + 1 + 5 + 8));
     assert!(took < std::time::Duration::from_secs(2), "{took:.2?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_gets_one_status_at_its_forge_and_a_refusal_says_no_token() {
+    let repository = repository();
+    let commit = repository.git(&["rev-parse", "HEAD"], "").trim().to_owned();
+    let file = repository.home.path().join("build.log");
+    std::fs::write(&file, WARM.replace("npm run build", &format!("npm {} \u{1b}[2J", "long ".repeat(99)))).unwrap();
+    let log = file.to_str().unwrap().to_owned();
+    let path = std::env::var("PATH").unwrap();
+    let directory = repository.home.path().to_str().unwrap().to_owned();
+    for (kind, variable, host) in [
+        ("github", "GITHUB_TOKEN", "github.com"),
+        ("gitlab", "GITLAB_TOKEN", "gitlab.com"),
+        ("bitbucket", "BITBUCKET_TOKEN", "bitbucket.org"),
+    ] {
+        let forge = Forge::start(kind, &[]).await;
+        let url = format!("http://{}", forge.address);
+        let run = async |token: &str, flags: &[&str]| {
+            let environment = [("PATH", path.clone()), (variable, token.to_owned())];
+            let line = ["why", "--git", &directory, "--log", &log, "--status", kind];
+            repository.home.stoker_in(&environment, &[&line, flags].concat(), "").await
+        };
+        let at = format!("{host}/example/app");
+        let here = ["--repository", &at, "--forge-url", &url];
+        for _ in 0..2 {
+            let ran = run(TOKEN, &here).await;
+            assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{kind}");
+            assert!(ran.out.contains("lost to misses"), "{}", ran.out);
+        }
+        let statuses = forge.state().statuses.clone();
+        let expected = "2 steps ran, 2 reused; lost 0.0 s";
+        assert_eq!(statuses, [((commit.clone(), "stoker why".to_owned()), expected.to_owned())].into(), "{kind}");
+        // What a forge refuses is told with its words, and the causes come all the same.
+        let other = ["--repository", "host/example/other", "--forge-url", &url];
+        for (token, flags) in [("wrong-token", &here), (TOKEN, &other)] {
+            let ran = run(token, flags).await;
+            assert_eq!(ran.code, 3, "{kind} {}", ran.err);
+            assert!(ran.out.contains("lost to misses"), "{}", ran.out);
+            assert!(ran.err.contains("Status of") && !ran.err.contains(token), "{}", ran.err);
+        }
+        let calls = forge.state().calls.len();
+        // A checkout may name any host, and a token goes to none of those.
+        repository.git(&["config", "remote.origin.url", "https://evil.example/example/app"], "");
+        for (token, problem) in [(TOKEN, "origin is not at"), ("", "is not set")] {
+            let ran = run(token, &[]).await;
+            assert_eq!((ran.code, ran.err.contains(problem)), (2, true), "{}", ran.err);
+        }
+        assert_eq!(forge.state().calls.len(), calls);
+    }
+    // The longest cause is cut to what GitHub takes.
+    let forge = Forge::start("github", &[]).await;
+    let url = format!("http://{}", forge.address);
+    let log_of_cold = WARM.replace("#5 DONE 0.1s", &format!("#5 ERROR: \u{1b}[2J{}", "x".repeat(200)));
+    std::fs::write(&file, log_of_cold.replace("CACHED", "DONE 61.0s")).unwrap();
+    let environment = [("PATH", path), ("GITHUB_TOKEN", TOKEN.to_owned())];
+    let line = ["why", "--git", &directory, "--log", &log, "--from", "127.0.0.1:1/app:main", "--status", "github",
+        "--repository", "github.com/example/app", "--forge-url", &url];
+    let ran = repository.home.stoker_in(&environment, &line, "").await;
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    let statuses = forge.state().statuses.clone();
+    let text = statuses.values().next().unwrap();
+    let start = "3 steps ran, 1 reused; lost 61 s; [3/5]: 127.0.0.1:1/app:main could not be imported: \\u{1b}[2Jxxx";
+    assert!(text.starts_with(start) && text.ends_with("xxx..."), "{text}");
+    assert_eq!(text.chars().count(), 140);
 }
 
 /// A file that a builder wrote, for the tests of the crate that finds causes.

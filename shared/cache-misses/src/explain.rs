@@ -260,7 +260,9 @@ impl<'a> Explainer<'a> {
                 let cache = given.name.clone();
                 return match error {
                     Some(error) => Cause::NotImported { cache, error: error.clone() },
-                    None => Cause::NotUsed { cache, all: self.nothing_was_reused() },
+                    None => self
+                        .other_bytes(of)
+                        .unwrap_or_else(|| Cause::NotUsed { cache, all: self.nothing_was_reused() }),
                 };
             }
         }
@@ -471,27 +473,56 @@ impl<'a> Explainer<'a> {
             Some(step) if is_remote(step) => {
                 Cause::Uncacheable { what: "what lies at its address changed".to_owned() }
             }
-            _ if !of.inputs.is_empty() => match self.ran_again(of) {
-                steps if steps.is_empty() => unknown("the export of the build that filled the caches"),
-                steps => Cause::OtherBytes { steps },
-            },
+            _ if !of.inputs.is_empty() => unknown("the export of the build that filled the caches"),
             // What the caches have may be older than all commits looked at.
             _ if oldest.is_none_or(|oldest| made.is_empty() || self.is_older(oldest, made)) => nobody_knows(),
             _ => Cause::Untracked,
         }
     }
 
-    /// The steps whose files one takes that ran, though a given cache has their keys: what they left is not what they
-    /// left before.
-    fn ran_again(&self, of: &Node) -> Vec<String> {
-        let is_given = |record: usize| {
-            let readable = self.given.iter().filter(|(_, error)| error.is_none());
-            readable.filter_map(|(side, _)| side.as_ref()).any(|side| side.has_result(record))
+    /// Why a step ran that a given cache has: those whose files it or one below it takes ran again, though that cache
+    /// has them, too, and left other bytes.
+    fn other_bytes(&self, of: &Node) -> Option<Cause> {
+        let name = |node: &usize| self.ran.get(node).map(|vertex| vertex.name.clone());
+        let (mut below, mut is_first) = (of, true);
+        for _ in &self.evidence.plan.nodes {
+            let inputs: Vec<String> = below.inputs.iter().filter_map(name).collect();
+            if !inputs.is_empty() && self.has_other_content(below) {
+                let parent = of.parent.as_ref().and_then(name);
+                return Some(match parent.filter(|_| !is_first) {
+                    Some(parent) => Cause::Follows { steps: vec![parent], also: None },
+                    None => Cause::OtherBytes { steps: inputs },
+                });
+            }
+            let parent = below.parent.filter(|parent| self.ran.contains_key(parent))?;
+            (below, is_first) = (self.node(parent)?, false);
+        }
+        None
+    }
+
+    /// Whether what a step took of others is nothing that a given cache has for the same step.
+    fn has_other_content(&self, of: &Node) -> bool {
+        let place = self.evidence.plan.nodes.iter().position(|node| std::ptr::eq(node, of));
+        let record = place.and_then(|place| self.records.get(place).copied().flatten());
+        let Some((record, lookup)) = record.and_then(|record| Some((record, self.export.get(record)?))) else {
+            return false;
         };
-        let is_again =
-            |node: &&usize| self.records.get(**node).copied().flatten().is_some_and(is_given);
-        let again = of.inputs.iter().filter(is_again).filter_map(|node| self.ran.get(node));
-        again.map(|vertex| vertex.name.clone()).collect()
+        let sides: Vec<&Side> = self.given.iter().filter_map(|(side, _)| side.as_ref()).collect();
+        let differs = |input: usize| {
+            let contents = |of: &Lookup, all: &[Lookup]| -> Vec<usize> {
+                let links = of.inputs.get(input).into_iter().flatten().map(|link| link.record);
+                links.filter(|link| all.get(*link).is_some_and(|it| it.inputs.is_empty())).collect()
+            };
+            let ours = contents(lookup, &self.export);
+            let theirs = sides.iter().flat_map(|side| {
+                let same = side.matching(record).iter().filter_map(|other| side.records.get(*other));
+                same.flat_map(|other| contents(other, &side.records)).map(move |it| (side, it))
+            });
+            let theirs: Vec<(&&Side, usize)> = theirs.collect();
+            let is_there = |our: &usize| theirs.iter().any(|(side, it)| side.matching(*our).contains(it));
+            !ours.is_empty() && !theirs.is_empty() && !ours.iter().any(is_there)
+        };
+        (usize::from(of.parent.is_some())..lookup.inputs.len()).any(differs)
     }
 
     fn content(&self, node: usize, change: &Change) -> Cause {

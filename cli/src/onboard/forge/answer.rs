@@ -2,6 +2,9 @@
 
 use stoker_core::error::{CallError, Failure};
 
+/// What the status of a commit is called.
+pub(super) const STATUS: &str = "stoker why";
+
 /// A webhook.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Hook {

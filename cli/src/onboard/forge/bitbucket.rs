@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use stoker_aws::rest::{Question, Rest, escaped};
 use stoker_core::error::CallError;
 
-use super::answer::{Hook, Proposal, absent, same, unusable};
+use super::answer::{Hook, Proposal, STATUS, absent, same, unusable};
 
 /// What Stoker reads (docs/forges.md).
 const EVENTS: [&str; 6] = [
@@ -153,4 +153,19 @@ pub(super) async fn delete_hook(rest: &Rest, repository: &str, hook: &Hook) -> R
     ask(rest, "bitbucket:DeleteHook", "DELETE", repository, &format!("/hooks/{}", hook.id), None)
         .await
         .map(drop)
+}
+
+/// Bitbucket wants an address; there is none but the commit's own.
+pub(super) async fn write_status(
+    rest: &Rest,
+    repository: &str,
+    commit: &str,
+    text: &str,
+) -> Result<(), CallError> {
+    let operation = "bitbucket:CreateBuildStatus";
+    let url = format!("https://bitbucket.org/{repository}/commits/{commit}");
+    let body = json!({"key": STATUS, "state": "SUCCESSFUL", "name": STATUS, "description": text, "url": url});
+    let path = format!("/commit/{commit}/statuses/build");
+    let answer = ask(rest, operation, "POST", repository, &path, Some(body)).await?;
+    answer.map(drop).ok_or_else(|| absent(operation, repository))
 }

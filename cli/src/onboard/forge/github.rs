@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use stoker_aws::rest::{Question, Rest, escaped};
 use stoker_core::error::CallError;
 
-use super::answer::{Hook, Proposal, absent, same, unusable};
+use super::answer::{Hook, Proposal, STATUS, absent, same, unusable};
 
 /// What Stoker reads (docs/forges.md).
 const EVENTS: [&str; 3] = ["push", "pull_request", "pull_request_review"];
@@ -175,4 +175,17 @@ pub(super) async fn activate(
 pub(super) async fn delete_hook(rest: &Rest, repository: &str, hook: &Hook) -> Result<(), CallError> {
     let path = format!("/repos/{repository}/hooks/{}", hook.id);
     ask(rest, "github:DeleteHook", "DELETE", &path, None).await.map(drop)
+}
+
+pub(super) async fn write_status(
+    rest: &Rest,
+    repository: &str,
+    commit: &str,
+    text: &str,
+) -> Result<(), CallError> {
+    let operation = "github:CreateStatus";
+    let body = json!({"state": "success", "context": STATUS, "description": text});
+    let path = format!("/repos/{repository}/statuses/{commit}");
+    let answer = ask(rest, operation, "POST", &path, Some(body)).await?;
+    answer.map(drop).ok_or_else(|| absent(operation, repository))
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use stoker_aws::rest::{Question, Rest, escaped};
 use stoker_core::error::CallError;
 
-use super::answer::{Hook, Proposal, absent, same, unusable};
+use super::answer::{Hook, Proposal, STATUS, absent, same, unusable};
 
 /// What Stoker reads (docs/forges.md).
 const EVENTS: [&str; 3] = ["push_events", "tag_push_events", "merge_requests_events"];
@@ -139,4 +139,16 @@ pub(super) async fn activate(
 
 pub(super) async fn delete_hook(rest: &Rest, project: &str, hook: &Hook) -> Result<(), CallError> {
     ask(rest, "gitlab:DeleteHook", "DELETE", project, &format!("/hooks/{}", hook.id), None).await.map(drop)
+}
+
+pub(super) async fn write_status(
+    rest: &Rest,
+    project: &str,
+    commit: &str,
+    text: &str,
+) -> Result<(), CallError> {
+    let operation = "gitlab:SetCommitStatus";
+    let body = json!({"state": "success", "name": STATUS, "description": text});
+    let answer = ask(rest, operation, "POST", project, &format!("/statuses/{commit}"), Some(body)).await?;
+    answer.map(drop).ok_or_else(|| absent(operation, project))
 }

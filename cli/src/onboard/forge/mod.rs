@@ -32,6 +32,25 @@ impl Kind {
         }
     }
 
+    /// By its name on the command line.
+    pub(crate) fn named(name: &str) -> Result<Self, String> {
+        match name {
+            "github" => Ok(Self::GitHub),
+            "gitlab" => Ok(Self::GitLab),
+            "bitbucket" => Ok(Self::Bitbucket),
+            _ => Err("write github, gitlab or bitbucket".to_owned()),
+        }
+    }
+
+    /// The host that everybody knows.
+    pub(crate) fn host(self) -> &'static str {
+        match self {
+            Self::GitHub => "github.com",
+            Self::GitLab => "gitlab.com",
+            Self::Bitbucket => "bitbucket.org",
+        }
+    }
+
     /// The variable that the token is in.
     pub(crate) fn token(self) -> &'static str {
         match self {
@@ -144,6 +163,16 @@ impl Forge {
             Kind::GitHub => github::activate(&self.rest, &self.path, hook, url, secret).await,
             Kind::GitLab => gitlab::activate(&self.rest, &self.path, hook, url, secret).await,
             Kind::Bitbucket => bitbucket::activate(&self.rest, &self.path, hook, url, secret).await,
+        }
+    }
+
+    /// Gives a commit a status, in the place of the one that Stoker gave it before. It is always one of success: what it
+    /// says is to keep nobody from merging.
+    pub(crate) async fn write_status(&self, commit: &str, text: &str) -> Result<(), CallError> {
+        match self.kind {
+            Kind::GitHub => github::write_status(&self.rest, &self.path, commit, text).await,
+            Kind::GitLab => gitlab::write_status(&self.rest, &self.path, commit, text).await,
+            Kind::Bitbucket => bitbucket::write_status(&self.rest, &self.path, commit, text).await,
         }
     }
 

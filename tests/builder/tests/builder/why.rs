@@ -722,7 +722,7 @@ impl Story<'_> {
     ) -> BTreeMap<(usize, usize), &'static str> {
         let model = after.model();
         if let Some((again, _)) = after.dice() {
-            return other_bytes(&model, again, after.stages.len() - 1);
+            return other_bytes(after, &model, again);
         }
         let cold = matches!(self.kind, Kind::NotImported | Kind::NoCaches);
         let had: BTreeMap<String, String> =
@@ -771,17 +771,26 @@ impl Story<'_> {
     }
 }
 
-/// The causes where a stage runs again, and leaves something else for the last one.
-fn other_bytes(model: &[Modelled], again: usize, last: usize) -> BTreeMap<(usize, usize), &'static str> {
+/// The causes where a stage runs again, and leaves something else for those that rest on it. Which steps upon it
+/// BuildKit looks for is its own affair.
+fn other_bytes(
+    project: &Project,
+    model: &[Modelled],
+    again: usize,
+) -> BTreeMap<(usize, usize), &'static str> {
+    let mut others = BTreeSet::from([again]);
+    for (number, stage) in project.stages.iter().enumerate() {
+        others.extend(stage.from.filter(|from| others.contains(from)).map(|_| number));
+    }
     let mut expected = BTreeMap::new();
-    let mut follows = false;
+    let (mut follows, last) = (false, project.stages.len() - 1);
     for step in model {
-        let is_copy = matches!(step.line, Line::CopyFrom { stage, .. } if stage == again);
-        if step.name.0 == again {
-            expected.insert(step.name, "not-used");
-        } else if step.name.0 == last && (follows || is_copy) {
+        let copies = matches!(step.line, Line::CopyFrom { stage, .. } if others.contains(&stage));
+        if step.name.0 == last && (follows || copies) {
             expected.insert(step.name, if follows { "follows" } else { "other-bytes" });
             follows = true;
+        } else {
+            expected.insert(step.name, "not-used");
         }
     }
     expected
