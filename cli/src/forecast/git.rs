@@ -146,7 +146,8 @@ impl Repository {
 
     /// The message of a commit.
     pub(crate) fn message(&self, commit: &str) -> Option<String> {
-        let arguments = ["log", "--no-walk", "--no-show-signature", "--format=%B", "--end-of-options", commit];
+        let arguments =
+            ["log", "--no-walk", "--no-show-signature", "--format=%B", "--end-of-options", commit];
         git(&self.directory, &arguments).ok()
     }
 

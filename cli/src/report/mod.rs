@@ -167,7 +167,9 @@ async fn read(args: &Args, now: Timestamp) -> Result<Report, Problem> {
             match why::of_build(&config, &build.id, checkout).await {
                 Ok(of_build) => {
                     let missing = of_build.missing().first();
-                    report.notes.extend(missing.map(|why| format!("not all is known of {}: {why}", build.id)));
+                    report
+                        .notes
+                        .extend(missing.map(|why| format!("not all is known of {}: {why}", build.id)));
                     reported.push(of_build);
                 }
                 Err(problem) => {

@@ -75,7 +75,11 @@ mod tests {
             ("Fix it (#812)", None, None),
             ("Merge pull request #7 from me/topic", None, Some(Pull(7))),
             ("Merged in topic (pull request #5)", None, Some(Pull(5))),
-            ("Merge branch 'topic' into 'main'\n\nFix\n\nSee merge request example/app!12", None, Some(Merge(12))),
+            (
+                "Merge branch 'topic' into 'main'\n\nFix\n\nSee merge request example/app!12",
+                None,
+                Some(Merge(12)),
+            ),
             ("Merge branch 'topic' into 'main'\n\nSee merge request !12\n", Some(gitlab), Some(Merge(12))),
             ("Fix it (!13)", Some(gitlab), Some(Merge(13))),
             ("Fix it (example/app!13)", None, Some(Merge(13))),

@@ -19,7 +19,6 @@ use stoker_core::provenance::Provenance;
 
 use crate::cache::to_json;
 use crate::forecast::{self, Commit, Image, Planner, Repository, Setup};
-use crate::onboard::forge::Kind;
 use crate::outcome::{self, CommandOutcome};
 use crate::problem::Problem;
 use crate::reference::Reference;
@@ -35,8 +34,9 @@ mod stack;
 mod status;
 
 use merged::PullRequest;
-pub(crate) use render::text;
+pub(crate) use render::{line, text};
 use sources::{Place, Sources, how_left, read_file};
+use status::Status;
 
 /// Says of each step of a build that ran why it was not cached
 #[derive(Debug, clap::Args)]
@@ -112,16 +112,8 @@ pub(crate) struct Args {
     /// A build argument that the build was given
     #[arg(long, value_name = "NAME=VALUE", value_parser = forecast::argument)]
     build_arg: Vec<(String, String)>,
-    /// Also give the commit a status of one line at its forge: github, gitlab or bitbucket. The token is in
-    /// GITHUB_TOKEN, GITLAB_TOKEN or BITBUCKET_TOKEN
-    #[arg(long, value_name = "FORGE", value_parser = Kind::named)]
-    status: Option<Kind>,
-    /// The repository at the forge, such as github.com/example/app; the checkout's origin unless given
-    #[arg(long, value_name = "HOST/PATH", requires = "status")]
-    repository: Option<String>,
-    /// The address of the forge's API, unless it is where the host says
-    #[arg(long, value_name = "URL", requires = "status")]
-    forge_url: Option<String>,
+    #[command(flatten)]
+    status: Status,
     /// Print JSON, for programs
     #[arg(long)]
     json: bool,
@@ -171,10 +163,13 @@ pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
     };
     let reported = tell(args, &remotes, sources).await?;
     let text = if args.json { to_json(&reported) } else { text(&reported) };
-    let Some(kind) = args.status else { return Ok(CommandOutcome::yes(text)) };
+    if !args.status.is_asked() {
+        return Ok(CommandOutcome::yes(text));
+    }
     // Where the forge refuses, people have read it here.
     outcome::print(&text);
-    status::write(args, kind, &reported).await.map(|()| CommandOutcome::yes(String::new()))
+    args.status.write(&args.git, &reported.commit, &line(&reported)).await?;
+    Ok(CommandOutcome::yes(String::new()))
 }
 
 /// What is told of a build of the stack, by the checkout in a directory.

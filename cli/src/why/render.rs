@@ -38,7 +38,7 @@ pub(crate) fn text(reported: &Reported) -> String {
 }
 
 /// The outcome in a line that every forge takes: what was lost, and the first miss that cost most.
-pub(super) fn line(reported: &Reported) -> String {
+pub(crate) fn line(reported: &Reported) -> String {
     let report = &reported.report;
     let ran = count(report.misses.len(), "step");
     let mut text = format!("{ran} ran, {} reused; lost {}", report.reused, seconds(report.lost_seconds));

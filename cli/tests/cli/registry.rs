@@ -112,7 +112,13 @@ impl Fake {
     }
 
     /// Puts a cache of this config under a tag.
-    pub(crate) fn put_cache(&self, repository: &str, tag: &str, mut manifest: Value, config: String) -> String {
+    pub(crate) fn put_cache(
+        &self,
+        repository: &str,
+        tag: &str,
+        mut manifest: Value,
+        config: String,
+    ) -> String {
         let config = Bytes::from(config);
         manifest["config"]["digest"] = json!(Digest::of(&config));
         manifest["config"]["size"] = json!(config.len());

@@ -132,7 +132,8 @@ async fn what_is_refused_of_a_build_costs_the_report_that_build_and_is_noted() {
     {
         let mut env = account.env();
         env.builds = (1..=5).rev().map(of).collect();
-        let given = json!({"name": "STOKER_CACHE_REFS", "value": "127.0.0.1:1/app:main", "type": "PLAINTEXT"});
+        let given =
+            json!({"name": "STOKER_CACHE_REFS", "value": "127.0.0.1:1/app:main", "type": "PLAINTEXT"});
         env.builds[3]["environment"]["environmentVariables"].as_array_mut().unwrap().push(given);
         env.build_log = LOG.to_owned();
         env.build_logs.insert("3".to_owned(), vec!["no build".to_owned()]);

@@ -186,7 +186,8 @@ async fn a_commit_gets_one_status_at_its_forge_and_a_refusal_says_no_token() {
     let repository = repository();
     let commit = repository.git(&["rev-parse", "HEAD"], "").trim().to_owned();
     let file = repository.home.path().join("build.log");
-    std::fs::write(&file, WARM.replace("npm run build", &format!("npm {} \u{1b}[2J", "long ".repeat(99)))).unwrap();
+    std::fs::write(&file, WARM.replace("npm run build", &format!("npm {} \u{1b}[2J", "long ".repeat(99))))
+        .unwrap();
     let log = file.to_str().unwrap().to_owned();
     let path = std::env::var("PATH").unwrap();
     let directory = repository.home.path().to_str().unwrap().to_owned();
@@ -211,7 +212,11 @@ async fn a_commit_gets_one_status_at_its_forge_and_a_refusal_says_no_token() {
         }
         let statuses = forge.state().statuses.clone();
         let expected = "2 steps ran, 2 reused; lost 0.0 s";
-        assert_eq!(statuses, [((commit.clone(), "stoker why".to_owned()), expected.to_owned())].into(), "{kind}");
+        assert_eq!(
+            statuses,
+            [((commit.clone(), "stoker why".to_owned()), expected.to_owned())].into(),
+            "{kind}"
+        );
         // What a forge refuses is told with its words, and the causes come all the same.
         let other = ["--repository", "host/example/other", "--forge-url", &url];
         for (token, flags) in [("wrong-token", &here), (TOKEN, &other)] {
@@ -235,13 +240,27 @@ async fn a_commit_gets_one_status_at_its_forge_and_a_refusal_says_no_token() {
     let log_of_cold = WARM.replace("#5 DONE 0.1s", &format!("#5 ERROR: \u{1b}[2J{}", "x".repeat(200)));
     std::fs::write(&file, log_of_cold.replace("CACHED", "DONE 61.0s")).unwrap();
     let environment = [("PATH", path), ("GITHUB_TOKEN", TOKEN.to_owned())];
-    let line = ["why", "--git", &directory, "--log", &log, "--from", "127.0.0.1:1/app:main", "--status", "github",
-        "--repository", "github.com/example/app", "--forge-url", &url];
+    let line = [
+        "why",
+        "--git",
+        &directory,
+        "--log",
+        &log,
+        "--from",
+        "127.0.0.1:1/app:main",
+        "--status",
+        "github",
+        "--repository",
+        "github.com/example/app",
+        "--forge-url",
+        &url,
+    ];
     let ran = repository.home.stoker_in(&environment, &line, "").await;
     assert_eq!(ran.code, 0, "{}", ran.err);
     let statuses = forge.state().statuses.clone();
     let text = statuses.values().next().unwrap();
-    let start = "3 steps ran, 1 reused; lost 61 s; [3/5]: 127.0.0.1:1/app:main could not be imported: \\u{1b}[2Jxxx";
+    let start =
+        "3 steps ran, 1 reused; lost 61 s; [3/5]: 127.0.0.1:1/app:main could not be imported: \\u{1b}[2Jxxx";
     assert!(text.starts_with(start) && text.ends_with("xxx..."), "{text}");
     assert_eq!(text.chars().count(), 140);
 }
@@ -318,7 +337,10 @@ async fn what_a_line_lost_is_told_with_the_rule_and_a_base_with_its_old_digest()
     account.env().meanwhile = Some(("GetLogEvents".to_owned(), Box::new(refuse)));
     let (cause, missing) = first().await;
     assert_eq!(cause, json!({"kind": "base", "image": image}));
-    assert!(missing[0].as_str().unwrap().contains("codebuild:BatchGetBuilds of app:0 was refused"), "{missing}");
+    assert!(
+        missing[0].as_str().unwrap().contains("codebuild:BatchGetBuilds of app:0 was refused"),
+        "{missing}"
+    );
 
     let earlier = |config: String| config.replace("2026-11-30T", "2026-11-29T");
     put("app.history.main.20260102T030405Z-aaaaaaaa", "second", &earlier);

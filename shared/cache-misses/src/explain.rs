@@ -224,7 +224,8 @@ impl<'a> Explainer<'a> {
         };
         let alone = parse(&format!("FROM scratch\n{}\n", step.text));
         let mounts = alone.map(|file| cache_mounts(&file)).unwrap_or_default();
-        let reason = |id: &str| self.evidence.mounts.iter().find(|(of, _)| of == id).map(|(_, why)| why.clone());
+        let reason =
+            |id: &str| self.evidence.mounts.iter().find(|(of, _)| of == id).map(|(_, why)| why.clone());
         mounts.into_iter().filter_map(|it| Some(EmptyMount { why: reason(&it.id)?, id: it.id })).collect()
     }
 
@@ -390,7 +391,9 @@ impl<'a> Explainer<'a> {
             return self.following(node, follows);
         }
         match self.base(of) {
-            Some(image) if !parent_is_there => self.changed_base(node, made).unwrap_or(Cause::Base { image, before: None }),
+            Some(image) if !parent_is_there => {
+                self.changed_base(node, made).unwrap_or(Cause::Base { image, before: None })
+            }
             // The parent was there, and it stood elsewhere: what was between them is gone, or came.
             _ if parent_is_there => Cause::Order {
                 commit: self.order_change(node).filter(|commit| self.came_after(commit, made)),
@@ -408,7 +411,11 @@ impl<'a> Explainer<'a> {
                 .get(*record)
                 .is_some_and(|it| !it.inputs.is_empty() && digests.contains(it.digest.as_str()))
         });
-        if has_some { Cause::Base { image, before: None } } else { unknown("caches that hold this Dockerfile's steps") }
+        if has_some {
+            Cause::Base { image, before: None }
+        } else {
+            unknown("caches that hold this Dockerfile's steps")
+        }
     }
 
     /// A commit that names another base image.
@@ -484,27 +491,31 @@ impl<'a> Explainer<'a> {
     /// has them, too, and left other bytes.
     fn other_bytes(&self, of: &Node) -> Option<Cause> {
         let name = |node: &usize| self.ran.get(node).map(|vertex| vertex.name.clone());
-        let (mut below, mut is_first) = (of, true);
-        for _ in &self.evidence.plan.nodes {
-            let inputs: Vec<String> = below.inputs.iter().filter_map(name).collect();
-            if !inputs.is_empty() && self.has_other_content(below) {
-                let parent = of.parent.as_ref().and_then(name);
-                return Some(match parent.filter(|_| !is_first) {
-                    Some(parent) => Cause::Follows { steps: vec![parent], also: None },
-                    None => Cause::OtherBytes { steps: inputs },
+        let inputs = |of: &Node| -> Vec<String> {
+            let names = of.inputs.iter().filter_map(name).collect();
+            if self.has_other_content(of) { names } else { Vec::new() }
+        };
+        let below = |of: &Node| of.parent.filter(|parent| self.ran.contains_key(parent));
+        let mut parent = below(of);
+        while let Some(node) = parent.and_then(|parent| self.node(parent)) {
+            if !inputs(node).is_empty() {
+                return Some(Cause::Follows {
+                    steps: below(of).as_ref().and_then(name).into_iter().collect(),
+                    also: None,
                 });
             }
-            let parent = below.parent.filter(|parent| self.ran.contains_key(parent))?;
-            (below, is_first) = (self.node(parent)?, false);
+            parent = below(node);
         }
-        None
+        let steps = inputs(of);
+        (!steps.is_empty()).then_some(Cause::OtherBytes { steps })
     }
 
-    /// Whether what a step took of others is nothing that a given cache has for the same step.
+    /// Whether a step took of others something that no given cache has for the same step.
     fn has_other_content(&self, of: &Node) -> bool {
         let place = self.evidence.plan.nodes.iter().position(|node| std::ptr::eq(node, of));
         let record = place.and_then(|place| self.records.get(place).copied().flatten());
-        let Some((record, lookup)) = record.and_then(|record| Some((record, self.export.get(record)?))) else {
+        let Some((record, lookup)) = record.and_then(|record| Some((record, self.export.get(record)?)))
+        else {
             return false;
         };
         let sides: Vec<&Side> = self.given.iter().filter_map(|(side, _)| side.as_ref()).collect();
@@ -520,7 +531,8 @@ impl<'a> Explainer<'a> {
             });
             let theirs: Vec<(&&Side, usize)> = theirs.collect();
             let is_there = |our: &usize| theirs.iter().any(|(side, it)| side.matching(*our).contains(it));
-            !ours.is_empty() && !theirs.is_empty() && !ours.iter().any(is_there)
+            // The export holds what was imported, too.
+            !theirs.is_empty() && !ours.iter().all(is_there)
         };
         (usize::from(of.parent.is_some())..lookup.inputs.len()).any(differs)
     }
@@ -667,7 +679,9 @@ impl<'a> Explainer<'a> {
             let rule = match (elsewhere.relation, &theirs.probation) {
                 (Relation::Before, _) => None,
                 (Relation::Refreshed, _) => Some(Rule::Refreshed),
-                (Relation::Promoted, Some(mark)) => Some(Rule::Probation { commit: mark.commit().to_string() }),
+                (Relation::Promoted, Some(mark)) => {
+                    Some(Rule::Probation { commit: mark.commit().to_string() })
+                }
                 (Relation::Promoted, None) => Some(Rule::Limits { last_used: theirs.last_used }),
                 (Relation::RolledBack, _) => return Some(Cause::RolledBack { cache, note }),
                 (Relation::Other, _) => return Some(Cause::NotGiven { cache, note }),

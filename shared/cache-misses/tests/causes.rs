@@ -8,7 +8,9 @@ use std::path::Path;
 use std::rc::Rc;
 
 use buildkit_cache::{Cache, Commit, Kind, Mark, classify};
-use cache_misses::{Cause, Elsewhere, Evidence, Given, Llb, Log, Miss, Past, Relation, Report, Rule, explain};
+use cache_misses::{
+    Cause, Elsewhere, Evidence, Given, Llb, Log, Miss, Past, Relation, Report, Rule, explain,
+};
 use dockerfile_keys::{Context, Entry, Id, Ignore, Key, Memory, Options, Plan, Tree, TreeError, parse, plan};
 
 fn fixture(name: &str) -> String {
@@ -220,10 +222,7 @@ fn what_a_promotion_dropped_is_told_with_its_rule() {
     let marked = cache("second").on_probation(&Mark::new(commit.clone(), time));
     assert_eq!(rule(Relation::Before, marked.clone()), None);
     assert_eq!(rule(Relation::Refreshed, marked.clone()), Some(Rule::Refreshed));
-    assert_eq!(
-        rule(Relation::Promoted, marked),
-        Some(Rule::Probation { commit: commit.to_string() })
-    );
+    assert_eq!(rule(Relation::Promoted, marked), Some(Rule::Probation { commit: commit.to_string() }));
     let used = cache("second").used_at(time);
     assert_eq!(rule(Relation::Promoted, used), Some(Rule::Limits { last_used: Some(time) }));
 }

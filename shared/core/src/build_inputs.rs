@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::error::chain;
 use crate::event::MAX_COMMITS;
-use crate::mounts::input::{bake_files, MountInput, notes, PartMounts, save};
+use crate::mounts::input::{MountInput, PartMounts, bake_files, notes, save};
 use crate::names::{Commit, Digest, Line, Scope, Tag};
 use crate::policy::{CacheMode, Compression, ExportBuilds, Project, Target};
 use crate::request::{Request, Subject, Trust};

@@ -213,8 +213,7 @@ fn a_build_counts_once_and_reads_back() {
 fn what_a_build_was_not_given_is_read_back() {
     let project = project();
     let input = |note: &str| MountInput { note: note.to_owned(), ..MountInput::default() };
-    let mounts: Vec<Mount> =
-        project.targets.iter().flat_map(|target| &target.mounts).cloned().collect();
+    let mounts: Vec<Mount> = project.targets.iter().flat_map(|target| &target.mounts).cloned().collect();
     let reported = |note: &str| {
         let inputs = vec![input(note); mounts.len()];
         input::read_not_given(&input::notes(mounts.iter().zip(&inputs)).unwrap_or_default())

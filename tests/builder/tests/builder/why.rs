@@ -94,14 +94,31 @@ struct Stage {
 #[derive(Debug, Clone)]
 enum Line {
     Directory(usize),
-    Copy { id: usize, file: String },
-    CopyFrom { id: usize, stage: usize, made: usize },
-    Run { id: usize, salt: u64 },
+    Copy {
+        id: usize,
+        file: String,
+    },
+    CopyFrom {
+        id: usize,
+        stage: usize,
+        made: usize,
+    },
+    Run {
+        id: usize,
+        salt: u64,
+    },
     /// It leaves something else each time.
     Dice(usize),
-    Env { id: usize, value: u64 },
-    Arg { name: String },
-    Add { id: usize },
+    Env {
+        id: usize,
+        value: u64,
+    },
+    Arg {
+        name: String,
+    },
+    Add {
+        id: usize,
+    },
 }
 
 impl Line {
@@ -375,7 +392,8 @@ pub(crate) fn compare(
             let needs = [Kind::Argument, Kind::CommitArgument, Kind::Network].contains(&kind);
             let provenance = needs || random.chance(50);
             let registry = &registries[place(registries.len())];
-            Story { seed, kind, engine, registry, stoker: &stoker, dir, random, provenance, old_base: None }.tell(&figures)
+            Story { seed, kind, engine, registry, stoker: &stoker, dir, random, provenance, old_base: None }
+                .tell(&figures)
         };
         let reported =
             reported().or_else(|error| if could_not_start(&error) { reported() } else { Err(error) });
@@ -429,7 +447,8 @@ impl Story<'_> {
             let file = self.dir.join("before.log");
             std::fs::write(&file, &log)?;
             more.extend(["--log-before".to_owned(), file.display().to_string()]);
-            let (_, digest) = log.split_once(&format!("{}@", before.base)).context("the log names the base")?;
+            let (_, digest) =
+                log.split_once(&format!("{}@", before.base)).context("the log names the base")?;
             self.old_base = digest.get(..71).map(str::to_owned);
         }
         if matches!(self.kind, Kind::Dropped | Kind::NotGiven) {
