@@ -104,7 +104,7 @@ async fn a_page_goes_where_it_is_sent_or_nowhere() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_misses_cost_is_told_of_a_checkout_by_the_step_that_missed_first() {
+async fn what_misses_cost_is_said_of_a_checkout_by_the_step_that_missed_first() {
     let mut repository = Repository::new();
     let dockerfile = "FROM node\nCOPY a /\nRUN npm ci\nRUN npm run\u{1b}[2J build\n";
     let begin = repository.commit("Begin", 1000, &[], &[("Dockerfile", dockerfile), ("a", "1"), ("b", "1")]);
@@ -134,8 +134,8 @@ async fn what_misses_cost_is_told_of_a_checkout_by_the_step_that_missed_first() 
     assert_eq!(ran.code, 0, "{}", ran.err);
     let report: Value = serde_json::from_str(&ran.out).unwrap();
     let reported = &report["lostTime"][0];
-    let figures = ["builds", "buildsRead", "lostMinutes"].map(|name| reported[name].as_f64().unwrap());
-    assert_eq!(figures, [22.0, 20.0, 22.0], "{reported} {}", report["notes"]);
+    let figures = ["builds", "buildsRead", "lostMinutes"].map(|name| reported[name].to_string());
+    assert_eq!(figures, ["22", "20", "22.0"], "{reported} {}", report["notes"]);
     let first = json!({"step": "[3/4] RUN npm ci", "kind": "not-given", "builds": 20, "minutes": 16.0});
     assert_eq!(reported["causes"][0], first, "{reported}");
     // No more logs are read than that, each once.
