@@ -68,7 +68,7 @@ fn checkout(text: &str) -> Result<(ProjectName, PathBuf), String> {
 }
 
 pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
-    let report = read(args, Timestamp::now()).await?;
+    let report = Box::pin(read(args, Timestamp::now())).await?;
     if args.json {
         return Ok(CommandOutcome::yes(to_json(&report)));
     }

@@ -217,7 +217,7 @@ async fn a_commit_gets_one_status_at_its_forge_and_a_refusal_says_no_token() {
             [((commit.clone(), "stoker why".to_owned()), expected.to_owned())].into(),
             "{kind}"
         );
-        // What a forge refuses is told with its words, and the causes come all the same.
+        // What a forge refuses is said with its words, and the causes come all the same.
         let other = ["--repository", "host/example/other", "--forge-url", &url];
         for (token, flags) in [("wrong-token", &here), (TOKEN, &other)] {
             let ran = run(token, flags).await;
@@ -274,7 +274,7 @@ fn fixture(name: &str) -> String {
 const BASE: &str = "sha256:11b5623d458e729cea7101d66d884c425f89b8750b63bf239fc81ab653b37746";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_line_lost_is_told_with_the_rule_and_a_base_with_its_old_digest() {
+async fn what_a_line_lost_is_reported_with_the_rule_and_a_base_with_its_old_digest() {
     let mut repository = Repository::new();
     let dockerfile = fixture("Dockerfile");
     let files = [("Dockerfile", dockerfile.as_str()), ("package.json", "1"), ("src/a", "1"), ("b", "1")];
@@ -328,7 +328,7 @@ async fn what_a_line_lost_is_told_with_the_rule_and_a_base_with_its_old_digest()
     let line = format!("why app:1 --git {directory}");
     let ran = account.stoker_in("", &line, &[("PATH", &path)]).await;
     assert!(ran.out.contains(&format!("the base image moved: it is {image} and was {old}")), "{}", ran.out);
-    // What the log of the build before cannot tell is left open.
+    // What the log of the build before does not say is left open.
     account.env().build_logs.insert("0".to_owned(), Vec::new());
     assert_eq!(first().await, (json!({"kind": "base", "image": image}), json!([])));
     let refuse = |env: &mut TestEnvironment| {

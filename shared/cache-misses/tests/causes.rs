@@ -191,7 +191,7 @@ fn what_an_earlier_cache_had_was_dropped() {
 }
 
 #[test]
-fn what_a_promotion_dropped_is_told_with_its_rule() {
+fn what_a_promotion_dropped_is_reported_with_its_rule() {
     let log = Log::read(&fixture("no-cache.log"));
     let export = cache("no-cache");
     let (head, before) = (planned(2), planned(1));
