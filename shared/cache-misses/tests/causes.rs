@@ -46,11 +46,15 @@ impl Tree for Files {
 }
 
 fn planned(content: u8) -> Plan {
+    planned_of(&fixture("Dockerfile"), content)
+}
+
+fn planned_of(dockerfile: &str, content: u8) -> Plan {
     let (ignore, memory) = (Ignore::default(), Memory::default());
     let tree = Files(content);
     let context =
         Context { tree: &tree, root: [0; 32], ignore: &ignore, memory: &memory, git_directory: None };
-    plan(&parse(&fixture("Dockerfile")).unwrap(), &Options::default(), context, Key::from([1; 32])).unwrap()
+    plan(&parse(dockerfile).unwrap(), &Options::default(), context, Key::from([1; 32])).unwrap()
 }
 
 struct Build<'a> {
@@ -303,4 +307,62 @@ fn without_the_export_nothing_is_guessed() {
     let build = Build { given: &[], ..build };
     let report = reported(&build, &[2, 1]);
     assert!(report.misses.iter().all(|miss| matches!(miss.cause, Cause::NotGiven { .. })), "{report:?}");
+}
+
+/// The folders of what engines wrote, as `STOKER_FIXTURES` has them write it.
+fn engines() -> Vec<String> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let names = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name());
+    let mut names: Vec<String> = names.map(|name| name.into_string().unwrap()).collect();
+    names.retain(|name| name.starts_with("docker-"));
+    names.sort();
+    names
+}
+
+#[test]
+fn every_engine_and_either_form_of_a_log_tell_the_same_causes() {
+    let engines = engines();
+    assert!(!engines.is_empty());
+    for (engine, form) in engines.iter().flat_map(|engine| [(engine, "plain"), (engine, "rawjson")]) {
+        let name = format!("{engine}/{form}");
+        let dockerfile = fixture(&format!("{engine}/Dockerfile"));
+        let (head, before) = (planned_of(&dockerfile, 2), planned_of(&dockerfile, 1));
+        let log = Log::read(&fixture(&format!("{name}.log")));
+        let build = log.builds.last().unwrap();
+        let from = build.vertices.iter().find_map(|vertex| vertex.import()).unwrap();
+        let given =
+            [Given { name: from.to_owned(), cache: Some(cache(&format!("{engine}/first"))), problem: None }];
+        let llb = Llb::read(&fixture(&format!("{name}.provenance.json"))).unwrap();
+        let times = [("head", "2100-01-01T00:00:00Z"), ("before", "2000-01-01T00:00:00Z")];
+        let report = explain(&Evidence {
+            build,
+            commit: "head",
+            plan: &head,
+            platform: "linux/amd64",
+            arguments: &BTreeMap::new(),
+            export: Some(&cache(&name)),
+            given: &given,
+            elsewhere: &[],
+            past: &[Past { commit: "before".to_owned(), plan: &before }],
+            committed: &times.map(|(name, time)| (name.to_owned(), time.parse().unwrap())).into(),
+            mounts: &[],
+            llb: Some(&llb),
+            files: &|_, _, _| vec!["src/a".to_owned()],
+        });
+        let content =
+            Cause::Content { commit: Some("head".to_owned()), files: vec!["src/a".to_owned()], count: 1 };
+        let expected = [
+            ("[build 1/2", &content),
+            ("[build 2/2", &follows("[build 1/2", &report)),
+            ("[stage-2 2/3", &follows("[build 2/2", &report)),
+            ("[stage-2 3/3", &follows("[stage-2 2/3", &report)),
+        ];
+        assert_eq!(causes(&report), expected, "{name}");
+        let exact: Vec<bool> = report.misses.iter().map(|miss| miss.is_exact).collect();
+        assert_eq!((exact, report.reused), (vec![false, true, false, true], 3), "{name}");
+        assert_eq!(build.images().len(), 1, "{name}");
+        // The first build ran all, and says so in a cold log.
+        let cold = Log::read(&fixture(&format!("{engine}/first.log"))).steps();
+        assert_eq!((cold.ran.len(), cold.reused), (7, 0), "{engine}");
+    }
 }

@@ -7,7 +7,8 @@
 //! built after each merge of a forged cache, `STOKER_ROUNDS` how long builds run beside retention,
 //! `STOKER_HISTORIES` of how many histories the steps that run are compared with those predicted,
 //! `STOKER_CAUSES` of how many the misses are told causes; with `STOKER_ONLY` only what is told once runs
-//! whose name holds that. `STOKER_TEST_NEW_BUILDER` is a shell command that ends with an engine whose builder
+//! whose name holds that. `STOKER_FIXTURES` names a folder, `shared/cache-misses/tests/fixtures`, into which what this
+//! engine says of a build is written, instead of all else. `STOKER_TEST_NEW_BUILDER` is a shell command that ends with an engine whose builder
 //! has no state; `STOKER_TEST_ENGINE` the least version of the engine.
 #![allow(
     clippy::expect_used,
@@ -20,6 +21,7 @@
 mod again;
 mod demos;
 mod engine;
+mod fixtures;
 mod graph;
 mod hostile;
 mod lines;
@@ -51,6 +53,8 @@ const MINISTACK: &str = "STOKER_TEST_MINISTACK";
 const DISTRIBUTION: &str = "STOKER_TEST_DOCKER_REGISTRY";
 
 const ONLY: &str = "STOKER_ONLY";
+/// The folder of fixtures.
+const FIXTURES: &str = "STOKER_FIXTURES";
 /// The name by which `STOKER_ONLY` chooses the comparison of what ran with what was predicted.
 const PREDICTED: &str = "predicted steps";
 /// The name by which it chooses the causes of misses.
@@ -109,7 +113,7 @@ fn run_in(dir: &Path, engine: &Engine) -> anyhow::Result<bool> {
         return retention::report(seed, rounds, engine, dir).map(|()| true);
     }
     let good = cases(dir, engine, seed)?;
-    if env::var_os(ONLY).is_some() {
+    if env::var_os(ONLY).is_some() || env::var_os(FIXTURES).is_some() {
         return Ok(good);
     }
     retention::report_outside()?;
@@ -121,6 +125,10 @@ fn cases(dir: &Path, engine: &Engine, seed: u64) -> anyhow::Result<bool> {
     let (registries, mut good) = registries(dir)?;
     if registries.is_empty() {
         return Ok(good);
+    }
+    if let Some(folder) = env::var_os(FIXTURES) {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(folder);
+        return fixtures::write(&folder, engine, &registries[0], dir).map(|()| true);
     }
     let cases = number("STOKER_CASES")?.map_or(Ok(CASES), usize::try_from)?;
     let names: Vec<&str> = registries.iter().map(|registry| registry.name).collect();
