@@ -52,7 +52,7 @@ pub(crate) enum Command {
     Onboard(onboard::Command),
     Doctor(doctor::Args),
     Trace(trace::Args),
-    Why(why::Args),
+    Why(Box<why::Args>),
     Redrive(redrive::Args),
     /// Prints a script that completes stoker's command lines
     #[command(

@@ -36,7 +36,7 @@ mod status;
 use merged::PullRequest;
 pub(crate) use render::{line, text};
 use sources::{Place, Sources, how_left, read_file};
-use status::Status;
+use status::AtForge;
 
 /// Says of each step of a build that ran why it was not cached
 #[derive(Debug, clap::Args)]
@@ -113,7 +113,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME=VALUE", value_parser = forecast::argument)]
     build_arg: Vec<(String, String)>,
     #[command(flatten)]
-    status: Status,
+    at_forge: AtForge,
     /// Print JSON, for programs
     #[arg(long)]
     json: bool,
@@ -161,14 +161,14 @@ pub(crate) async fn run(args: &Args) -> Result<CommandOutcome, Problem> {
         (None, Some(log)) => of_arguments(args, log)?,
         (None, None) => return Err(Problem::usage("no build is named", "see `stoker why --help`")),
     };
-    let reported = tell(args, &remotes, sources).await?;
+    let reported = Box::pin(tell(args, &remotes, sources)).await?;
     let text = if args.json { to_json(&reported) } else { text(&reported) };
-    if !args.status.is_asked() {
+    if !args.at_forge.is_asked() {
         return Ok(CommandOutcome::yes(text));
     }
     // Where the forge refuses, people have read it here.
     outcome::print(&text);
-    args.status.write(&args.git, &reported.commit, &line(&reported)).await?;
+    args.at_forge.write(&args.git, &reported.commit, &line(&reported)).await?;
     Ok(CommandOutcome::yes(String::new()))
 }
 
@@ -184,7 +184,7 @@ pub(crate) async fn of_build(config: &SdkConfig, id: &str, git: &Path) -> Result
         .map_err(|error| Problem::failed(plain(&error.to_string()), "report this"))?;
     let remotes = Remotes::default();
     let sources = stack::find(config, &remotes, id).await?;
-    tell(&args, &remotes, sources).await
+    Box::pin(tell(&args, &remotes, sources)).await
 }
 
 /// Reads the caches, and tells.

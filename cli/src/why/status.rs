@@ -4,15 +4,15 @@ use std::path::Path;
 
 use crate::doctor::project::repository_of;
 use crate::forecast::Repository;
-use crate::onboard::forge::{Forge, Kind};
+use crate::onboard::forge::{Forge, Kind, Status};
 use crate::problem::Problem;
 use crate::retain::call_problem;
 use crate::text::plain;
 
 #[derive(Debug, clap::Args)]
-pub(crate) struct Status {
+pub(crate) struct AtForge {
     /// Also give the commit a status of one line at its forge: github, gitlab or bitbucket. The token is in
-    /// GITHUB_TOKEN, GITLAB_TOKEN or BITBUCKET_TOKEN
+    /// `GITHUB_TOKEN`, `GITLAB_TOKEN` or `BITBUCKET_TOKEN`
     #[arg(long, value_name = "FORGE", value_parser = Kind::named)]
     status: Option<Kind>,
     /// The repository at the forge, such as github.com/example/app; the checkout's origin unless given
@@ -23,7 +23,7 @@ pub(crate) struct Status {
     forge_url: Option<String>,
 }
 
-impl Status {
+impl AtForge {
     pub(super) fn is_asked(&self) -> bool {
         self.status.is_some()
     }
@@ -37,13 +37,12 @@ impl Status {
             let next = "set it to a token that may write commit statuses";
             Problem::usage(format!("{variable} is not set"), next)
         })?;
-        let repository = match &self.repository {
-            Some(repository) => repository_of(repository),
-            None => {
-                let origin = Repository::open(checkout)?.origin();
-                origin.map(|origin| repository_of(&origin)).unwrap_or_default()
-            }
+        let address = if self.repository.is_some() {
+            self.repository.clone()
+        } else {
+            Repository::open(checkout)?.origin()
         };
+        let repository = repository_of(&address.unwrap_or_default());
         let is_known = repository.split_once('/').is_some_and(|(host, _)| host == kind.host());
         if !is_known && self.repository.is_none() {
             let why = format!("the checkout's origin is not at {}: {}", kind.host(), plain(&repository));
@@ -52,6 +51,6 @@ impl Status {
         let forge = Forge::of(kind, &repository, self.forge_url.as_deref(), &token).ok_or_else(|| {
             Problem::usage("a token goes over https only".to_owned(), "see --repository and --forge-url")
         })?;
-        forge.write_status(commit, text).await.map_err(|error| call_problem(&error))
+        forge.write_status(Status { commit, text }).await.map_err(|error| call_problem(&error))
     }
 }

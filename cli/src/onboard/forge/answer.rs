@@ -5,6 +5,15 @@ use stoker_core::error::{CallError, Failure};
 /// What the status of a commit is called.
 pub(super) const STATUS: &str = "stoker why";
 
+/// A status of a commit.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Status<'s> {
+    /// The commit's whole hash.
+    pub(crate) commit: &'s str,
+    /// A line of at most 140 characters.
+    pub(crate) text: &'s str,
+}
+
 /// A webhook.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Hook {

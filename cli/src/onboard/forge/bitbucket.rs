@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use stoker_aws::rest::{Question, Rest, escaped};
 use stoker_core::error::CallError;
 
-use super::answer::{Hook, Proposal, STATUS, absent, same, unusable};
+use super::answer::{Hook, Proposal, STATUS, Status, absent, same, unusable};
 
 /// What Stoker reads (docs/forges.md).
 const EVENTS: [&str; 6] = [
@@ -156,12 +156,8 @@ pub(super) async fn delete_hook(rest: &Rest, repository: &str, hook: &Hook) -> R
 }
 
 /// Bitbucket wants an address; there is none but the commit's own.
-pub(super) async fn write_status(
-    rest: &Rest,
-    repository: &str,
-    commit: &str,
-    text: &str,
-) -> Result<(), CallError> {
+pub(super) async fn write_status(rest: &Rest, repository: &str, of: Status<'_>) -> Result<(), CallError> {
+    let Status { commit, text } = of;
     let operation = "bitbucket:CreateBuildStatus";
     let url = format!("https://bitbucket.org/{repository}/commits/{commit}");
     let body = json!({"key": STATUS, "state": "SUCCESSFUL", "name": STATUS, "description": text, "url": url});

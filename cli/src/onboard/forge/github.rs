@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use stoker_aws::rest::{Question, Rest, escaped};
 use stoker_core::error::CallError;
 
-use super::answer::{Hook, Proposal, STATUS, absent, same, unusable};
+use super::answer::{Hook, Proposal, STATUS, Status, absent, same, unusable};
 
 /// What Stoker reads (docs/forges.md).
 const EVENTS: [&str; 3] = ["push", "pull_request", "pull_request_review"];
@@ -177,12 +177,8 @@ pub(super) async fn delete_hook(rest: &Rest, repository: &str, hook: &Hook) -> R
     ask(rest, "github:DeleteHook", "DELETE", &path, None).await.map(drop)
 }
 
-pub(super) async fn write_status(
-    rest: &Rest,
-    repository: &str,
-    commit: &str,
-    text: &str,
-) -> Result<(), CallError> {
+pub(super) async fn write_status(rest: &Rest, repository: &str, of: Status<'_>) -> Result<(), CallError> {
+    let Status { commit, text } = of;
     let operation = "github:CreateStatus";
     let body = json!({"state": "success", "context": STATUS, "description": text});
     let path = format!("/repos/{repository}/statuses/{commit}");

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use stoker_aws::rest::{Question, Rest, escaped};
 use stoker_core::error::CallError;
 
-use super::answer::{Hook, Proposal, STATUS, absent, same, unusable};
+use super::answer::{Hook, Proposal, STATUS, Status, absent, same, unusable};
 
 /// What Stoker reads (docs/forges.md).
 const EVENTS: [&str; 3] = ["push_events", "tag_push_events", "merge_requests_events"];
@@ -141,12 +141,8 @@ pub(super) async fn delete_hook(rest: &Rest, project: &str, hook: &Hook) -> Resu
     ask(rest, "gitlab:DeleteHook", "DELETE", project, &format!("/hooks/{}", hook.id), None).await.map(drop)
 }
 
-pub(super) async fn write_status(
-    rest: &Rest,
-    project: &str,
-    commit: &str,
-    text: &str,
-) -> Result<(), CallError> {
+pub(super) async fn write_status(rest: &Rest, project: &str, of: Status<'_>) -> Result<(), CallError> {
+    let Status { commit, text } = of;
     let operation = "gitlab:SetCommitStatus";
     let body = json!({"state": "success", "name": STATUS, "description": text});
     let answer = ask(rest, operation, "POST", project, &format!("/statuses/{commit}"), Some(body)).await?;

@@ -11,7 +11,7 @@ mod gitlab;
 use stoker_aws::rest::Rest;
 use stoker_core::error::CallError;
 
-pub(crate) use answer::{Hook, Proposal};
+pub(crate) use answer::{Hook, Proposal, Status};
 
 /// Which API a forge has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -168,11 +168,11 @@ impl Forge {
 
     /// Gives a commit a status, in the place of the one that Stoker gave it before. It is always one of success: what it
     /// says is to keep nobody from merging.
-    pub(crate) async fn write_status(&self, commit: &str, text: &str) -> Result<(), CallError> {
+    pub(crate) async fn write_status(&self, status: Status<'_>) -> Result<(), CallError> {
         match self.kind {
-            Kind::GitHub => github::write_status(&self.rest, &self.path, commit, text).await,
-            Kind::GitLab => gitlab::write_status(&self.rest, &self.path, commit, text).await,
-            Kind::Bitbucket => bitbucket::write_status(&self.rest, &self.path, commit, text).await,
+            Kind::GitHub => github::write_status(&self.rest, &self.path, status).await,
+            Kind::GitLab => gitlab::write_status(&self.rest, &self.path, status).await,
+            Kind::Bitbucket => bitbucket::write_status(&self.rest, &self.path, status).await,
         }
     }
 
