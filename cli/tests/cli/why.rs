@@ -271,6 +271,42 @@ fn fixture(name: &str) -> String {
     std::fs::read_to_string(format!("{folder}{name}")).unwrap()
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkouts_messages_and_origin_name_the_pull_request() {
+    let fake = Fake::start().await;
+    let put = |tag: &str, name: &str| {
+        let manifest = serde_json::from_str(&fixture(&format!("{name}.manifest.json"))).unwrap();
+        fake.put_cache("app", tag, manifest, fixture(&format!("{name}.config.json")))
+    };
+    let (given, export) = (put("one", "first"), put("two", "second"));
+    let log = fixture("rawjson.log").replace("127.0.0.1:5977/t:one", &given);
+    let dockerfile = fixture("Dockerfile");
+    let files = [("Dockerfile", dockerfile.as_str()), ("package.json", "1"), ("src/a", "1")];
+    let merge = "Merge branch 'topic' into 'main'\n\nSee merge request example/app!12";
+    for (message, origin, expected) in [
+        ("Next (#5)", "git@github.com:example/app.git", Some((5, " (pull request #5)"))),
+        ("Next (#5)", "https://gitlab.com/example/app.git", None),
+        (merge, "https://gitlab.com/example/app.git", Some((12, " (merge request !12)"))),
+    ] {
+        let mut repository = Repository::new();
+        let begin = repository.commit("Begin", 1000, &[], &files);
+        // It was made after what the caches hold.
+        repository.commit(message, 1_900_000_000, &[begin], &[("src/a", "2")]);
+        repository.write();
+        repository.git(&["config", "remote.origin.url", origin], "");
+        let commit = repository.git(&["rev-parse", "HEAD"], "").trim().to_owned();
+        let ran = why(&repository, &log, &["--from", &given, "--export", &export, "--json"]).await;
+        let reported: Value = serde_json::from_str(&ran.out).unwrap();
+        assert_eq!(reported["misses"][0]["cause"]["commit"], json!(commit), "{reported}");
+        let numbers = expected.map(|(number, _)| json!({ &commit: number })).unwrap_or_default();
+        assert_eq!(reported["pullRequests"], numbers, "{reported}");
+        let ran = why(&repository, &log, &["--from", &given, "--export", &export]).await;
+        let changed =
+            format!("src/a changed in {}{}\n", &commit[..7], expected.map_or("", |(_, words)| words));
+        assert!(ran.out.contains(&changed), "{changed}: {}", ran.out);
+    }
+}
+
 const BASE: &str = "sha256:11b5623d458e729cea7101d66d884c425f89b8750b63bf239fc81ab653b37746";
 
 #[tokio::test(flavor = "multi_thread")]
